@@ -1,0 +1,204 @@
+package upstream
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Pool is the ordered queue of backends of one service. All methods may be
+// called by any number of goroutines.
+type Pool struct {
+	epoch time.Time                  // set once: what health.cooling counts from
+	order atomic.Pointer[[]*Backend] // the queue, first choice first; replaced, never edited, under mu
+
+	mu       sync.Mutex // guards what follows and every change of a backend's state; held for memory work only
+	cooldown time.Duration
+	lastRank int64
+	allDown  [networks]bool // all_backends_unavailable was reported and nobody has succeeded since
+}
+
+// Change is what one report did to the queue, for those who log and announce
+// it. The zero value says: nothing that anybody needs to know.
+type Change struct {
+	Strike         int           // 1 or 2 where the failure was a strike
+	Demoted        bool          // the backend went to the end of the queue: backend_failed
+	Order          []string      // the new order, where it is another than before
+	CoolingUntil   time.Time     // set with Demoted where there is a cooldown
+	AllUnavailable bool          // that was the last one: all_backends_unavailable
+	Recovered      bool          // first success of a backend that was down: backend_recovered
+	DownFor        time.Duration // set with Recovered
+}
+
+// NewPool makes a queue of the addresses in their order. cooldown is how long
+// a demoted backend is passed over while a client has another left; 0 never.
+// Texts must differ (the configuration sees to it).
+func NewPool(addresses []Address, cooldown time.Duration, now time.Time) *Pool {
+	p := &Pool{epoch: now}
+	p.Update(addresses, cooldown)
+	return p
+}
+
+// Update gives the pool another configuration. Backends that stay keep their
+// state (strikes, down, cooldown, drained, and their place at the end if they
+// were demoted), whatever their new position; new ones enter where they are
+// configured. Attempts under way on a removed backend go on.
+func (p *Pool) Update(addresses []Address, cooldown time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cooldown = cooldown
+	known := make(map[string]*Backend)
+	for _, b := range p.backends() {
+		known[b.Text] = b
+	}
+	order := make([]*Backend, 0, len(addresses))
+	for i, a := range addresses {
+		b := known[a.Text]
+		if b == nil || b.Address != a {
+			b = newBackend(a)
+		}
+		b.configured = i
+		order = append(order, b)
+	}
+	p.sortLocked(order)
+	for n := range networks {
+		p.allDown[n] = p.allDown[n] && allDown(order, n)
+	}
+}
+
+// backends is the queue as it stands; not to be edited.
+func (p *Pool) backends() []*Backend {
+	if order := p.order.Load(); order != nil {
+		return *order
+	}
+	return nil
+}
+
+// sortLocked publishes backends as the new queue: those never moved as
+// configured, then the demoted ones in the order of their demotions.
+func (p *Pool) sortLocked(backends []*Backend) {
+	slices.SortStableFunc(backends, func(a, b *Backend) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.configured, b.configured))
+	})
+	p.order.Store(&backends)
+}
+
+// Order lists the backends' texts, first choice first.
+func (p *Pool) Order() []string {
+	backends := p.backends()
+	texts := make([]string, len(backends))
+	for i, b := range backends {
+		texts[i] = b.Text
+	}
+	return texts
+}
+
+// Backend finds a backend of the queue by its text; nil if there is none.
+func (p *Pool) Backend(text string) *Backend {
+	for _, b := range p.backends() {
+		if b.Text == text {
+			return b
+		}
+	}
+	return nil
+}
+
+// SetDrained takes a backend out of what new clients are offered, or puts it
+// back. What runs on it goes on.
+func (p *Pool) SetDrained(b *Backend, drained bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b.drained.Store(drained)
+}
+
+// failed books a failed attempt and says whether it was stale: older than the
+// backend's latest strike, success or demotion.
+func (p *Pool) failed(a Attempt, now time.Time, err error) (change Change, stale, down bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b, h := a.Backend, a.health()
+	h.failed.Add(1)
+	h.lastFailure = Failure{At: now, Error: err.Error()}
+	for {
+		word := h.word.Load()
+		switch {
+		case generation(word) != a.generation:
+			return Change{}, true, false
+		case word&downBit != 0:
+			return Change{}, false, true
+		case word&strikeBit == 0:
+			if h.word.CompareAndSwap(word, (word+genUnit)|strikeBit) {
+				return Change{Strike: 1}, false, false
+			}
+		default:
+			if h.word.CompareAndSwap(word, (word+genUnit)&^strikeBit|downBit) {
+				return p.demoteLocked(b, a.network, now), false, false
+			}
+		}
+		// A success slipped in between: look again, this failure is older now.
+	}
+}
+
+// demoteLocked moves b to the end of the queue after its second strike and
+// wakes those who still wait on it.
+func (p *Pool) demoteLocked(b *Backend, n Network, now time.Time) Change {
+	h := &b.health[n]
+	h.demotions.Add(1)
+	h.downSince = now
+	change := Change{Strike: 2, Demoted: true}
+	if p.cooldown > 0 {
+		change.CoolingUntil = now.Add(p.cooldown)
+		h.cooling.Store(int64(change.CoolingUntil.Sub(p.epoch)))
+	}
+	waiting := *h.demoted.Load()
+	h.renewDemoted()
+	close(waiting)
+
+	before := p.backends()
+	p.lastRank++
+	b.rank = p.lastRank
+	after := slices.Clone(before)
+	p.sortLocked(after)
+	if !slices.Equal(before, after) {
+		change.Order = p.Order()
+	}
+	if !p.allDown[n] && allDown(after, n) {
+		p.allDown[n] = true
+		change.AllUnavailable = true
+	}
+	return change
+}
+
+// allDown says whether no backend that takes new clients is left standing.
+func allDown(backends []*Backend, n Network) bool {
+	standing := func(b *Backend) bool { return !b.drained.Load() && !b.Down(n) }
+	return !slices.ContainsFunc(backends, standing)
+}
+
+// succeeded books a successful attempt.
+func (p *Pool) succeeded(a Attempt, now time.Time) Change {
+	h := a.health()
+	h.succeeded.Add(1)
+	// In good times a success only advances the generation: no lock.
+	if word := h.word.Load(); word&stateMask == 0 && h.word.CompareAndSwap(word, word+genUnit) {
+		return Change{}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		word := h.word.Load()
+		if !h.word.CompareAndSwap(word, (word+genUnit)&^stateMask) {
+			continue
+		}
+		if word&downBit == 0 {
+			return Change{}
+		}
+		change := Change{Recovered: true, DownFor: now.Sub(h.downSince)}
+		h.downSince = time.Time{}
+		h.cooling.Store(0)
+		p.allDown[a.network] = false
+		return change
+	}
+}
