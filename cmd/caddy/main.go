@@ -1,0 +1,14 @@
+// Command caddy is Caddy with its standard modules, caddy-l4 and the relay:
+// what `xcaddy build --with` makes, for those who build with plain go.
+package main
+
+import (
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	_ "github.com/async-relay/caddy-relay"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+)
+
+func main() {
+	caddycmd.Main()
+}

@@ -1,0 +1,65 @@
+package handler
+
+// Bounds of a session's backlog.
+const (
+	queueLength = 64      // datagrams that wait for a socket
+	queueBytes  = 1 << 20 // and their bytes
+	againLength = 16      // datagrams that are sent again to the next backend
+	againBytes  = 64 << 10
+	keepBytes   = 4 << 10 // memory that an empty backlog holds on to
+)
+
+// backlog holds copies of the client's datagrams that have no answer yet, in
+// order: those that wait for a socket, and the last of those sent, for the
+// next backend if this one fails.
+type backlog struct {
+	datagrams [][]byte // those beyond its length are memory for the next ones
+	bytes     int
+}
+
+// add appends a copy; false if there is no room.
+func (b *backlog) add(datagram []byte) bool {
+	n := len(b.datagrams)
+	if n >= queueLength || n > 0 && b.bytes+len(datagram) > queueBytes {
+		return false
+	}
+	if n < cap(b.datagrams) {
+		b.datagrams = b.datagrams[:n+1]
+	} else {
+		b.datagrams = append(b.datagrams, nil)
+	}
+	b.datagrams[n] = append(b.datagrams[n][:0], datagram...)
+	b.bytes += len(datagram)
+	return true
+}
+
+// trim forgets, once all are sent, those too old to be sent again.
+func (b *backlog) trim() {
+	drop := 0
+	for bytes := b.bytes; len(b.datagrams)-drop > againLength || bytes > againBytes && drop < len(b.datagrams)-1; drop++ {
+		bytes -= len(b.datagrams[drop])
+	}
+	for range drop {
+		first := b.datagrams[0]
+		b.bytes -= len(first)
+		copy(b.datagrams, b.datagrams[1:])
+		last := len(b.datagrams) - 1
+		b.datagrams[last] = first[:0] // its memory serves the next one
+		b.datagrams = b.datagrams[:last]
+	}
+}
+
+// clear forgets all, and gives back the memory of a burst.
+func (b *backlog) clear() {
+	if len(b.datagrams) > 1 || b.bytes > keepBytes {
+		held := 0
+		all := b.datagrams[:cap(b.datagrams)]
+		for _, d := range all {
+			held += cap(d)
+		}
+		if held > keepBytes {
+			b.datagrams = nil
+		}
+	}
+	b.datagrams, b.bytes = b.datagrams[:0], 0
+}

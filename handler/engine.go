@@ -1,0 +1,57 @@
+package handler
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+)
+
+// goroutines is the [Engine] that works on any system: a socket of package
+// net, and a goroutine that waits on it, for each session.
+type goroutines struct{}
+
+// Open implements [Engine].
+func (goroutines) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
+	if err != nil {
+		return nil, err
+	}
+	go receive(conn, sink) // ends when the socket is closed
+	return udpSocket{conn}, nil
+}
+
+// maxFailures is how many errors in a row a socket may have before it is given
+// up, so that one that is broken for good does not spin.
+const maxFailures = 1000
+
+// receive gives the sink what comes in until the socket is closed.
+func receive(conn *net.UDPConn, sink Sink) {
+	reader := netio.NewReader(conn)
+	defer reader.Release()
+	for failures := 0; failures < maxFailures; {
+		datagram, err := reader.Next()
+		switch {
+		case err == nil:
+			failures = 0
+			sink.Datagram(datagram)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			// An ICMP message, mostly, after which the socket is as good as new.
+			failures++
+			sink.Failed(err)
+		}
+	}
+	_ = conn.Close() // whoever sends next is told
+}
+
+type udpSocket struct{ conn *net.UDPConn }
+
+func (s udpSocket) Send(datagram []byte) error {
+	_, err := s.conn.Write(datagram)
+	return err
+}
+
+func (s udpSocket) Close() { _ = s.conn.Close() }

@@ -1,0 +1,85 @@
+package handler
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// Resolver is where names become addresses: package resolver's cache, seen
+// from here. The slices it gives are not to be edited.
+type Resolver interface {
+	// Cached answers from memory alone.
+	Cached(host string) (addrs []netip.Addr, ok bool)
+	// Lookup answers from memory or asks. If that takes longer than patience
+	// and there is an older answer, that one is given.
+	Lookup(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error)
+	// Refresh drops what is known and asks afresh; an answer younger than
+	// since is fresh enough.
+	Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) ([]netip.Addr, error)
+}
+
+// Options are the settings of a [Relay]. All are needed but those with a zero
+// that says otherwise.
+type Options struct {
+	ConnectTimeout  time.Duration // of one attempt on one backend, lookup included
+	IdleTimeout     time.Duration // nothing in either direction for this long ends a relay
+	UDPReplyTimeout time.Duration // a UDP backend that answers nothing for this long has failed; 0: never
+	UDPResponses    int           // a UDP session ends after this many answers to each datagram; 0: never
+	MaxUDPSessions  int           // bound of the session table; 0: what the system has room for
+	Resolver        Resolver
+	Engine          Engine // nil: goroutines, on any system
+	Log             *zap.Logger
+}
+
+// Service is what a service keeps through changes of its settings.
+type Service struct {
+	Name string         // set once
+	Pool *upstream.Pool // set once
+
+	sessions *sessions    // set once
+	tcp      atomic.Int64 // TCP relays at work, attempts included
+	floods   floods
+}
+
+// NewService makes the running state of a service.
+func NewService(name string, pool *upstream.Pool) *Service {
+	return &Service{Name: name, Pool: pool, sessions: newSessions()}
+}
+
+// Active counts the TCP relays and UDP sessions at work.
+func (s *Service) Active() (tcp, udp int) { return int(s.tcp.Load()), s.sessions.len() }
+
+// Close ends the UDP sessions. TCP relays end with their ServeTCP.
+func (s *Service) Close() { s.sessions.close() }
+
+// Relay serves clients of a service with one set of settings. All methods may
+// be called by any number of goroutines.
+type Relay struct {
+	service *Service
+	opts    Options
+	log     *zap.Logger // with the service's name
+}
+
+// New makes a relay for the service. Nothing starts until a client comes.
+func New(service *Service, opts Options) *Relay {
+	if opts.Engine == nil {
+		opts.Engine = goroutines{}
+	}
+	if opts.MaxUDPSessions == 0 {
+		opts.MaxUDPSessions = netio.SessionLimit()
+	}
+	return &Relay{service: service, opts: opts, log: opts.Log.With(zap.String("service", service.Name))}
+}
+
+// patience is how long a lookup may take before an older answer is used
+// instead: a DNS that hangs must not eat the time of an attempt.
+func (r *Relay) patience() time.Duration {
+	return min(time.Second, r.opts.ConnectTimeout/4)
+}

@@ -1,0 +1,98 @@
+package handler
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// This file is the one place where what an attempt came to is booked in the
+// queue and told to the operator: a change of state once, at the level that it
+// deserves, everything else at DEBUG.
+
+// succeeded books a success. again is one that was told of already: the next
+// answer of a UDP backend that has answered this client before.
+func (r *Relay) succeeded(walk *upstream.Walk, o outcome, n upstream.Network, client string, again bool) {
+	o.attempt.Backend.Prefer(n, o.addr)
+	if change := walk.Succeeded(o.attempt, time.Now()); change.Recovered || !again {
+		r.booked(change, o, n, client)
+	}
+}
+
+// failed books a failure and says what the client does next. A failure of our
+// own side is not the backend's, and there is nothing to try on it again.
+func (r *Relay) failed(walk *upstream.Walk, o outcome, n upstream.Network, client string) (upstream.Verdict, upstream.Change) {
+	if o.unchanged || classOf(o.err) != netio.Theirs {
+		walk.Exhaust(o.attempt.Backend)
+		r.tell(zapcore.DebugLevel, "attempt not counted", o, n, client)
+		return upstream.Next, upstream.Change{}
+	}
+	verdict, change := walk.Failed(o.attempt, time.Now(), o.err)
+	r.booked(change, o, n, client)
+	return verdict, change
+}
+
+// classOf is whose fault an attempt's error is.
+func classOf(err error) netio.Class {
+	var dial *dialError
+	if errors.As(err, &dial) {
+		return dial.class
+	}
+	return netio.Classify(err)
+}
+
+// booked tells what a report changed.
+func (r *Relay) booked(change upstream.Change, o outcome, n upstream.Network, client string) {
+	switch {
+	case change.Strike == 1:
+		r.tell(zapcore.WarnLevel, "backend failed, first strike", o, n, client)
+	case change.Strike == 2:
+		r.tell(zapcore.WarnLevel, "backend failed, second strike", o, n, client)
+	case change.Recovered:
+		r.tell(zapcore.InfoLevel, "backend recovered", o, n, client, zap.Duration("down_for", change.DownFor))
+	case o.err != nil:
+		r.tell(zapcore.DebugLevel, "attempt failed", o, n, client)
+	default:
+		r.tell(zapcore.DebugLevel, "connected", o, n, client)
+	}
+	if change.Order != nil {
+		r.log.Info("order of backends changed", zap.Strings("order", change.Order))
+	}
+	if !change.CoolingUntil.IsZero() {
+		r.log.Info("backend cools down", zap.Stringer("network", n), zap.String("backend", o.attempt.Backend.Text), zap.Time("until", change.CoolingUntil))
+	}
+	if change.AllUnavailable {
+		r.log.Error("all backends unavailable", zap.Stringer("network", n))
+	}
+}
+
+// tell writes one line about an attempt.
+func (r *Relay) tell(level zapcore.Level, message string, o outcome, n upstream.Network, client string, more ...zap.Field) {
+	line := r.log.Check(level, message)
+	if line == nil {
+		return
+	}
+	attempt := 1
+	if o.attempt.Second() {
+		attempt = 2
+	}
+	fields := append(make([]zap.Field, 0, 8),
+		zap.Stringer("network", n),
+		zap.String("client", client),
+		zap.String("backend", o.attempt.Backend.Text),
+		zap.Int("attempt", attempt),
+		zap.Duration("duration", o.took))
+	if o.addr.IsValid() {
+		fields = append(fields, zap.Stringer("address", netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)))
+	}
+	if o.err != nil {
+		fields = append(fields, zap.Error(o.err))
+	}
+	line.Write(append(fields, more...)...)
+}

@@ -1,0 +1,247 @@
+package handler
+
+import (
+	"container/heap"
+	"sync"
+	"time"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// sessions is a service's table of UDP sessions. It bounds them, ends the idle
+// ones and finds the longest-idle. Its lock is never held while a session's
+// own is taken.
+type sessions struct {
+	epoch time.Time // set once: what times count from
+
+	mu     sync.Mutex // guards what follows
+	byKey  map[Key]*session
+	silent expiry // those whose backend has not answered: the first to go
+	spoken expiry // the others
+	timer  *time.Timer
+	due    time.Duration // when timer fires, after epoch; 0: not set
+	closed bool
+}
+
+// entry is a session's place in the table, guarded by sessions.mu.
+type entry struct {
+	queue *expiry       // silent or spoken; nil when in neither
+	index int           // in that heap
+	stamp time.Duration // session.used when it was last put in order
+}
+
+func newSessions() *sessions {
+	return &sessions{epoch: time.Now(), byKey: make(map[Key]*session)}
+}
+
+func (t *sessions) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byKey)
+}
+
+// get finds the session of a client or makes one. victim is one that had to
+// make room, for the caller to end; s is nil once the table is closed.
+func (t *sessions) get(key Key, r *Relay) (s, victim *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.byKey[key]; s != nil || t.closed {
+		return s, nil
+	}
+	if len(t.byKey) >= r.opts.MaxUDPSessions {
+		victim = t.evictLocked(nil)
+	}
+	s = newSession(key, r)
+	s.touch()
+	t.byKey[key] = s
+	t.silent.push(s)
+	t.armLocked(s.deadline())
+	return s, victim
+}
+
+// evict takes the longest-idle session out of the table, first among those
+// that never had an answer; not the one that asks. The caller ends it.
+func (t *sessions) evict(asking *session) *session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.evictLocked(asking)
+}
+
+func (t *sessions) evictLocked(asking *session) *session {
+	for _, queue := range []*expiry{&t.silent, &t.spoken} {
+		if asking != nil && asking.queue == queue {
+			queue.take(asking)
+			defer queue.push(asking)
+		}
+		if victim := queue.first(); victim != nil {
+			queue.take(victim)
+			delete(t.byKey, victim.key)
+			victim.relay.service.floods.note(victim.relay.log, evicted)
+			return victim
+		}
+	}
+	return nil
+}
+
+// remove takes a session that has ended out of the table.
+func (t *sessions) remove(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byKey[s.key] == s {
+		delete(t.byKey, s.key)
+	}
+	if s.queue != nil {
+		s.queue.take(s)
+	}
+}
+
+// heard books that a session has had its first answer.
+func (t *sessions) heard(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.queue == &t.silent {
+		t.silent.take(s)
+		t.spoken.push(s)
+	}
+}
+
+// leave tells all sessions that b was demoted.
+func (t *sessions) leave(b *upstream.Backend) {
+	for _, s := range t.all() {
+		s.leave(b)
+	}
+}
+
+func (t *sessions) all() []*session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]*session, 0, len(t.byKey))
+	for _, s := range t.byKey {
+		list = append(list, s)
+	}
+	return list
+}
+
+// close ends all sessions and takes no more.
+func (t *sessions) close() {
+	t.mu.Lock()
+	t.closed = true
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.mu.Unlock()
+	for _, s := range t.all() {
+		s.end(serviceClosed)
+	}
+}
+
+// armLocked has sweep called at due, unless it is called earlier anyway.
+func (t *sessions) armLocked(due time.Duration) {
+	if t.closed || t.due != 0 && t.due <= due {
+		return
+	}
+	t.due = due
+	wait := due - time.Since(t.epoch)
+	if t.timer == nil {
+		t.timer = time.AfterFunc(wait, t.sweep)
+		return
+	}
+	t.timer.Reset(wait)
+}
+
+// sweep ends the sessions whose idle timeout is over.
+func (t *sessions) sweep() {
+	now := time.Since(t.epoch)
+	var idle []*session
+	t.mu.Lock()
+	t.due = 0
+	for _, queue := range []*expiry{&t.silent, &t.spoken} {
+		s := queue.first()
+		for ; s != nil && s.deadline() <= now; s = queue.first() {
+			queue.take(s)
+			idle = append(idle, s)
+		}
+		if s != nil {
+			t.armLocked(s.deadline())
+		}
+	}
+	t.mu.Unlock()
+	for _, s := range idle {
+		if !s.endIfIdle() {
+			t.putBack(s)
+		}
+	}
+}
+
+// putBack takes a session that a datagram has just woken into order again.
+func (t *sessions) putBack(s *session) {
+	s.lock()
+	defer s.unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byKey[s.key] != s {
+		return
+	}
+	queue := &t.silent
+	if s.heard {
+		queue = &t.spoken
+	}
+	queue.push(s)
+	t.armLocked(s.deadline())
+}
+
+// expiry is a heap of sessions, the longest-idle first. A datagram only marks
+// its session used; the order is mended when somebody looks (first), so that
+// the data path never takes the table's lock for it.
+type expiry []*session
+
+// deadline is when the idle timeout of the session ends, as far as the table
+// has noticed.
+func (s *session) deadline() time.Duration { return s.stamp + s.relay.opts.IdleTimeout }
+
+func (q expiry) Len() int           { return len(q) }
+func (q expiry) Less(i, j int) bool { return q[i].deadline() < q[j].deadline() }
+func (q expiry) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+
+// Push implements [heap.Interface]; use push.
+func (q *expiry) Push(x any) {
+	s := x.(*session)
+	s.index = len(*q)
+	*q = append(*q, s)
+}
+
+// Pop implements [heap.Interface]; use take.
+func (q *expiry) Pop() any {
+	last := len(*q) - 1
+	s := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	return s
+}
+
+func (q *expiry) push(s *session) {
+	s.queue, s.stamp = q, time.Duration(s.used.Load())
+	heap.Push(q, s)
+}
+
+func (q *expiry) take(s *session) {
+	heap.Remove(q, s.index)
+	s.queue = nil
+}
+
+// first is the session that has been idle longest; nil if there is none.
+func (q *expiry) first() *session {
+	for len(*q) > 0 {
+		s := (*q)[0]
+		used := time.Duration(s.used.Load())
+		if used == s.stamp {
+			return s
+		}
+		s.stamp = used
+		heap.Fix(q, 0)
+	}
+	return nil
+}

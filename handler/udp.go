@@ -1,0 +1,69 @@
+package handler
+
+import (
+	"net/netip"
+)
+
+// Key tells UDP sessions apart: who sent, and to which of our addresses.
+type Key struct {
+	Client netip.AddrPort
+	Local  netip.AddrPort
+}
+
+// Replier is a UDP client as its session sees it: the way back, whatever
+// listener the client came in by.
+type Replier interface {
+	// Reply sends one datagram to the client. It must not keep the slice.
+	Reply(datagram []byte) error
+	// Release says that the session sends no more replies this way. It is
+	// called once for each Replier that Deliver took, without any lock held.
+	Release()
+}
+
+// Engine makes the backend sockets of UDP sessions. The one built in works on
+// any system with a goroutine a socket; another may carry them in event loops.
+type Engine interface {
+	// Open makes a socket connected to addr. What comes in on it is given to
+	// sink, in order, until the socket is closed.
+	Open(addr netip.AddrPort, sink Sink) (Socket, error)
+}
+
+// Socket is a session's connected socket.
+type Socket interface {
+	// Send sends one datagram and does not keep the slice. An error may be
+	// that of an earlier datagram (an ICMP message that came back); this one
+	// was not sent then.
+	Send(datagram []byte) error
+	// Close closes the socket. The sink may be called once more by what was
+	// under way.
+	Close()
+}
+
+// Sink takes what a Socket receives. Its methods may block only as long as a
+// session's own lock is held.
+type Sink interface {
+	// Datagram is one datagram from the backend, valid until it returns.
+	Datagram(datagram []byte)
+	// Failed is an error of the socket, such as an ICMP port unreachable.
+	Failed(err error)
+}
+
+// Deliver hands in one datagram of a client, which begins a session if there
+// is none. It does not keep the slice, and waits neither for a lookup nor for
+// a backend. client is the way back from now on.
+func (r *Relay) Deliver(key Key, datagram []byte, client Replier) {
+	for {
+		s, evictedOne := r.service.sessions.get(key, r)
+		if evictedOne != nil {
+			evictedOne.end(evictedForRoom)
+		}
+		if s == nil {
+			client.Release() // the service has been closed
+			return
+		}
+		if s.deliver(datagram, client) {
+			return
+		}
+		// It ended just now: this datagram begins the next one.
+	}
+}

@@ -1,0 +1,19 @@
+//go:build unix
+
+package netio
+
+import "syscall"
+
+func classifyErrno(errno syscall.Errno) Class {
+	switch errno {
+	case syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.EACCES, syscall.EPERM:
+		return Ours
+	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EAGAIN:
+		// EAGAIN is Linux' answer to a UDP connect when no local port is left.
+		return Exhausted
+	default:
+		return Theirs
+	}
+}
+
+func tooBig(errno syscall.Errno) bool { return errno == syscall.EMSGSIZE }

@@ -1,0 +1,21 @@
+package netio
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/windows"
+)
+
+// Winsock has numbers of its own beside those package syscall invents.
+func classifyErrno(errno syscall.Errno) Class {
+	switch errno {
+	case windows.WSAENETUNREACH, windows.WSAENETDOWN, windows.WSAEADDRNOTAVAIL, windows.WSAEAFNOSUPPORT, windows.WSAEACCES:
+		return Ours
+	case windows.WSAEMFILE, windows.WSAENOBUFS:
+		return Exhausted
+	default:
+		return Theirs
+	}
+}
+
+func tooBig(errno syscall.Errno) bool { return errno == windows.WSAEMSGSIZE }

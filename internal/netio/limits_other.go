@@ -1,0 +1,6 @@
+//go:build !unix
+
+package netio
+
+// descriptorLimit: this system has no such limit.
+func descriptorLimit() int { return 0 }

@@ -1,0 +1,68 @@
+package module
+
+import (
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/async-relay/caddy-relay/handler"
+)
+
+// isDatagrams tells a UDP association from a stream.
+func isDatagrams(cx *layer4.Connection) bool {
+	return strings.HasPrefix(cx.LocalAddr().Network(), "udp")
+}
+
+// clientOf finds the plain socket in a TCP connection, if nothing lies over
+// it, and how to end and reset what does lie over it.
+func clientOf(cx *layer4.Connection) handler.Client {
+	if tcp, ok := cx.Conn.(*net.TCPConn); ok {
+		// What matchers have read lies in cx, in a buffer that is not ours to keep.
+		return handler.Client{Conn: tcp, Early: slices.Clone(cx.MatchingBytes()), CloseWrite: tcp.CloseWrite, Socket: tcp}
+	}
+	return handler.Client{Conn: cx, CloseWrite: closeWriteOf(cx), Socket: socketOf(cx)}
+}
+
+// beneath is what conn is wrapped around, as far as wrappers tell: layer4's
+// own, crypto/tls (NetConn), go-proxyproto (Raw).
+func beneath(conn net.Conn) net.Conn {
+	switch c := conn.(type) {
+	case *layer4.Connection:
+		return c.Conn
+	case interface{ NetConn() net.Conn }:
+		return c.NetConn()
+	case interface{ Raw() net.Conn }:
+		return c.Raw()
+	default:
+		return nil
+	}
+}
+
+// socketOf is the plain socket beneath any number of wrappers; nil if one of
+// them hides it.
+func socketOf(conn net.Conn) net.Conn {
+	for conn != nil {
+		switch conn.(type) {
+		case *net.TCPConn, *net.UnixConn:
+			return conn
+		}
+		conn = beneath(conn)
+	}
+	return nil
+}
+
+// closeWriteOf is how the client is told that no more bytes come: by the
+// outermost layer that can, as it is the one that knows how (TLS says
+// close_notify first). Layers that cannot but show what they cover add nothing
+// to what is written.
+func closeWriteOf(conn net.Conn) func() error {
+	for conn != nil {
+		if half, ok := conn.(interface{ CloseWrite() error }); ok {
+			return half.CloseWrite
+		}
+		conn = beneath(conn)
+	}
+	return nil
+}

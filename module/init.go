@@ -1,0 +1,19 @@
+// Package module is the relay as Caddy sees it: the handler
+// layer4.handlers.relay, the app relay behind it, the config adapter
+// async-relay, and what is kept across reloads. How bytes move is not its
+// concern; that is package handler's.
+package module
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/async-relay/caddy-relay/caddyfile"
+)
+
+// The one place where anything is registered with Caddy.
+func init() {
+	caddy.RegisterModule(new(Relay))
+	caddy.RegisterModule(new(App))
+	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
+}

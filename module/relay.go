@@ -1,0 +1,117 @@
+package module
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+	cfile "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/handler"
+)
+
+// Relay is a layer4 handler that relays TCP connections and UDP datagrams to
+// the first backend of an ordered list that works.
+//
+// A backend that fails is asked again at once, over a fresh DNS lookup; if it
+// fails again it goes to the end of the list. Every backend is tried before a
+// client is refused. Names are looked up once an hour, and old answers are
+// kept when the DNS is out.
+//
+// The same handler serves TCP and UDP: a TCP client gets a TCP connection to
+// the backend, a UDP client a UDP session. It is the last handler of its route.
+type Relay struct {
+	caddyfile.Config
+
+	names    *names         // held from Provision to Cleanup; nil if Provision did not get there
+	service  *service       // the same
+	settings *generation    // this config's settings of service
+	relay    *handler.Relay // serves
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Relay) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.handlers.relay",
+		New: func() caddy.Module { return new(Relay) },
+	}
+}
+
+// UnmarshalCaddyfile sets up the relay from Caddyfile tokens; the syntax is
+// that of [caddyfile.Config].
+func (r *Relay) UnmarshalCaddyfile(d *cfile.Dispenser) error { return r.Config.UnmarshalCaddyfile(d) }
+
+// Provision checks the settings and takes hold of what the service shares
+// with other handlers and keeps across reloads. It binds, dials and looks up
+// nothing: `caddy validate` comes here too.
+func (r *Relay) Provision(ctx caddy.Context) error {
+	config, err := r.Config.Resolved(caddy.NewReplacer())
+	if err != nil {
+		return err
+	}
+	if err := config.Validate(); err != nil {
+		return err
+	}
+	r.Config = config
+	app, err := ctx.App("relay")
+	if err != nil {
+		return fmt.Errorf("service %s: %w", config.Service(), err)
+	}
+	opts := config.Options()
+	if r.names, err = loadNames(opts); err != nil {
+		return fmt.Errorf("service %s: dns cache: %w", opts.Service, err)
+	}
+	if r.service, err = loadService(opts, config); err != nil {
+		return fmt.Errorf("service %s: %w", opts.Service, err)
+	}
+	r.settings = newGeneration(opts)
+	if err := app.(*App).add(r); err != nil {
+		return err
+	}
+	r.relay = handler.New(r.service.Service, handler.Options{
+		ConnectTimeout:  opts.ConnectTimeout,
+		IdleTimeout:     opts.IdleTimeout,
+		UDPReplyTimeout: opts.UDPReplyTimeout,
+		UDPResponses:    opts.UDPResponses,
+		MaxUDPSessions:  opts.MaxUDPSessions,
+		Resolver:        r.names,
+		Log:             ctx.Logger(),
+	})
+	return nil
+}
+
+// Cleanup lets go of what Provision took.
+func (r *Relay) Cleanup() error {
+	if r.service != nil {
+		r.service.retire(r.settings)
+		r.service.release()
+	}
+	if r.names != nil {
+		r.names.release()
+	}
+	return nil
+}
+
+// Handle serves one TCP client, or the datagrams of one UDP client. What
+// becomes of them is in the relay's own log; an end of a connection is no
+// error of the handler.
+func (r *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
+	if isDatagrams(cx) {
+		serveDatagrams(r.relay, cx)
+		return nil
+	}
+	// Not the config's context: a reload must not touch whom it finds here.
+	r.relay.ServeTCP(context.Background(), clientOf(cx))
+	return nil
+}
+
+// Interface guards.
+var (
+	_ caddy.Provisioner  = (*Relay)(nil)
+	_ caddy.Validator    = (*Relay)(nil)
+	_ caddy.CleanerUpper = (*Relay)(nil)
+	_ cfile.Unmarshaler  = (*Relay)(nil)
+	_ layer4.NextHandler = (*Relay)(nil)
+)
