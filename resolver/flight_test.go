@@ -1,0 +1,220 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestOneFlightForAllWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1"), takes: time.Second}
+		c, _ := newCache(t, dns)
+		start := time.Now()
+		var waiters sync.WaitGroup
+		for range 100 {
+			waiters.Go(func() { lookup(t, c, "a.example", false, "192.0.2.1") })
+		}
+		waiters.Wait()
+		elapsed(t, start, time.Second)
+		dns.wantQueries(t, 1)
+	})
+}
+
+func TestWaitersLeaveWithTheirContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1"), takes: 8 * time.Second}
+		c, diary := newCache(t, dns)
+		start := time.Now()
+		var waiters sync.WaitGroup
+		waiters.Go(func() { // is first: the flight is not its own
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if _, err := c.Lookup(ctx, "a.example", patience); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("error %v, want that of the deadline", err)
+			}
+			elapsed(t, start, 5*time.Second)
+		})
+		synctest.Wait()
+		waiters.Go(func() { lookup(t, c, "a.example", false, "192.0.2.1") })
+		waiters.Wait()
+		elapsed(t, start, 8*time.Second)
+		dns.wantQueries(t, 1)
+
+		// A flight all of whose waiters have left still brings its answer.
+		c.Flush("")
+		dns.set(func(d *fakeDNS) { d.addrs = names("a.example", "192.0.2.2") })
+		lookup(t, c, "a.example", true, "192.0.2.1")
+		time.Sleep(7 * time.Second)
+		synctest.Wait()
+		if answer, ok := c.Cached("a.example"); !ok || answer.Addrs[0] != ips("192.0.2.2")[0] {
+			t.Errorf("after the flight: %v, %v", answer, ok)
+		}
+		diary.want(t, "resolved a.example [192.0.2.1]", "changed a.example [192.0.2.1] [192.0.2.2]")
+	})
+}
+
+func TestHangingLookup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
+		dns.addrs["b.example"] = ips("192.0.2.2")
+		c, _ := newCache(t, dns)
+		lookup(t, c, "a.example", false, "192.0.2.1")
+		c.Flush("a.example")
+		dns.set(func(d *fakeDNS) { d.hangs = true })
+
+		// The old addresses come when patience is over. It counts from the start of the query:
+		// those who come later do not wait another second each.
+		start := time.Now()
+		lookup(t, c, "a.example", true, "192.0.2.1")
+		elapsed(t, start, patience)
+		start = time.Now()
+		lookup(t, c, "a.example", true, "192.0.2.1")
+		elapsed(t, start, 0)
+		dns.wantQueries(t, 2)
+
+		// Without old addresses it is the caller's deadline.
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		start = time.Now()
+		if _, err := c.Lookup(ctx, "new.example", patience); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v, want that of the deadline", err)
+		}
+		elapsed(t, start, 5*time.Second)
+
+		// Two names hang; others do not mind.
+		dns.set(func(d *fakeDNS) { d.hangs = false })
+		start = time.Now()
+		lookup(t, c, "b.example", false, "192.0.2.2")
+		elapsed(t, start, 0)
+
+		// A query that hangs is given up 10 s after its start, here 6 s ago.
+		if answer, err := c.Lookup(t.Context(), "a.example", time.Hour); err != nil || !answer.Stale {
+			t.Errorf("answer %v, error %v", answer, err)
+		}
+		elapsed(t, start, 4*time.Second)
+	})
+}
+
+func TestPanicIsAnError(t *testing.T) {
+	for name, test := range map[string]struct {
+		end  func()
+		want string
+	}{
+		"panic":  {func() { panic("boo") }, "lookup a.example: panic: boo"},
+		"goexit": {runtime.Goexit, "lookup a.example: no addresses in the answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calm atomic.Bool
+				c := New(Config{Lookup: func(context.Context, string) ([]netip.Addr, error) {
+					if calm.Load() {
+						return ips("192.0.2.1"), nil
+					}
+					time.Sleep(time.Second)
+					test.end()
+					return nil, nil
+				}})
+				defer c.Close()
+				var waiters sync.WaitGroup
+				for range 2 {
+					waiters.Go(func() {
+						if _, err := c.Lookup(t.Context(), "a.example", patience); err == nil || err.Error() != test.want {
+							t.Errorf("error %v, want %s", err, test.want)
+						}
+					})
+				}
+				waiters.Wait()
+				calm.Store(true)
+				time.Sleep(failureMemory)
+				lookup(t, c, "a.example", false, "192.0.2.1")
+			})
+		})
+	}
+}
+
+func TestCloseEndsEverything(t *testing.T) {
+	// That no goroutine is left, keepFresh included, synctest sees to: it fails a bubble that
+	// leaves any behind.
+	synctest.Test(t, func(t *testing.T) {
+		var returned atomic.Int32
+		diary := &diary{}
+		hang := false
+		c := New(Config{Observer: diary, Lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			if !hang {
+				return ips("192.0.2.1"), nil
+			}
+			<-ctx.Done()
+			time.Sleep(time.Second) // slow to leave
+			returned.Add(1)
+			return nil, ctx.Err()
+		}})
+		lookup(t, c, "old.example", false, "192.0.2.1")
+		lookup(t, c, "fresh.example", false, "192.0.2.1")
+		c.Flush("old.example")
+		hang = true
+		var waiters sync.WaitGroup
+		wait := func() {
+			answer, err := c.Lookup(t.Context(), "old.example", time.Hour)
+			wantAnswer(t, answer, err, true, "192.0.2.1")
+			if _, err = c.Lookup(t.Context(), "new.example", patience); !errors.Is(err, errClosed) || errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want %v", err, errClosed)
+			}
+			if _, err = c.Refresh(t.Context(), "newer.example", time.Now(), patience); !errors.Is(err, errClosed) {
+				t.Errorf("error %v, want %v", err, errClosed)
+			}
+		}
+		waiters.Go(wait)
+		waiters.Go(func() {
+			if _, err := c.Lookup(t.Context(), "new.example", patience); !errors.Is(err, errClosed) || errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want %v", err, errClosed)
+			}
+		})
+		synctest.Wait()
+		start := time.Now()
+		c.Close()
+		elapsed(t, start, time.Second)
+		if n := returned.Load(); n != 2 {
+			t.Errorf("Close returned with %d of 2 lookups at their end", n)
+		}
+		waiters.Wait()
+		wait()    // afterwards as well
+		c.Close() // does nothing
+		elapsed(t, start, time.Second)
+		lookup(t, c, "fresh.example", false, "192.0.2.1")
+		diary.want(t, "resolved old.example [192.0.2.1]", "resolved fresh.example [192.0.2.1]")
+	})
+}
+
+// rude is an observer that uses the cache and takes its time.
+type rude struct {
+	diary
+	c     *Cache
+	takes time.Duration
+}
+
+func (r *rude) Resolved(string, []netip.Addr) {
+	r.c.Flush("")
+	time.Sleep(r.takes)
+}
+
+func TestObserverHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
+		dns.addrs["b.example"] = ips("192.0.2.2")
+		observer := &rude{takes: time.Minute}
+		c := New(Config{Lookup: dns.lookup, Observer: observer})
+		defer c.Close()
+		observer.c = c
+		start := time.Now()
+		lookup(t, c, "a.example", false, "192.0.2.1")
+		lookup(t, c, "b.example", false, "192.0.2.2")
+		elapsed(t, start, 0)
+	})
+}
