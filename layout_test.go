@@ -1,0 +1,127 @@
+package relay_test
+
+import (
+	"encoding/json"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const root = "github.com/async-relay/caddy-relay"
+
+// arrows says which of our packages each may import (a trailing /... is all
+// below it). They point downwards only: a plain core under a Caddy shell.
+var arrows = map[string][]string{
+	".":              {"module"},
+	"cmd/caddy":      {"."},
+	"module":         {"caddyfile", "handler", "upstream", "resolver", "internal/..."},
+	"handler":        {"upstream", "internal/..."},
+	"caddyfile":      {},
+	"upstream":       {},
+	"resolver":       {},
+	"internal/netio": {},
+}
+
+// core are the packages that build without Caddy in their dependencies.
+var core = []string{"handler", "upstream", "resolver", "internal/"}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func listPackages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var list []goPackage
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := d.Decode(&p); err == io.EOF {
+			return list
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+}
+
+// ours is the path of a package below the module's root; ok is false for others'.
+func ours(path string) (rel string, ok bool) {
+	if path == root {
+		return ".", true
+	}
+	return strings.CutPrefix(path, root+"/")
+}
+
+func TestImportsPointDownwards(t *testing.T) {
+	for _, p := range listPackages(t) {
+		from, _ := ours(p.ImportPath)
+		allowed, known := arrows[from]
+		if !known {
+			t.Errorf("package %s has no place in the layout: give it one here and in the docs", from)
+			continue
+		}
+		for _, path := range p.Imports {
+			if to, ok := ours(path); ok && !mayImport(allowed, to) {
+				t.Errorf("%s imports %s, against the arrows: it may import %v", from, to, allowed)
+			}
+		}
+	}
+}
+
+func mayImport(allowed []string, to string) bool {
+	return slices.ContainsFunc(allowed, func(a string) bool {
+		below, all := strings.CutSuffix(a, "...")
+		return a == to || all && strings.HasPrefix(to, below)
+	})
+}
+
+func TestCoreKnowsNoCaddy(t *testing.T) {
+	for _, p := range listPackages(t) {
+		from, _ := ours(p.ImportPath)
+		if !slices.ContainsFunc(core, func(c string) bool { return strings.HasPrefix(from, c) }) {
+			continue
+		}
+		for _, dep := range p.Deps {
+			for _, shell := range []string{"github.com/caddyserver/", "github.com/mholt/caddy-l4", "github.com/prometheus/"} {
+				if strings.HasPrefix(dep, shell) {
+					t.Errorf("%s depends on %s", from, dep)
+				}
+			}
+		}
+	}
+}
+
+func TestArrowsForbid(t *testing.T) {
+	if mayImport(arrows["handler"], "resolver") || mayImport(arrows["upstream"], "handler") || mayImport(arrows["caddyfile"], "internal/netio") {
+		t.Error("the table allows what the layout forbids")
+	}
+	if !mayImport(arrows["handler"], "internal/netio") {
+		t.Error("internal/... does not cover internal/netio")
+	}
+}
+
+// Only what the layout names stands at the top; others may join, few and for a
+// reason that belongs here.
+func TestTopLevel(t *testing.T) {
+	want := []string{
+		"module", "handler", "upstream", "resolver", "caddyfile", "internal", "cmd", "tools", "examples", "docs", "bench",
+		"xcaddy.txt", "go.mod", "go.sum", "README.md", "CHANGELOG.md", "LICENSE", "imports.go",
+		"layout_test.go", "docs_test.go", // what they test is the top level
+	}
+	out, err := exec.Command("git", "ls-tree", "--name-only", "HEAD").Output()
+	if err != nil {
+		t.Skip("not a git checkout: nothing says what belongs to the project")
+	}
+	for _, name := range strings.Fields(string(out)) {
+		if !strings.HasPrefix(name, ".") && !slices.Contains(want, name) {
+			t.Errorf("%s stands at the top level without a reason in this test", name)
+		}
+	}
+}
