@@ -1,0 +1,225 @@
+package caddyfile
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
+)
+
+// Backend is where a relay connects to.
+type Backend struct {
+	// Text is the backend as logs show it: "host:port", with names as they
+	// were written, addresses in their usual spelling and brackets around
+	// IPv6. It reads back as the same Backend.
+	Text string
+
+	// Host is what to look up or dial: a name in lower-case ASCII
+	// (punycode where it was written in other letters), or an address with
+	// its zone.
+	Host string
+
+	Port uint16
+
+	// Addr is the address where Host is one, and the zero Addr otherwise.
+	// IPv4-mapped IPv6 has become IPv4.
+	Addr netip.Addr
+}
+
+// endpoint is what makes two backends the same one, however they are written.
+type endpoint struct {
+	host string
+	port uint16
+}
+
+func (b Backend) endpoint() endpoint { return endpoint{b.Host, b.Port} }
+
+// networkPrefix is a network in Caddy's notation, as in "tcp/example.com:80".
+var networkPrefix = regexp.MustCompile(`^(?i:[a-z][a-z0-9+]*)/[^/]`)
+
+// ParseBackend reads "host:port", "ipv4:port" or "[ipv6]:port". Its errors
+// quote the text and say what was expected instead.
+func ParseBackend(text string) (Backend, error) {
+	b, err := parseBackend(text)
+	if err != nil {
+		return Backend{}, fmt.Errorf("%q: %w", text, err)
+	}
+	return b, nil
+}
+
+func parseBackend(text string) (Backend, error) {
+	host, port, err := splitBackend(text)
+	if err != nil {
+		return Backend{}, err
+	}
+	b := Backend{}
+	if b.Port, err = parsePort(port); err != nil {
+		return Backend{}, err
+	}
+
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		inner = strings.TrimSuffix(inner, "]")
+		if b.Addr, err = parseBracketed(inner); err != nil {
+			return Backend{}, err
+		}
+	} else if b.Host, b.Addr, err = parseHost(host); err != nil {
+		return Backend{}, err
+	}
+
+	shown := host
+	if b.Addr.IsValid() {
+		b.Host = b.Addr.String()
+		shown = b.Host
+	}
+	b.Text = net.JoinHostPort(shown, strconv.Itoa(int(b.Port)))
+	return b, nil
+}
+
+// splitBackend cuts text at the colon before the port, and names the mistakes
+// that would otherwise show up as an odd host. The host keeps its brackets.
+func splitBackend(text string) (host, port string, err error) {
+	switch {
+	case text == "":
+		return "", "", errors.New("empty; expected host:port")
+	case !utf8.ValidString(text):
+		return "", "", errors.New("not valid UTF-8; expected host:port")
+	case strings.ContainsFunc(text, blankOrControl):
+		return "", "", errors.New("blanks and control characters are not allowed; expected host:port")
+	case strings.Contains(text, "://"):
+		return "", "", errors.New("a URL is not a backend; expected host:port")
+	case networkPrefix.MatchString(text):
+		return "", "", errors.New("no network in front of a backend; a TCP client gets a TCP backend and a UDP client a UDP backend")
+	case strings.Contains(text, "@"):
+		return "", "", errors.New("a user is not part of a backend; expected host:port")
+	}
+
+	if strings.HasPrefix(text, "[") {
+		end := strings.LastIndexByte(text, ']')
+		if end < 0 {
+			return "", "", errors.New("closing bracket is missing; expected [ipv6]:port")
+		}
+		host, rest := text[:end+1], text[end+1:]
+		if rest == "" {
+			return "", "", errors.New("port is missing; expected [ipv6]:port")
+		}
+		if rest[0] != ':' {
+			return "", "", errors.New("only a colon and a port may follow the bracket; expected [ipv6]:port")
+		}
+		return host, rest[1:], nil
+	}
+
+	// Whether 2001:db8::1:80 ends in a port is anybody's guess.
+	host, port, found := strings.Cut(text, ":")
+	switch {
+	case strings.Contains(text, "::") || strings.Count(text, ":") > 6:
+		return "", "", errors.New("an IPv6 address needs brackets and a port, as in [2001:db8::1]:80")
+	case strings.Contains(port, ":"):
+		return "", "", errors.New("more than one colon; expected host:port, or [ipv6]:port")
+	case !found:
+		return "", "", errors.New("port is missing; expected host:port")
+	case host == "":
+		return "", "", errors.New("host is empty; expected host:port")
+	}
+	return host, port, nil
+}
+
+func blankOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
+
+// parsePort takes ASCII digits only: no sign, no blank, no separators.
+func parsePort(text string) (uint16, error) {
+	if text == "" {
+		return 0, errors.New("port is empty; expected a number from 1 to 65535")
+	}
+	for _, c := range []byte(text) {
+		if c < '0' || c > '9' {
+			return 0, fmt.Errorf("port must be a number from 1 to 65535, got %q", text)
+		}
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("port must be 1 to 65535, got %s", text)
+	}
+	return uint16(n), nil
+}
+
+func parseBracketed(text string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(text)
+	switch {
+	case err != nil && !strings.Contains(text, ":"):
+		return netip.Addr{}, errors.New("only IPv6 addresses go in brackets; write a name as example.com:80")
+	case err != nil || !plainZone(addr):
+		return netip.Addr{}, fmt.Errorf("%q is not an IPv6 address", text)
+	case addr.Is4():
+		return netip.Addr{}, fmt.Errorf("only IPv6 addresses go in brackets; write %s without them", text)
+	}
+	return addr.Unmap(), nil
+}
+
+// plainZone refuses zones that would not survive being written in brackets
+// with a port behind them.
+func plainZone(addr netip.Addr) bool { return !strings.ContainsAny(addr.Zone(), "[]%/") }
+
+// names maps a name in any script to ASCII, as browsers do before a lookup.
+var names = idna.New(
+	idna.MapForLookup(),
+	idna.Transitional(false),
+	idna.BidiRule(),
+	idna.StrictDomainName(false),
+)
+
+// parseHost reads an IPv4 address or a name, and returns the name in
+// lower-case ASCII.
+func parseHost(text string) (string, netip.Addr, error) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Is4() {
+		return text, addr, nil
+	}
+	name := strings.ToLower(text)
+	if strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		ascii, err := names.ToASCII(name)
+		if err != nil {
+			return "", netip.Addr{}, fmt.Errorf("%q is not a host name: %w", text, err)
+		}
+		name = ascii
+	}
+	if err := checkName(name); err != nil {
+		return "", netip.Addr{}, fmt.Errorf("%q is not a host name: %w", text, err)
+	}
+	return name, netip.Addr{}, nil
+}
+
+// checkName holds the rules of DNS names, with underscores allowed because
+// container networks use them. One dot may end a name, which keeps the
+// system's search domains out.
+func checkName(name string) error {
+	name = strings.TrimSuffix(name, ".")
+	if len(name) > 253 {
+		return fmt.Errorf("a name has at most 253 characters, got %d", len(name))
+	}
+	labels := strings.Split(name, ".")
+	for _, label := range labels {
+		switch {
+		case label == "":
+			return errors.New("a part between dots is empty")
+		case len(label) > 63:
+			return fmt.Errorf("a part between dots has at most 63 characters, got %d", len(label))
+		}
+		for _, c := range label {
+			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return fmt.Errorf("%q is not allowed in a name", c)
+			}
+		}
+	}
+	// The system would read such a name as an address with parts left out:
+	// 127.1 as 127.0.0.1, but 10 as 0.0.0.10.
+	if last := labels[len(labels)-1]; strings.Trim(last, "0123456789") == "" {
+		return errors.New("it ends in a number like an IPv4 address, which has four numbers from 0 to 255")
+	}
+	return nil
+}

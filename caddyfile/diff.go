@@ -1,0 +1,84 @@
+package caddyfile
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// setting is the effective value of one field: a key that is equal where the
+// relay would behave the same, and the text to show.
+type setting struct {
+	field, key, text string
+}
+
+// settings lists the effective values in the order of the struct.
+func (c Config) settings() []setting {
+	o := c.Options()
+	return []setting{
+		same("name", o.Service),
+		{"backends", backendsKey(c.Backends), list(c.Backends, "none")},
+		same("connect_timeout", duration(o.ConnectTimeout)),
+		same("idle_timeout", duration(o.IdleTimeout)),
+		same("cooldown", duration(o.Cooldown)),
+		same("dns_ttl", duration(o.DNSTTL)),
+		{"resolvers", fmt.Sprint(o.Resolvers), list(c.Resolvers, "the system's")},
+		same("udp_reply_timeout", duration(o.UDPReplyTimeout)),
+		same("udp_responses", strconv.Itoa(o.UDPResponses)),
+		same("max_udp_sessions", sessions(o.MaxUDPSessions)),
+	}
+}
+
+// Diff returns the JSON name of the first field whose effective value, with
+// defaults filled in, differs between two valid configs, and both values as
+// text. The field is empty when the two mean the same.
+func Diff(a, b Config) (field, av, bv string) {
+	bs := b.settings()
+	for i, s := range a.settings() {
+		if s.key != bs[i].key {
+			return s.field, s.text, bs[i].text
+		}
+	}
+	return "", "", ""
+}
+
+func same(field, text string) setting { return setting{field, text, text} }
+
+func list(texts []string, none string) string {
+	if len(texts) == 0 {
+		return none
+	}
+	return strings.Join(texts, ", ")
+}
+
+// backendsKey is equal for lists that name the same endpoints in one order.
+func backendsKey(texts []string) string {
+	keys := make([]string, len(texts))
+	for i, text := range texts {
+		keys[i] = text
+		if b, err := ParseBackend(text); err == nil {
+			keys[i] = fmt.Sprint(b.endpoint())
+		}
+	}
+	return strings.Join(keys, "\n")
+}
+
+func sessions(n int) string {
+	if n == 0 {
+		return "default"
+	}
+	return strconv.Itoa(n)
+}
+
+// duration is Go's notation without the zeros at its end: 30m, not 30m0s.
+func duration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

@@ -1,0 +1,53 @@
+package caddyfile
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// Resolved returns a copy of the config with the {env.*} and {file.*}
+// placeholders in its name, backends and resolvers replaced, and reports every
+// one that has no value. No other placeholder is possible: the config is
+// loaded once, ahead of all clients.
+func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
+	var problems []error
+	resolve := func(field, text string) string {
+		out, err := repl.ReplaceFunc(text, loadTimeOnly)
+		if err != nil {
+			problems = append(problems, c.problem(field, err))
+		}
+		return out
+	}
+	resolveAll := func(field string, texts []string) (out []string) {
+		for _, text := range texts {
+			out = append(out, resolve(field, text))
+		}
+		return out
+	}
+
+	r := c
+	r.Name = resolve("name", c.Name)
+	r.Backends = resolveAll("backends", c.Backends)
+	r.Resolvers = resolveAll("resolvers", c.Resolvers)
+	if err := errors.Join(problems...); err != nil {
+		return Config{}, err
+	}
+	return r, nil
+}
+
+func loadTimeOnly(placeholder string, value any) (any, error) {
+	env, isEnv := strings.CutPrefix(placeholder, "env.")
+	file, isFile := strings.CutPrefix(placeholder, "file.")
+	switch empty := caddy.ToString(value) == ""; {
+	case isEnv && empty:
+		return nil, fmt.Errorf("environment variable %s is not set or empty", env)
+	case isFile && empty:
+		return nil, fmt.Errorf("file %s can not be read or is empty", file)
+	case !isEnv && !isFile:
+		return nil, fmt.Errorf("placeholder {%s} is not possible here, only {env.*} and {file.*} are", placeholder)
+	}
+	return value, nil
+}

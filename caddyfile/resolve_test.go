@@ -1,0 +1,70 @@
+package caddyfile
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func TestResolved(t *testing.T) {
+	zone := filepath.Join(t.TempDir(), "zone")
+	if err := os.WriteFile(zone, []byte("example.com\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("RELAY_TEST_NAME", "web")
+	t.Setenv("RELAY_TEST_PORT", "8080")
+	t.Setenv("RELAY_TEST_DNS", "9.9.9.9")
+	t.Setenv("RELAY_TEST_EMPTY", "")
+	repl := caddy.NewReplacer()
+	repl.Set("some.var", "x")
+
+	c := Config{
+		Name:      "{env.RELAY_TEST_NAME} proxy",
+		Backends:  []string{"db.{file." + zone + "}:{env.RELAY_TEST_PORT}", "b:1"},
+		Resolvers: []string{"{env.RELAY_TEST_DNS}:53"},
+		Cooldown:  lasting(1),
+	}
+	before := c.Backends[0]
+	got, err := c.Resolved(repl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{Name: "web proxy", Backends: []string{"db.example.com:8080", "b:1"}, Resolvers: []string{"9.9.9.9:53"}, Cooldown: lasting(1)}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if c.Backends[0] != before {
+		t.Errorf("the original changed to %s", c.Backends[0])
+	}
+
+	bad := Config{
+		Name: "{some.var}",
+		Backends: []string{"{env.RELAY_TEST_UNSET}:80", "{env.RELAY_TEST_EMPTY}", "{file.relay-test-missing}", "{l4.conn.remote_addr}",
+			"{time.now}", "{env.RELAY_TEST_NAME}:80"},
+		Resolvers: []string{"{env.RELAY_TEST_NO_DNS}"},
+	}
+	_, err = bad.Resolved(repl)
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	wantLines := []string{
+		"name: placeholder {some.var} is not possible here, only {env.*} and {file.*} are",
+		"backends: environment variable RELAY_TEST_UNSET is not set or empty",
+		"backends: environment variable RELAY_TEST_EMPTY is not set or empty",
+		"backends: file relay-test-missing can not be read or is empty",
+		"backends: placeholder {l4.conn.remote_addr} is not possible here, only {env.*} and {file.*} are",
+		"backends: placeholder {time.now} is not possible here, only {env.*} and {file.*} are",
+		"resolvers: environment variable RELAY_TEST_NO_DNS is not set or empty",
+	}
+	for i, want := range wantLines {
+		wantLines[i] = "service {some.var}: " + want
+	}
+	if !reflect.DeepEqual(lines, wantLines) {
+		t.Errorf("got\n%s\nwant\n%s", err, strings.Join(wantLines, "\n"))
+	}
+}

@@ -1,0 +1,251 @@
+package module_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	_ "github.com/mholt/caddy-l4"
+
+	_ "github.com/async-relay/caddy-relay/module"
+)
+
+// These tests run a whole Caddy in this process, one at a time: it is a thing
+// of the process.
+
+// patience is how long a test waits for what must come; only a failure takes
+// that long.
+const patience = 20 * time.Second
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "relay-test")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("XDG_CONFIG_HOME", dir)
+	os.Setenv("XDG_DATA_HOME", dir)
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// server is a running Caddy.
+type server struct {
+	t     *testing.T
+	admin string
+	log   string // the file its log goes to
+}
+
+// nextPort hands out ports below the system's ephemeral ones, so that no
+// outgoing connection of another test takes one in between.
+var nextPort atomic.Int32
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	for range 2000 {
+		port := 20000 + (os.Getpid()%50)*200 + int(nextPort.Add(1))%10000
+		tcp, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			continue
+		}
+		tcp.Close()
+		udp, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			continue
+		}
+		udp.Close()
+		return port
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+func freeAddr(t *testing.T) string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }
+
+// start runs a config whose layer4 block is given as Caddyfile text.
+func start(t *testing.T, layer4 string) *server {
+	t.Helper()
+	s := &server{t: t, admin: freeAddr(t), log: filepath.Join(t.TempDir(), "log")}
+	config, err := s.adapt(layer4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load(config, true); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func (s *server) adapt(layer4 string) ([]byte, error) {
+	text := fmt.Sprintf("{\n admin %s\n persist_config off\n log default {\n output file %s\n level DEBUG\n format json\n }\n layer4 {\n%s\n}\n}\n", s.admin, s.log, layer4)
+	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
+	for _, w := range warnings {
+		if !strings.Contains(w.Message, "not formatted") {
+			s.t.Log(w)
+		}
+	}
+	return config, err
+}
+
+// reload loads another config through the admin API and gives its answer.
+func (s *server) reload(layer4 string) error {
+	config, err := s.adapt(layer4)
+	if err != nil {
+		return err
+	}
+	return s.post("/load", "application/json", config)
+}
+
+func (s *server) post(path, contentType string, body []byte) error {
+	answer, err := http.Post("http://"+s.admin+path, contentType, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	text, _ := io.ReadAll(answer.Body)
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", answer.Status, text)
+	}
+	return nil
+}
+
+// lines are the relay's log lines with that message so far.
+func (s *server) lines(message string) (found []map[string]any) {
+	text, err := os.ReadFile(s.log)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var fields map[string]any
+		if json.Unmarshal([]byte(line), &fields) == nil && fields["msg"] == message && fields["logger"] == "layer4.handlers.relay" {
+			found = append(found, fields)
+		}
+	}
+	return found
+}
+
+// eventually waits until ok.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited %s in vain for %s", patience, what)
+		}
+	}
+}
+
+// echoTCP is a backend that answers each line with its own name in front.
+func echoTCP(t *testing.T, name string) (addr string, stop func()) {
+	t.Helper()
+	ln, err := net.Listen("tcp", freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				buf := make([]byte, 64<<10)
+				for {
+					n, err := conn.Read(buf)
+					if err != nil {
+						return
+					}
+					if _, err := conn.Write(append([]byte(name+" "), buf[:n]...)); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	stop = func() { ln.Close() }
+	t.Cleanup(stop)
+	return ln.Addr().String(), stop
+}
+
+// echoUDP is the same for datagrams.
+func echoUDP(t *testing.T, name, addr string) (at string, stop func()) {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		buf := make([]byte, 64<<10)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = pc.WriteTo(append([]byte(name+" "), buf[:n]...), from)
+		}
+	}()
+	stop = func() { pc.Close() }
+	t.Cleanup(stop)
+	return pc.LocalAddr().String(), stop
+}
+
+func dial(t *testing.T, network, addr string) net.Conn {
+	t.Helper()
+	var conn net.Conn
+	eventually(t, "a connection to "+addr, func() (ok bool) {
+		c, err := net.Dial(network, addr)
+		conn = c
+		return err == nil
+	})
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	return conn
+}
+
+// ask sends text and gives the answer.
+func ask(t *testing.T, conn net.Conn, text string) string {
+	t.Helper()
+	if _, err := conn.Write([]byte(text)); err != nil {
+		t.Fatalf("write: %v", err)
+	}
+	buf := make([]byte, 64<<10)
+	n, err := conn.Read(buf)
+	if err != nil {
+		t.Fatalf("read: %v", err)
+	}
+	return string(buf[:n])
+}
+
+// keepAsking repeats a datagram until it is answered, since datagrams get lost
+// where nobody listens yet.
+func keepAsking(t *testing.T, conn net.Conn, text string) string {
+	t.Helper()
+	buf := make([]byte, 64<<10)
+	for range 100 {
+		_, _ = conn.Write([]byte(text))
+		_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		if n, err := conn.Read(buf); err == nil {
+			return string(buf[:n])
+		}
+	}
+	t.Fatalf("no answer to %q", text)
+	return ""
+}

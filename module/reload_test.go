@@ -1,0 +1,221 @@
+package module_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// block is a server at addr that relays on the given settings.
+func block(addr, relay string) string {
+	return fmt.Sprintf("%s {\n route {\n relay %s\n }\n }\n", addr, relay)
+}
+
+func TestReloadKeepsOrderAndConnections(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	dead, at := freeAddr(t), freeAddr(t)
+	relay := func(idle string) string {
+		return block(at, fmt.Sprintf("%s %s {\n name kept\n idle_timeout %s\n }", dead, backend, idle))
+	}
+	s := start(t, relay("1m"))
+	old := dial(t, "tcp", at)
+	if got := ask(t, old, "before"); got != "b before" {
+		t.Fatalf("got %q", got)
+	}
+	if err := s.reload(relay("2m")); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(t, old, "after"); got != "b after" {
+		t.Errorf("the established connection got %q", got)
+	}
+	if got := ask(t, dial(t, "tcp", at), "new"); got != "b new" {
+		t.Errorf("a new connection got %q", got)
+	}
+	// The dead backend is known to be down: no strike, no move again.
+	if n := len(s.lines("backend failed, first strike")); n != 1 {
+		t.Errorf("%d first strikes over the reload, want 1", n)
+	}
+}
+
+func TestReloadChangesBackends(t *testing.T) {
+	a, _ := echoTCP(t, "a")
+	b, _ := echoTCP(t, "b")
+	at := freeAddr(t)
+	s := start(t, block(at, a+" {\n name changed\n }"))
+	if got := ask(t, dial(t, "tcp", at), "x"); got != "a x" {
+		t.Fatalf("got %q", got)
+	}
+	if err := s.reload(block(at, b+" "+a+" {\n name changed\n }")); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
+		t.Errorf("after the reload: got %q", got)
+	}
+}
+
+func TestRejectedReloadChangesNothing(t *testing.T) {
+	a, _ := echoTCP(t, "a")
+	b, _ := echoTCP(t, "b")
+	at, taken := freeAddr(t), freeAddr(t)
+	s := start(t, block(at, a+" {\n name same\n }"))
+	for range 5 {
+		// This one provisions, and its relay app may even start, before a
+		// listener that cannot bind ends it.
+		err := s.reload(block(at, b+" {\n name same\n }") + "\n192.0.2.1:" + strings.Split(taken, ":")[1] + " {\n route {\n echo\n }\n }")
+		if err == nil {
+			t.Fatal("a listener on an address that is not ours was accepted")
+		}
+	}
+	// Whichever handler instance takes the client (caddy-l4 leaves the rejected
+	// config's listener behind, a known fault), the queue is the old one.
+	for range 10 {
+		if got := ask(t, dial(t, "tcp", at), "x"); got != "a x" {
+			t.Errorf("got %q from the rejected config's queue", got)
+		}
+	}
+	if err := s.reload(block(at, b+" {\n name same\n }")); err != nil {
+		t.Fatal("a good reload behind the rejected ones: ", err)
+	}
+	if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
+		t.Errorf("after the good reload: got %q", got)
+	}
+}
+
+func TestUDPSessionsOutliveAReload(t *testing.T) {
+	backend, _ := echoUDP(t, "b", freeAddr(t))
+	at := freeAddr(t)
+	relay := func(idle string) string {
+		return block("udp/"+at, fmt.Sprintf("%s {\n name kept\n idle_timeout %s\n }", backend, idle))
+	}
+	s := start(t, relay("1m"))
+	conn := dial(t, "udp", at)
+	if got := ask(t, conn, "one"); got != "b one" {
+		t.Fatalf("got %q", got)
+	}
+	if err := s.reload(relay("2m")); err != nil {
+		t.Fatal(err)
+	}
+	if got := keepAsking(t, conn, "two"); got != "b two" {
+		t.Errorf("got %q", got)
+	}
+	// One session, one backend socket: only the first answer of a session is
+	// told of.
+	if n := len(s.lines("connected")); n != 1 {
+		t.Errorf("%d sessions reached the backend, want 1", n)
+	}
+}
+
+func TestOneNameOnePool(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	dead, one, two := freeAddr(t), freeAddr(t), freeAddr(t)
+	relay := dead + " " + backend + " {\n name shared\n }"
+	s := start(t, block(one, relay)+block(two, relay))
+	for _, at := range []string{one, two, one} {
+		if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
+			t.Errorf("got %q", got)
+		}
+	}
+	if n := len(s.lines("backend failed, first strike")); n != 1 {
+		t.Errorf("%d first strikes, want 1 for both listeners", n)
+	}
+}
+
+func TestOneNameTwoSettings(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	one, two := freeAddr(t), freeAddr(t)
+	s := start(t, block(one, backend+" {\n name shared\n }"))
+	err := s.reload(block(one, backend+" {\n name shared\n }") + block(two, backend+" {\n name shared\n idle_timeout 7m\n }"))
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{"service shared", "idle_timeout", "5m", "7m"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not name %q: %v", want, err)
+		}
+	}
+	if got := ask(t, dial(t, "tcp", one), "x"); got != "b x" {
+		t.Errorf("the running config: got %q", got)
+	}
+}
+
+func TestBadSettingsAreRefused(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	at := freeAddr(t)
+	s := start(t, block(at, backend+" {\n name good\n }"))
+	for _, bad := range []struct{ what, handler, want string }{
+		{"no backends", `{"handler":"relay","name":"web"}`, "backends"},
+		{"a port out of range", `{"handler":"relay","name":"web","backends":["a:65536"]}`, "65535"},
+		{"a bare IPv6 address", `{"handler":"relay","name":"web","backends":["2001:db8::5"]}`, "[2001:db8::"},
+		{"one backend twice", `{"handler":"relay","name":"web","backends":["a:1","A:1"]}`, "A:1"},
+		{"a timeout of zero", `{"handler":"relay","name":"web","backends":["a:1"],"connect_timeout":0}`, "connect_timeout"},
+		{"a negative timeout", `{"handler":"relay","name":"web","backends":["a:1"],"idle_timeout":"-5s"}`, "idle_timeout"},
+		{"an option that does not act yet", `{"handler":"relay","name":"web","backends":["a:1"],"health_check":{}}`, "health_check"},
+		{"a placeholder of a connection", `{"handler":"relay","name":"web","backends":["{l4.conn.remote_addr}:1"]}`, "{l4.conn.remote_addr}"},
+	} {
+		t.Run(bad.what, func(t *testing.T) {
+			config := fmt.Sprintf(`{"admin":{"listen":%q,"config":{"persist":false}},"apps":{"layer4":{"servers":{"s":{"listen":[%q],"routes":[{"handle":[%s]}]}}}}}`, s.admin, at, bad.handler)
+			err := s.post("/load", "application/json", []byte(config))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), bad.want) {
+				t.Errorf("the error does not name %q: %v", bad.want, err)
+			}
+			if !strings.Contains(err.Error(), "health_check") && !strings.Contains(err.Error(), "service web") {
+				t.Errorf("the error does not name the service: %v", err)
+			}
+			if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
+				t.Errorf("the running config: got %q", got)
+			}
+		})
+	}
+}
+
+func TestPlaceholdersAreResolvedAtLoad(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	t.Setenv("RELAY_TEST_BACKEND", backend)
+	at := freeAddr(t)
+	start(t, block(at, "{env.RELAY_TEST_BACKEND}"))
+	if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestYAMLThroughTheAdminAPI(t *testing.T) {
+	backend, _ := echoTCP(t, "tcp")
+	echoUDP(t, "udp", backend)
+	admin := freeAddr(t)
+	port := freePort(t)
+	s := start(t, block(freeAddr(t), backend)) // /adapt needs a running admin API
+	yaml := fmt.Sprintf("services:\n  - name: web\n    listen: {address: 127.0.0.1, port: %d}\n    backends: [%q]\n", port, backend)
+	answer, err := http.Post("http://"+s.admin+"/adapt", "text/async-relay", strings.NewReader(yaml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, _ := io.ReadAll(answer.Body)
+	var adapted struct{ Result map[string]any }
+	if err := json.Unmarshal(body, &adapted); err != nil || adapted.Result == nil {
+		t.Fatalf("%v: %s", err, body)
+	}
+	adapted.Result["admin"] = map[string]any{"listen": admin, "config": map[string]any{"persist": false}}
+	config, err := json.Marshal(adapted.Result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load(config, true); err != nil {
+		t.Fatal(err)
+	}
+	at := fmt.Sprintf("127.0.0.1:%d", port)
+	if got := ask(t, dial(t, "tcp", at), "x"); got != "tcp x" {
+		t.Errorf("tcp: got %q", got)
+	}
+	if got := ask(t, dial(t, "udp", at), "x"); got != "udp x" {
+		t.Errorf("udp: got %q", got)
+	}
+}
