@@ -67,8 +67,10 @@ type Config struct {
 	// reported by the network is a failure.
 	UDPReplyTimeout *caddy.Duration `json:"udp_reply_timeout,omitempty"`
 
-	// A UDP session ends after this many answers from the backend; 1 suits
-	// DNS. Default: 0, which is off: sessions end by idle_timeout.
+	// A UDP session ends after this many answers from the backend to each
+	// datagram of the client, as nginx's proxy_responses counts them; 1 suits
+	// DNS, also where a client asks twice from one port. Default: 0, which is
+	// off: sessions end by idle_timeout.
 	UDPResponses *int `json:"udp_responses,omitempty"`
 
 	// How many UDP sessions there may be at once, 1 or more; when there are

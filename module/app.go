@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 )
@@ -59,6 +60,10 @@ func (a *App) Start() error {
 // Stop does nothing: settings are taken back as the handlers are cleaned up,
 // which also happens to a config that never started.
 func (a *App) Stop() error { return nil }
+
+// processLog is the relay's log for what outlives a config: that of whichever
+// config is running.
+func processLog() *zap.Logger { return caddy.Log().Named("layer4.handlers.relay") }
 
 // Interface guard.
 var _ caddy.App = (*App)(nil)

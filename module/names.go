@@ -74,28 +74,25 @@ func (n *names) Refresh(ctx context.Context, host string, since time.Time, patie
 	return answer.Addrs, err
 }
 
-// dnsLog writes what a cache learns into the relay's log: that of whichever
-// config is running, since a cache outlives the one it came with.
+// dnsLog writes what a cache learns into the relay's log.
 type dnsLog struct{}
 
-func (dnsLog) log() *zap.Logger { return caddy.Log().Named("layer4.handlers.relay") }
-
 // Resolved implements resolver.Observer.
-func (d dnsLog) Resolved(host string, addrs []netip.Addr) {
-	d.log().Info("name resolved", zap.String("host", host), zap.Stringers("addresses", addrs))
+func (dnsLog) Resolved(host string, addrs []netip.Addr) {
+	processLog().Info("name resolved", zap.String("host", host), zap.Stringers("addresses", addrs))
 }
 
 // Changed implements resolver.Observer.
-func (d dnsLog) Changed(host string, old, new []netip.Addr) {
-	d.log().Info("name has other addresses", zap.String("host", host), zap.Stringers("old", old), zap.Stringers("new", new))
+func (dnsLog) Changed(host string, old, new []netip.Addr) {
+	processLog().Info("name has other addresses", zap.String("host", host), zap.Stringers("old", old), zap.Stringers("new", new))
 }
 
 // Stale implements resolver.Observer.
-func (d dnsLog) Stale(host string, addrs []netip.Addr, age time.Duration, err error) {
-	d.log().Warn("lookup failed, old addresses stay in use", zap.String("host", host), zap.Stringers("addresses", addrs), zap.Duration("age", age), zap.Error(err))
+func (dnsLog) Stale(host string, addrs []netip.Addr, age time.Duration, err error) {
+	processLog().Warn("lookup failed, old addresses stay in use", zap.String("host", host), zap.Stringers("addresses", addrs), zap.Duration("age", age), zap.Error(err))
 }
 
 // Failed implements resolver.Observer.
-func (d dnsLog) Failed(host string, err error) {
-	d.log().Warn("lookup failed", zap.String("host", host), zap.Error(err))
+func (dnsLog) Failed(host string, err error) {
+	processLog().Warn("lookup failed", zap.String("host", host), zap.Error(err))
 }

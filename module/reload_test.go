@@ -4,9 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"runtime"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -217,5 +222,69 @@ func TestYAMLThroughTheAdminAPI(t *testing.T) {
 	}
 	if got := ask(t, dial(t, "udp", at), "x"); got != "udp x" {
 		t.Errorf("udp: got %q", got)
+	}
+}
+
+func TestServiceStartsAndStopsOnce(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	at := freeAddr(t)
+	s := start(t, block(at, backend+" {\n name stays\n }")+block(freeAddr(t), backend+" {\n name goes\n }"))
+	for _, idle := range []string{"6m", "7m"} {
+		if err := s.reload(block(at, backend+" {\n name stays\n idle_timeout "+idle+"\n }")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	services := func(message string) (names []string) {
+		for _, line := range s.lines(message) {
+			names = append(names, line["service"].(string))
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got := services("service started"); !slices.Equal(got, []string{"goes", "stays"}) {
+		t.Errorf("started: %v", got)
+	}
+	if got := services("service stopped"); !slices.Equal(got, []string{"goes"}) {
+		t.Errorf("stopped: %v", got)
+	}
+}
+
+// What `caddy validate` does must bind, dial and look up nothing, and leave
+// nothing behind.
+func TestValidateStartsNothing(t *testing.T) {
+	var asked atomic.Int32
+	dns, err := net.ListenPacket("udp", freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dns.Close()
+	go func() {
+		for {
+			if _, _, err := dns.ReadFrom(make([]byte, 1)); err != nil {
+				return
+			}
+			asked.Add(1)
+		}
+	}()
+	ln := listenTCP(t)
+	at := ln.Addr().String() // taken: binding it would fail
+	before := runtime.NumGoroutine()
+	for range 20 {
+		config := fmt.Sprintf(`{"admin":{"disabled":true},"apps":{"layer4":{"servers":{"s":{"listen":[%q],"routes":[{"handle":[{"handler":"relay","name":"v","backends":["backend.example:53",%q],"resolvers":[%q],"cooldown":"1h"}]}]}}}}}`, at, at, dns.LocalAddr())
+		var c *caddy.Config
+		if err := json.Unmarshal([]byte(config), &c); err != nil {
+			t.Fatal(err)
+		}
+		if err := caddy.Validate(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
+	if n := asked.Load(); n != 0 {
+		t.Errorf("the DNS server was asked %d times", n)
+	}
+	_ = ln.SetDeadline(time.Now().Add(50 * time.Millisecond))
+	if conn, err := ln.Accept(); err == nil {
+		t.Errorf("a backend was dialled, by %v", conn.RemoteAddr())
 	}
 }

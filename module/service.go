@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
@@ -75,6 +76,9 @@ func (s *service) commit(g *generation) {
 	defer s.mu.Unlock()
 	s.inForce = append(s.inForce, g)
 	s.Pool.Update(g.addresses, g.cooldown)
+	if len(s.inForce) == 1 {
+		processLog().Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
+	}
 }
 
 // retire takes the settings of a config back that has ended. If they were
@@ -89,7 +93,10 @@ func (s *service) retire(g *generation) {
 	}
 	latest := i == len(s.inForce)-1
 	s.inForce = slices.Delete(s.inForce, i, i+1)
-	if latest && i > 0 {
+	switch {
+	case len(s.inForce) == 0:
+		processLog().Info("service stopped", zap.String("service", s.Name))
+	case latest:
 		back := s.inForce[i-1]
 		s.Pool.Update(back.addresses, back.cooldown)
 	}
