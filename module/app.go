@@ -63,7 +63,12 @@ func (a *App) Stop() error { return nil }
 
 // processLog is the relay's log for what outlives a config: that of whichever
 // config is running.
-func processLog() *zap.Logger { return caddy.Log().Named("layer4.handlers.relay") }
+func processLog() *zap.Logger {
+	if ctx := caddy.ActiveContext(); ctx.Context != nil {
+		return ctx.Logger(new(Relay))
+	}
+	return caddy.Log().Named(string(new(Relay).CaddyModule().ID)) // the first one has not quite started
+}
 
 // Interface guard.
 var _ caddy.App = (*App)(nil)

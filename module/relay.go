@@ -63,10 +63,10 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 	if r.names, err = loadNames(opts); err != nil {
 		return fmt.Errorf("service %s: dns cache: %w", opts.Service, err)
 	}
-	if r.service, err = loadService(opts, config); err != nil {
+	r.settings = newGeneration(opts, ctx.Logger())
+	if r.service, err = loadService(config, r.settings); err != nil {
 		return fmt.Errorf("service %s: %w", opts.Service, err)
 	}
-	r.settings = newGeneration(opts)
 	if err := app.(*App).add(r); err != nil {
 		return err
 	}

@@ -31,10 +31,11 @@ type service struct {
 type generation struct {
 	addresses []upstream.Address
 	cooldown  time.Duration
+	log       *zap.Logger
 }
 
-func newGeneration(opts caddyfile.Options) *generation {
-	g := &generation{cooldown: opts.Cooldown}
+func newGeneration(opts caddyfile.Options, log *zap.Logger) *generation {
+	g := &generation{cooldown: opts.Cooldown, log: log}
 	for _, b := range opts.Backends {
 		g.addresses = append(g.addresses, upstream.Address{Text: b.Text, Host: b.Host, Port: b.Port, IP: b.Addr})
 	}
@@ -52,15 +53,14 @@ func serviceKey(config caddyfile.Config) (string, error) {
 }
 
 // loadService finds or makes the state of a service; release gives it back.
-func loadService(opts caddyfile.Options, config caddyfile.Config) (*service, error) {
+func loadService(config caddyfile.Config, g *generation) (*service, error) {
 	key, err := serviceKey(config)
 	if err != nil {
 		return nil, err
 	}
 	value, _, err := services.LoadOrNew(key, func() (caddy.Destructor, error) {
-		g := newGeneration(opts)
 		pool := upstream.NewPool(g.addresses, g.cooldown, time.Now())
-		return &service{Service: handler.NewService(opts.Service, pool), key: key}, nil
+		return &service{Service: handler.NewService(config.Service(), pool), key: key}, nil
 	})
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (s *service) commit(g *generation) {
 	s.inForce = append(s.inForce, g)
 	s.Pool.Update(g.addresses, g.cooldown)
 	if len(s.inForce) == 1 {
-		processLog().Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
+		g.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
 	}
 }
 
@@ -95,7 +95,7 @@ func (s *service) retire(g *generation) {
 	s.inForce = slices.Delete(s.inForce, i, i+1)
 	switch {
 	case len(s.inForce) == 0:
-		processLog().Info("service stopped", zap.String("service", s.Name))
+		g.log.Info("service stopped", zap.String("service", s.Name))
 	case latest:
 		back := s.inForce[i-1]
 		s.Pool.Update(back.addresses, back.cooldown)

@@ -1,0 +1,150 @@
+package module_test
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/miekg/dns"
+)
+
+// nameServer is a DNS server whose one answer can be changed.
+type nameServer struct {
+	addr string
+	mu   sync.Mutex
+	ip   string // guarded by mu; "" answers nothing at all
+}
+
+func startNameServer(t *testing.T, ip string) *nameServer {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &nameServer{addr: pc.LocalAddr().String(), ip: ip}
+	server := &dns.Server{PacketConn: pc, Handler: s}
+	go server.ActivateAndServe()
+	t.Cleanup(func() { _ = server.Shutdown() })
+	return s
+}
+
+func (s *nameServer) set(ip string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ip = ip
+}
+
+func (s *nameServer) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
+	s.mu.Lock()
+	ip := s.ip
+	s.mu.Unlock()
+	if ip == "" {
+		return
+	}
+	answer := new(dns.Msg).SetReply(query)
+	if q := query.Question[0]; q.Qtype == dns.TypeA {
+		answer.Answer = append(answer.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: net.ParseIP(ip)})
+	}
+	_ = w.WriteMsg(answer)
+}
+
+func backendAt(t *testing.T, ip string, port int) {
+	t.Helper()
+	ln, err := net.Listen("tcp", fmt.Sprintf("%s:%d", ip, port))
+	if err != nil {
+		t.Skipf("no address %s on this system: %v", ip, err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte(ip))
+			conn.Close()
+		}
+	}()
+}
+
+func hello(t *testing.T, at string) string {
+	t.Helper()
+	buf := make([]byte, 100)
+	n, err := dial(t, "tcp", at).Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(buf[:n])
+}
+
+// A name whose address changes: the very client that meets the old address is
+// served by the new one, and the DNS may then go away.
+func TestAddressChange(t *testing.T) {
+	port := freePort(t)
+	backendAt(t, "127.0.0.3", port)
+	names := startNameServer(t, "127.0.0.2") // where nobody listens any more
+	at := freeAddr(t)
+	s := start(t, block(at, fmt.Sprintf("web.test:%d {\n name web\n resolvers %s\n }", port, names.addr)))
+
+	conn := dial(t, "tcp", at) // refused, but the address is in the cache now
+	if n, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Fatalf("read %d bytes from nowhere", n)
+	}
+	names.set("127.0.0.3")
+	eventually(t, "the backend to be found at its new address", func() bool {
+		conn, err := net.Dial("tcp", at)
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		buf := make([]byte, 100)
+		n, _ := conn.Read(buf)
+		return string(buf[:n]) == "127.0.0.3"
+	})
+	if got := len(s.lines("name has other addresses")); got != 1 {
+		t.Errorf("the change was told %d times", got)
+	}
+	names.set("") // the DNS hangs: what is known is used
+	for range 3 {
+		if got := hello(t, at); got != "127.0.0.3" {
+			t.Errorf("got %q", got)
+		}
+	}
+}
+
+func TestAddressChangeWhileItServes(t *testing.T) {
+	port := freePort(t)
+	first, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", port))
+	if err != nil {
+		t.Skip("no address 127.0.0.2 on this system: ", err)
+	}
+	go func() {
+		for {
+			conn, err := first.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("127.0.0.2"))
+			conn.Close()
+		}
+	}()
+	backendAt(t, "127.0.0.3", port)
+	names := startNameServer(t, "127.0.0.2")
+	at := freeAddr(t)
+	s := start(t, block(at, fmt.Sprintf("web.test:%d {\n name web\n resolvers %s\n }", port, names.addr)))
+	if got := hello(t, at); got != "127.0.0.2" {
+		t.Fatalf("got %q", got)
+	}
+	first.Close()
+	names.set("127.0.0.3")
+	if got := hello(t, at); got != "127.0.0.3" { // this client, not the one after it
+		t.Errorf("got %q", got)
+	}
+	if first, second := len(s.lines("backend failed, first strike")), len(s.lines("backend failed, second strike")); first != 1 || second != 0 {
+		t.Errorf("%d first and %d second strikes, want 1 and 0", first, second)
+	}
+	if got := len(s.lines("name resolved")); got != 1 {
+		t.Errorf("the first answer was told %d times", got)
+	}
+}
