@@ -87,11 +87,17 @@ func start(t *testing.T, layer4 string) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := caddy.Stop(); err != nil {
+		if err := s.stop(); err != nil {
 			t.Error(err)
 		}
 	})
 	return s
+}
+
+// stop ends Caddy; once more does nothing.
+func (s *server) stop() error {
+	http.DefaultClient.CloseIdleConnections()
+	return caddy.Stop()
 }
 
 func (s *server) adapt(layer4 string) ([]byte, error) {
