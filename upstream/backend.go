@@ -98,7 +98,8 @@ func (h *health) renewDemoted() {
 func (b *Backend) Prefer(n Network, addr netip.Addr) {
 	h := &b.health[n]
 	if last := h.prefer.Load(); last == nil || *last != addr {
-		h.prefer.Store(&addr)
+		kept := addr // or addr itself would be allocated at every call
+		h.prefer.Store(&kept)
 	}
 }
 

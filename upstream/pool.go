@@ -14,10 +14,11 @@ type Pool struct {
 	epoch time.Time                  // set once: what health.cooling counts from
 	order atomic.Pointer[[]*Backend] // the queue, first choice first; replaced, never edited, under mu
 
+	allDown [networks]atomic.Bool // all_backends_unavailable was reported and nobody has succeeded since; written under mu
+
 	mu       sync.Mutex // guards what follows and every change of a backend's state; held for memory work only
 	cooldown time.Duration
 	lastRank int64
-	allDown  [networks]bool // all_backends_unavailable was reported and nobody has succeeded since
 }
 
 // Change is what one report did to the queue, for those who log and announce
@@ -53,6 +54,15 @@ func (p *Pool) Update(addresses []Address, cooldown time.Duration) {
 	for _, b := range p.backends() {
 		known[b.Text] = b
 	}
+	// A leader that works stands where it is configured, so that new ones find
+	// their place beside it and do not overtake a queue in which each was
+	// demoted at some time.
+	stays := func(b *Backend) bool { return slices.Contains(addresses, b.Address) }
+	if i := slices.IndexFunc(p.backends(), stays); i >= 0 {
+		if leader := p.backends()[i]; !leader.Down(TCP) && !leader.Down(UDP) {
+			leader.rank = 0
+		}
+	}
 	order := make([]*Backend, 0, len(addresses))
 	for i, a := range addresses {
 		b := known[a.Text]
@@ -64,7 +74,7 @@ func (p *Pool) Update(addresses []Address, cooldown time.Duration) {
 	}
 	p.sortLocked(order)
 	for n := range networks {
-		p.allDown[n] = p.allDown[n] && allDown(order, n)
+		p.allDown[n].Store(p.allDown[n].Load() && allDown(order, n))
 	}
 }
 
@@ -116,11 +126,12 @@ func (p *Pool) SetDrained(b *Backend, drained bool) {
 // failed books a failed attempt and says whether it was stale: older than the
 // backend's latest strike, success or demotion.
 func (p *Pool) failed(a Attempt, now time.Time, err error) (change Change, stale, down bool) {
+	text := err.Error() // not under the lock: it is a stranger's code
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b, h := a.Backend, a.health()
 	h.failed.Add(1)
-	h.lastFailure = Failure{At: now, Error: err.Error()}
+	h.lastFailure = Failure{At: now, Error: text}
 	for {
 		word := h.word.Load()
 		switch {
@@ -164,8 +175,8 @@ func (p *Pool) demoteLocked(b *Backend, n Network, now time.Time) Change {
 	if !slices.Equal(before, after) {
 		change.Order = p.Order()
 	}
-	if !p.allDown[n] && allDown(after, n) {
-		p.allDown[n] = true
+	if !p.allDown[n].Load() && allDown(after, n) {
+		p.allDown[n].Store(true)
 		change.AllUnavailable = true
 	}
 	return change
@@ -181,12 +192,21 @@ func allDown(backends []*Backend, n Network) bool {
 func (p *Pool) succeeded(a Attempt, now time.Time) Change {
 	h := a.health()
 	h.succeeded.Add(1)
-	// In good times a success only advances the generation: no lock.
-	if word := h.word.Load(); word&stateMask == 0 && h.word.CompareAndSwap(word, word+genUnit) {
-		return Change{}
+	// In good times a success only advances the generation: no lock. They are
+	// not good while all are reported down, though this one may be up: it was
+	// drained at the time of the report.
+	for !p.allDown[a.network].Load() {
+		word := h.word.Load()
+		if word&stateMask != 0 {
+			break
+		}
+		if h.word.CompareAndSwap(word, word+genUnit) {
+			return Change{}
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.allDown[a.network].Store(false)
 	for {
 		word := h.word.Load()
 		if !h.word.CompareAndSwap(word, (word+genUnit)&^stateMask) {
@@ -198,7 +218,6 @@ func (p *Pool) succeeded(a Attempt, now time.Time) Change {
 		change := Change{Recovered: true, DownFor: now.Sub(h.downSince)}
 		h.downSince = time.Time{}
 		h.cooling.Store(0)
-		p.allDown[a.network] = false
 		return change
 	}
 }

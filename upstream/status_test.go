@@ -1,0 +1,94 @@
+package upstream
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+)
+
+// Every field of a snapshot, through all the states of one backend.
+func TestSnapshot(t *testing.T) {
+	var (
+		p       = NewPool(addresses("a b"), time.Minute, start)
+		a, b    = p.Backend("a"), p.Backend("b")
+		at      = func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+		refused = errors.New("refused")
+		timeout = errors.New("timed out")
+		want    = func(what string, now time.Time, position int, tcp NetworkStatus) {
+			t.Helper()
+			list := p.Snapshot(now)
+			wantList := []Status{
+				{Backend: a, Position: position, Configured: 0, Networks: [networks]NetworkStatus{TCP: tcp, UDP: {State: Up}}},
+				{Backend: b, Position: 1 - position, Configured: 1, Networks: [networks]NetworkStatus{TCP: {State: Up}, UDP: {State: Up}}},
+			}
+			if tcp.State == Draining {
+				wantList[0].Networks[UDP].State = Draining // one switch for both
+			}
+			if position == 1 {
+				wantList[0], wantList[1] = wantList[1], wantList[0]
+			}
+			if !reflect.DeepEqual(list, wantList) {
+				t.Errorf("%s:\ngot  %+v\nwant %+v", what, list, wantList)
+			}
+		}
+	)
+	want("new", start, 0, NetworkStatus{State: Up})
+
+	walk, late := p.Walk(TCP), p.Walk(TCP)
+	attempt, _ := walk.Next(at(1))
+	held, _ := late.Next(at(1))
+	walk.Failed(attempt, at(2), refused)
+	want("struck", at(2), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 1, LastFailure: Failure{at(2), "refused"}})
+
+	// A failure that is no strike is still a failure, and the latest.
+	late.Failed(held, at(3), timeout)
+	want("struck still", at(3), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 2, LastFailure: Failure{at(3), "timed out"}})
+
+	attempt, _ = walk.Again(attempt, at(3))
+	walk.Failed(attempt, at(4), refused)
+	down := NetworkStatus{State: Cooling, DownSince: at(4), CoolingUntil: at(64), Failed: 3, Demotions: 1, LastFailure: Failure{at(4), "refused"}}
+	want("cooling", at(63), 1, down)
+
+	down.State, down.CoolingUntil = Down, time.Time{}
+	want("down", at(64), 1, down)
+
+	p.SetDrained(a, true)
+	down.State = Draining
+	want("drained", at(64), 1, down)
+	p.SetDrained(a, false)
+
+	probe := p.Probe(a, TCP)
+	attempt, _ = probe.Next(at(70))
+	probe.Succeeded(attempt, at(70))
+	want("recovered", at(70), 1, NetworkStatus{State: Up, Succeeded: 1, Failed: 3, Demotions: 1, LastFailure: Failure{at(4), "refused"}})
+}
+
+// A snapshot is a copy: what comes later does not show in it.
+func TestSnapshotStaysAsItWas(t *testing.T) {
+	p := NewPool(addresses("a b"), 0, start)
+	before := p.Snapshot(start)
+	walk := p.Walk(TCP)
+	a, _ := walk.Next(start)
+	walk.Failed(a, start, errRefused)
+	a, _ = walk.Again(a, start)
+	walk.Failed(a, start, errRefused)
+	if before[0].Backend.Text != "a" || before[0].Networks[TCP] != (NetworkStatus{State: Up}) {
+		t.Errorf("the old snapshot says %+v now", before[0])
+	}
+}
+
+// An order that was handed out belongs to the caller.
+func TestOrderIsACopy(t *testing.T) {
+	p := NewPool(addresses("a b"), 0, start)
+	p.Order()[0] = "x"
+	if got := p.Order()[0]; got != "a" {
+		t.Errorf("first is %q, want a", got)
+	}
+}
+
+func TestNetworkString(t *testing.T) {
+	if TCP.String() != "tcp" || UDP.String() != "udp" {
+		t.Errorf("networks are called %v and %v", TCP, UDP)
+	}
+}
