@@ -40,26 +40,28 @@ func (b *backlog) trim() {
 		bytes -= len(b.datagrams[drop])
 	}
 	for range drop {
-		first := b.datagrams[0]
-		b.bytes -= len(first)
-		copy(b.datagrams, b.datagrams[1:])
-		last := len(b.datagrams) - 1
-		b.datagrams[last] = first[:0] // its memory serves the next one
-		b.datagrams = b.datagrams[:last]
+		b.remove(0)
 	}
+}
+
+// remove forgets the i-th datagram.
+func (b *backlog) remove(i int) {
+	gone := b.datagrams[i]
+	b.bytes -= len(gone)
+	copy(b.datagrams[i:], b.datagrams[i+1:])
+	last := len(b.datagrams) - 1
+	b.datagrams[last] = gone[:0] // its memory serves the next one
+	b.datagrams = b.datagrams[:last]
 }
 
 // clear forgets all, and gives back the memory of a burst.
 func (b *backlog) clear() {
-	if len(b.datagrams) > 1 || b.bytes > keepBytes {
-		held := 0
-		all := b.datagrams[:cap(b.datagrams)]
-		for _, d := range all {
-			held += cap(d)
-		}
-		if held > keepBytes {
-			b.datagrams = nil
-		}
+	held := 0
+	for _, d := range b.datagrams[:cap(b.datagrams)] {
+		held += cap(d)
+	}
+	if held > keepBytes {
+		b.datagrams = nil
 	}
 	b.datagrams, b.bytes = b.datagrams[:0], 0
 }

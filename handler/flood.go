@@ -89,6 +89,9 @@ func (f *floods) write(log *zap.Logger, kind flood) {
 	count, fields := k.unsaid, k.last
 	k.unsaid, k.last = 0, nil
 	f.mu.Unlock()
+	if count == 0 {
+		return // another has said it meanwhile
+	}
 	line := floodLines[kind]
 	if entry := log.Check(line.level, line.message); entry != nil {
 		entry.Write(append(fields[:len(fields):len(fields)], zap.Uint64("count", count))...)

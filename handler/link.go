@@ -91,12 +91,7 @@ func (l *link) run() reason {
 
 // carry moves bytes one way until that way ends.
 func (l *link) carry(d direction) {
-	defer func() {
-		if p := recover(); p != nil {
-			l.panicked(p)
-			l.end(panicked)
-		}
-	}()
+	defer l.guard()
 	if len(d.early) > 0 && !l.write(d, d.early) {
 		return
 	}
@@ -116,6 +111,16 @@ func (l *link) carry(d direction) {
 			l.end(d.fromReset)
 			return
 		}
+	}
+}
+
+// guard is deferred first in all that runs for the link: a panic ends this
+// relay and nothing else.
+func (l *link) guard() {
+	if p := recover(); p != nil {
+		l.panicked(p)
+		l.end(panicked)
+		l.client.abandon() // end may be what panicked
 	}
 }
 
@@ -143,6 +148,12 @@ func (l *link) finish(d direction) {
 	}
 	why := l.first
 	l.mu.Unlock()
+	if !last && netio.Gone(d.from) {
+		// The other direction's write took the reset: a system tells of it once,
+		// and what is read after that looks like an orderly end.
+		l.end(d.fromReset)
+		return
+	}
 	if last || d.closeWrite == nil {
 		l.end(why)
 		return
@@ -155,6 +166,7 @@ func (l *link) finish(d direction) {
 // checkIdle ends the link if nothing has moved for the idle timeout, else has
 // itself called again when that may be so.
 func (l *link) checkIdle() {
+	defer l.guard()
 	still := time.Since(l.began) - time.Duration(l.moved.Load())
 	if still >= l.idle {
 		l.end(idleTimeout)
@@ -179,9 +191,12 @@ func (l *link) end(why reason) {
 		return
 	}
 	switch why {
-	case clientReset, backendReset, panicked:
+	case clientReset, backendReset:
 		netio.Reset(l.backend)
 		l.client.reset()
+	case panicked:
+		netio.Reset(l.backend)
+		l.client.abandon()
 	default:
 		// A shutdown first: a close alone would reset a peer whose bytes lie
 		// unread, without a FIN. Not so on TLS, whose CloseWrite waits for a

@@ -13,7 +13,7 @@ import (
 )
 
 // Resolver is where names become addresses: package resolver's cache, seen
-// from here. The slices it gives are not to be edited.
+// from here. The slices it gives are neither to be edited nor empty.
 type Resolver interface {
 	// Cached answers from memory alone.
 	Cached(host string) (addrs []netip.Addr, ok bool)

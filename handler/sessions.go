@@ -74,9 +74,7 @@ func (t *sessions) evictLocked(asking *session) *session {
 			defer queue.push(asking)
 		}
 		if victim := queue.first(); victim != nil {
-			queue.take(victim)
-			delete(t.byKey, victim.key)
-			victim.relay.service.floods.note(victim.relay.log, evicted)
+			t.forgetLocked(victim)
 			return victim
 		}
 	}
@@ -87,11 +85,19 @@ func (t *sessions) evictLocked(asking *session) *session {
 func (t *sessions) remove(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.forgetLocked(s)
+}
+
+func (t *sessions) forgetLocked(s *session) {
 	if t.byKey[s.key] == s {
 		delete(t.byKey, s.key)
 	}
 	if s.queue != nil {
 		s.queue.take(s)
+	}
+	if len(t.byKey) == 0 && t.timer != nil {
+		t.timer.Stop()
+		t.due = 0
 	}
 }
 
@@ -149,28 +155,35 @@ func (t *sessions) armLocked(due time.Duration) {
 	t.timer.Reset(wait)
 }
 
-// sweep ends the sessions whose idle timeout is over.
+// sweep ends the sessions whose idle timeout is over, one by one: clients need
+// the table's lock meanwhile.
 func (t *sessions) sweep() {
-	now := time.Since(t.epoch)
-	var idle []*session
-	t.mu.Lock()
-	t.due = 0
-	for _, queue := range []*expiry{&t.silent, &t.spoken} {
-		s := queue.first()
-		for ; s != nil && s.deadline() <= now; s = queue.first() {
-			queue.take(s)
-			idle = append(idle, s)
-		}
-		if s != nil {
-			t.armLocked(s.deadline())
-		}
-	}
-	t.mu.Unlock()
-	for _, s := range idle {
+	for s := t.takeIdle(); s != nil; s = t.takeIdle() {
 		if !s.endIfIdle() {
 			t.putBack(s)
 		}
 	}
+}
+
+// takeIdle takes a session whose idle timeout is over out of its queue; nil,
+// and sweep is called again in time, if there is none.
+func (t *sessions) takeIdle() *session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.due = 0
+	now := time.Since(t.epoch)
+	for _, queue := range []*expiry{&t.silent, &t.spoken} {
+		s := queue.first()
+		if s == nil {
+			continue
+		}
+		if s.deadline() <= now {
+			queue.take(s)
+			return s
+		}
+		t.armLocked(s.deadline())
+	}
+	return nil
 }
 
 // putBack takes a session that a datagram has just woken into order again.
@@ -183,7 +196,7 @@ func (t *sessions) putBack(s *session) {
 		return
 	}
 	queue := &t.silent
-	if s.heard {
+	if s.served != nil {
 		queue = &t.spoken
 	}
 	queue.push(s)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"runtime/debug"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -36,23 +37,30 @@ func (c Client) reset() {
 	_ = c.Conn.Close()
 }
 
+// abandon is reset after a panic: what has panicked may do so again.
+func (c Client) abandon() {
+	defer func() { _ = recover() }()
+	c.reset()
+}
+
 // ServeTCP serves one client and returns when its relay is over. It logs what
 // became of it. ctx ends the search for a backend, not the relay that follows.
 func (r *Relay) ServeTCP(ctx context.Context, client Client) {
 	r.service.tcp.Add(1)
 	defer r.service.tcp.Add(-1)
+	began := time.Now()
 	name := client.Conn.RemoteAddr().String()
 	defer func() {
 		if p := recover(); p != nil {
-			client.reset()
 			r.panicked(upstream.TCP, name, p)
+			client.abandon()
 		}
 	}()
 	gone := func() bool { return client.Socket != nil && netio.Gone(client.Socket) }
 	conn, backend, err := r.connect(ctx, name, gone)
 	if err != nil {
 		client.reset()
-		r.refused(name, err)
+		r.refused(name, began, err)
 		return
 	}
 	l := newLink(client, conn, r.opts.IdleTimeout)
@@ -71,10 +79,10 @@ func (r *Relay) ServeTCP(ctx context.Context, client Client) {
 }
 
 // refused tells of a client that got no backend.
-func (r *Relay) refused(client string, err error) {
+func (r *Relay) refused(client string, began time.Time, err error) {
 	network := zap.Stringer("network", upstream.TCP)
 	if errors.Is(err, errClientGone) {
-		r.log.Debug("relay ended", network, zap.String("client", client), zap.String("reason", string(clientReset)), zap.Error(err))
+		r.log.Debug("relay ended", network, zap.String("client", client), zap.Duration("duration", time.Since(began)), zap.String("reason", string(clientReset)), zap.Error(err))
 		return
 	}
 	if classOf(err) == netio.Exhausted {

@@ -11,12 +11,14 @@ type Key struct {
 }
 
 // Replier is a UDP client as its session sees it: the way back, whatever
-// listener the client came in by.
+// listener the client came in by. Repliers are compared with ==.
 type Replier interface {
 	// Reply sends one datagram to the client. It must not keep the slice.
 	Reply(datagram []byte) error
-	// Release says that the session sends no more replies this way. It is
-	// called once for each Replier that Deliver took, without any lock held.
+	// Release says that the session sends no more replies this way: another
+	// Replier was delivered for it, or it has ended. It is called once for each
+	// session that took the Replier, after its last Reply has returned and
+	// without any lock held.
 	Release()
 }
 
@@ -24,7 +26,8 @@ type Replier interface {
 // any system with a goroutine a socket; another may carry them in event loops.
 type Engine interface {
 	// Open makes a socket connected to addr. What comes in on it is given to
-	// sink, in order, until the socket is closed.
+	// sink, in order, until the socket is closed; never from within Open, Send
+	// or Close, which are called under the lock that the sink takes.
 	Open(addr netip.AddrPort, sink Sink) (Socket, error)
 }
 

@@ -1,0 +1,253 @@
+package handler
+
+import (
+	"context"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+)
+
+// established is a relay at work between two sockets of the test's.
+func established(t *testing.T, edit ...func(*Options)) (r *rig, client, backend *net.TCPConn, done <-chan struct{}) {
+	t.Helper()
+	noLeaks(t)
+	server, conns := handOver(t, "127.0.0.1:0")
+	r = newRig(t, []string{server.String()}, edit...)
+	client, done = r.client()
+	backend = receiveFrom(t, "a connection at the backend", conns)
+	r.line("connected") // or a reset might be the dial's
+	return r, client, backend, done
+}
+
+// wantEnd checks the line at a relay's end.
+func (r *rig) wantEnd(why reason, up, down int64) {
+	r.t.Helper()
+	line := r.line("relay ended")
+	fields := line.ContextMap()
+	for name, want := range map[string]any{
+		"service": "test", "network": "tcp", "reason": string(why), "bytes_up": up, "bytes_down": down,
+	} {
+		if fields[name] != want {
+			r.t.Errorf("at the end %s is %v, want %v", name, fields[name], want)
+		}
+	}
+	if _, ok := fields["duration"].(time.Duration); !ok || line.Entry.Level != zapcore.DebugLevel {
+		r.t.Errorf("at the end, %s, %v", line.Entry.Level, fields)
+	}
+	if fields["client"] == nil || fields["backend"] == nil || fields["address"] == nil {
+		r.t.Errorf("whose end? %v", fields)
+	}
+}
+
+func TestHalfCloseByClient(t *testing.T) {
+	r, client, backend, done := established(t)
+	say(t, client, "question")
+	check(t, client.CloseWrite())
+	hear(t, backend, "question")
+	wantEnding(t, "the backend", backend, "FIN")
+	for range 10 { // the other direction goes on
+		say(t, backend, "answer")
+		hear(t, client, "answer")
+	}
+	check(t, backend.CloseWrite())
+	wantEnding(t, "the client", client, "FIN")
+	receiveFrom(t, "the end", done)
+	r.wantEnd(clientClosed, 8, 60)
+}
+
+func TestHalfCloseByBackend(t *testing.T) {
+	r, client, backend, done := established(t)
+	say(t, backend, "greeting")
+	check(t, backend.CloseWrite())
+	hear(t, client, "greeting")
+	wantEnding(t, "the client", client, "FIN")
+	for range 10 {
+		say(t, client, "upload")
+		hear(t, backend, "upload")
+	}
+	check(t, client.CloseWrite())
+	wantEnding(t, "the backend", backend, "FIN")
+	receiveFrom(t, "the end", done)
+	r.wantEnd(backendClosed, 60, 8)
+}
+
+func TestResetByClient(t *testing.T) {
+	r, client, backend, done := established(t)
+	say(t, client, "half a mes")
+	hear(t, backend, "half a mes")
+	resetNow(t, client)
+	wantEnding(t, "the backend", backend, "RST")
+	receiveFrom(t, "the end", done)
+	r.wantEnd(clientReset, 10, 0)
+}
+
+func TestResetByBackend(t *testing.T) {
+	r, client, backend, done := established(t)
+	say(t, backend, "half an ans")
+	hear(t, client, "half an ans")
+	resetNow(t, backend)
+	wantEnding(t, "the client", client, "RST")
+	receiveFrom(t, "the end", done)
+	r.wantEnd(backendReset, 0, 11)
+}
+
+// What a reset leaves unread in the relay's socket is passed on before it.
+func TestResetAfterHalfClose(t *testing.T) {
+	r, client, backend, done := established(t)
+	check(t, client.CloseWrite())
+	wantEnding(t, "the backend", backend, "FIN")
+	resetNow(t, backend)
+	wantEnding(t, "the client", client, "RST")
+	receiveFrom(t, "the end", done)
+	r.wantEnd(backendReset, 0, 0)
+}
+
+// The system tells of a reset once. If the write of one direction is told, the
+// read of the other finds what looks like an orderly end, and must not be
+// taken in by it.
+func TestResetThatAWriteWasToldOf(t *testing.T) {
+	if !canSeeResets(t) {
+		t.Skip("this system is not asked")
+	}
+	noLeaks(t)
+	client, clientFar := tcpPair(t)
+	backendFar, backend := tcpPair(t)
+	resetNow(t, backendFar)
+	eventually(t, "the reset", func() bool { return netio.Gone(backend) })
+	if _, err := backend.Write([]byte("x")); err == nil {
+		t.Fatal("the write was not told")
+	}
+	l := newLink(plain(clientFar), backend, limit)
+	l.panicked = func(p any) { t.Error(p) }
+	why := make(chan reason)
+	go func() { why <- l.run() }()
+	wantEnding(t, "the client", client, "RST")
+	if got := receiveFrom(t, "the end", why); got != backendReset {
+		t.Errorf("ended by %s", got)
+	}
+}
+
+func canSeeResets(t *testing.T) bool {
+	near, far := tcpPair(t)
+	resetNow(t, near)
+	for range 100 {
+		if netio.Gone(far) {
+			return true
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return false
+}
+
+// A write is told of a peer that has gone for good, also when the direction
+// from that peer ended in peace.
+func TestWriteToAPeerThatClosed(t *testing.T) {
+	r, client, backend, done := established(t)
+	check(t, client.Close())
+	wantEnding(t, "the backend", backend, "FIN")
+	eventually(t, "an error at the backend", func() bool {
+		_, err := io.WriteString(backend, "to nobody")
+		return err != nil
+	})
+	receiveFrom(t, "the end", done)
+	if got := r.line("relay ended").ContextMap()["reason"]; got != string(clientReset) {
+		t.Errorf("ended by %v", got)
+	}
+}
+
+// What was read before the relay took over comes first.
+func TestEarlyBytesGoFirst(t *testing.T) {
+	noLeaks(t)
+	live := serveTCP(t, "127.0.0.1:0", echo)
+	r := newRig(t, []string{live.String()})
+	early := strings.Repeat("early ", 50_000) // more than one buffer
+	near, far := tcpPair(t)
+	c := plain(far)
+	c.Early = []byte(early)
+	done := r.serve(context.Background(), c)
+	say(t, near, "late")
+	hear(t, near, early+"late")
+	check(t, near.CloseWrite())
+	receiveFrom(t, "the end", done)
+	r.wantEnd(clientClosed, int64(len(early)+4), int64(len(early)+4))
+}
+
+// The backend speaks first, as SMTP's does, and the client does not yet.
+func TestServerSpeaksFirst(t *testing.T) {
+	r, client, backend, _ := established(t)
+	say(t, backend, "220 hello")
+	hear(t, client, "220 hello")
+	say(t, client, "QUIT")
+	hear(t, backend, "QUIT")
+	if tcp, udp := r.service.Active(); tcp != 1 || udp != 0 {
+		t.Errorf("active: %d and %d, want 1 and 0", tcp, udp)
+	}
+}
+
+// Active counts those who look for a backend, too.
+func TestActive(t *testing.T) {
+	noLeaks(t)
+	silent := newSilentTCP(t, "127.0.0.1:0")
+	live := serveTCP(t, "127.0.0.1:0", greet("hello"))
+	waiting, served := newRig(t, []string{silent.String()}), newRig(t, []string{live.String()})
+	var ends []*net.TCPConn
+	for range 3 {
+		conn, _ := waiting.client()
+		ends = append(ends, conn)
+		conn, _ = served.client()
+		hear(t, conn, "hello")
+		ends = append(ends, conn)
+	}
+	for _, r := range []*rig{waiting, served} {
+		eventually(t, "three are active", func() bool { tcp, _ := r.service.Active(); return tcp == 3 })
+	}
+	for _, conn := range ends {
+		resetNow(t, conn)
+	}
+	for _, r := range []*rig{waiting, served} {
+		eventually(t, "none is active", func() bool { tcp, _ := r.service.Active(); return tcp == 0 })
+	}
+}
+
+// A client that resets while it waits is noticed, and its dial given up.
+func TestClientLeavesBeforeABackendAnswers(t *testing.T) {
+	if !canSeeResets(t) {
+		t.Skip("this system is not asked")
+	}
+	noLeaks(t)
+	silent := newSilentTCP(t, "127.0.0.1:0")
+	r := newRig(t, []string{silent.String()}, func(o *Options) { o.ConnectTimeout = time.Hour })
+	client, done := r.client()
+	waitForSYN(t, silent.String())
+	resetNow(t, client)
+	receiveFrom(t, "the end", done)
+	line := r.line("relay ended").ContextMap()
+	if line["reason"] != string(clientReset) || line["error"] != errClientGone.Error() || line["duration"] == nil {
+		t.Errorf("ended with %v", line)
+	}
+	r.wantLines("client refused", 0, "backend failed, first strike", 0)
+	// That the dial is over is seen by noLeaks, an hour before its time.
+}
+
+// One that merely finished sending is served in full.
+func TestClientFinishesBeforeABackendAnswers(t *testing.T) {
+	noLeaks(t)
+	silent := newSilentTCP(t, "127.0.0.1:0")
+	r := newRig(t, []string{silent.String()}, func(o *Options) { o.ConnectTimeout = time.Hour })
+	client, done := r.client()
+	say(t, client, "question")
+	check(t, client.CloseWrite())
+	waitForSYN(t, silent.String())
+	time.Sleep(2 * watchEvery) // not for a result: time in which to be taken for gone
+	silent.wake(echo)
+	hear(t, client, "question")
+	wantEnding(t, "the client", client, "FIN")
+	receiveFrom(t, "the end", done)
+	r.wantEnd(clientClosed, 8, 8)
+}

@@ -1,0 +1,292 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// The client that meets a failure has the same backend tried again at once,
+// over addresses that are looked up afresh, and then the next backend.
+func TestFirstStrikeThenAgainThenNext(t *testing.T) {
+	noLeaks(t)
+	dead := deadTCP(t, "127.0.0.1:0")
+	live := serveTCP(t, "127.0.0.1:0", greet("live"))
+	a := hostPort("a.test", dead)
+	r := newRig(t, []string{a, live.String()})
+	r.resolver.set("a.test", addrsAnswer("127.0.0.1"))
+
+	ann, _ := r.client()
+	hear(t, ann, "live")
+
+	asked := r.resolver.questions("a.test")
+	if len(asked) != 2 || asked[0].method != "lookup" || asked[1].method != "refresh" {
+		t.Fatalf("the resolver was asked %+v, want a lookup and a refresh", asked)
+	}
+	if since := asked[1].since; since.Before(asked[0].at) || since.After(asked[1].at) {
+		t.Errorf("refreshed what is older than %v; the lookup was at %v and the refresh at %v", since, asked[0].at, asked[1].at)
+	}
+	if want := r.relay.patience(); asked[0].patience != want || asked[1].patience != want {
+		t.Errorf("patience %v and %v, want %v", asked[0].patience, asked[1].patience, want)
+	}
+	first, second := r.line("backend failed, first strike"), r.line("backend failed, second strike")
+	wantAttemptLine(t, first.Entry.Level, zapcore.WarnLevel, first.ContextMap(), a, "127.0.0.1", dead, 1)
+	wantAttemptLine(t, second.Entry.Level, zapcore.WarnLevel, second.ContextMap(), a, "127.0.0.1", dead, 2)
+	order := r.line("order of backends changed")
+	if got := fmt.Sprint(order.ContextMap()["order"]); got != fmt.Sprint([]string{live.String(), a}) {
+		t.Errorf("new order %s", got)
+	}
+
+	// The second client goes straight to the second backend.
+	bob, _ := r.client()
+	hear(t, bob, "live")
+	if again := r.resolver.questions("a.test"); len(again) != len(asked) {
+		t.Error("the second client was sent to the dead backend")
+	}
+	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "attempt failed", 0)
+}
+
+func wantAttemptLine(t *testing.T, level, wantLevel zapcore.Level, fields map[string]any, backend, ip, samePort string, attempt int64) {
+	t.Helper()
+	if level != wantLevel {
+		t.Errorf("level %s, want %s", level, wantLevel)
+	}
+	for name, want := range map[string]any{
+		"service": "test", "network": "tcp", "backend": backend, "address": hostPort(ip, samePort), "attempt": attempt,
+	} {
+		if fields[name] != want {
+			t.Errorf("%s is %v, want %v", name, fields[name], want)
+		}
+	}
+	if _, ok := fields["duration"].(time.Duration); !ok {
+		t.Errorf("duration is %v", fields["duration"])
+	}
+	if _, err := netip.ParseAddrPort(fmt.Sprint(fields["client"])); err != nil {
+		t.Errorf("client: %v", err)
+	}
+	if _, ok := fields["error"].(string); !ok && wantLevel == zapcore.WarnLevel {
+		t.Errorf("error is %v", fields["error"])
+	}
+}
+
+// A single backend whose address changed serves the very client that found out.
+func TestChangedAddressServesTheSameClient(t *testing.T) {
+	noLeaks(t)
+	live := serveTCP(t, lo(t, 2)+":0", greet("moved"))
+	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
+	r := newRig(t, []string{hostPort("a.test", dead)})
+	r.resolver.set("a.test", freshAnswer(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
+
+	ann, _ := r.client()
+	hear(t, ann, "moved")
+	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 0)
+	if s := r.status(hostPort("a.test", dead), upstream.TCP); s.State != upstream.Up {
+		t.Errorf("the backend is %s", s.State)
+	}
+}
+
+// Every backend is tried before a client is refused, whatever ails it.
+func TestAllAreTriedBeforeARefusal(t *testing.T) {
+	noLeaks(t)
+	dead := deadTCP(t, "127.0.0.1:0")
+	ours := "255.255.255.255:80"
+	r := newRig(t, []string{dead, hostPort("missing.test", dead), ours, "[::1]" + dead[len("127.0.0.1"):]})
+	r.resolver.set("missing.test", errorAnswer(errNoSuchHost))
+	deadTCP(t, "[::1]"+dead[len("127.0.0.1"):])
+
+	ann, done := r.client()
+	wantEnding(t, "the refused client", ann, "RST")
+	receiveFrom(t, "the end", done)
+	line := r.line("client refused")
+	if line.Entry.Level != zapcore.ErrorLevel || line.ContextMap()["client"] != ann.LocalAddr().String() || line.ContextMap()["error"] == nil {
+		t.Errorf("refused with %s %v", line.Entry.Level, line.ContextMap())
+	}
+	r.wantLines("backend failed, first strike", 3, "backend failed, second strike", 3, "attempt not counted", 1, "all backends unavailable", 0)
+	if s := r.status(ours, upstream.TCP); s.State != upstream.Up || s.Failed != 0 {
+		t.Errorf("what only we are to blame for left the backend %+v", s)
+	}
+}
+
+// With nobody to turn to, refusals go on without strikes, each over one
+// attempt, until the addresses change.
+func TestDownBackend(t *testing.T) {
+	noLeaks(t)
+	live := serveTCP(t, lo(t, 2)+":0", greet("moved"))
+	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
+	r := newRig(t, []string{hostPort("a.test", dead)})
+	r.resolver.set("a.test", addrsAnswer(lo(t, 3)))
+
+	ann, _ := r.client()
+	wantEnding(t, "ann", ann, "RST")
+	r.line("all backends unavailable")
+	r.logs.TakeAll()
+
+	bob, done := r.client()
+	wantEnding(t, "bob", bob, "RST")
+	receiveFrom(t, "bob's end", done)
+	r.wantLines("attempt failed", 1, "attempt not counted", 1, "backend failed, first strike", 0, "backend failed, second strike", 0, "all backends unavailable", 0)
+	if asked := r.resolver.questions("a.test"); len(asked) != 4 || asked[3].method != "refresh" {
+		t.Errorf("asked %+v, want a lookup and a refresh for each client", asked)
+	}
+	if line := r.line("attempt not counted"); line.ContextMap()["error"] != errUnchanged.Error() {
+		t.Errorf("not counted: %v", line.ContextMap())
+	}
+
+	r.resolver.set("a.test", freshAnswer(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
+	cid, _ := r.client()
+	hear(t, cid, "moved")
+	recovered := r.line("backend recovered")
+	wantAttemptLine(t, recovered.Entry.Level, zapcore.InfoLevel, recovered.ContextMap(), hostPort("a.test", dead), lo(t, 2), dead, 2)
+	if _, ok := recovered.ContextMap()["down_for"].(time.Duration); !ok {
+		t.Errorf("recovered: %v", recovered.ContextMap())
+	}
+}
+
+// A hundred clients that run into one dead backend together are one strike,
+// and then one more, and all are served.
+func TestAHundredClientsAreTwoStrikes(t *testing.T) {
+	noLeaks(t)
+	dead := deadTCP(t, "127.0.0.1:0")
+	live := serveTCP(t, "127.0.0.1:0", greet("live"))
+	r := newRig(t, []string{hostPort("a.test", dead), live.String()})
+	var all sync.WaitGroup
+	all.Add(100)
+	r.resolver.set("a.test", func(_ context.Context, q asked) ([]netip.Addr, error) {
+		if q.method == "lookup" { // all of them stand here before the first one fails
+			all.Done()
+			all.Wait()
+		}
+		return addrsOf("127.0.0.1"), nil
+	})
+	for range 100 {
+		client, _ := r.client()
+		defer hear(t, client, "live")
+	}
+	all.Wait()
+	eventually(t, "all are connected", func() bool { return len(r.lines("connected")) == 100 })
+	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "order of backends changed", 1, "client refused", 0)
+}
+
+// Those who wait for a silent backend go on when others' failures demote it.
+// Nobody else's: their own timeout is longer than the test may take. The old
+// dial still serves if it wins.
+func TestDemotionMovesWaitingClientsOn(t *testing.T) {
+	noLeaks(t)
+	silent := newSilentTCP(t, "127.0.0.1:0")
+	next, conns := handOver(t, "127.0.0.1:0")
+	r := newRig(t, []string{silent.String(), next.String()}, func(o *Options) { o.ConnectTimeout = time.Hour })
+	ann, _ := r.client()
+	waitForSYN(t, silent.String())
+
+	r.demote(silent.String(), upstream.TCP)
+	conn := receiveFrom(t, "a connection at the next backend", conns)
+	say(t, conn, "next")
+	hear(t, ann, "next")
+	r.wantLines("backend failed, first strike", 0, "backend failed, second strike", 0)
+}
+
+func TestOldDialMayStillWin(t *testing.T) {
+	noLeaks(t)
+	first, second := newSilentTCP(t, "127.0.0.1:0"), newSilentTCP(t, "127.0.0.1:0")
+	r := newRig(t, []string{first.String(), second.String()}, func(o *Options) { o.ConnectTimeout = time.Hour })
+	ann, _ := r.client()
+	waitForSYN(t, first.String())
+	r.demote(first.String(), upstream.TCP)
+	waitForSYN(t, second.String())
+	r.demote(second.String(), upstream.TCP) // now nothing is left but old dials
+
+	first.wake(greet("late"))
+	hear(t, ann, "late")
+	r.wantLines("backend recovered", 1, "client refused", 0)
+	if s := r.status(first.String(), upstream.TCP); s.State != upstream.Up {
+		t.Errorf("the late winner is %s", s.State)
+	}
+}
+
+// An attempt that is decided when its client is served or gone keeps nothing.
+func TestLateWinnerIsClosed(t *testing.T) {
+	noLeaks(t)
+	server, conns := handOver(t, "127.0.0.1:0")
+	r := newRig(t, []string{server.String()})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	search := &attempts{relay: r.relay, walk: r.service.Pool.Walk(upstream.TCP), results: make(chan outcome)}
+	search.next(ctx)
+	conn := receiveFrom(t, "a connection", conns)
+	eventually(t, "an outcome nobody takes", func() bool {
+		for _, stack := range goroutineStacks() {
+			top, _, _ := strings.Cut(stack, "(*attempts).start")
+			if len(top) < len(stack) && strings.Contains(top, "[select") && strings.Count(top, "\n") == 1 {
+				return true
+			}
+		}
+		return false
+	})
+	cancel()
+	wantEnding(t, "the backend", conn, "FIN")
+}
+
+// A resolver that hangs costs its backend's time and no more.
+func TestHangingLookupTakesTheConnectTimeout(t *testing.T) {
+	noLeaks(t)
+	live := serveTCP(t, "127.0.0.1:0", greet("live"))
+	a := hostPort("a.test", live.String())
+	r := newRig(t, []string{a, live.String()}, func(o *Options) { o.ConnectTimeout = 100 * time.Millisecond })
+	r.resolver.set("a.test", hangAnswer)
+	ann, _ := r.client()
+	hear(t, ann, "live")
+	second := r.line("backend failed, second strike").ContextMap()
+	if second["error"] != errConnectTimeout.Error() || second["address"] != nil {
+		t.Errorf("failed with %v", second)
+	}
+}
+
+// The end of ServeTCP's context ends the search, not the relay after it.
+func TestContextEndsTheSearchAlone(t *testing.T) {
+	noLeaks(t)
+	silent := newSilentTCP(t, "127.0.0.1:0")
+	r := newRig(t, []string{silent.String()})
+	ctx, cancel := context.WithCancelCause(context.Background())
+	near, far := tcpPair(t)
+	done := r.serve(ctx, plain(far))
+	waitForSYN(t, silent.String())
+	cancel(errors.New("enough"))
+	wantEnding(t, "the client", near, "RST")
+	receiveFrom(t, "the end", done)
+	if got := r.line("client refused").ContextMap()["error"]; got != "enough" {
+		t.Errorf("refused for %v", got)
+	}
+
+	live := serveTCP(t, "127.0.0.1:0", echo)
+	r = newRig(t, []string{live.String()})
+	ctx, cancel = context.WithCancelCause(context.Background())
+	near, far = tcpPair(t)
+	r.serve(ctx, plain(far))
+	say(t, near, "one")
+	hear(t, near, "one")
+	cancel(nil)
+	say(t, near, "two")
+	hear(t, near, "two")
+}
+
+// Drained backends are nobody's.
+func TestNoBackendTakesNewClients(t *testing.T) {
+	noLeaks(t)
+	live := serveTCP(t, "127.0.0.1:0", greet("live"))
+	r := newRig(t, []string{live.String()})
+	r.service.Pool.SetDrained(r.service.Pool.Backend(live.String()), true)
+	ann, _ := r.client()
+	wantEnding(t, "ann", ann, "RST")
+	if got := r.line("client refused").ContextMap()["error"]; got != errNoBackend.Error() {
+		t.Errorf("refused for %v", got)
+	}
+}

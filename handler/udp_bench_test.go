@@ -1,0 +1,97 @@
+package handler
+
+import (
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// nopReplier takes answers; took is told of each.
+type nopReplier struct{ took chan struct{} }
+
+func (c *nopReplier) Reply([]byte) error {
+	if c.took != nil {
+		c.took <- struct{}{}
+	}
+	return nil
+}
+
+func (c *nopReplier) Release() {}
+
+func benchRig(b *testing.B, backend string, edit ...func(*Options)) *udpRig {
+	r := newUDPRig(b, []string{backend}, append(edit, func(o *Options) { o.Log = zap.NewNop() })...)
+	r.engine.quiet = true
+	return r
+}
+
+// BenchmarkUDPEcho is a datagram to a real backend on loopback and back.
+func BenchmarkUDPEcho(b *testing.B) {
+	backend := newUDPBackend(b, echoDatagram)
+	r := benchRig(b, backend.addr, func(o *Options) { o.Engine = goroutines{} })
+	client := &nopReplier{took: make(chan struct{}, 1)}
+	datagram := make([]byte, 64)
+	b.ReportAllocs()
+	for b.Loop() {
+		r.relay.Deliver(udpKey(1), datagram, client)
+		<-client.took
+	}
+}
+
+// BenchmarkUDPDeliver is a datagram of an open session, never answered.
+func BenchmarkUDPDeliver(b *testing.B) {
+	r := benchRig(b, "192.0.2.1:53")
+	client, datagram := new(nopReplier), make([]byte, 64)
+	b.ReportAllocs()
+	for b.Loop() {
+		r.relay.Deliver(udpKey(1), datagram, client)
+	}
+}
+
+// BenchmarkUDPAsk is a datagram of an open session and its answer, with a
+// reply timeout to be set and stopped.
+func BenchmarkUDPAsk(b *testing.B) {
+	r := benchRig(b, "192.0.2.1:53", func(o *Options) { o.UDPReplyTimeout = time.Second })
+	client, datagram := new(nopReplier), make([]byte, 64)
+	r.relay.Deliver(udpKey(1), datagram, client)
+	sink := r.session(1).flow
+	b.ReportAllocs()
+	for b.Loop() {
+		r.relay.Deliver(udpKey(1), datagram, client)
+		sink.Datagram(datagram)
+	}
+}
+
+// BenchmarkUDPSession is a client's first datagram at a full table: a session
+// made, another evicted.
+func BenchmarkUDPSession(b *testing.B) {
+	r := benchRig(b, "192.0.2.1:53", func(o *Options) { o.MaxUDPSessions = 1000 })
+	client, datagram := new(nopReplier), make([]byte, 64)
+	n := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		n++
+		r.relay.Deliver(udpKey(n), datagram, client)
+	}
+}
+
+// An open session's datagrams cost no memory, in either direction.
+func TestUDPAllocations(t *testing.T) {
+	r := newUDPRig(t, []string{"192.0.2.1:53"}, func(o *Options) {
+		o.Log = zap.NewNop()
+		o.UDPReplyTimeout = limit
+	})
+	r.engine.quiet = true
+	client, datagram, key := new(nopReplier), make([]byte, 1400), udpKey(1)
+	r.relay.Deliver(key, datagram, client)
+	sink := r.session(1).flow
+	for what, f := range map[string]func(){
+		"a query and its answer": func() { r.relay.Deliver(key, datagram, client); sink.Datagram(datagram) },
+		"a query":                func() { r.relay.Deliver(key, datagram, client) },
+		"an answer":              func() { sink.Datagram(datagram) },
+	} {
+		if allocs := testing.AllocsPerRun(1000, f); allocs >= 1 {
+			t.Errorf("%s: %v allocations", what, allocs)
+		}
+	}
+}

@@ -1,0 +1,312 @@
+package handler
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// errRefused is what a socket says after an ICMP port unreachable.
+var errRefused = os.NewSyscallError("read", syscall.ECONNREFUSED)
+
+// fakeEngine makes sockets whose other end is the test. It writes down what is
+// done to them, one line each:
+//
+//	1 open 192.0.2.1:53
+//	1 < query
+//	1 close
+type fakeEngine struct {
+	onOpen                 func(addr netip.AddrPort) error            // nil: opens
+	onSend                 func(s *fakeSocket, datagram []byte) error // nil: takes it
+	onClose                func()
+	quiet                  bool       // writes nothing down
+	mu                     sync.Mutex // guards what follows
+	lines                  []string
+	all                    []*fakeSocket
+	opened, open, mostOpen int
+}
+
+type fakeSocket struct {
+	engine *fakeEngine
+	number int
+	addr   netip.AddrPort
+	sink   Sink
+	closed bool // guarded by engine.mu
+}
+
+// Open implements [Engine].
+func (e *fakeEngine) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
+	if e.onOpen != nil {
+		if err := e.onOpen(addr); err != nil {
+			e.write("open %s: %v", addr, err)
+			return nil, err
+		}
+	}
+	e.mu.Lock()
+	e.opened++
+	e.open++
+	e.mostOpen = max(e.mostOpen, e.open)
+	s := &fakeSocket{engine: e, number: e.opened, addr: addr, sink: sink}
+	if !e.quiet {
+		e.all = append(e.all, s)
+	}
+	e.mu.Unlock()
+	e.write("%d open %s", s.number, addr)
+	return s, nil
+}
+
+// Send implements [Socket].
+func (s *fakeSocket) Send(datagram []byte) error {
+	var err error
+	if s.engine.onSend != nil {
+		err = s.engine.onSend(s, datagram)
+	}
+	if s.engine.quiet {
+		return err
+	}
+	if err != nil {
+		s.engine.write("%d < %s: %v", s.number, datagram, err)
+	} else {
+		s.engine.write("%d < %s", s.number, datagram)
+	}
+	return err
+}
+
+// Close implements [Socket].
+func (s *fakeSocket) Close() {
+	e := s.engine
+	e.mu.Lock()
+	again := s.closed
+	s.closed = true
+	e.open--
+	e.mu.Unlock()
+	if again {
+		panic("socket closed twice")
+	}
+	e.write("%d close", s.number)
+	if e.onClose != nil {
+		e.onClose()
+	}
+}
+
+func (s *fakeSocket) answer(text string) { s.sink.Datagram([]byte(text)) }
+
+func (e *fakeEngine) write(format string, args ...any) {
+	if e.quiet {
+		return
+	}
+	line := fmt.Sprintf(format, args...)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lines = append(e.lines, line)
+}
+
+// socket is the n-th that was opened, from 1.
+func (e *fakeEngine) socket(n int) *fakeSocket {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.all[n-1]
+}
+
+func (e *fakeEngine) sockets() (open, mostOpen int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.open, e.mostOpen
+}
+
+// wants compares what was written down since the last call.
+func (e *fakeEngine) wants(t testing.TB, want ...string) {
+	t.Helper()
+	e.mu.Lock()
+	got := e.lines
+	e.lines = nil
+	e.mu.Unlock()
+	if !slices.Equal(got, want) {
+		t.Fatalf("sockets saw:\n\t%s\nwant:\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+// udpClient is a Replier that keeps what it is told.
+type udpClient struct {
+	onReply   func([]byte) // called before the reply is booked
+	onRelease func()
+
+	mu       sync.Mutex
+	got      []string
+	released int
+	late     int // replies that ended after Release
+}
+
+// Reply implements [Replier].
+func (c *udpClient) Reply(datagram []byte) error {
+	if c.onReply != nil {
+		c.onReply(datagram)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.got = append(c.got, string(datagram))
+	if c.released > 0 {
+		c.late++
+	}
+	return nil
+}
+
+// Release implements [Replier].
+func (c *udpClient) Release() {
+	c.mu.Lock()
+	c.released++
+	c.mu.Unlock()
+	if c.onRelease != nil {
+		c.onRelease()
+	}
+}
+
+// wants compares the answers since the last call.
+func (c *udpClient) wants(t testing.TB, want ...string) {
+	t.Helper()
+	c.mu.Lock()
+	got := c.got
+	c.got = nil
+	c.mu.Unlock()
+	if !slices.Equal(got, want) {
+		t.Fatalf("client got %q, want %q", got, want)
+	}
+}
+
+func (c *udpClient) wantReleased(t testing.TB, want int) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.released != want {
+		t.Fatalf("released %d times, want %d", c.released, want)
+	}
+	if c.late > 0 {
+		t.Fatalf("%d replies after the release", c.late)
+	}
+}
+
+func (c *udpClient) answers() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.got)
+}
+
+// udpKey is the n-th of very many clients.
+func udpKey(n int) Key {
+	ip := netip.AddrFrom4([4]byte{198, 51, byte(n >> 24), byte(n >> 16)})
+	return Key{Client: netip.AddrPortFrom(ip, uint16(n)), Local: netip.MustParseAddrPort("203.0.113.1:53")}
+}
+
+// udpRig is a rig over a fake engine.
+type udpRig struct {
+	*rig
+	engine *fakeEngine
+}
+
+func newUDPRig(t testing.TB, backends []string, edit ...func(*Options)) *udpRig {
+	t.Helper()
+	engine := new(fakeEngine)
+	edit = append([]func(*Options){func(o *Options) {
+		o.Engine = engine
+		o.MaxUDPSessions = 1 << 20
+	}}, edit...)
+	return &udpRig{rig: newRig(t, backends, edit...), engine: engine}
+}
+
+// deliver hands in datagrams of the n-th client.
+func (r *rig) deliver(n int, client Replier, datagrams ...string) {
+	for _, d := range datagrams {
+		r.relay.Deliver(udpKey(n), []byte(d), client)
+	}
+}
+
+// session is the n-th client's.
+func (r *rig) session(n int) *session {
+	t := r.service.sessions
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byKey[udpKey(n)]
+}
+
+func (r *rig) wantSessions(want int) {
+	r.t.Helper()
+	if _, got := r.service.Active(); got != want {
+		r.t.Fatalf("%d sessions, want %d", got, want)
+	}
+}
+
+func (r *rig) wantStrikes(backend string, strikes int, state upstream.State) {
+	r.t.Helper()
+	if s := r.status(backend, upstream.UDP); s.Strikes != strikes || s.State != state {
+		r.t.Fatalf("%s has %d strikes and is %s, want %d and %s:\n%s", backend, s.Strikes, s.State, strikes, state, r.transcript())
+	}
+}
+
+// udpBackend is a real backend on loopback. It gives each datagram to answer
+// and sends back what that returns; nil is silence.
+type udpBackend struct {
+	conn *net.UDPConn
+	addr string
+	got  chan string
+}
+
+func newUDPBackend(t testing.TB, answer func([]byte) []byte) *udpBackend {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	check(t, err)
+	b := &udpBackend{conn: conn, addr: conn.LocalAddr().String(), got: make(chan string, 1024)}
+	t.Cleanup(func() { _ = conn.Close() })
+	go func() { // ends when the socket is closed
+		buf := make([]byte, 1<<16)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			select {
+			case b.got <- string(buf[:n]):
+			default: // nobody looks at so many
+			}
+			if a := answer(buf[:n]); a != nil {
+				_, _ = conn.WriteToUDPAddrPort(a, from)
+			}
+		}
+	}()
+	return b
+}
+
+func echoDatagram(datagram []byte) []byte { return datagram }
+
+// Ports of loopback where nobody listens: below 1024, or a socket of the relay
+// might be given one of them.
+const (
+	deadAddr  = "127.0.0.1:1"
+	deadAddr2 = "127.0.0.1:2"
+)
+
+func (c *udpClient) waitFor(t testing.TB, want ...string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d answers", len(want)), func() bool { return c.answers() >= len(want) })
+	c.wants(t, want...)
+}
+
+// waitAnswer comes once the channel is closed.
+func waitAnswer(found <-chan bool, list ...string) answer {
+	return func(ctx context.Context, _ asked) ([]netip.Addr, error) {
+		select {
+		case <-found:
+			return addrsOf(list...), nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}

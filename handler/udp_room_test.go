@@ -1,0 +1,100 @@
+package handler
+
+import (
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+var (
+	errNoPort   = os.NewSyscallError("connect", syscall.EAGAIN)
+	errNoFile   = os.NewSyscallError("socket", syscall.EMFILE)
+	errNoMemory = os.NewSyscallError("write", syscall.ENOBUFS)
+	errTooBig   = os.NewSyscallError("write", syscall.EMSGSIZE)
+)
+
+func TestUDPNoRoom(t *testing.T) {
+	// openAtMost makes an engine that has room for so many sockets.
+	openAtMost := func(r *udpRig, n int, err error) {
+		r.engine.onOpen = func(netip.AddrPort) error {
+			if open, _ := r.engine.sockets(); open >= n {
+				return err
+			}
+			return nil
+		}
+	}
+	for name, err := range map[string]error{"port": errNoPort, "descriptor": errNoFile} {
+		t.Run("no "+name+" left: the longest-idle session ends", func(t *testing.T) {
+			r := newUDPRig(t, []string{"192.0.2.1:53"})
+			openAtMost(r, 3, err)
+			clients := make([]udpClient, 4)
+			for i := range clients {
+				r.deliver(i, &clients[i], "a")
+			}
+			r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "2 open 192.0.2.1:53", "2 < a", "3 open 192.0.2.1:53", "3 < a",
+				"open 192.0.2.1:53: "+err.Error(), "1 close", "4 open 192.0.2.1:53", "4 < a")
+			r.wantSessions(3)
+			clients[0].wantReleased(t, 1)
+			r.wantStrikes("192.0.2.1:53", 0, upstream.Up)
+			r.wantLines("out of descriptors, memory or ports", 1, "session evicted", 1)
+		})
+	}
+	t.Run("at most three sessions go for one attempt", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"})
+		for i := range 6 {
+			r.deliver(i, new(udpClient), "a")
+		}
+		r.engine.lines = nil
+		openAtMost(r, 0, errNoFile)
+		r.deliver(6, new(udpClient), "b")
+		no := "open 192.0.2.1:53: " + errNoFile.Error()
+		r.engine.wants(t, no, "1 close", no, "2 close", no, "3 close", no)
+		r.wantSessions(4)
+		r.wantStrikes("192.0.2.1:53", 0, upstream.Up)
+		r.wantLines("client refused", 1)
+		if got := r.session(6).phase; got != refused {
+			t.Fatalf("phase %d, want refused", got)
+		}
+	})
+	t.Run("there is no other session", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		openAtMost(r, 0, errNoFile)
+		r.deliver(1, new(udpClient), "a")
+		r.wantSessions(1)
+		r.wantLines("client refused", 1)
+		r.wantStrikes("192.0.2.1:53", 0, upstream.Up)
+	})
+	t.Run("an established session does not go for its own new socket", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		r.deliver(1, new(udpClient), "a") // the longest idle from here on
+		r.deliver(2, new(udpClient), "b")
+		r.engine.lines = nil
+		openAtMost(r, 1, errNoPort)
+		r.engine.socket(1).sink.Failed(errRefused)
+		r.engine.wants(t, "1 close", "open 192.0.2.1:53: "+errNoPort.Error(), "2 close", "3 open 192.0.2.1:53", "3 < a")
+	})
+}
+
+func TestUDPUnsendable(t *testing.T) {
+	for name, err := range map[string]error{"too big": errTooBig, "no memory": errNoMemory} {
+		t.Run(name+": that datagram only, no strike", func(t *testing.T) {
+			r := newUDPRig(t, []string{"192.0.2.1:53"})
+			r.engine.onSend = func(_ *fakeSocket, d []byte) error {
+				if string(d) == "x" {
+					return err
+				}
+				return nil
+			}
+			client := new(udpClient)
+			r.deliver(1, client, "x", "a", "x", "b")
+			bad := "1 < x: " + err.Error()
+			r.engine.wants(t, "1 open 192.0.2.1:53", bad, "1 < a", bad, "1 < b")
+			r.wantStrikes("192.0.2.1:53", 0, upstream.Up)
+			r.engine.socket(1).sink.Failed(errRefused) // it is not sent again either
+			r.engine.wants(t, "1 close", "2 open 192.0.2.1:53", "2 < a", "2 < b")
+		})
+	}
+}

@@ -1,0 +1,196 @@
+package handler
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+)
+
+func TestUDPSession(t *testing.T) {
+	t.Run("has one socket and keeps the order", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		client := new(udpClient)
+		r.deliver(1, client, "a", "", "b")
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 < ", "1 < b")
+		r.engine.socket(1).answer("A")
+		r.engine.socket(1).answer("")
+		r.engine.socket(1).answer("B")
+		client.wants(t, "A", "", "B")
+		r.deliver(1, client, "c")
+		r.engine.wants(t, "1 < c")
+	})
+	t.Run("is keyed by client and local address", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		one, two := new(udpClient), new(udpClient)
+		key := udpKey(1)
+		r.relay.Deliver(key, []byte("a"), one)
+		key.Local = netip.MustParseAddrPort("203.0.113.2:53")
+		r.relay.Deliver(key, []byte("b"), two)
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "2 open 192.0.2.1:53", "2 < b")
+		r.wantSessions(2)
+		r.engine.socket(2).answer("B")
+		r.engine.socket(1).answer("A")
+		one.wants(t, "A")
+		two.wants(t, "B")
+	})
+	t.Run("a datagram may be overwritten after Deliver", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"})
+		buf := []byte("a")
+		r.relay.Deliver(udpKey(1), buf, new(udpClient))
+		buf[0] = 'x'
+		r.engine.socket(1).sink.Failed(errRefused)
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close", "2 open 192.0.2.1:53", "2 < a")
+	})
+	t.Run("a socket it has left is deaf", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"})
+		client := new(udpClient)
+		r.deliver(1, client, "a")
+		r.engine.socket(1).sink.Failed(errRefused)
+		r.engine.socket(1).answer("late")
+		r.engine.socket(1).sink.Failed(errRefused)
+		client.wants(t)
+		r.wantStrikes("192.0.2.1:53", 1, "struck")
+	})
+}
+
+func TestUDPReplier(t *testing.T) {
+	t.Run("the latest gets the answers, the old one is released", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		one, two := new(udpClient), new(udpClient)
+		r.deliver(1, one, "a", "b")
+		r.engine.socket(1).answer("A")
+		one.wantReleased(t, 0)
+		r.deliver(1, two, "c", "d")
+		one.wantReleased(t, 1)
+		r.engine.socket(1).answer("B")
+		one.wants(t, "A")
+		two.wants(t, "B")
+		two.wantReleased(t, 0)
+		r.service.Close()
+		one.wantReleased(t, 1)
+		two.wantReleased(t, 1)
+	})
+	t.Run("is released after its last reply, not during it", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		began, finish, done := make(chan bool), make(chan bool), make(chan bool)
+		client := &udpClient{onReply: func([]byte) { began <- true; <-finish }}
+		r.deliver(1, client, "a")
+		go func() { r.engine.socket(1).answer("A"); close(done) }()
+		receiveFrom(t, "reply", began)
+		r.service.Close()
+		client.wantReleased(t, 0)
+		close(finish)
+		receiveFrom(t, "end of reply", done)
+		client.wants(t, "A")
+		client.wantReleased(t, 1)
+	})
+	t.Run("is released without a lock held", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		again := new(udpClient)
+		client := &udpClient{onRelease: func() { r.deliver(1, again, "b") }} // would deadlock
+		r.deliver(1, client, "a")
+		r.session(1).end(evictedForRoom)
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close", "2 open 192.0.2.1:53", "2 < b")
+	})
+	t.Run("is not kept waiting by another client's", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		hang, done := make(chan bool), make(chan bool)
+		slow, quick := &udpClient{onReply: func([]byte) { <-hang }}, new(udpClient)
+		r.deliver(1, slow, "a")
+		r.deliver(2, quick, "b")
+		go func() { r.engine.socket(1).answer("A"); close(done) }()
+		r.engine.socket(2).answer("B")
+		r.deliver(1, slow, "c") // not even its own datagrams wait
+		quick.wants(t, "B")
+		close(hang)
+		receiveFrom(t, "slow reply", done)
+	})
+}
+
+func TestUDPLookup(t *testing.T) {
+	t.Run("keeps nobody waiting", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newUDPRig(t, []string{"hangs.example:53"})
+			r.resolver.set("hangs.example", hangAnswer)
+			r.deliver(1, new(udpClient), "a", "b") // must return
+			synctest.Wait()
+			r.engine.wants(t)
+			other := newUDPRig(t, []string{"quick.example:53"})
+			other.resolver.setCached("quick.example", "192.0.2.1")
+			other.deliver(1, new(udpClient), "c")
+			other.engine.wants(t, "1 open 192.0.2.1:53", "1 < c")
+		})
+	})
+	t.Run("that hangs for one session delays no other of the service", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newUDPRig(t, []string{"hangs.example:53"})
+			r.resolver.set("hangs.example", hangAnswer)
+			r.deliver(1, new(udpClient), "a")
+			synctest.Wait()
+			r.resolver.setCached("hangs.example", "192.0.2.1") // as if somebody else had brought the answer
+			client := new(udpClient)
+			r.deliver(2, client, "b")
+			r.engine.wants(t, "1 open 192.0.2.1:53", "1 < b")
+			r.engine.socket(1).answer("B")
+			client.wants(t, "B")
+		})
+	})
+	t.Run("queues datagrams and sends them in order", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newUDPRig(t, []string{"a.example:53"})
+			r.resolver.set("a.example", addrsAnswer("192.0.2.1"))
+			want := []string{"1 open 192.0.2.1:53"}
+			for i := range 20 {
+				r.deliver(1, new(udpClient), fmt.Sprint(i))
+				want = append(want, fmt.Sprintf("1 < %d", i))
+			}
+			synctest.Wait()
+			r.engine.wants(t, want...)
+			if n := len(r.resolver.questions("a.example")); n != 1 {
+				t.Fatalf("%d questions, want 1", n)
+			}
+		})
+	})
+	t.Run("ends with its session", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newUDPRig(t, []string{"hangs.example:53"})
+			r.resolver.set("hangs.example", hangAnswer)
+			r.deliver(1, new(udpClient), "a")
+			synctest.Wait()
+			r.service.Close() // a goroutine left over would be a deadlock of the bubble
+			r.wantSessions(0)
+		})
+	})
+	t.Run("that fails is a failed attempt", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newUDPRig(t, []string{"none.example:53", "192.0.2.2:53"})
+			r.deliver(1, new(udpClient), "a")
+			synctest.Wait()
+			r.engine.wants(t, "1 open 192.0.2.2:53", "1 < a")
+			r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1)
+		})
+	})
+}
+
+func TestUDPClose(t *testing.T) {
+	r := newUDPRig(t, []string{"192.0.2.1:53"})
+	clients := make([]udpClient, 10)
+	for i := range clients {
+		r.deliver(i, &clients[i], "a")
+	}
+	r.wantSessions(len(clients))
+	r.service.Close()
+	r.wantSessions(0)
+	for i := range clients {
+		clients[i].wantReleased(t, 1)
+	}
+	if open, _ := r.engine.sockets(); open != 0 {
+		t.Fatalf("%d sockets left open", open)
+	}
+	late := new(udpClient)
+	r.deliver(1, late, "b")
+	late.wantReleased(t, 1)
+	r.wantSessions(0)
+	r.service.Close() // twice is as good as once
+}

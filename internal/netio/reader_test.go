@@ -1,0 +1,231 @@
+package netio
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// readers are ways to read one stream: by descriptor, and through Read.
+var readers = map[string]func(*net.TCPConn) *Reader{
+	"socket":  func(conn *net.TCPConn) *Reader { return NewReader(conn) },
+	"wrapped": func(conn *net.TCPConn) *Reader { return NewReader(struct{ net.Conn }{conn}) },
+}
+
+func TestReaderReadsAStream(t *testing.T) {
+	for name, reader := range readers {
+		t.Run(name, func(t *testing.T) {
+			near, far := tcpPair(t)
+			r := reader(far)
+			defer r.Release()
+			sent := make([]byte, 3<<20)
+			_, _ = rand.Read(sent)
+			go func() {
+				_, _ = near.Write(sent)
+				_ = near.CloseWrite()
+			}()
+			var got bytes.Buffer
+			for {
+				piece, err := r.Next()
+				if err != nil {
+					if err != io.EOF {
+						t.Fatal(err)
+					}
+					break
+				}
+				if len(piece) == 0 || len(piece) > BufferSize {
+					t.Fatalf("a piece of %d bytes", len(piece))
+				}
+				got.Write(piece)
+			}
+			if !bytes.Equal(got.Bytes(), sent) {
+				t.Errorf("%d other bytes", got.Len())
+			}
+			if _, err := r.Next(); err != io.EOF {
+				t.Errorf("after the end: %v", err)
+			}
+			if r.buf != nil {
+				t.Error("a buffer is held after the end")
+			}
+		})
+	}
+}
+
+func TestReaderReset(t *testing.T) {
+	for name, reader := range readers {
+		t.Run(name, func(t *testing.T) {
+			near, far := tcpPair(t)
+			_, err := near.Write([]byte("last words"))
+			check(t, err)
+			r := reader(far)
+			if got, err := r.Next(); string(got) != "last words" {
+				t.Fatalf("%q, %v", got, err)
+			}
+			Reset(near)
+			if _, err := r.Next(); runtime.GOOS != "windows" && !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("a reset is %v", err)
+			}
+		})
+	}
+}
+
+// Whoever waits is woken when the connection is closed here, or is late.
+func TestReaderIsWoken(t *testing.T) {
+	for name, reader := range readers {
+		t.Run(name, func(t *testing.T) {
+			_, far := tcpPair(t)
+			r := reader(far)
+			check(t, far.SetReadDeadline(time.Now()))
+			if _, err := r.Next(); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("late: %v", err)
+			}
+			check(t, far.SetReadDeadline(time.Time{}))
+			over := make(chan error)
+			go func() {
+				_, err := r.Next()
+				over <- err
+			}()
+			check(t, far.Close())
+			if err := <-over; !errors.Is(err, net.ErrClosed) {
+				t.Errorf("closed: %v", err)
+			}
+			if r.buf != nil {
+				t.Error("a buffer is held")
+			}
+		})
+	}
+}
+
+// A connection at rest holds no buffer: after the bytes there were, Next gives
+// it back before it waits.
+func TestReaderAtRestHoldsNoBuffer(t *testing.T) {
+	near, far := tcpPair(t)
+	r := NewReader(far)
+	if r.raw == nil {
+		t.Skip("read through Read on this system")
+	}
+	ready, waits := r.ready, make(chan *Buffer, 10)
+	r.ready = func(fd uintptr) bool {
+		done := ready(fd)
+		if !done {
+			waits <- r.buf
+		}
+		return done
+	}
+	for range 3 {
+		over := make(chan string)
+		go func() {
+			got, _ := r.Next()
+			over <- string(got)
+		}()
+		if held := <-waits; held != nil {
+			t.Error("waits with a buffer")
+		}
+		_, err := near.Write([]byte("word"))
+		check(t, err)
+		if got := <-over; got != "word" {
+			t.Errorf("got %q", got)
+		}
+	}
+}
+
+func TestReaderReadsDatagrams(t *testing.T) {
+	near, far := udpPair(t)
+	r := NewReader(far)
+	defer r.Release()
+	big := make([]byte, 65507)
+	_, _ = rand.Read(big)
+	for _, sent := range [][]byte{[]byte("one"), {}, big, {}, []byte("two")} {
+		_, err := near.Write(sent)
+		check(t, err)
+		got, err := r.Next()
+		if err != nil || got == nil || !bytes.Equal(got, sent) {
+			t.Errorf("%d bytes and %v, want the %d sent", len(got), err, len(sent))
+		}
+	}
+}
+
+// An ICMP message is an error, after which the socket is as good as new.
+func TestReaderICMP(t *testing.T) {
+	near, far := udpPair(t)
+	address := far.LocalAddr().(*net.UDPAddr)
+	check(t, far.Close())
+	_, err := near.Write([]byte("anybody?"))
+	check(t, err)
+	r := NewReader(near)
+	defer r.Release()
+	check(t, near.SetReadDeadline(time.Now().Add(limit)))
+	if _, err := r.Next(); runtime.GOOS == "linux" && !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Fatalf("nobody there is %v", err)
+	}
+	back, err := net.DialUDP("udp", address, near.LocalAddr().(*net.UDPAddr))
+	check(t, err)
+	defer back.Close()
+	_, err = back.Write([]byte("here"))
+	check(t, err)
+	if got, err := r.Next(); string(got) != "here" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// hasty is a connection that gives its error beside the last bytes.
+type hasty struct {
+	net.Conn
+	err error
+}
+
+func (h hasty) Read(p []byte) (int, error) { return copy(p, "last"), h.err }
+
+func TestReaderErrorBesideBytes(t *testing.T) {
+	for _, err := range []error{io.EOF, errors.New("cut")} {
+		r := NewReader(hasty{err: err})
+		if got, gotErr := r.Next(); string(got) != "last" || gotErr != nil {
+			t.Errorf("%q, %v, want the bytes first", got, gotErr)
+		}
+		if got, gotErr := r.Next(); len(got) != 0 || gotErr != err {
+			t.Errorf("%q, %v, want %v", got, gotErr, err)
+		}
+		if r.buf != nil {
+			t.Error("a buffer is held")
+		}
+	}
+}
+
+func TestReaderAllocatesNothing(t *testing.T) {
+	near, far := tcpPair(t)
+	r := NewReader(far)
+	defer r.Release()
+	word := []byte("word")
+	round := func() {
+		if _, err := near.Write(word); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	round()
+	// One in a while is the pool's, which the collector empties.
+	if n := testing.AllocsPerRun(200, round); n >= 1 {
+		t.Errorf("%v allocations for a read", n)
+	}
+}
+
+func TestBuffers(t *testing.T) {
+	if BufferSize < 65507 {
+		t.Error("the largest datagram has no room")
+	}
+	one, other := GetBuffer(), GetBuffer()
+	if one == other {
+		t.Error("one buffer twice")
+	}
+	one.Free()
+	other.Free()
+}
