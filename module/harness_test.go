@@ -120,17 +120,32 @@ func (s *server) reload(layer4 string) error {
 	return s.post("/load", "application/json", config)
 }
 
+// post asks the admin API; an answer other than 200 is an error.
 func (s *server) post(path, contentType string, body []byte) error {
-	answer, err := http.Post("http://"+s.admin+path, contentType, bytes.NewReader(body))
+	_, err := s.request(path, contentType, body)
+	return err
+}
+
+// request gives the admin API's answer. Each load replaces the admin API's
+// listener as well, and resets who waits in its queue: such a request was not
+// seen and is made again.
+func (s *server) request(path, contentType string, body []byte) (text []byte, err error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	var answer *http.Response
+	for range 20 {
+		if answer, err = client.Post("http://"+s.admin+path, contentType, bytes.NewReader(body)); err == nil {
+			break
+		}
+	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer answer.Body.Close()
-	text, _ := io.ReadAll(answer.Body)
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", answer.Status, text)
+	text, err = io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", answer.Status, text)
 	}
-	return nil
+	return text, err
 }
 
 // lines are the relay's log lines with that message so far.

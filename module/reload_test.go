@@ -3,9 +3,7 @@ package module_test
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"runtime"
 	"slices"
 	"strings"
@@ -198,12 +196,10 @@ func TestYAMLThroughTheAdminAPI(t *testing.T) {
 	port := freePort(t)
 	s := start(t, block(freeAddr(t), backend)) // /adapt needs a running admin API
 	yaml := fmt.Sprintf("services:\n  - name: web\n    listen: {address: 127.0.0.1, port: %d}\n    backends: [%q]\n", port, backend)
-	answer, err := http.Post("http://"+s.admin+"/adapt", "text/async-relay", strings.NewReader(yaml))
+	body, err := s.request("/adapt", "text/async-relay", []byte(yaml))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	body, _ := io.ReadAll(answer.Body)
 	var adapted struct{ Result map[string]any }
 	if err := json.Unmarshal(body, &adapted); err != nil || adapted.Result == nil {
 		t.Fatalf("%v: %s", err, body)
