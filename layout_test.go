@@ -14,14 +14,15 @@ const root = "github.com/async-relay/caddy-relay"
 // arrows says which of our packages each may import (a trailing /... is all
 // below it). They point downwards only: a plain core under a Caddy shell.
 var arrows = map[string][]string{
-	".":              {"module"},
-	"cmd/caddy":      {"."},
-	"module":         {"caddyfile", "handler", "upstream", "resolver", "internal/..."},
-	"handler":        {"upstream", "internal/..."},
-	"caddyfile":      {},
-	"upstream":       {},
-	"resolver":       {},
-	"internal/netio": {},
+	".":               {"module"},
+	"cmd/caddy":       {"."},
+	"module":          {"caddyfile", "handler", "upstream", "resolver", "internal/..."},
+	"handler":         {"upstream", "internal/..."},
+	"caddyfile":       {},
+	"upstream":        {},
+	"resolver":        {},
+	"internal/listen": {},
+	"internal/netio":  {},
 }
 
 // core are the packages that build without Caddy in their dependencies.

@@ -1,0 +1,170 @@
+package listen
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Conn is one client of a UDP socket, as a net.Conn for whoever reads it: one
+// datagram a Read, or the rest of one that did not fit. A relay takes it over
+// instead ([Conn.Take]) and is given its datagrams from then on, on the
+// socket's own goroutine.
+type Conn struct {
+	socket *udpSocket
+	key    key
+	oob    []byte       // control message that makes answers leave from key.local; nil where there is one address
+	local  *net.UDPAddr // set once, as is remote
+	remote *net.UDPAddr
+	used   atomic.Int64 // when a datagram last went either way, see now
+
+	mu     sync.Mutex // guards what follows
+	queue  [][]byte   // datagrams from the client: first those read already and kept, then those not
+	next   int        // the first one in queue not yet read to its end
+	offset int        // how much of it is
+	kept   int        // bytes of those read to their end
+	unread int        // bytes of those that are not
+	taken  bool
+	sink   func([]byte) // where datagrams go, once Take has emptied the queue
+	closed bool
+	late   bool      // the deadline has passed
+	more   sync.Cond // something to read, closed, taken, or another deadline
+	alarm  *time.Timer
+}
+
+func newConn(u *udpSocket, k key) *Conn {
+	c := &Conn{socket: u, key: k, remote: net.UDPAddrFromAddrPort(k.client)}
+	local := u.at
+	if k.local.IsValid() {
+		local = netip.AddrPortFrom(k.local, u.at.Port())
+		c.oob = fromLocal(u.conn, k.local)
+	}
+	c.local = net.UDPAddrFromAddrPort(local)
+	c.more.L = &c.mu
+	c.touch()
+	return c
+}
+
+// now is a clock that nobody sets.
+func now() time.Duration { return time.Since(beginning) }
+
+var beginning = time.Now()
+
+func (c *Conn) touch()                 { c.used.Store(int64(now())) }
+func (c *Conn) idleFor() time.Duration { return now() - time.Duration(c.used.Load()) }
+
+// Client is the client's address, as part of the key of a session.
+func (c *Conn) Client() netip.AddrPort { return c.key.client }
+
+// Local is the address of ours that the client sends to, as the other part.
+func (c *Conn) Local() netip.AddrPort { return c.local.AddrPort() }
+
+// Read implements net.Conn. An empty datagram reads as nothing. After Close,
+// or Take, there is nothing more.
+func (c *Conn) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case c.closed || c.taken:
+			return 0, io.EOF
+		case c.late:
+			return 0, os.ErrDeadlineExceeded
+		case c.next < len(c.queue):
+			return c.read(b), nil
+		}
+		c.more.Wait()
+	}
+}
+
+// Write implements net.Conn: it sends one datagram to the client, from the
+// address that the client sent to.
+func (c *Conn) Write(b []byte) (int, error) {
+	c.touch()
+	n, _, err := c.socket.conn.WriteMsgUDPAddrPort(b, c.oob, c.key.client)
+	return n, err
+}
+
+// Close implements net.Conn. The client's next datagram makes another Conn.
+// After Take it does nothing: whoever accepted the client is through with it,
+// and whoever took it is not.
+func (c *Conn) Close() error {
+	c.endIf(func() bool { return !c.taken })
+	return nil
+}
+
+// End ends the client, taken or not. Its next datagram makes another Conn.
+func (c *Conn) End() {
+	c.endIf(func() bool { return true })
+}
+
+// expire ends a client that nobody has taken over and nobody hears of. One
+// that was taken has an idle timeout of its own.
+func (c *Conn) expire() {
+	c.endIf(func() bool { return !c.taken && c.idleFor() > idleTimeout })
+}
+
+// endIf asks under the lock, because Take or a datagram may come in between.
+func (c *Conn) endIf(may func() bool) {
+	c.mu.Lock()
+	if c.closed || !may() {
+		c.mu.Unlock()
+		return
+	}
+	c.closed = true
+	c.clear()
+	c.stopAlarm()
+	c.more.Broadcast()
+	taken := c.taken
+	c.mu.Unlock()
+	c.socket.remove(c, taken)
+}
+
+// LocalAddr implements net.Conn.
+func (c *Conn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr implements net.Conn.
+func (c *Conn) RemoteAddr() net.Addr { return c.remote }
+
+// SetDeadline implements net.Conn. Writes do not wait and have no deadline.
+func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.taken {
+		return nil
+	}
+	c.stopAlarm()
+	wait := time.Until(t)
+	c.late = !t.IsZero() && wait <= 0
+	if !t.IsZero() && wait > 0 {
+		var alarm *time.Timer
+		alarm = time.AfterFunc(wait, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.alarm == alarm { // and not one that could not be stopped any more
+				c.late = true
+				c.more.Broadcast()
+			}
+		})
+		c.alarm = alarm
+	}
+	c.more.Broadcast()
+	return nil
+}
+
+func (c *Conn) stopAlarm() {
+	if c.alarm != nil {
+		c.alarm.Stop()
+		c.alarm = nil
+	}
+}
