@@ -19,7 +19,7 @@ func (goroutines) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 		return nil, err
 	}
 	go receive(conn, sink) // ends when the socket is closed
-	return udpSocket{conn}, nil
+	return &udpSocket{conn: conn}, nil
 }
 
 // maxFailures is how many errors in a row a socket may have before it is given
@@ -47,11 +47,14 @@ func receive(conn *net.UDPConn, sink Sink) {
 	_ = conn.Close() // whoever sends next is told
 }
 
-type udpSocket struct{ conn *net.UDPConn }
-
-func (s udpSocket) Send(datagram []byte) error {
-	_, err := s.conn.Write(datagram)
-	return err
+// udpSocket is a connected socket; sending is up to the system.
+type udpSocket struct {
+	conn *net.UDPConn
+	sender
 }
 
-func (s udpSocket) Close() { _ = s.conn.Close() }
+// Send implements [Socket].
+func (s *udpSocket) Send(datagram []byte) error { return s.send(s.conn, datagram) }
+
+// Close implements [Socket].
+func (s *udpSocket) Close() { _ = s.conn.Close() }

@@ -21,6 +21,9 @@ const (
 	backendReset  reason = "backend_reset"
 	idleTimeout   reason = "idle_timeout"
 	panicked      reason = "panic"
+	removed       reason = "reload"   // its service left the config, and the grace period is over
+	shutdown      reason = "shutdown" // the drain is over
+	serviceClosed reason = "closed"
 )
 
 // link carries bytes between a client and its backend, on two goroutines, the
@@ -191,7 +194,7 @@ func (l *link) end(why reason) {
 		return
 	}
 	switch why {
-	case clientReset, backendReset:
+	case clientReset, backendReset, removed, shutdown, serviceClosed:
 		netio.Reset(l.backend)
 		l.client.reset()
 	case panicked:
@@ -201,14 +204,14 @@ func (l *link) end(why reason) {
 		// A shutdown first: a close alone would reset a peer whose bytes lie
 		// unread, without a FIN. Not so on TLS, whose CloseWrite waits for a
 		// Write that hangs, and whose Close says goodbye by itself.
-		shutdown(l.backend)
-		shutdown(l.client.Conn)
+		sayFIN(l.backend)
+		sayFIN(l.client.Conn)
 		_ = l.backend.Close()
 		_ = l.client.Conn.Close()
 	}
 }
 
-func shutdown(conn net.Conn) {
+func sayFIN(conn net.Conn) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.CloseWrite()
 	}

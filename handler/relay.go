@@ -3,13 +3,11 @@ package handler
 import (
 	"context"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
-	"github.com/async-relay/caddy-relay/upstream"
 )
 
 // Resolver is where names become addresses: package resolver's cache, seen
@@ -37,27 +35,6 @@ type Options struct {
 	Engine          Engine // nil: goroutines, on any system
 	Log             *zap.Logger
 }
-
-// Service is what a service keeps through changes of its settings.
-type Service struct {
-	Name string         // set once
-	Pool *upstream.Pool // set once
-
-	sessions *sessions    // set once
-	tcp      atomic.Int64 // TCP relays at work, attempts included
-	floods   floods
-}
-
-// NewService makes the running state of a service.
-func NewService(name string, pool *upstream.Pool) *Service {
-	return &Service{Name: name, Pool: pool, sessions: newSessions()}
-}
-
-// Active counts the TCP relays and UDP sessions at work.
-func (s *Service) Active() (tcp, udp int) { return int(s.tcp.Load()), s.sessions.len() }
-
-// Close ends the UDP sessions. TCP relays end with their ServeTCP.
-func (s *Service) Close() { s.sessions.close() }
 
 // Relay serves clients of a service with one set of settings. All methods may
 // be called by any number of goroutines.

@@ -111,6 +111,7 @@ func (s *session) openLocked() {
 		if err == nil {
 			f.socket = socket
 			s.flow, s.phase = f, open
+			s.holds.Store(true)
 			s.awaitLocked()
 			s.sendFromLocked(0)
 			return
@@ -147,7 +148,7 @@ func (s *session) makeRoomLocked(why error) {
 }
 
 func (s *session) makeRoom(a upstream.Attempt, why error) {
-	victim := s.relay.service.sessions.evict(s)
+	victim := s.relay.service.sessions.evict()
 	if victim != nil {
 		victim.end(evictedForRoom)
 	}
@@ -262,6 +263,7 @@ func (s *session) leaveFlowLocked() {
 	}
 	if f := s.flow; f != nil {
 		s.flow = nil
+		s.holds.Store(false)
 		f.socket.Close()
 	}
 }

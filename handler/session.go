@@ -18,7 +18,6 @@ import (
 const (
 	evictedForRoom   reason = "evicted"
 	responsesReached reason = "responses"
-	serviceClosed    reason = "closed"
 )
 
 // phase is where a session stands.
@@ -43,7 +42,8 @@ type session struct {
 	key   Key    // set once
 	relay *Relay // set once: the settings it was made with
 
-	used atomic.Int64 // when a datagram last went either way, after sessions.epoch
+	used  atomic.Int64 // when a datagram last went either way, after sessions.epoch
+	holds atomic.Bool  // has a socket; changes under mu
 
 	entry // guarded by sessions.mu, which may be taken while mu is held, never the other way round
 
@@ -257,6 +257,17 @@ func (s *session) endIfIdle() bool {
 	}
 	s.endLocked(idleTimeout)
 	return true
+}
+
+// endIfQuiet ends the session if it owes nobody an answer and nothing has
+// passed for that long.
+func (s *session) endIfQuiet(quiet time.Duration) {
+	defer s.guard()
+	s.lock()
+	defer s.unlock()
+	if s.idleFor() >= quiet && !s.waiting {
+		s.endLocked(shutdown)
+	}
 }
 
 func (s *session) endLocked(why reason) {

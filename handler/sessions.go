@@ -13,6 +13,7 @@ import (
 // own is taken.
 type sessions struct {
 	epoch time.Time // set once: what times count from
+	empty func()    // set once: told, under mu, that the last session has ended
 
 	mu     sync.Mutex // guards what follows
 	byKey  map[Key]*session
@@ -30,8 +31,8 @@ type entry struct {
 	stamp time.Duration // session.used when it was last put in order
 }
 
-func newSessions() *sessions {
-	return &sessions{epoch: time.Now(), byKey: make(map[Key]*session)}
+func newSessions(empty func()) *sessions {
+	return &sessions{epoch: time.Now(), empty: empty, byKey: make(map[Key]*session)}
 }
 
 func (t *sessions) len() int {
@@ -49,7 +50,7 @@ func (t *sessions) get(key Key, r *Relay) (s, victim *session) {
 		return s, nil
 	}
 	if len(t.byKey) >= r.opts.MaxUDPSessions {
-		victim = t.evictLocked(nil)
+		victim = t.evictLocked((*expiry).first)
 	}
 	s = newSession(key, r)
 	s.touch()
@@ -59,21 +60,19 @@ func (t *sessions) get(key Key, r *Relay) (s, victim *session) {
 	return s, victim
 }
 
-// evict takes the longest-idle session out of the table, first among those
-// that never had an answer; not the one that asks. The caller ends it.
-func (t *sessions) evict(asking *session) *session {
+// evict takes a session out of the table whose end sets a socket free. The
+// caller ends it.
+func (t *sessions) evict() *session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.evictLocked(asking)
+	return t.evictLocked((*expiry).firstHolder)
 }
 
-func (t *sessions) evictLocked(asking *session) *session {
+// evictLocked takes the first session out of the table, first among those
+// that never had an answer.
+func (t *sessions) evictLocked(first func(*expiry) *session) *session {
 	for _, queue := range []*expiry{&t.silent, &t.spoken} {
-		if asking != nil && asking.queue == queue {
-			queue.take(asking)
-			defer queue.push(asking)
-		}
-		if victim := queue.first(); victim != nil {
+		if victim := first(queue); victim != nil {
 			t.forgetLocked(victim)
 			return victim
 		}
@@ -95,10 +94,14 @@ func (t *sessions) forgetLocked(s *session) {
 	if s.queue != nil {
 		s.queue.take(s)
 	}
-	if len(t.byKey) == 0 && t.timer != nil {
+	if len(t.byKey) > 0 {
+		return
+	}
+	if t.timer != nil {
 		t.timer.Stop()
 		t.due = 0
 	}
+	t.empty()
 }
 
 // heard books that a session has had its first answer.
@@ -128,22 +131,23 @@ func (t *sessions) all() []*session {
 	return list
 }
 
-// close ends all sessions and takes no more.
-func (t *sessions) close() {
+// refuse takes no new sessions from now on.
+func (t *sessions) refuse() {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.closed = true
-	if t.timer != nil {
-		t.timer.Stop()
-	}
-	t.mu.Unlock()
+}
+
+// endQuiet ends sessions that are as good as finished.
+func (t *sessions) endQuiet(quiet time.Duration) {
 	for _, s := range t.all() {
-		s.end(serviceClosed)
+		s.endIfQuiet(quiet)
 	}
 }
 
 // armLocked has sweep called at due, unless it is called earlier anyway.
 func (t *sessions) armLocked(due time.Duration) {
-	if t.closed || t.due != 0 && t.due <= due {
+	if t.due != 0 && t.due <= due {
 		return
 	}
 	t.due = due
@@ -257,4 +261,20 @@ func (q *expiry) first() *session {
 		heap.Fix(q, 0)
 	}
 	return nil
+}
+
+// firstHolder is the session that has been idle longest of those with a
+// socket. It looks at all of them, if the first of all has none.
+func (q *expiry) firstHolder() *session {
+	holder := q.first()
+	if holder == nil || holder.holds.Load() {
+		return holder
+	}
+	holder = nil
+	for _, s := range *q {
+		if s.holds.Load() && (holder == nil || s.used.Load() < holder.used.Load()) {
+			holder = s
+		}
+	}
+	return holder
 }

@@ -46,8 +46,14 @@ func (c Client) abandon() {
 // ServeTCP serves one client and returns when its relay is over. It logs what
 // became of it. ctx ends the search for a backend, not the relay that follows.
 func (r *Relay) ServeTCP(ctx context.Context, client Client) {
-	r.service.tcp.Add(1)
-	defer r.service.tcp.Add(-1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t := &tcpRelay{search: cancel}
+	if !r.service.enter(t) {
+		client.abandon()
+		return
+	}
+	defer r.service.leave(t)
 	began := time.Now()
 	name := client.Conn.RemoteAddr().String()
 	defer func() {
@@ -65,6 +71,7 @@ func (r *Relay) ServeTCP(ctx context.Context, client Client) {
 	}
 	l := newLink(client, conn, r.opts.IdleTimeout)
 	l.panicked = func(p any) { r.panicked(upstream.TCP, name, p) }
+	t.found(l)
 	why := l.run()
 	if line := r.log.Check(zap.DebugLevel, "relay ended"); line != nil {
 		line.Write(zap.Stringer("network", upstream.TCP),
@@ -81,8 +88,12 @@ func (r *Relay) ServeTCP(ctx context.Context, client Client) {
 // refused tells of a client that got no backend.
 func (r *Relay) refused(client string, began time.Time, err error) {
 	network := zap.Stringer("network", upstream.TCP)
+	why, over := cutOff(err)
 	if errors.Is(err, errClientGone) {
-		r.log.Debug("relay ended", network, zap.String("client", client), zap.Duration("duration", time.Since(began)), zap.String("reason", string(clientReset)), zap.Error(err))
+		why, over = clientReset, true
+	}
+	if over {
+		r.log.Debug("relay ended", network, zap.String("client", client), zap.Duration("duration", time.Since(began)), zap.String("reason", string(why)), zap.Error(err))
 		return
 	}
 	if classOf(err) == netio.Exhausted {

@@ -25,19 +25,6 @@ func benchRig(b *testing.B, backend string, edit ...func(*Options)) *udpRig {
 	return r
 }
 
-// BenchmarkUDPEcho is a datagram to a real backend on loopback and back.
-func BenchmarkUDPEcho(b *testing.B) {
-	backend := newUDPBackend(b, echoDatagram)
-	r := benchRig(b, backend.addr, func(o *Options) { o.Engine = goroutines{} })
-	client := &nopReplier{took: make(chan struct{}, 1)}
-	datagram := make([]byte, 64)
-	b.ReportAllocs()
-	for b.Loop() {
-		r.relay.Deliver(udpKey(1), datagram, client)
-		<-client.took
-	}
-}
-
 // BenchmarkUDPDeliver is a datagram of an open session, never answered.
 func BenchmarkUDPDeliver(b *testing.B) {
 	r := benchRig(b, "192.0.2.1:53")

@@ -13,12 +13,14 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// This file runs over real sockets on loopback, with the built-in engine.
+// This file runs over real sockets on loopback, with each of the built-in engines.
 
-func TestUDPDatagramSizes(t *testing.T) {
+func TestUDPDatagramSizes(t *testing.T) { overEngines(t, testUDPDatagramSizes) }
+
+func testUDPDatagramSizes(t *testing.T, engine Engine) {
 	noLeaks(t)
 	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{b.addr})
+	r := newRig(t, []string{b.addr}, with(engine))
 	for n, size := range []int{0, 1, 2, 512, 1472, 2048, 9000, 16000, 65507} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			client := new(udpClient)
@@ -34,19 +36,23 @@ func TestUDPDatagramSizes(t *testing.T) {
 	r.service.Close()
 }
 
-func TestUDPTooBigForTheWay(t *testing.T) {
+func TestUDPTooBigForTheWay(t *testing.T) { overEngines(t, testUDPTooBigForTheWay) }
+
+func testUDPTooBigForTheWay(t *testing.T, engine Engine) {
 	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{b.addr})
+	r := newRig(t, []string{b.addr}, with(engine))
 	client := new(udpClient)
 	r.deliver(1, client, string(make([]byte, 65508)), "fits")
 	client.waitFor(t, "fits")
 	r.wantStrikes(b.addr, 0, upstream.Up)
 }
 
-func TestUDPOrder(t *testing.T) {
+func TestUDPOrder(t *testing.T) { overEngines(t, testUDPOrder) }
+
+func testUDPOrder(t *testing.T, engine Engine) {
 	noLeaks(t)
 	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{b.addr})
+	r := newRig(t, []string{b.addr}, with(engine))
 	clients := make([]udpClient, 8)
 	const each = 200
 	for n := range each {
@@ -66,11 +72,13 @@ func TestUDPOrder(t *testing.T) {
 	r.service.Close()
 }
 
-func TestUDPDeadPort(t *testing.T) {
+func TestUDPDeadPort(t *testing.T) { overEngines(t, testUDPDeadPort) }
+
+func testUDPDeadPort(t *testing.T, engine Engine) {
 	t.Run("the very first datagram is answered by the second backend", func(t *testing.T) {
 		noLeaks(t)
 		b := newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{deadAddr, b.addr})
+		r := newRig(t, []string{deadAddr, b.addr}, with(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		client.waitFor(t, "a")
@@ -84,7 +92,7 @@ func TestUDPDeadPort(t *testing.T) {
 	t.Run("of a burst nothing is lost, in order", func(t *testing.T) {
 		noLeaks(t)
 		b := newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{deadAddr, deadAddr2, b.addr})
+		r := newRig(t, []string{deadAddr, deadAddr2, b.addr}, with(engine))
 		client := new(udpClient)
 		var burst []string
 		for i := range 16 {
@@ -96,7 +104,7 @@ func TestUDPDeadPort(t *testing.T) {
 	})
 	t.Run("everywhere: refused, one second later a new round", func(t *testing.T) {
 		noLeaks(t)
-		r := newRig(t, []string{deadAddr, deadAddr2})
+		r := newRig(t, []string{deadAddr, deadAddr2}, with(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		r.line("client refused")
@@ -112,7 +120,7 @@ func TestUDPDeadPort(t *testing.T) {
 	t.Run("a session whose backend dies moves with what was not answered", func(t *testing.T) {
 		noLeaks(t)
 		dies, lives := newUDPBackend(t, echoDatagram), newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{dies.addr, lives.addr})
+		r := newRig(t, []string{dies.addr, lives.addr}, with(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		client.waitFor(t, "a")
@@ -129,7 +137,7 @@ func TestUDPDeadPort(t *testing.T) {
 		b := newUDPBackend(t, echoDatagram)
 		_, port, err := net.SplitHostPort(b.addr)
 		check(t, err)
-		r := newRig(t, []string{"a.example:" + port})
+		r := newRig(t, []string{"a.example:" + port}, with(engine))
 		r.resolver.setCached("a.example", "::1", "127.0.0.1") // nobody is on ::1, if there is IPv6 at all
 		client := new(udpClient)
 		r.deliver(1, client, "a")
@@ -146,9 +154,13 @@ func (*failureSink) Datagram([]byte) {}
 func (s *failureSink) Failed(error)  { s.count.Add(1) }
 
 func TestUDPEngineGivesBrokenSocketsUp(t *testing.T) {
+	overEngines(t, testUDPEngineGivesBrokenSocketsUp)
+}
+
+func testUDPEngineGivesBrokenSocketsUp(t *testing.T, engine Engine) {
 	noLeaks(t)
 	sink := new(failureSink)
-	socket, err := goroutines{}.Open(netip.MustParseAddrPort(deadAddr), sink)
+	socket, err := engine.Open(netip.MustParseAddrPort(deadAddr), sink)
 	check(t, err)
 	// Each send to a dead port is an error for the receiver or the next send.
 	eventually(t, "the end of the socket", func() bool {
@@ -159,15 +171,18 @@ func TestUDPEngineGivesBrokenSocketsUp(t *testing.T) {
 		}
 		return false
 	})
+	socket.Close() // as its session does
 	if got := sink.count.Load(); got != maxFailures {
 		t.Fatalf("%d failures, want %d", got, maxFailures)
 	}
 }
 
-func TestUDPManyClients(t *testing.T) {
+func TestUDPManyClients(t *testing.T) { overEngines(t, testUDPManyClients) }
+
+func testUDPManyClients(t *testing.T, engine Engine) {
 	noLeaks(t)
 	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{deadAddr, b.addr}, func(o *Options) { o.UDPReplyTimeout = 5 * time.Second })
+	r := newRig(t, []string{deadAddr, b.addr}, with(engine), func(o *Options) { o.UDPReplyTimeout = 5 * time.Second })
 	clients := make([]udpClient, 100)
 	for i := range clients {
 		r.deliver(i, &clients[i], "a")

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"syscall"
@@ -57,6 +58,35 @@ func TestUDPNoRoom(t *testing.T) {
 		r.wantLines("client refused", 1)
 		if got := r.session(6).phase; got != refused {
 			t.Fatalf("phase %d, want refused", got)
+		}
+	})
+	t.Run("a session without a socket does not go in vain", func(t *testing.T) {
+		r := newUDPRig(t, []string{"a.example:53"}, func(o *Options) { o.ConnectTimeout = limit })
+		r.resolver.set("a.example", hangAnswer)
+		r.deliver(1, new(udpClient), "a") // searches; the longest idle from here on
+		eventually(t, "the question", func() bool { return len(r.resolver.questions("a.example")) > 0 })
+		r.resolver.setCached("a.example", "192.0.2.1")
+		r.deliver(2, new(udpClient), "b")
+		r.engine.socket(1).answer("B")
+		r.deliver(3, new(udpClient), "c")
+		r.deliver(4, new(udpClient), "d")
+		r.deliver(3, new(udpClient), "c")
+		r.engine.lines = nil
+		openAtMost(r, 3, errNoPort)
+		no := "open 192.0.2.1:53: " + errNoPort.Error()
+		r.deliver(5, new(udpClient), "e") // for a socket that had no answer: the longest-idle of two
+		r.engine.wants(t, no, "3 close", "4 open 192.0.2.1:53", "4 < e")
+		for n, want := range []int{2, 4, 1} { // then the next one, and in the end the one that had
+			r.deliver(6+n, new(udpClient), "f")
+			r.engine.wants(t, no, fmt.Sprint(want, " close"), fmt.Sprint(5+n, " open 192.0.2.1:53"), fmt.Sprint(5+n, " < f"))
+			if n == 1 { // those that came meanwhile have an answer later than the first
+				for i := range 2 {
+					r.engine.socket(5 + i).answer("F")
+				}
+			}
+		}
+		if r.session(1) == nil {
+			t.Error("the one that searches is gone")
 		}
 	})
 	t.Run("there is no other session", func(t *testing.T) {

@@ -1,0 +1,178 @@
+package handler
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// This file is what a drain means to UDP sessions, in a bubble's time.
+
+// drained is what a Drain came to.
+type drained struct {
+	finished, cut int
+	took          time.Duration
+}
+
+func (s *Service) drainIn(timeout time.Duration) <-chan drained {
+	done := make(chan drained, 1)
+	go func() {
+		began := time.Now()
+		finished, cut := s.Drain(timeout)
+		done <- drained{finished, cut, time.Since(began)}
+	}()
+	return done
+}
+
+// wants checks an outcome. Quiet sessions are looked for now and then, so that
+// it may take a little longer than wanted.
+func (d drained) wants(t *testing.T, finished, cut int, took time.Duration) {
+	t.Helper()
+	synctest.Wait() // a session is out of the table a moment before it is done with
+	if d.finished != finished || d.cut != cut || d.took < took || d.took > took+quietCheck {
+		t.Errorf("%d finished, %d cut after %v; want %d, %d, %v", d.finished, d.cut, d.took, finished, cut, took)
+	}
+}
+
+// reasons are those of the relays that ended, in alphabetical order.
+func (r *rig) reasons() []string {
+	var list []string
+	for _, line := range r.lines("relay ended") {
+		list = append(list, line.ContextMap()["reason"].(string))
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (r *rig) wantReasons(want ...reason) {
+	r.t.Helper()
+	var texts []string
+	for _, w := range want {
+		texts = append(texts, string(w))
+	}
+	if got := r.reasons(); !slices.Equal(got, texts) {
+		r.t.Errorf("relays ended for %q, want %q:\n%s", got, texts, r.transcript())
+	}
+}
+
+func TestDrainUDP(t *testing.T) {
+	const timeout = 10 * time.Second
+	bubble := func(name string, f func(t *testing.T, r *udpRig)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newUDPRig(t, []string{"192.0.2.1:53", "a.example:53"}, func(o *Options) { o.IdleTimeout, o.ConnectTimeout = time.Hour, time.Hour })
+				f(t, r)
+				r.wantSessions(0)
+				if open, _ := r.engine.sockets(); open != 0 {
+					t.Errorf("%d sockets open", open)
+				}
+			})
+		})
+	}
+	bubble("nobody is there: no time", func(t *testing.T, r *udpRig) {
+		(<-r.service.drainIn(timeout)).wants(t, 0, 0, 0)
+		late := new(udpClient)
+		r.deliver(1, late, "a")
+		late.wantReleased(t, 1)
+	})
+	bubble("a session that owes nothing ends after a second of quiet", func(t *testing.T, r *udpRig) {
+		client := new(udpClient)
+		r.deliver(1, client, "a")
+		r.engine.socket(1).answer("A")
+		(<-r.service.drainIn(timeout)).wants(t, 1, 0, quietFor)
+		client.wantReleased(t, 1)
+		r.wantReasons(shutdown)
+	})
+	bubble("the quiet may have begun before", func(t *testing.T, r *udpRig) {
+		r.deliver(1, new(udpClient), "a")
+		r.engine.socket(1).answer("A")
+		time.Sleep(time.Minute)
+		(<-r.service.drainIn(timeout)).wants(t, 1, 0, 0)
+	})
+	bubble("a datagram either way is no quiet", func(t *testing.T, r *udpRig) {
+		client := new(udpClient)
+		r.deliver(1, client, "a")
+		r.engine.socket(1).answer("A")
+		done := r.service.drainIn(timeout)
+		for range 4 {
+			time.Sleep(900 * time.Millisecond)
+			r.engine.socket(1).answer("more")
+			time.Sleep(900 * time.Millisecond)
+			r.deliver(1, client, "b")
+			r.engine.socket(1).answer("B")
+		}
+		(<-done).wants(t, 1, 0, 8*900*time.Millisecond+quietFor)
+	})
+	bubble("one that waits for its answer gets the time", func(t *testing.T, r *udpRig) {
+		answered, not := new(udpClient), new(udpClient)
+		r.deliver(1, answered, "a")
+		r.deliver(2, not, "b")
+		done := r.service.drainIn(timeout)
+		time.Sleep(4 * time.Second)
+		r.wantSessions(2)
+		r.engine.socket(1).answer("A")
+		answered.wants(t, "A")
+		time.Sleep(4 * time.Second)
+		r.wantSessions(1)
+		(<-done).wants(t, 1, 1, timeout)
+		not.wantReleased(t, 1)
+		r.wantReasons(shutdown, shutdown)
+	})
+	bubble("one that searches gets it too, and its search ends", func(t *testing.T, r *udpRig) {
+		r.resolver.set("a.example", hangAnswer) // for an hour, or until the session ends: else the bubble is not left in time
+		r.engine.onOpen = failToOpen
+		client := new(udpClient)
+		r.deliver(1, client, "a")
+		synctest.Wait()
+		if r.session(1).phase != searching {
+			t.Fatal("does not search")
+		}
+		began := time.Now()
+		(<-r.service.drainIn(timeout)).wants(t, 0, 1, timeout)
+		client.wantReleased(t, 1)
+		if len(r.resolver.questions("a.example")) == 0 || time.Since(began) > timeout {
+			t.Error("not as meant")
+		}
+	})
+	bubble("one that was refused owes nothing", func(t *testing.T, r *udpRig) {
+		r.engine.onOpen = failToOpen
+		r.deliver(1, new(udpClient), "a")
+		synctest.Wait()
+		if r.session(1).phase != refused {
+			t.Fatal("not refused")
+		}
+		(<-r.service.drainIn(timeout)).wants(t, 1, 0, quietFor)
+	})
+	bubble("new clients are not served, those there are", func(t *testing.T, r *udpRig) {
+		old, late := new(udpClient), new(udpClient)
+		r.deliver(1, old, "a")
+		done := r.service.drainIn(timeout)
+		synctest.Wait()
+		r.deliver(2, late, "a")
+		late.wantReleased(t, 1)
+		r.wantSessions(1)
+		r.deliver(1, old, "b")
+		r.engine.socket(1).answer("B")
+		old.wants(t, "B")
+		(<-done).wants(t, 1, 0, quietFor)
+		r.deliver(1, old, "c")
+		r.wantSessions(0)
+	})
+	bubble("no timeout: cut at once", func(t *testing.T, r *udpRig) {
+		r.deliver(1, new(udpClient), "a")
+		r.deliver(2, new(udpClient), "b")
+		(<-r.service.drainIn(0)).wants(t, 0, 2, 0)
+		r.wantReasons(shutdown, shutdown)
+	})
+	bubble("twice: the first that is out of time cuts", func(t *testing.T, r *udpRig) {
+		r.deliver(1, new(udpClient), "a")
+		long := r.service.drainIn(timeout)
+		time.Sleep(time.Second)
+		(<-r.service.drainIn(2 * time.Second)).wants(t, 0, 1, 2*time.Second)
+		if got := <-long; got.took != 3*time.Second {
+			t.Errorf("the other one took %v", got.took)
+		}
+		(<-r.service.drainIn(timeout)).wants(t, 0, 0, 0)
+	})
+}

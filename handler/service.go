@@ -1,0 +1,242 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// Service is what a service keeps through changes of its settings.
+type Service struct {
+	Name string         // set once
+	Pool *upstream.Pool // set once
+
+	sessions *sessions // set once
+	floods   floods
+	ends     ends
+
+	mu      sync.Mutex // guards what follows
+	relays  map[*tcpRelay]struct{}
+	closing bool // nobody new is served
+}
+
+// NewService makes the running state of a service.
+func NewService(name string, pool *upstream.Pool) *Service {
+	s := &Service{Name: name, Pool: pool, relays: make(map[*tcpRelay]struct{})}
+	s.sessions = newSessions(s.ends.tell)
+	return s
+}
+
+// Active counts the TCP relays (attempts included) and UDP sessions at work.
+func (s *Service) Active() (tcp, udp int) {
+	s.mu.Lock()
+	tcp = len(s.relays)
+	s.mu.Unlock()
+	return tcp, s.sessions.len()
+}
+
+func (s *Service) idle() bool {
+	tcp, udp := s.Active()
+	return tcp == 0 && udp == 0
+}
+
+// tcpRelay is a TCP relay at work, from the client's arrival to its end.
+type tcpRelay struct {
+	search context.CancelCauseFunc // set once: ends the search for a backend
+
+	mu   sync.Mutex // guards what follows
+	link *link      // once there is one
+	why  reason     // it was cut; "": it was not
+}
+
+// cutError ends the search of a client that is cut.
+type cutError struct{ why reason }
+
+func (e cutError) Error() string { return "cut: " + string(e.why) }
+
+func (t *tcpRelay) cut(why reason) {
+	t.mu.Lock()
+	t.why = why
+	l := t.link
+	t.mu.Unlock()
+	t.search(cutError{why})
+	if l != nil {
+		defer l.guard()
+		l.end(why)
+	}
+}
+
+// found has the link ended when the relay is cut, or at once if it was cut
+// between the search and now.
+func (t *tcpRelay) found(l *link) {
+	t.mu.Lock()
+	t.link = l
+	why := t.why
+	t.mu.Unlock()
+	if why != "" {
+		l.end(why)
+	}
+}
+
+// enter books a relay; false if nobody new is served any more.
+func (s *Service) enter(t *tcpRelay) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.relays[t] = struct{}{}
+	return true
+}
+
+func (s *Service) leave(t *tcpRelay) {
+	s.mu.Lock()
+	delete(s.relays, t)
+	s.mu.Unlock()
+	s.ends.tell()
+}
+
+// refuse takes no new clients from now on.
+func (s *Service) refuse() {
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	s.sessions.refuse()
+}
+
+// cut ends all relays with a reset, and all sessions.
+func (s *Service) cut(why reason) {
+	s.mu.Lock()
+	relays := make([]*tcpRelay, 0, len(s.relays))
+	for t := range s.relays {
+		relays = append(relays, t)
+	}
+	s.mu.Unlock()
+	for _, t := range relays {
+		t.cut(why)
+	}
+	for _, session := range s.sessions.all() {
+		session.end(why)
+	}
+}
+
+// Cut ends all relays and sessions at work: their service has been taken out
+// of the config, and its grace period is over. New clients are served.
+func (s *Service) Cut() { s.cut(removed) }
+
+// Close ends everything and serves nobody any more.
+func (s *Service) Close() {
+	s.refuse()
+	s.cut(serviceClosed)
+}
+
+// How sessions end while their service is drained: UDP has no end of its own,
+// so one that owes nobody an answer and has been quiet this long is finished.
+const (
+	quietFor   = time.Second
+	quietCheck = 100 * time.Millisecond
+)
+
+// Drain serves nobody new, waits until those at work have finished, at most
+// for timeout, and cuts the rest. It says how many ended by themselves and how
+// many were cut.
+func (s *Service) Drain(timeout time.Duration) (finished, cut int) {
+	s.refuse()
+	tcp, udp := s.Active()
+	all := tcp + udp
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if udp > 0 {
+		check := time.NewTicker(quietCheck)
+		defer check.Stop()
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() { // ends quiet sessions until Drain returns
+			for {
+				select {
+				case <-check.C:
+					s.sessions.endQuiet(quietFor)
+				case <-stop:
+					return
+				}
+			}
+		}()
+	}
+	_ = s.WaitIdle(ctx)
+	tcp, udp = s.Active()
+	cut = tcp + udp
+	s.cut(shutdown)
+	// What is cut ends at once, but on goroutines of its own.
+	ended, done := context.WithTimeout(context.Background(), time.Second)
+	defer done()
+	_ = s.WaitIdle(ended)
+	return all - cut, cut
+}
+
+// WaitIdle waits until no relay and no session is at work. The error is that
+// of a context that ended first.
+func (s *Service) WaitIdle(ctx context.Context) error {
+	told := s.ends.watch()
+	defer s.ends.unwatch(told)
+	for !s.idle() {
+		select {
+		case <-told:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// ends tells those who wait that something has ended. Where nobody waits it
+// costs a look.
+type ends struct {
+	watchers atomic.Int32
+
+	mu   sync.Mutex // guards told
+	told map[chan struct{}]struct{}
+}
+
+func (e *ends) watch() chan struct{} {
+	ch := make(chan struct{}, 1)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.told == nil {
+		e.told = make(map[chan struct{}]struct{})
+	}
+	e.told[ch] = struct{}{}
+	e.watchers.Add(1)
+	return ch
+}
+
+func (e *ends) unwatch(ch chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.told, ch)
+	e.watchers.Add(-1)
+}
+
+func (e *ends) tell() {
+	if e.watchers.Load() == 0 {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for ch := range e.told {
+		select {
+		case ch <- struct{}{}:
+		default: // told already, and has not looked yet
+		}
+	}
+}
+
+// cutOff says whether err is that of a client that was cut, and why.
+func cutOff(err error) (why reason, ok bool) {
+	var cut cutError
+	ok = errors.As(err, &cut)
+	return cut.why, ok
+}

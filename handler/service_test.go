@@ -1,0 +1,250 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+func failToOpen(netip.AddrPort) error { return errRefused }
+
+func TestWaitIdle(t *testing.T) {
+	t.Run("nobody is there: no wait, whatever the context", func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		check(t, r.service.WaitIdle(ctx))
+	})
+	t.Run("the context's end", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newUDPRig(t, []string{"192.0.2.1:53"})
+			r.deliver(1, new(udpClient), "a")
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errNoSuchHost)
+			defer cancel()
+			if err := r.service.WaitIdle(ctx); !errors.Is(err, errNoSuchHost) {
+				t.Errorf("%v", err)
+			}
+			if n := r.service.ends.watchers.Load(); n != 0 || len(r.service.ends.told) != 0 {
+				t.Errorf("%d watchers left", n)
+			}
+		})
+	})
+	t.Run("the last end, of whichever kind", func(t *testing.T) {
+		for _, last := range []upstream.Network{upstream.TCP, upstream.UDP} {
+			synctest.Test(t, func(t *testing.T) {
+				r := newUDPRig(t, []string{"192.0.2.1:53"})
+				r.deliver(1, new(udpClient), "a")
+				r.deliver(2, new(udpClient), "a")
+				relay := new(tcpRelay)
+				r.service.enter(relay)
+				idle := make(chan struct{})
+				for range 3 { // each who waits is told
+					go func() {
+						check(t, r.service.WaitIdle(context.Background()))
+						idle <- struct{}{}
+					}()
+				}
+				ends := []func(){
+					func() { r.session(1).end(idleTimeout) },
+					func() { r.session(2).end(idleTimeout) },
+					func() { r.service.leave(relay) },
+				}
+				if last == upstream.UDP {
+					ends[0], ends[2] = ends[2], ends[0]
+				}
+				for _, end := range ends {
+					synctest.Wait()
+					select {
+					case <-idle:
+						t.Fatal("idle too early")
+					default:
+					}
+					end()
+				}
+				for range 3 {
+					<-idle // or the bubble is stuck
+				}
+			})
+		}
+	})
+	t.Run("no end is missed", func(t *testing.T) {
+		noLeaks(t)
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		r.engine.quiet = true
+		for i := range 2000 {
+			var under sync.WaitGroup
+			if i%2 == 0 {
+				relay := new(tcpRelay)
+				r.service.enter(relay)
+				under.Go(func() { r.service.leave(relay) })
+			} else {
+				r.deliver(1, new(udpClient), "a")
+				s := r.session(1)
+				under.Go(func() { s.end(idleTimeout) })
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			if err := r.service.WaitIdle(ctx); err != nil {
+				t.Fatalf("missed the end of %d", i)
+			}
+			cancel()
+			under.Wait()
+		}
+	})
+}
+
+// Cut ends who is there, and no one else.
+func TestCut(t *testing.T) {
+	noLeaks(t)
+	server, conns := handOver(t, "127.0.0.1:0")
+	r := newUDPRig(t, []string{server.String()})
+	one, done := r.client()
+	backend := receiveFrom(t, "a connection", conns)
+	r.waitLinked(1)
+	udp := new(udpClient)
+	r.deliver(1, udp, "a")
+
+	r.service.Cut()
+	wantEnding(t, "the client", one, "RST")
+	wantEnding(t, "the backend", backend, "RST")
+	receiveFrom(t, "the end", done)
+	udp.wantReleased(t, 1)
+	r.wantReasons(removed, removed)
+
+	two, _ := r.client()
+	backend = receiveFrom(t, "a connection", conns)
+	say(t, two, "still served")
+	hear(t, backend, "still served")
+	r.deliver(1, udp, "b")
+	r.wantSessions(1)
+	r.service.Cut()
+	r.service.Close()
+}
+
+func TestClose(t *testing.T) {
+	noLeaks(t)
+	server, conns := handOver(t, "127.0.0.1:0")
+	r := newUDPRig(t, []string{server.String()})
+	one, done := r.client()
+	backend := receiveFrom(t, "a connection", conns)
+	r.waitLinked(1)
+	r.deliver(1, new(udpClient), "a")
+	r.service.Close()
+	wantEnding(t, "the client", one, "RST")
+	wantEnding(t, "the backend", backend, "RST")
+	receiveFrom(t, "the end", done)
+	r.wantReasons(serviceClosed, serviceClosed)
+	late, done := r.client()
+	wantEnding(t, "a late client", late, "RST")
+	receiveFrom(t, "the end", done)
+	if server.count() != 1 {
+		t.Error("the late client came through")
+	}
+}
+
+// A relay that is cut after its search and before its link ends all the same,
+// also if the search has ended for another reason meanwhile.
+func TestCutBetweenSearchAndLink(t *testing.T) {
+	noLeaks(t)
+	client, far := tcpPair(t)
+	backend, near := tcpPair(t)
+	_, cancel := context.WithCancelCause(context.Background())
+	cancel(context.Canceled)
+	relay := &tcpRelay{search: cancel}
+	relay.cut(shutdown)
+	l := newLink(plain(far), near, limit)
+	relay.found(l)
+	if got := l.run(); got != shutdown {
+		t.Errorf("ended for %s", got)
+	}
+	wantEnding(t, "the client", client, "RST")
+	wantEnding(t, "the backend", backend, "RST")
+}
+
+// A connection that panics as it is cut keeps nobody else from being cut.
+func TestCutSurvivesAPanic(t *testing.T) {
+	noLeaks(t)
+	server, conns := handOver(t, "127.0.0.1:0")
+	r := newRig(t, []string{server.String()})
+	for range 3 {
+		_, far := tcpPair(t)
+		r.serve(t.Context(), Client{Conn: brittle{Conn: far, close: true}, CloseWrite: far.CloseWrite, Socket: far})
+		receiveFrom(t, "a connection", conns)
+	}
+	r.waitLinked(3)
+	r.service.Cut()
+	check(t, r.service.WaitIdle(t.Context()))
+	r.wantLines("relay ended by a panic", 3)
+
+	// Nor does one that comes too late.
+	r.service.Close()
+	near, far := tcpPair(t)
+	receiveFrom(t, "the end", r.serve(t.Context(), Client{Conn: brittle{Conn: far, close: true}, Socket: far}))
+	wantEnding(t, "a late client", near, "RST")
+}
+
+// waitLinked waits until so many TCP relays have their backend: until then the
+// backend of one that is cut may see FIN.
+func (r *rig) waitLinked(want int) {
+	r.t.Helper()
+	eventually(r.t, "the links", func() bool {
+		r.service.mu.Lock()
+		defer r.service.mu.Unlock()
+		n := 0
+		for t := range r.service.relays {
+			t.mu.Lock()
+			if t.link != nil {
+				n++
+			}
+			t.mu.Unlock()
+		}
+		return n == want
+	})
+}
+
+// Clients that come in while others are cut are served or reset, and in the
+// end nobody is left.
+func TestCutWhileClientsCome(t *testing.T) {
+	noLeaks(t)
+	server := serveTCP(t, "127.0.0.1:0", echo)
+	backend := newUDPBackend(t, echoDatagram)
+	overEngines(t, func(t *testing.T, engine Engine) {
+		for _, backend := range []string{server.String(), backend.addr} {
+			r := newRig(t, []string{backend}, with(engine))
+			var clients sync.WaitGroup
+			for i := range 8 {
+				clients.Go(func() {
+					for n := range 40 {
+						r.deliver(i*1000+n, new(udpClient), "a")
+						near, far := tcpPair(t)
+						done := make(chan struct{})
+						go func() {
+							defer close(done)
+							r.relay.ServeTCP(t.Context(), plain(far))
+						}()
+						if _, err := near.Write([]byte("a")); err == nil {
+							_, _ = near.Read(make([]byte, 1))
+						}
+						_ = near.Close()
+						receiveFrom(t, "the end of a relay", done)
+					}
+				})
+			}
+			for range 20 {
+				r.service.Cut()
+				time.Sleep(time.Millisecond)
+			}
+			r.service.Drain(time.Millisecond)
+			if tcp, udp := r.service.Active(); tcp+udp > 0 {
+				t.Errorf("%d TCP, %d UDP left", tcp, udp)
+			}
+			clients.Wait()
+			r.wantLines("relay ended by a panic", 0)
+		}
+	})
+}
