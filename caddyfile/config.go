@@ -13,6 +13,8 @@ const (
 	DefaultConnectTimeout = 5 * time.Second
 	DefaultIdleTimeout    = 5 * time.Minute
 	DefaultDNSTTL         = time.Hour
+
+	DefaultShutdownTimeout = 10 * time.Second
 )
 
 // Config holds the settings of one relay as they are written. Only backends
@@ -78,6 +80,15 @@ type Config struct {
 	// the least of 65536, 80 % of the system's ephemeral ports and half its
 	// limit of open files.
 	MaxUDPSessions *int `json:"max_udp_sessions,omitempty"`
+
+	// How long the relays of a service may go on after a reload took the
+	// service out of the config; then they are cut. Default: 0, which lets
+	// them finish.
+	GracePeriod *caddy.Duration `json:"grace_period,omitempty"`
+
+	// How long relays may go on after Caddy was told to stop, while nobody new
+	// is served; then they are cut. 0 cuts at once. Default: 10s.
+	ShutdownTimeout *caddy.Duration `json:"shutdown_timeout,omitempty"`
 }
 
 // Options are the settings of a relay with every default filled in.
@@ -94,6 +105,8 @@ type Options struct {
 	UDPReplyTimeout time.Duration    // 0: off
 	UDPResponses    int              // 0: off
 	MaxUDPSessions  int              // 0: let the relay decide
+	GracePeriod     time.Duration    // 0: let them finish
+	ShutdownTimeout time.Duration    // 0: cut at once
 }
 
 // Service is the name of the service, or its backends where it has none.
@@ -115,6 +128,8 @@ func (c Config) Options() Options {
 		Cooldown:        orDefault(c.Cooldown, 0),
 		DNSTTL:          orDefault(c.DNSTTL, DefaultDNSTTL),
 		UDPReplyTimeout: orDefault(c.UDPReplyTimeout, 0),
+		GracePeriod:     orDefault(c.GracePeriod, 0),
+		ShutdownTimeout: orDefault(c.ShutdownTimeout, DefaultShutdownTimeout),
 	}
 	if c.UDPResponses != nil {
 		o.UDPResponses = *c.UDPResponses

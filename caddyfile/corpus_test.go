@@ -126,7 +126,6 @@ type wholeConfig struct {
 						Config
 					}
 				}
-				IdleTimeout caddy.Duration `json:"idle_timeout"`
 			}
 		}
 	}
@@ -249,15 +248,12 @@ func checkServices(t *testing.T, out []byte, want []corpusService) {
 			if err != nil || a.StartPort != a.EndPort || int(a.StartPort) != s.Listen.Port || a.Host != textOf(s.Listen.Address) {
 				t.Errorf("listens on %s (%v), want %v port %d", text, err, s.Listen.Address, s.Listen.Port)
 			}
-			networks[strings.TrimSuffix(a.Network, "4")] = a.Host
+			networks[a.Network] = a.Host
 		}
-		_, tcp := networks["tcp"]
-		_, udp := networks["udp"]
+		_, tcp := networks["relay+tcp"]
+		_, udp := networks["relay+udp"]
 		if tcp != (s.Protocol != "udp") || udp != (s.Protocol != "tcp") || len(networks) != len(server.Listen) {
 			t.Errorf("listens on %v, want %s", server.Listen, s.Protocol)
-		}
-		if wantIdle := udp; (server.IdleTimeout == caddy.Duration(5*time.Minute)) != wantIdle {
-			t.Errorf("idle timeout %v with UDP %v", server.IdleTimeout, udp)
 		}
 
 		relay := server.Routes[0].Handle[0]

@@ -27,6 +27,8 @@ func (c Config) settings() []setting {
 		same("udp_reply_timeout", duration(o.UDPReplyTimeout)),
 		same("udp_responses", strconv.Itoa(o.UDPResponses)),
 		same("max_udp_sessions", sessions(o.MaxUDPSessions)),
+		same("grace_period", duration(o.GracePeriod)),
+		same("shutdown_timeout", duration(o.ShutdownTimeout)),
 	}
 }
 

@@ -54,6 +54,8 @@ func optionTable() map[string]option {
 //		udp_reply_timeout <duration>
 //		udp_responses     <count>
 //		max_udp_sessions  <count>
+//		grace_period      <duration>
+//		shutdown_timeout  <duration>
 //	}
 //
 // The order of backends is that of their writing; only backend may be

@@ -31,6 +31,8 @@ var durationSettings = []durationSetting{
 	{"cooldown", func(c *Config) **caddy.Duration { return &c.Cooldown }, true},
 	{"dns_ttl", func(c *Config) **caddy.Duration { return &c.DNSTTL }, false},
 	{"udp_reply_timeout", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, true},
+	{"grace_period", func(c *Config) **caddy.Duration { return &c.GracePeriod }, true},
+	{"shutdown_timeout", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, true},
 }
 
 func (s durationSetting) check(d time.Duration) error {

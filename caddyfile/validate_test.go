@@ -23,8 +23,10 @@ func TestValidateAccepts(t *testing.T) {
 		{
 			Backends: []string{"a:1"}, ConnectTimeout: lasting(1), IdleTimeout: lasting(maxDuration), Cooldown: lasting(0),
 			DNSTTL: lasting(time.Hour), UDPReplyTimeout: lasting(0), UDPResponses: number(0), MaxUDPSessions: number(1),
+			GracePeriod: lasting(0), ShutdownTimeout: lasting(0),
 			Resolvers: []string{"1.1.1.1", "1.1.1.1:5353", "::1", "[::1]", "[::1]:5353", "fe80::1%eth0"},
 		},
+		{Backends: []string{"a:1"}, GracePeriod: lasting(maxDuration), ShutdownTimeout: lasting(maxDuration)},
 	} {
 		if err := c.Validate(); err != nil {
 			t.Errorf("%+v: %v", c, err)
@@ -59,6 +61,8 @@ func TestValidateRefuses(t *testing.T) {
 		{web(func(c *Config) { c.DNSTTL = lasting(0) }), "service web: dns_ttl: must be greater than zero, got 0s"},
 		{web(func(c *Config) { c.Cooldown = lasting(-1) }), "service web: cooldown: must not be negative, got -1ns"},
 		{web(func(c *Config) { c.UDPReplyTimeout = lasting(-1) }), "service web: udp_reply_timeout: must not be negative, got -1ns"},
+		{web(func(c *Config) { c.GracePeriod = lasting(-1) }), "service web: grace_period: must not be negative, got -1ns"},
+		{web(func(c *Config) { c.ShutdownTimeout = lasting(-time.Second) }), "service web: shutdown_timeout: must not be negative, got -1s"},
 		{web(func(c *Config) { c.Cooldown = lasting(math.MaxInt64) }),
 			"service web: cooldown: must be at most 876000h0m0s (100 years), got 2562047h47m16.854775807s"},
 		{web(func(c *Config) { c.UDPResponses = number(-1) }), "service web: udp_responses: must be at least 0, got -1"},
@@ -107,6 +111,7 @@ func TestOptions(t *testing.T) {
 			{Text: "1.2.3.4:2", Host: "1.2.3.4", Port: 2, Addr: netip.MustParseAddr("1.2.3.4")},
 		},
 		ConnectTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute, DNSTTL: time.Hour,
+		ShutdownTimeout: 10 * time.Second,
 	}
 	if got := plain.Options(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -115,16 +120,22 @@ func TestOptions(t *testing.T) {
 	full := Config{
 		Name: "x", Backends: []string{"a:1"}, ConnectTimeout: lasting(1), IdleTimeout: lasting(2), Cooldown: lasting(3),
 		DNSTTL: lasting(4), Resolvers: []string{"1.1.1.1", "::ffff:1.1.1.2", "[::1]:5353", "fe80::1%eth0"}, UDPReplyTimeout: lasting(5),
-		UDPResponses: number(6), MaxUDPSessions: number(7),
+		UDPResponses: number(6), MaxUDPSessions: number(7), GracePeriod: lasting(8), ShutdownTimeout: lasting(9),
 	}
 	want = Options{
 		Service: "x", Named: true, Backends: []Backend{{Text: "a:1", Host: "a", Port: 1}},
 		ConnectTimeout: 1, IdleTimeout: 2, Cooldown: 3, DNSTTL: 4, UDPReplyTimeout: 5, UDPResponses: 6, MaxUDPSessions: 7,
+		GracePeriod: 8, ShutdownTimeout: 9,
 		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("1.1.1.1:53"), netip.MustParseAddrPort("1.1.1.2:53"),
 			netip.MustParseAddrPort("[::1]:5353"), netip.MustParseAddrPort("[fe80::1%eth0]:53")},
 	}
 	if got := full.Options(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+
+	// Zero is a setting of its own where the default is another.
+	if got := (Config{ShutdownTimeout: lasting(0)}).Options().ShutdownTimeout; got != 0 {
+		t.Errorf("shutdown_timeout 0 became %s", got)
 	}
 }
 
@@ -174,6 +185,7 @@ func TestDiff(t *testing.T) {
 		{web(func(c *Config) {
 			c.ConnectTimeout, c.IdleTimeout, c.Cooldown = lasting(DefaultConnectTimeout), lasting(DefaultIdleTimeout), lasting(0)
 			c.DNSTTL, c.UDPReplyTimeout, c.UDPResponses = lasting(DefaultDNSTTL), lasting(0), number(0)
+			c.GracePeriod, c.ShutdownTimeout = lasting(0), lasting(DefaultShutdownTimeout)
 		}), "", "", ""},
 		{web(func(c *Config) { c.Name = "x" }), "name", "web", "x"},
 		{web(func(c *Config) { c.Backends = []string{"b:1", "a:1"} }), "backends", "a:1, b:1", "b:1, a:1"},
@@ -186,6 +198,8 @@ func TestDiff(t *testing.T) {
 		{web(func(c *Config) { c.UDPReplyTimeout = lasting(1) }), "udp_reply_timeout", "0s", "1ns"},
 		{web(func(c *Config) { c.UDPResponses = number(1) }), "udp_responses", "0", "1"},
 		{web(func(c *Config) { c.MaxUDPSessions = number(1) }), "max_udp_sessions", "default", "1"},
+		{web(func(c *Config) { c.GracePeriod = lasting(time.Minute) }), "grace_period", "0s", "1m"},
+		{web(func(c *Config) { c.ShutdownTimeout = lasting(0) }), "shutdown_timeout", "10s", "0s"},
 	} {
 		if field, av, bv := Diff(base, tt.b); field != tt.field || av != tt.av || bv != tt.bv {
 			t.Errorf("got %q %q %q, want %q %q %q", field, av, bv, tt.field, tt.av, tt.bv)

@@ -18,9 +18,8 @@ type (
 		Servers map[string]serverJSON `json:"servers"`
 	}
 	serverJSON struct {
-		Listen      []string    `json:"listen"`
-		Routes      []routeJSON `json:"routes"`
-		IdleTimeout string      `json:"idle_timeout,omitempty"`
+		Listen []string    `json:"listen"`
+		Routes []routeJSON `json:"routes"`
 	}
 	routeJSON struct {
 		Handle []relayJSON `json:"handle"`
@@ -40,7 +39,7 @@ var literal = strings.NewReplacer("{", `\{`, "}", `\}`)
 func emit(services []service) ([]byte, error) {
 	servers := make(map[string]serverJSON, len(services))
 	for _, s := range services {
-		server := serverJSON{
+		servers[s.name] = serverJSON{
 			Listen: s.networks(),
 			Routes: []routeJSON{{Handle: []relayJSON{{
 				Handler:  "relay",
@@ -49,12 +48,6 @@ func emit(services []service) ([]byte, error) {
 				Cooldown: duration(s.cooldown),
 			}}}},
 		}
-		if s.udp {
-			// The server would cut a session after 30 seconds without a
-			// datagram from the client, whatever the relay allows.
-			server.IdleTimeout = duration(DefaultIdleTimeout)
-		}
-		servers[s.name] = server
 	}
 	return json.Marshal(caddyJSON{appsJSON{layer4JSON{servers}}})
 }

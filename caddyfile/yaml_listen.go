@@ -7,13 +7,11 @@ import (
 	"strings"
 )
 
-// The networks of listen addresses. Caddy's tcp and udp take an IPv4 wildcard
-// for both families, and these files do not.
+// The networks of listen addresses: the relay's own, which survive reloads and
+// take IPv4 alone on an IPv4 address.
 const (
-	networkTCP  = "tcp"
-	networkUDP  = "udp"
-	networkTCP4 = "tcp4"
-	networkUDP4 = "udp4"
+	networkTCP = "relay+tcp"
+	networkUDP = "relay+udp"
 )
 
 // listenAddress is where a service, or the web page, listens.
@@ -69,15 +67,11 @@ func (l listenAddress) String() string {
 
 // networks is where the service listens, in Caddy's notation.
 func (s service) networks() (addresses []string) {
-	tcp, udp := networkTCP, networkUDP
-	if s.listen.addr.Is4() && s.listen.addr.IsUnspecified() {
-		tcp, udp = networkTCP4, networkUDP4
-	}
 	if s.tcp {
-		addresses = append(addresses, tcp+"/"+s.listen.String())
+		addresses = append(addresses, networkTCP+"/"+s.listen.String())
 	}
 	if s.udp {
-		addresses = append(addresses, udp+"/"+s.listen.String())
+		addresses = append(addresses, networkUDP+"/"+s.listen.String())
 	}
 	return addresses
 }
@@ -103,9 +97,9 @@ func checkClashes(rep *report, services []service) {
 	onPort := make(map[uint16][]service)
 	for _, s := range services {
 		for _, first := range onPort[s.listen.port] {
-			protocol := networkTCP
+			protocol := "tcp"
 			if !s.tcp || !first.tcp {
-				protocol = networkUDP
+				protocol = "udp"
 			}
 			if (s.tcp && first.tcp || s.udp && first.udp) && s.listen.overlaps(first.listen) {
 				rep.fail(s.line, place{s.label, "listen"}, "%s on %s is taken by %s on line %d, which listens on %s",

@@ -2,7 +2,9 @@ package module
 
 import (
 	"fmt"
+	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -15,8 +17,11 @@ import (
 // that settings take effect when a config starts, and not when it is merely
 // looked at: a rejected config changes nothing.
 type App struct {
-	mu     sync.Mutex // guards relays: handlers are provisioned one by one today, nothing says they always will
-	relays map[string]*Relay
+	log *zap.Logger
+
+	mu        sync.Mutex // guards what follows: handlers are provisioned one by one today, nothing says they always will
+	relays    map[string]*Relay
+	listeners []net.Listener // on our networks; closed with the config
 }
 
 // CaddyModule returns the Caddy module information.
@@ -25,6 +30,12 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 		ID:  "relay",
 		New: func() caddy.Module { return new(App) },
 	}
+}
+
+// Provision implements caddy.Provisioner.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.log = ctx.Logger(new(Relay))
+	return nil
 }
 
 // add books a handler of this config. Handlers of one name are one service
@@ -47,28 +58,98 @@ func (a *App) add(r *Relay) error {
 	return nil
 }
 
-// Start puts the settings of this config into force.
+// turn is whose settings are in force, and whose come next. A config that
+// starts may still be rejected, because another of its apps does not start.
+// That it was not shows when Caddy stops the one before it: only then its
+// settings take effect.
+var turn struct {
+	mu         sync.Mutex // guards what follows, and is held while settings change
+	app, comes *App
+}
+
+// Start implements caddy.App.
 func (a *App) Start() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, r := range a.relays {
-		r.service.commit(r.settings)
+	turn.mu.Lock()
+	defer turn.mu.Unlock()
+	if turn.app != nil {
+		turn.comes = a
+		return nil
+	}
+	turn.app = a
+	a.commit()
+	return nil
+}
+
+// Stop implements caddy.App. The settings are taken back as the handlers are
+// cleaned up.
+func (a *App) Stop() error {
+	turn.mu.Lock()
+	defer turn.mu.Unlock()
+	switch a {
+	case turn.comes:
+		turn.comes = nil
+	case turn.app:
+		turn.app, turn.comes = turn.comes, nil
+		if turn.app != nil {
+			turn.app.commit()
+		}
 	}
 	return nil
 }
 
-// Stop does nothing: settings are taken back as the handlers are cleaned up,
-// which also happens to a config that never started.
-func (a *App) Stop() error { return nil }
+// Cleanup implements caddy.CleanerUpper: Caddy may give up a config that has
+// started without stopping its apps. And layer4 does not close what it opened
+// before it failed; here that is done before the rejection is answered.
+func (a *App) Cleanup() error {
+	a.mu.Lock()
+	listeners := a.listeners
+	a.listeners = nil
+	a.mu.Unlock()
+	for _, ln := range listeners {
+		_ = ln.Close()
+	}
+	return a.Stop()
+}
+
+// owns has a listener closed with this config.
+func (a *App) owns(ln net.Listener) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.listeners = append(a.listeners, ln)
+}
+
+// commit puts the settings of this config into force.
+func (a *App) commit() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	lastLog.Store(a.log)
+	var c change
+	for _, r := range a.relays {
+		c.add(r.service.commit(r.settings))
+	}
+	if c.services > 0 {
+		c.tell(a.log)
+	}
+}
+
+// lastLog is the log of the settings that were in force last.
+var lastLog atomic.Pointer[zap.Logger]
 
 // processLog is the relay's log for what outlives a config: that of whichever
-// config is running.
+// config is running, or, on exit, was.
 func processLog() *zap.Logger {
 	if ctx := caddy.ActiveContext(); ctx.Context != nil {
 		return ctx.Logger(new(Relay))
+	}
+	if log := lastLog.Load(); log != nil {
+		return log
 	}
 	return caddy.Log().Named(string(new(Relay).CaddyModule().ID)) // the first one has not quite started
 }
 
 // Interface guard.
-var _ caddy.App = (*App)(nil)
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

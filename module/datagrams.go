@@ -12,6 +12,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/listen"
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
@@ -24,6 +25,27 @@ type feed struct {
 	conn net.Conn // the association
 	ctx  context.Context
 	end  context.CancelFunc
+}
+
+// front is a client of relay+udp/ that its session has taken over: its
+// datagrams come straight from the socket, and no goroutine waits for them.
+type front struct{ *listen.Conn }
+
+// Reply implements handler.Replier.
+func (f *front) Reply(datagram []byte) error {
+	_, err := f.Write(datagram)
+	return err
+}
+
+// Release implements handler.Replier.
+func (f *front) Release() { f.End() }
+
+// takeDatagrams gives the relay a client of relay+udp/. What matchers have
+// looked at is delivered again, as the datagrams that it was.
+func takeDatagrams(relay *handler.Relay, cx *layer4.Connection, conn *listen.Conn) {
+	f := &front{conn}
+	key := handler.Key{Client: conn.Client(), Local: conn.Local()}
+	conn.Take(len(cx.MatchingBytes()), func(datagram []byte) { relay.Deliver(key, datagram, f) })
 }
 
 // longPast is a read deadline that makes an association's Read answer from

@@ -81,67 +81,71 @@ func hello(t *testing.T, at string) string {
 // A name whose address changes: the very client that meets the old address is
 // served by the new one, and the DNS may then go away.
 func TestAddressChange(t *testing.T) {
-	port := freePort(t)
-	backendAt(t, "127.0.0.3", port)
-	names := startNameServer(t, "127.0.0.2") // where nobody listens any more
-	at := freeAddr(t)
-	s := start(t, block(at, fmt.Sprintf("web.test:%d {\n name web\n resolvers %s\n }", port, names.addr)))
+	overBoth(t, func(t *testing.T) {
+		port := freePort(t)
+		backendAt(t, "127.0.0.3", port)
+		names := startNameServer(t, "127.0.0.2") // where nobody listens any more
+		at := freeAddr(t)
+		s := start(t, block("TCP/"+at, fmt.Sprintf("web.test:%d {\n name web\n resolvers %s\n }", port, names.addr)))
 
-	conn := dial(t, "tcp", at) // refused, but the address is in the cache now
-	if n, err := conn.Read(make([]byte, 1)); err == nil {
-		t.Fatalf("read %d bytes from nowhere", n)
-	}
-	names.set("127.0.0.3")
-	eventually(t, "the backend to be found at its new address", func() bool {
-		conn, err := net.Dial("tcp", at)
-		if err != nil {
-			return false
+		conn := dial(t, "tcp", at) // refused, but the address is in the cache now
+		if n, err := conn.Read(make([]byte, 1)); err == nil {
+			t.Fatalf("read %d bytes from nowhere", n)
 		}
-		defer conn.Close()
-		buf := make([]byte, 100)
-		n, _ := conn.Read(buf)
-		return string(buf[:n]) == "127.0.0.3"
+		names.set("127.0.0.3")
+		eventually(t, "the backend to be found at its new address", func() bool {
+			conn, err := net.Dial("tcp", at)
+			if err != nil {
+				return false
+			}
+			defer conn.Close()
+			buf := make([]byte, 100)
+			n, _ := conn.Read(buf)
+			return string(buf[:n]) == "127.0.0.3"
+		})
+		eventually(t, "the change to be told", func() bool { return len(s.lines("name has other addresses")) == 1 })
+		names.set("") // the DNS hangs: what is known is used
+		for range 3 {
+			if got := hello(t, at); got != "127.0.0.3" {
+				t.Errorf("got %q", got)
+			}
+		}
 	})
-	eventually(t, "the change to be told", func() bool { return len(s.lines("name has other addresses")) == 1 })
-	names.set("") // the DNS hangs: what is known is used
-	for range 3 {
-		if got := hello(t, at); got != "127.0.0.3" {
-			t.Errorf("got %q", got)
-		}
-	}
 }
 
 func TestAddressChangeWhileItServes(t *testing.T) {
-	port := freePort(t)
-	first, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", port))
-	if err != nil {
-		t.Skip("no address 127.0.0.2 on this system: ", err)
-	}
-	go func() {
-		for {
-			conn, err := first.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = conn.Write([]byte("127.0.0.2"))
-			conn.Close()
+	overBoth(t, func(t *testing.T) {
+		port := freePort(t)
+		first, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", port))
+		if err != nil {
+			t.Skip("no address 127.0.0.2 on this system: ", err)
 		}
-	}()
-	backendAt(t, "127.0.0.3", port)
-	names := startNameServer(t, "127.0.0.2")
-	at := freeAddr(t)
-	s := start(t, block(at, fmt.Sprintf("web.test:%d {\n name web\n resolvers %s\n }", port, names.addr)))
-	if got := hello(t, at); got != "127.0.0.2" {
-		t.Fatalf("got %q", got)
-	}
-	first.Close()
-	names.set("127.0.0.3")
-	if got := hello(t, at); got != "127.0.0.3" { // this client, not the one after it
-		t.Errorf("got %q", got)
-	}
-	if first, second := len(s.lines("backend failed, first strike")), len(s.lines("backend failed, second strike")); first != 1 || second != 0 {
-		t.Errorf("%d first and %d second strikes, want 1 and 0", first, second)
-	}
-	// Told beside the answer, not before it.
-	eventually(t, "the first answer to be told", func() bool { return len(s.lines("name resolved")) == 1 })
+		go func() {
+			for {
+				conn, err := first.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = conn.Write([]byte("127.0.0.2"))
+				conn.Close()
+			}
+		}()
+		backendAt(t, "127.0.0.3", port)
+		names := startNameServer(t, "127.0.0.2")
+		at := freeAddr(t)
+		s := start(t, block("TCP/"+at, fmt.Sprintf("web.test:%d {\n name web\n resolvers %s\n }", port, names.addr)))
+		if got := hello(t, at); got != "127.0.0.2" {
+			t.Fatalf("got %q", got)
+		}
+		first.Close()
+		names.set("127.0.0.3")
+		if got := hello(t, at); got != "127.0.0.3" { // this client, not the one after it
+			t.Errorf("got %q", got)
+		}
+		if first, second := len(s.lines("backend failed, first strike")), len(s.lines("backend failed, second strike")); first != 1 || second != 0 {
+			t.Errorf("%d first and %d second strikes, want 1 and 0", first, second)
+		}
+		// Told beside the answer, not before it.
+		eventually(t, "the first answer to be told", func() bool { return len(s.lines("name resolved")) == 1 })
+	})
 }

@@ -31,6 +31,10 @@ import (
 const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
+	if role := roles[os.Getenv(roleVariable)]; role != nil {
+		role() // this is not the test, but a process that a test has started
+		return
+	}
 	dir, err := os.MkdirTemp("", "relay-test")
 	if err != nil {
 		panic(err)
@@ -40,6 +44,28 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// networks are what tests listen on: Caddy's own or ours.
+type networks struct{ tcp, udp string }
+
+var (
+	caddys = networks{"tcp", "udp"}
+	ours   = networks{"relay+tcp", "relay+udp"}
+)
+
+// over is what TCP/ and UDP/ stand for in the configs of tests.
+var over = ours
+
+// overBoth runs a test over both.
+func overBoth(t *testing.T, test func(t *testing.T)) {
+	for _, n := range []networks{caddys, ours} {
+		t.Run(n.tcp+","+n.udp, func(t *testing.T) {
+			defer func(before networks) { over = before }(over)
+			over = n
+			test(t)
+		})
+	}
 }
 
 // server is a running Caddy.
@@ -75,10 +101,14 @@ func freePort(t *testing.T) int {
 
 func freeAddr(t *testing.T) string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }
 
+func newServer(t *testing.T) *server {
+	return &server{t: t, admin: freeAddr(t), log: filepath.Join(t.TempDir(), "log")}
+}
+
 // start runs a config whose layer4 block is given as Caddyfile text.
 func start(t *testing.T, layer4 string) *server {
 	t.Helper()
-	s := &server{t: t, admin: freeAddr(t), log: filepath.Join(t.TempDir(), "log")}
+	s := newServer(t)
 	config, err := s.adapt(layer4)
 	if err != nil {
 		t.Fatal(err)
@@ -102,6 +132,7 @@ func (s *server) stop() error {
 
 func (s *server) adapt(layer4 string) ([]byte, error) {
 	text := fmt.Sprintf("{\n admin %s\n persist_config off\n log relay {\n include layer4.handlers.relay\n output file %s\n level DEBUG\n format json\n }\n log default {\n exclude layer4.handlers.relay\n level WARN\n }\n layer4 {\n%s\n}\n}\n", s.admin, s.log, layer4)
+	text = strings.NewReplacer("TCP/", over.tcp+"/", "UDP/", over.udp+"/").Replace(text)
 	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
 	for _, w := range warnings {
 		if !strings.Contains(w.Message, "not formatted") {

@@ -16,4 +16,7 @@ func init() {
 	caddy.RegisterModule(new(Relay))
 	caddy.RegisterModule(new(App))
 	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
+	caddy.RegisterNetwork(networkTCP, listenTCP)
+	caddy.RegisterNetwork(networkUDP, listenUDP)
+	caddy.OnExit(drain)
 }

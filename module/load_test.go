@@ -13,95 +13,102 @@ import (
 // fails does so in caddy-l4's listener (a connection reset before it was
 // accepted), and in the end nothing is left.
 func TestReloadUnderLoad(t *testing.T) {
-	backend, _ := echoTCP(t, "b")
-	dead, at := freeAddr(t), freeAddr(t)
-	relay := func(idle int) string {
-		return block(at, fmt.Sprintf("%s %s {\n name load\n idle_timeout %dm\n }", dead, backend, 1+idle%5))
-	}
-	before := runtime.NumGoroutine()
-	s := start(t, relay(0))
+	overBoth(t, func(t *testing.T) {
+		backend, _ := echoTCP(t, "b")
+		dead, at := freeAddr(t), freeAddr(t)
+		relay := func(idle int) string {
+			return block("TCP/"+at, fmt.Sprintf("%s %s {\n name load\n idle_timeout %dm\n }", dead, backend, 1+idle%5))
+		}
+		before := runtime.NumGoroutine()
+		s := start(t, relay(0))
 
-	established := make([]net.Conn, 8)
-	for i := range established {
-		established[i] = dial(t, "tcp", at)
-		ask(t, established[i], "begin")
-	}
-	var served, lost atomic.Int64
-	stop := make(chan struct{})
-	var workers sync.WaitGroup
-	for range 4 {
-		workers.Go(func() {
-			buf := make([]byte, 100)
-			for {
-				select {
-				case <-stop:
-					return
-				default:
+		established := make([]net.Conn, 8)
+		for i := range established {
+			established[i] = dial(t, "tcp", at)
+			ask(t, established[i], "begin")
+		}
+		var served, lost atomic.Int64
+		stop := make(chan struct{})
+		var workers sync.WaitGroup
+		for range 4 {
+			workers.Go(func() {
+				buf := make([]byte, 100)
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					conn, err := net.Dial("tcp", at)
+					if err != nil {
+						lost.Add(1)
+						continue
+					}
+					_, _ = conn.Write([]byte("x"))
+					if n, err := conn.Read(buf); err != nil || string(buf[:n]) != "b x" {
+						lost.Add(1)
+					} else {
+						served.Add(1)
+					}
+					conn.Close()
 				}
-				conn, err := net.Dial("tcp", at)
-				if err != nil {
-					lost.Add(1)
-					continue
-				}
-				_, _ = conn.Write([]byte("x"))
-				if n, err := conn.Read(buf); err != nil || string(buf[:n]) != "b x" {
-					lost.Add(1)
-				} else {
-					served.Add(1)
-				}
-				conn.Close()
+			})
+		}
+		for i := range 20 {
+			if err := s.reload(relay(i + 1)); err != nil {
+				t.Error(err)
 			}
-		})
-	}
-	for i := range 20 {
-		if err := s.reload(relay(i + 1)); err != nil {
-			t.Error(err)
+			for _, conn := range established {
+				if got := ask(t, conn, "still"); got != "b still" {
+					t.Fatalf("an established relay got %q after reload %d", got, i+1)
+				}
+			}
+		}
+		close(stop)
+		workers.Wait()
+		t.Logf("%d served, %d lost while listeners changed", served.Load(), lost.Load())
+		if lost.Load() > 0 && over == ours {
+			t.Errorf("%d lost, where none may be", lost.Load())
+		}
+		if served.Load() == 0 {
+			t.Error("nobody was served")
+		}
+		if n := len(s.lines("client refused")); n != 0 {
+			t.Errorf("the relay refused clients: %d lines", n)
 		}
 		for _, conn := range established {
-			if got := ask(t, conn, "still"); got != "b still" {
-				t.Fatalf("an established relay got %q after reload %d", got, i+1)
-			}
+			conn.Close()
 		}
-	}
-	close(stop)
-	workers.Wait()
-	t.Logf("%d served, %d lost while listeners changed", served.Load(), lost.Load())
-	if served.Load() == 0 {
-		t.Error("nobody was served")
-	}
-	if n := len(s.lines("client refused")); n != 0 {
-		t.Errorf("the relay refused clients: %d lines", n)
-	}
-	for _, conn := range established {
-		conn.Close()
-	}
-	if err := s.stop(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
+		if err := s.stop(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
+	})
 }
 
 func TestFiveThousandConnections(t *testing.T) {
-	// Client, both sides of the relay and backend are all in this process.
-	clients := min(5000, (descriptorLimit(t)-500)/4)
-	backend, _ := echoTCP(t, "b")
-	at := freeAddr(t)
-	before := runtime.NumGoroutine()
-	s := start(t, block(at, backend))
-	conns := make([]net.Conn, clients)
-	for i := range conns {
-		conns[i] = dial(t, "tcp", at)
-	}
-	for i, conn := range conns {
-		if got := ask(t, conn, "x"); got != "b x" {
-			t.Fatalf("client %d got %q", i, got)
+	overBoth(t, func(t *testing.T) {
+		// Client, both sides of the relay and backend are all in this process.
+		clients := min(5000, (descriptorLimit(t)-1500)/4)
+		backend, _ := echoTCP(t, "b")
+		at := freeAddr(t)
+		before := runtime.NumGoroutine()
+		s := start(t, block("TCP/"+at, backend))
+		conns := make([]net.Conn, clients)
+		for i := range conns {
+			conns[i] = dial(t, "tcp", at)
 		}
-	}
-	for _, conn := range conns {
-		conn.Close()
-	}
-	if err := s.stop(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
+		for i, conn := range conns {
+			if got := ask(t, conn, "x"); got != "b x" {
+				t.Fatalf("client %d got %q", i, got)
+			}
+		}
+		for _, conn := range conns {
+			conn.Close()
+		}
+		if err := s.stop(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
+	})
 }

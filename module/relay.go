@@ -10,6 +10,7 @@ import (
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/listen"
 )
 
 // Relay is a layer4 handler that relays TCP connections and UDP datagrams to
@@ -63,7 +64,7 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 	if r.names, err = loadNames(opts); err != nil {
 		return fmt.Errorf("service %s: dns cache: %w", opts.Service, err)
 	}
-	r.settings = newGeneration(opts, ctx.Logger())
+	r.settings = newGeneration(opts, r.names, ctx.Logger())
 	if r.service, err = loadService(config, r.settings); err != nil {
 		return fmt.Errorf("service %s: %w", opts.Service, err)
 	}
@@ -76,28 +77,43 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 		UDPReplyTimeout: opts.UDPReplyTimeout,
 		UDPResponses:    opts.UDPResponses,
 		MaxUDPSessions:  opts.MaxUDPSessions,
-		Resolver:        r.names,
+		Resolver:        r.service,
+		Engine:          engine,
 		Log:             ctx.Logger(),
 	})
 	return nil
 }
 
-// Cleanup lets go of what Provision took.
+// Cleanup lets go of what Provision took, or has that done when the last relay
+// of a service has ended that no config has any more.
 func (r *Relay) Cleanup() error {
 	if r.service != nil {
-		r.service.retire(r.settings)
-		r.service.release()
+		if gone := r.service.retire(r.settings); gone != nil && r.service.busy() {
+			go r.service.linger(gone, r.settings, r.letGo) // ends with the last relay, or when the service is back
+			return nil
+		}
+	}
+	r.letGo()
+	return nil
+}
+
+func (r *Relay) letGo() {
+	if r.service != nil {
+		_, _ = services.Delete(r.service.key)
 	}
 	if r.names != nil {
 		r.names.release()
 	}
-	return nil
 }
 
 // Handle serves one TCP client, or the datagrams of one UDP client. What
 // becomes of them is in the relay's own log; an end of a connection is no
 // error of the handler.
 func (r *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
+	if conn, ok := cx.Conn.(*listen.Conn); ok {
+		takeDatagrams(r.relay, cx, conn)
+		return nil
+	}
 	if isDatagrams(cx) {
 		serveDatagrams(r.relay, cx)
 		return nil

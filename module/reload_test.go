@@ -20,45 +20,49 @@ func block(addr, relay string) string {
 }
 
 func TestReloadKeepsOrderAndConnections(t *testing.T) {
-	backend, _ := echoTCP(t, "b")
-	dead, at := freeAddr(t), freeAddr(t)
-	relay := func(idle string) string {
-		return block(at, fmt.Sprintf("%s %s {\n name kept\n idle_timeout %s\n }", dead, backend, idle))
-	}
-	s := start(t, relay("1m"))
-	old := dial(t, "tcp", at)
-	if got := ask(t, old, "before"); got != "b before" {
-		t.Fatalf("got %q", got)
-	}
-	if err := s.reload(relay("2m")); err != nil {
-		t.Fatal(err)
-	}
-	if got := ask(t, old, "after"); got != "b after" {
-		t.Errorf("the established connection got %q", got)
-	}
-	if got := ask(t, dial(t, "tcp", at), "new"); got != "b new" {
-		t.Errorf("a new connection got %q", got)
-	}
-	// The dead backend is known to be down: no strike, no move again.
-	if n := len(s.lines("backend failed, first strike")); n != 1 {
-		t.Errorf("%d first strikes over the reload, want 1", n)
-	}
+	overBoth(t, func(t *testing.T) {
+		backend, _ := echoTCP(t, "b")
+		dead, at := freeAddr(t), freeAddr(t)
+		relay := func(idle string) string {
+			return block("TCP/"+at, fmt.Sprintf("%s %s {\n name kept\n idle_timeout %s\n }", dead, backend, idle))
+		}
+		s := start(t, relay("1m"))
+		old := dial(t, "tcp", at)
+		if got := ask(t, old, "before"); got != "b before" {
+			t.Fatalf("got %q", got)
+		}
+		if err := s.reload(relay("2m")); err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(t, old, "after"); got != "b after" {
+			t.Errorf("the established connection got %q", got)
+		}
+		if got := ask(t, dial(t, "tcp", at), "new"); got != "b new" {
+			t.Errorf("a new connection got %q", got)
+		}
+		// The dead backend is known to be down: no strike, no move again.
+		if n := len(s.lines("backend failed, first strike")); n != 1 {
+			t.Errorf("%d first strikes over the reload, want 1", n)
+		}
+	})
 }
 
 func TestReloadChangesBackends(t *testing.T) {
-	a, _ := echoTCP(t, "a")
-	b, _ := echoTCP(t, "b")
-	at := freeAddr(t)
-	s := start(t, block(at, a+" {\n name changed\n }"))
-	if got := ask(t, dial(t, "tcp", at), "x"); got != "a x" {
-		t.Fatalf("got %q", got)
-	}
-	if err := s.reload(block(at, b+" "+a+" {\n name changed\n }")); err != nil {
-		t.Fatal(err)
-	}
-	if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
-		t.Errorf("after the reload: got %q", got)
-	}
+	overBoth(t, func(t *testing.T) {
+		a, _ := echoTCP(t, "a")
+		b, _ := echoTCP(t, "b")
+		at := freeAddr(t)
+		s := start(t, block("TCP/"+at, a+" {\n name changed\n }"))
+		if got := ask(t, dial(t, "tcp", at), "x"); got != "a x" {
+			t.Fatalf("got %q", got)
+		}
+		if err := s.reload(block("TCP/"+at, b+" "+a+" {\n name changed\n }")); err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
+			t.Errorf("after the reload: got %q", got)
+		}
+	})
 }
 
 func TestRejectedReloadChangesNothing(t *testing.T) {
@@ -90,60 +94,66 @@ func TestRejectedReloadChangesNothing(t *testing.T) {
 }
 
 func TestUDPSessionsOutliveAReload(t *testing.T) {
-	backend, _ := echoUDP(t, "b", freeAddr(t))
-	at := freeAddr(t)
-	relay := func(idle string) string {
-		return block("udp/"+at, fmt.Sprintf("%s {\n name kept\n idle_timeout %s\n }", backend, idle))
-	}
-	s := start(t, relay("1m"))
-	conn := dial(t, "udp", at)
-	if got := ask(t, conn, "one"); got != "b one" {
-		t.Fatalf("got %q", got)
-	}
-	if err := s.reload(relay("2m")); err != nil {
-		t.Fatal(err)
-	}
-	if got := keepAsking(t, conn, "two"); got != "b two" {
-		t.Errorf("got %q", got)
-	}
-	// One session, one backend socket: only the first answer of a session is
-	// told of.
-	if n := len(s.lines("connected")); n != 1 {
-		t.Errorf("%d sessions reached the backend, want 1", n)
-	}
+	overBoth(t, func(t *testing.T) {
+		backend, _ := echoUDP(t, "b", freeAddr(t))
+		at := freeAddr(t)
+		relay := func(idle string) string {
+			return block("UDP/"+at, fmt.Sprintf("%s {\n name kept\n idle_timeout %s\n }", backend, idle))
+		}
+		s := start(t, relay("1m"))
+		conn := dial(t, "udp", at)
+		if got := ask(t, conn, "one"); got != "b one" {
+			t.Fatalf("got %q", got)
+		}
+		if err := s.reload(relay("2m")); err != nil {
+			t.Fatal(err)
+		}
+		if got := keepAsking(t, conn, "two"); got != "b two" {
+			t.Errorf("got %q", got)
+		}
+		// One session, one backend socket: only the first answer of a session is
+		// told of.
+		if n := len(s.lines("connected")); n != 1 {
+			t.Errorf("%d sessions reached the backend, want 1", n)
+		}
+	})
 }
 
 func TestOneNameOnePool(t *testing.T) {
-	backend, _ := echoTCP(t, "b")
-	dead, one, two := freeAddr(t), freeAddr(t), freeAddr(t)
-	relay := dead + " " + backend + " {\n name shared\n }"
-	s := start(t, block(one, relay)+block(two, relay))
-	for _, at := range []string{one, two, one} {
-		if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
-			t.Errorf("got %q", got)
+	overBoth(t, func(t *testing.T) {
+		backend, _ := echoTCP(t, "b")
+		dead, one, two := freeAddr(t), freeAddr(t), freeAddr(t)
+		relay := dead + " " + backend + " {\n name shared\n }"
+		s := start(t, block("TCP/"+one, relay)+block("TCP/"+two, relay))
+		for _, at := range []string{one, two, one} {
+			if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
+				t.Errorf("got %q", got)
+			}
 		}
-	}
-	if n := len(s.lines("backend failed, first strike")); n != 1 {
-		t.Errorf("%d first strikes, want 1 for both listeners", n)
-	}
+		if n := len(s.lines("backend failed, first strike")); n != 1 {
+			t.Errorf("%d first strikes, want 1 for both listeners", n)
+		}
+	})
 }
 
 func TestOneNameTwoSettings(t *testing.T) {
-	backend, _ := echoTCP(t, "b")
-	one, two := freeAddr(t), freeAddr(t)
-	s := start(t, block(one, backend+" {\n name shared\n }"))
-	err := s.reload(block(one, backend+" {\n name shared\n }") + block(two, backend+" {\n name shared\n idle_timeout 7m\n }"))
-	if err == nil {
-		t.Fatal("accepted")
-	}
-	for _, want := range []string{"service shared", "idle_timeout", "5m", "7m"} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("the error does not name %q: %v", want, err)
+	overBoth(t, func(t *testing.T) {
+		backend, _ := echoTCP(t, "b")
+		one, two := freeAddr(t), freeAddr(t)
+		s := start(t, block("TCP/"+one, backend+" {\n name shared\n }"))
+		err := s.reload(block("TCP/"+one, backend+" {\n name shared\n }") + block("TCP/"+two, backend+" {\n name shared\n idle_timeout 7m\n }"))
+		if err == nil {
+			t.Fatal("accepted")
 		}
-	}
-	if got := ask(t, dial(t, "tcp", one), "x"); got != "b x" {
-		t.Errorf("the running config: got %q", got)
-	}
+		for _, want := range []string{"service shared", "idle_timeout", "5m", "7m"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("the error does not name %q: %v", want, err)
+			}
+		}
+		if got := ask(t, dial(t, "tcp", one), "x"); got != "b x" {
+			t.Errorf("the running config: got %q", got)
+		}
+	})
 }
 
 func TestBadSettingsAreRefused(t *testing.T) {
@@ -180,13 +190,15 @@ func TestBadSettingsAreRefused(t *testing.T) {
 }
 
 func TestPlaceholdersAreResolvedAtLoad(t *testing.T) {
-	backend, _ := echoTCP(t, "b")
-	t.Setenv("RELAY_TEST_BACKEND", backend)
-	at := freeAddr(t)
-	start(t, block(at, "{env.RELAY_TEST_BACKEND}"))
-	if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
-		t.Errorf("got %q", got)
-	}
+	overBoth(t, func(t *testing.T) {
+		backend, _ := echoTCP(t, "b")
+		t.Setenv("RELAY_TEST_BACKEND", backend)
+		at := freeAddr(t)
+		start(t, block("TCP/"+at, "{env.RELAY_TEST_BACKEND}"))
+		if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
+			t.Errorf("got %q", got)
+		}
+	})
 }
 
 func TestYAMLThroughTheAdminAPI(t *testing.T) {
@@ -222,27 +234,29 @@ func TestYAMLThroughTheAdminAPI(t *testing.T) {
 }
 
 func TestServiceStartsAndStopsOnce(t *testing.T) {
-	backend, _ := echoTCP(t, "b")
-	at := freeAddr(t)
-	s := start(t, block(at, backend+" {\n name stays\n }")+block(freeAddr(t), backend+" {\n name goes\n }"))
-	for _, idle := range []string{"6m", "7m"} {
-		if err := s.reload(block(at, backend+" {\n name stays\n idle_timeout "+idle+"\n }")); err != nil {
-			t.Fatal(err)
+	overBoth(t, func(t *testing.T) {
+		backend, _ := echoTCP(t, "b")
+		at := freeAddr(t)
+		s := start(t, block("TCP/"+at, backend+" {\n name stays\n }")+block("TCP/"+freeAddr(t), backend+" {\n name goes\n }"))
+		for _, idle := range []string{"6m", "7m"} {
+			if err := s.reload(block("TCP/"+at, backend+" {\n name stays\n idle_timeout "+idle+"\n }")); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	services := func(message string) (names []string) {
-		for _, line := range s.lines(message) {
-			names = append(names, line["service"].(string))
+		services := func(message string) (names []string) {
+			for _, line := range s.lines(message) {
+				names = append(names, line["service"].(string))
+			}
+			slices.Sort(names)
+			return names
 		}
-		slices.Sort(names)
-		return names
-	}
-	if got := services("service started"); !slices.Equal(got, []string{"goes", "stays"}) {
-		t.Errorf("started: %v", got)
-	}
-	if got := services("service stopped"); !slices.Equal(got, []string{"goes"}) {
-		t.Errorf("stopped: %v", got)
-	}
+		if got := services("service started"); !slices.Equal(got, []string{"goes", "stays"}) {
+			t.Errorf("started: %v", got)
+		}
+		if got := services("service stopped"); !slices.Equal(got, []string{"goes"}) {
+			t.Errorf("stopped: %v", got)
+		}
+	})
 }
 
 // What `caddy validate` does must bind, dial and look up nothing, and leave

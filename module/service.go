@@ -1,9 +1,12 @@
 package module
 
 import (
+	"context"
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -17,25 +20,42 @@ import (
 // services holds what each service keeps across reloads, by serviceKey.
 var services = caddy.NewUsagePool()
 
+// engine carries the backend sockets of all UDP sessions of the process.
+var engine = handler.NewEngine()
+
 // service is the state of a service, shared by the handlers of its name in
-// all configs that are loaded.
+// all configs that are loaded. It stays in services for as long as it has
+// relays at work, also after the last config that had it.
 type service struct {
 	*handler.Service
-	key string // in services
+	key   string                // in services
+	names atomic.Pointer[names] // of the settings in force: also relays of older ones ask there
 
-	mu      sync.Mutex    // guards inForce
-	inForce []*generation // settings of configs that were started and not ended; the last one is the queue's
+	shutdown atomic.Int64 // the shutdown_timeout in force, a time.Duration
+
+	mu       sync.Mutex         // guards what follows
+	inForce  []*generation      // settings of configs that are in force and not ended; the last one is the queue's
+	returned context.CancelFunc // ends the latest linger: a config has the service again; nil before the first
 }
 
-// generation is what one config wants the service's queue to be.
+// generation is what one config wants of the service as a whole.
 type generation struct {
-	addresses []upstream.Address
-	cooldown  time.Duration
-	log       *zap.Logger
+	addresses       []upstream.Address
+	cooldown        time.Duration
+	gracePeriod     time.Duration
+	shutdownTimeout time.Duration
+	names           *names
+	log             *zap.Logger
 }
 
-func newGeneration(opts caddyfile.Options, log *zap.Logger) *generation {
-	g := &generation{cooldown: opts.Cooldown, log: log}
+func newGeneration(opts caddyfile.Options, n *names, log *zap.Logger) *generation {
+	g := &generation{
+		cooldown:        opts.Cooldown,
+		gracePeriod:     opts.GracePeriod,
+		shutdownTimeout: opts.ShutdownTimeout,
+		names:           n,
+		log:             log,
+	}
 	for _, b := range opts.Backends {
 		g.addresses = append(g.addresses, upstream.Address{Text: b.Text, Host: b.Host, Port: b.Port, IP: b.Addr})
 	}
@@ -52,7 +72,7 @@ func serviceKey(config caddyfile.Config) (string, error) {
 	return "settings " + string(settings), err
 }
 
-// loadService finds or makes the state of a service; release gives it back.
+// loadService finds or makes the state of a service; letGo gives it back.
 func loadService(config caddyfile.Config, g *generation) (*service, error) {
 	key, err := serviceKey(config)
 	if err != nil {
@@ -60,7 +80,9 @@ func loadService(config caddyfile.Config, g *generation) (*service, error) {
 	}
 	value, _, err := services.LoadOrNew(key, func() (caddy.Destructor, error) {
 		pool := upstream.NewPool(g.addresses, g.cooldown, time.Now())
-		return &service{Service: handler.NewService(config.Service(), pool), key: key}, nil
+		s := &service{Service: handler.NewService(config.Service(), pool), key: key}
+		s.names.Store(g.names)
+		return s, nil
 	})
 	if err != nil {
 		return nil, err
@@ -68,40 +90,94 @@ func loadService(config caddyfile.Config, g *generation) (*service, error) {
 	return value.(*service), nil
 }
 
-func (s *service) release() { _, _ = services.Delete(s.key) }
-
-// commit gives the queue the settings of a config that starts.
-func (s *service) commit(g *generation) {
+// commit puts the settings of a config that starts into force, and says what
+// that changed.
+func (s *service) commit(g *generation) change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inForce = append(s.inForce, g)
+	if s.returned != nil {
+		s.returned()
+	}
+	before := s.Pool.Order()
+	s.names.Store(g.names)
+	s.shutdown.Store(int64(g.shutdownTimeout))
 	s.Pool.Update(g.addresses, g.cooldown)
 	if len(s.inForce) == 1 {
 		g.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
+		return change{}
 	}
+	return s.changeSince(before)
 }
 
-// retire takes the settings of a config back that has ended. If they were
-// still the latest, the config was rejected half-way, and those of the one
-// that goes on come back.
-func (s *service) retire(g *generation) {
+// retire takes the settings of a config back that has ended. If no config has
+// the service any more, gone is not nil, and ends when one has it again.
+func (s *service) retire(g *generation) (gone context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.Index(s.inForce, g)
 	if i < 0 {
-		return // never started
+		return nil // rejected, or another handler of the same config was here
 	}
-	latest := i == len(s.inForce)-1
 	s.inForce = slices.Delete(s.inForce, i, i+1)
-	switch {
-	case len(s.inForce) == 0:
-		g.log.Info("service stopped", zap.String("service", s.Name))
-	case latest:
-		back := s.inForce[i-1]
-		s.Pool.Update(back.addresses, back.cooldown)
+	if len(s.inForce) > 0 {
+		return nil
+	}
+	g.log.Info("service stopped", zap.String("service", s.Name))
+	gone, s.returned = context.WithCancel(context.Background())
+	return gone
+}
+
+// linger keeps a service that no config has any more for the relays that it
+// still has, and cuts them after the grace period. It ends with the last of
+// them, or when a config has the service again. On exit there is no grace
+// period, but a drain.
+func (s *service) linger(gone context.Context, g *generation, letGo func()) {
+	defer letGo()
+	if g.gracePeriod > 0 && !caddy.Exiting() {
+		grace, cancel := context.WithTimeout(gone, g.gracePeriod)
+		defer cancel()
+		if s.WaitIdle(grace) == nil {
+			return
+		}
+		s.cutIf(gone)
+	}
+	_ = s.WaitIdle(gone)
+}
+
+// cutIf cuts all relays if no config has had the service since gone began.
+func (s *service) cutIf(gone context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if gone.Err() == nil {
+		s.Cut()
 	}
 }
 
-// Destruct is called when no config has the service any more. Its relays and
-// sessions go on until they end by themselves.
+// shutdownTimeout is that of the settings that were in force last.
+func (s *service) shutdownTimeout() time.Duration {
+	return time.Duration(s.shutdown.Load())
+}
+
+// busy says whether the service has relays at work.
+func (s *service) busy() bool {
+	tcp, udp := s.Active()
+	return tcp+udp > 0
+}
+
+// Destruct is called when neither a config nor a relay has the service.
 func (s *service) Destruct() error { return nil }
+
+// Cached implements handler.Resolver, as do Lookup and Refresh: by the DNS
+// settings in force, whichever those of the relay that asks were.
+func (s *service) Cached(host string) ([]netip.Addr, bool) { return s.names.Load().Cached(host) }
+
+// Lookup implements handler.Resolver.
+func (s *service) Lookup(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error) {
+	return s.names.Load().Lookup(ctx, host, patience)
+}
+
+// Refresh implements handler.Resolver.
+func (s *service) Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) ([]netip.Addr, error) {
+	return s.names.Load().Refresh(ctx, host, since, patience)
+}

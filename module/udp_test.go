@@ -75,40 +75,44 @@ func silentUDP(t *testing.T) string {
 }
 
 func TestFirstDatagramSurvivesDeadBackends(t *testing.T) {
-	good, _ := echoUDP(t, "good", freeAddr(t))
-	at := freeAddr(t)
-	s := start(t, block("udp/"+at, freeAddr(t)+" "+freeAddr(t)+" "+good+" {\n name dns\n }"))
-	if got := ask(t, dial(t, "udp", at), "only once"); got != "good only once" {
-		t.Errorf("got %q", got)
-	}
-	if got := s.lines("order of backends changed"); len(got) != 2 {
-		t.Errorf("two dead backends moved %d times", len(got))
-	}
-	if got := ask(t, dial(t, "udp", at), "second client"); got != "good second client" {
-		t.Errorf("got %q", got)
-	}
+	overBoth(t, func(t *testing.T) {
+		good, _ := echoUDP(t, "good", freeAddr(t))
+		at := freeAddr(t)
+		s := start(t, block("UDP/"+at, freeAddr(t)+" "+freeAddr(t)+" "+good+" {\n name dns\n }"))
+		if got := ask(t, dial(t, "udp", at), "only once"); got != "good only once" {
+			t.Errorf("got %q", got)
+		}
+		if got := s.lines("order of backends changed"); len(got) != 2 {
+			t.Errorf("two dead backends moved %d times", len(got))
+		}
+		if got := ask(t, dial(t, "udp", at), "second client"); got != "good second client" {
+			t.Errorf("got %q", got)
+		}
+	})
 }
 
 func TestUDPBackendDiesAndComesBack(t *testing.T) {
-	first, stop := echoUDP(t, "first", freeAddr(t))
-	second, _ := echoUDP(t, "second", freeAddr(t))
-	at := freeAddr(t)
-	s := start(t, block("udp/"+at, first+" "+second+" {\n name pair\n }"))
-	conn := dial(t, "udp", at)
-	if got := ask(t, conn, "1"); got != "first 1" {
-		t.Fatalf("got %q", got)
-	}
-	stop()
-	if got := ask(t, conn, "2"); got != "second 2" { // the very datagram that met the failure
-		t.Errorf("got %q", got)
-	}
-	echoUDP(t, "first again", first)
-	if got := ask(t, dial(t, "udp", at), "3"); got != "second 3" { // the order is sticky
-		t.Errorf("got %q", got)
-	}
-	if n := len(s.lines("backend failed, second strike")); n != 1 {
-		t.Errorf("%d second strikes, want 1", n)
-	}
+	overBoth(t, func(t *testing.T) {
+		first, stop := echoUDP(t, "first", freeAddr(t))
+		second, _ := echoUDP(t, "second", freeAddr(t))
+		at := freeAddr(t)
+		s := start(t, block("UDP/"+at, first+" "+second+" {\n name pair\n }"))
+		conn := dial(t, "udp", at)
+		if got := ask(t, conn, "1"); got != "first 1" {
+			t.Fatalf("got %q", got)
+		}
+		stop()
+		if got := ask(t, conn, "2"); got != "second 2" { // the very datagram that met the failure
+			t.Errorf("got %q", got)
+		}
+		echoUDP(t, "first again", first)
+		if got := ask(t, dial(t, "udp", at), "3"); got != "second 3" { // the order is sticky
+			t.Errorf("got %q", got)
+		}
+		if n := len(s.lines("backend failed, second strike")); n != 1 {
+			t.Errorf("%d second strikes, want 1", n)
+		}
+	})
 }
 
 // An association of caddy-l4 lives as long as the session behind it, in either

@@ -23,7 +23,7 @@ import (
 // startJSON runs a config of one server with the given apps beside layer4.
 func startJSON(t *testing.T, at, routes, apps string) {
 	t.Helper()
-	config := fmt.Sprintf(`{"admin":{"disabled":true},"apps":{%s"layer4":{"servers":{"s":{"listen":[%q],"routes":%s}}}}}`, apps, at, routes)
+	config := fmt.Sprintf(`{"admin":{"disabled":true},"apps":{%s"layer4":{"servers":{"s":{"listen":[%q],"routes":%s}}}}}`, apps, over.tcp+"/"+at, routes)
 	if err := caddy.Load([]byte(config), true); err != nil {
 		t.Fatal(err)
 	}
@@ -100,101 +100,107 @@ func dialTLS(t *testing.T, at string) *tls.Conn {
 }
 
 func TestTLSClients(t *testing.T) {
-	t.Run("half-close in both directions", func(t *testing.T) {
-		at, ln := startTLS(t)
-		client := dialTLS(t, at)
-		backend := accept(t, ln)
-		if _, err := io.WriteString(client, "question"); err != nil {
+	overBoth(t, func(t *testing.T) {
+		t.Run("half-close in both directions", func(t *testing.T) {
+			at, ln := startTLS(t)
+			client := dialTLS(t, at)
+			backend := accept(t, ln)
+			if _, err := io.WriteString(client, "question"); err != nil {
+				t.Fatal(err)
+			}
+			if err := client.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(backend); err != nil || string(got) != "question" {
+				t.Fatalf("the backend got %q, %v", got, err)
+			}
+			if _, err := io.WriteString(backend, "answer"); err != nil {
+				t.Fatal(err)
+			}
+			backend.Close()
+			// ReadAll gives an error unless the end came as TLS ends, with close_notify.
+			if got, err := io.ReadAll(client); err != nil || string(got) != "answer" {
+				t.Errorf("the client got %q, %v", got, err)
+			}
+		})
+		t.Run("a reset backend resets the client", func(t *testing.T) {
+			at, ln := startTLS(t)
+			client := dialTLS(t, at)
+			backend := accept(t, ln)
+			if _, err := io.WriteString(backend, "half of an ans"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(client, make([]byte, 14)); err != nil {
+				t.Fatal(err)
+			}
+			_ = backend.SetLinger(0)
+			backend.Close()
+			if _, err := client.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
+				t.Errorf("the client saw %v, want a reset", err)
+			}
+		})
+		t.Run("a reset client resets the backend", func(t *testing.T) {
+			at, ln := startTLS(t)
+			client := dialTLS(t, at)
+			backend := accept(t, ln)
+			_ = client.NetConn().(*net.TCPConn).SetLinger(0)
+			client.NetConn().Close()
+			if _, err := backend.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
+				t.Errorf("the backend saw %v, want a reset", err)
+			}
+		})
+	})
+}
+
+func TestProxyProtocolBeforeTheRelay(t *testing.T) {
+	overBoth(t, func(t *testing.T) {
+		ln := listenTCP(t)
+		at := freeAddr(t)
+		startJSON(t, at, fmt.Sprintf(`[{"handle":[{"handler":"proxy_protocol"},{"handler":"relay","backends":[%q]}]}]`, ln.Addr()), "")
+		client := dial(t, "tcp", at).(*net.TCPConn)
+		if _, err := io.WriteString(client, "PROXY TCP4 198.51.100.7 203.0.113.9 4711 80\r\nhello"); err != nil {
 			t.Fatal(err)
 		}
 		if err := client.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := io.ReadAll(backend); err != nil || string(got) != "question" {
+		backend := accept(t, ln)
+		if got, err := io.ReadAll(backend); err != nil || string(got) != "hello" {
 			t.Fatalf("the backend got %q, %v", got, err)
 		}
-		if _, err := io.WriteString(backend, "answer"); err != nil {
+		// The wrapper has no CloseWrite: the end must reach the client all the same,
+		// and be an orderly one.
+		if _, err := io.WriteString(backend, "bye"); err != nil {
 			t.Fatal(err)
 		}
 		backend.Close()
-		// ReadAll gives an error unless the end came as TLS ends, with close_notify.
-		if got, err := io.ReadAll(client); err != nil || string(got) != "answer" {
+		if got, err := io.ReadAll(client); err != nil || string(got) != "bye" {
 			t.Errorf("the client got %q, %v", got, err)
 		}
 	})
-	t.Run("a reset backend resets the client", func(t *testing.T) {
-		at, ln := startTLS(t)
-		client := dialTLS(t, at)
-		backend := accept(t, ln)
-		if _, err := io.WriteString(backend, "half of an ans"); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(client, make([]byte, 14)); err != nil {
-			t.Fatal(err)
-		}
-		_ = backend.SetLinger(0)
-		backend.Close()
-		if _, err := client.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
-			t.Errorf("the client saw %v, want a reset", err)
-		}
-	})
-	t.Run("a reset client resets the backend", func(t *testing.T) {
-		at, ln := startTLS(t)
-		client := dialTLS(t, at)
-		backend := accept(t, ln)
-		_ = client.NetConn().(*net.TCPConn).SetLinger(0)
-		client.NetConn().Close()
-		if _, err := backend.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
-			t.Errorf("the backend saw %v, want a reset", err)
-		}
-	})
-}
-
-func TestProxyProtocolBeforeTheRelay(t *testing.T) {
-	ln := listenTCP(t)
-	at := freeAddr(t)
-	startJSON(t, at, fmt.Sprintf(`[{"handle":[{"handler":"proxy_protocol"},{"handler":"relay","backends":[%q]}]}]`, ln.Addr()), "")
-	client := dial(t, "tcp", at).(*net.TCPConn)
-	if _, err := io.WriteString(client, "PROXY TCP4 198.51.100.7 203.0.113.9 4711 80\r\nhello"); err != nil {
-		t.Fatal(err)
-	}
-	if err := client.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	backend := accept(t, ln)
-	if got, err := io.ReadAll(backend); err != nil || string(got) != "hello" {
-		t.Fatalf("the backend got %q, %v", got, err)
-	}
-	// The wrapper has no CloseWrite: the end must reach the client all the same,
-	// and be an orderly one.
-	if _, err := io.WriteString(backend, "bye"); err != nil {
-		t.Fatal(err)
-	}
-	backend.Close()
-	if got, err := io.ReadAll(client); err != nil || string(got) != "bye" {
-		t.Errorf("the client got %q, %v", got, err)
-	}
 }
 
 // A handler that hides the socket leaves no way to half-close: the end of one
 // direction then ends both, and a reset shows as an end.
 func TestThrottleBeforeTheRelay(t *testing.T) {
-	ln := listenTCP(t)
-	at := freeAddr(t)
-	startJSON(t, at, fmt.Sprintf(`[{"handle":[{"handler":"throttle","read_bytes_per_second":1000000,"read_burst_size":100000},{"handler":"relay","backends":[%q]}]}]`, ln.Addr()), "")
-	client := dial(t, "tcp", at)
-	backend := accept(t, ln)
-	if _, err := io.WriteString(client, "hello"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(backend, make([]byte, 5)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(backend, "bye"); err != nil {
-		t.Fatal(err)
-	}
-	backend.Close()
-	if got, err := io.ReadAll(client); err != nil || string(got) != "bye" {
-		t.Errorf("the client got %q, %v", got, err)
-	}
+	overBoth(t, func(t *testing.T) {
+		ln := listenTCP(t)
+		at := freeAddr(t)
+		startJSON(t, at, fmt.Sprintf(`[{"handle":[{"handler":"throttle","read_bytes_per_second":1000000,"read_burst_size":100000},{"handler":"relay","backends":[%q]}]}]`, ln.Addr()), "")
+		client := dial(t, "tcp", at)
+		backend := accept(t, ln)
+		if _, err := io.WriteString(client, "hello"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(backend, make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(backend, "bye"); err != nil {
+			t.Fatal(err)
+		}
+		backend.Close()
+		if got, err := io.ReadAll(client); err != nil || string(got) != "bye" {
+			t.Errorf("the client got %q, %v", got, err)
+		}
+	})
 }

@@ -1,0 +1,149 @@
+package module_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A burst of clients takes all descriptors. When it is gone, service is back
+// without anybody's help.
+func TestDescriptorsRunOut(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	echoUDP(t, "b", backend)
+	at := freeAddr(t)
+	const limit = 64
+	p := startProcess(t, bothAt(at, backend+" {\n name small\n connect_timeout 1s\n idle_timeout 2s\n }"), limit)
+	for range 2 {
+		var burst []net.Conn
+		for range 100 {
+			conn, err := net.DialTimeout("tcp", at, patience)
+			if err != nil {
+				t.Fatal("the kernel's queue takes clients whether there are descriptors or not: ", err)
+			}
+			burst = append(burst, conn)
+			udp := dial(t, "udp", at)
+			_, _ = udp.Write([]byte("x"))
+			burst = append(burst, udp)
+		}
+		eventually(t, "the descriptors to run out", func() bool {
+			fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+			return err == nil && len(fds) >= limit-1
+		})
+		for _, conn := range burst {
+			conn.Close()
+		}
+		eventually(t, "service to return", func() bool {
+			conn, err := net.Dial("tcp", at)
+			if err != nil {
+				return false
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+			_, _ = conn.Write([]byte("x"))
+			buf := make([]byte, 10)
+			n, _ := conn.Read(buf)
+			return string(buf[:n]) == "b x"
+		})
+		if got := keepAsking(t, dial(t, "udp", at), "x"); got != "b x" {
+			t.Errorf("udp: got %q", got)
+		}
+	}
+	for _, message := range []string{"backend failed, first strike", "order of backends changed"} {
+		if got := p.lines(message); len(got) != 0 {
+			t.Errorf("the backend was blamed: %v", got)
+		}
+	}
+	failed, again := len(p.lines("cannot accept clients, trying on")), len(p.lines("accepting clients again"))
+	t.Logf("told %d times, %d times as over", failed, again)
+	if again == 0 || again > failed {
+		t.Errorf("told %d times, %d times as over", failed, again)
+	}
+}
+
+const netnsVariable = "RELAY_TEST_NETNS"
+
+// More UDP sessions than the system has ports: the longest-idle make room, and
+// no backend is struck for what it has no part in. It needs a network
+// namespace, in which this test runs once more.
+func TestPortsRunOut(t *testing.T) {
+	if os.Getenv(netnsVariable) == "" {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(self, "-test.run", "^TestPortsRunOut$", "-test.v")
+		cmd.Env = append(os.Environ(), netnsVariable+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		switch {
+		case err != nil && !errors.As(err, &exit):
+			t.Skip("no network namespace to be had: ", err)
+		case strings.Contains(string(out), "--- SKIP"):
+			t.Skipf("in the namespace:\n%s", out)
+		case err != nil:
+			t.Fatalf("in the namespace: %v\n%s", err, out)
+		}
+		t.Logf("in the namespace:\n%s", out)
+		return
+	}
+	if err := loopbackUp(); err != nil {
+		t.Skip("cannot bring lo up: ", err)
+	}
+	const ports = 50
+	low := 50000
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "%d %d", low, low+ports-1), 0); err != nil {
+		t.Skip("cannot make the system short of ports: ", err)
+	}
+	backend := tellSource(t, freeAddr(t))
+	at := freeAddr(t)
+	s := start(t, block("relay+udp/"+at, backend+" {\n name short\n max_udp_sessions 1000\n }"))
+	const sessions = 4 * ports
+	sources := make(map[string]bool)
+	remote, err := net.ResolveUDPAddr("udp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range sessions {
+		local := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: freePort(t)} // not one of those that are short
+		conn, err := net.DialUDP("udp", local, remote)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		sources[ask(t, conn, "x")] = true
+	}
+	if len(sources) > ports {
+		t.Fatalf("%d ports in use, where there are %d", len(sources), ports)
+	}
+	for _, message := range []string{"backend failed, first strike", "order of backends changed", "all backends unavailable", "client refused"} {
+		if got := s.lines(message); len(got) != 0 {
+			t.Errorf("%d times %q: %v", len(got), message, got[0])
+		}
+	}
+	if got := reasons(s)["evicted"]; got < sessions-ports {
+		t.Errorf("%d sessions evicted, want at least %d", got, sessions-ports)
+	}
+	t.Logf("%d sessions over %d ports, %d evicted", sessions, len(sources), reasons(s)["evicted"])
+}
+
+func loopbackUp() error {
+	out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	return conn.(io.Closer).Close()
+}

@@ -1,0 +1,166 @@
+package module_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+)
+
+// Some tests need a process of their own: one that can be told to exit, that
+// has little of something, or that is a stranger. It is this test binary, in
+// another role.
+
+const roleVariable = "RELAY_TEST_ROLE"
+
+var roles = map[string]func(){
+	"caddy": caddycmd.Main,
+	"hold":  hold,
+}
+
+// process is another process and what it writes.
+type process struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	output string // a file
+	ended  chan struct{}
+	err    error // of Wait; set before ended closes
+}
+
+// spawn starts a process that ends with the test at the latest.
+func spawn(t *testing.T, role string, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, output: filepath.Join(t.TempDir(), "output"), ended: make(chan struct{})}
+	file, err := os.Create(p.output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	cmd.Stdout, cmd.Stderr = file, file
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.err = cmd.Wait(); close(p.ended) }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-p.ended
+		if t.Failed() {
+			t.Logf("the process wrote:\n%s", p.text())
+		}
+	})
+	return p
+}
+
+func (p *process) text() string {
+	text, err := os.ReadFile(p.output)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// status waits for the end of the process and gives its exit status.
+func (p *process) status() int {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		p.t.Fatal("the process does not end")
+	}
+	var exit *exec.ExitError
+	if p.err != nil && !errors.As(p.err, &exit) {
+		p.t.Fatal(p.err)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+func (p *process) terminate() {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// caddyProcess is a Caddy in a process of its own.
+type caddyProcess struct {
+	*server
+	*process
+}
+
+// startProcess is start in another process. files is its limit of
+// descriptors, 0 for what this one has.
+func startProcess(t *testing.T, layer4 string, files int) *caddyProcess {
+	t.Helper()
+	s := newServer(t)
+	config, err := s.adapt(layer4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(path, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "run", "--config", path)
+	if files > 0 {
+		cmd = exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), self, "run", "--config", path)
+	}
+	p := &caddyProcess{server: s, process: spawn(t, "caddy", cmd)}
+	eventually(t, "the other Caddy to run", func() bool {
+		select {
+		case <-p.ended:
+			t.Fatalf("it ended: %v", p.err)
+		default:
+		}
+		answer, err := http.Get("http://" + s.admin + "/config/")
+		if err != nil {
+			return false
+		}
+		answer.Body.Close()
+		return answer.StatusCode == http.StatusOK
+	})
+	return p
+}
+
+// hold is a program that has nothing to do with the relay: it listens on the
+// addresses given, TCP and UDP, until its end.
+func hold() {
+	for _, addr := range os.Args[1:] {
+		if _, err := net.Listen("tcp", addr); err != nil {
+			panic(err)
+		}
+		if _, err := net.ListenPacket("udp", addr); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Println("holding")
+	select {}
+}
+
+// startHolder has another process hold an address.
+func startHolder(t *testing.T, addr string) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := spawn(t, "hold", exec.Command(self, addr))
+	eventually(t, "the other process to listen", func() bool {
+		lines := bufio.NewScanner(strings.NewReader(p.text()))
+		return lines.Scan() && lines.Text() == "holding"
+	})
+}
