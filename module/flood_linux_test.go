@@ -45,7 +45,7 @@ func TestFloodOfSpoofedSources(t *testing.T) {
 	}()
 	port := freePort(t)
 	at := fmt.Sprintf("127.0.0.1:%d", port)
-	start(t, fmt.Sprintf("relay+udp/%s {\n route {\n relay %s {\n name flooded\n max_udp_sessions 5000\n }\n }\n }", at, backend.LocalAddr()))
+	start(t, fmt.Sprintf("relay+udp/%s {\n route {\n relay %s {\n name flooded\n max_udp_sessions 1000\n idle_timeout 2s\n }\n }\n }", at, backend.LocalAddr()))
 
 	// The established: each sends a number, and expects it back.
 	const established = 20

@@ -261,12 +261,13 @@ func echoUDP(t *testing.T, name, addr string) (at string, stop func()) {
 
 func dial(t *testing.T, network, addr string) net.Conn {
 	t.Helper()
-	var conn net.Conn
-	eventually(t, "a connection to "+addr, func() (ok bool) {
-		c, err := net.Dial(network, addr)
-		conn = c
-		return err == nil
-	})
+	conn, err := net.Dial(network, addr)
+	for end := time.Now().Add(patience); err != nil; conn, err = net.Dial(network, addr) {
+		if time.Now().After(end) {
+			t.Fatalf("dialled %s for %s in vain: %v", addr, patience, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	return conn
