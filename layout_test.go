@@ -15,6 +15,7 @@ const root = "github.com/async-relay/caddy-relay"
 // below it). They point downwards only: a plain core under a Caddy shell.
 var arrows = map[string][]string{
 	".":               {"module"},
+	"bench":           {},
 	"cmd/caddy":       {"."},
 	"module":          {"caddyfile", "handler", "upstream", "resolver", "internal/..."},
 	"handler":         {"upstream", "internal/..."},

@@ -1,0 +1,63 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// about is what a reader needs to judge the numbers, and to repeat them.
+func (b *bench) about() about {
+	a := about{facts: []string{
+		fmt.Sprintf("%s, `%s`", time.Now().UTC().Format("2006-01-02"), commandLine()),
+		fmt.Sprintf("Linux %s, %s, %d cores, %s", kernel(), runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
+		fmt.Sprintf("median of %d rounds of %v", b.rounds, b.window),
+	}}
+	if b.built != "" {
+		a.facts = append(a.facts, "this relay at "+b.built)
+	}
+	var peers []string
+	for _, t := range b.targets {
+		a.order = append(a.order, t.name)
+		if t.version != "" {
+			peers = append(peers, t.name+" "+t.version)
+		}
+	}
+	a.facts = append(a.facts, "peers: "+strings.Join(peers, ", "),
+		fmt.Sprintf("workers: nginx 2, haproxy 2 threads, Caddy as it comes (GOMAXPROCS %d)", runtime.NumCPU()))
+	return a
+}
+
+// commit is what the work tree holds now; it may be another when the run ends.
+func commit() string {
+	return strings.TrimSpace(output("git", "describe", "--always", "--dirty=, modified"))
+}
+
+// commandLine is the command as it was typed, whatever go run made of it.
+func commandLine() string {
+	args := append([]string{"go run ./bench"}, os.Args[1:]...)
+	for i, arg := range args {
+		switch {
+		case i > 0 && filepath.IsAbs(arg):
+			args[i] = "FILE"
+		case i > 0 && strings.ContainsAny(arg, " |()*$?"):
+			args[i] = "'" + arg + "'"
+		}
+	}
+	return strings.Join(args, " ")
+}
+
+func kernel() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "?"
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}

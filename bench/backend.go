@@ -1,0 +1,225 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The services of the backend process.
+const (
+	tcpEcho   = "tcp echo"
+	tcpSink   = "tcp sink"   // reads and forgets
+	tcpSource = "tcp source" // writes and writes
+	udpEcho   = "udp echo"
+	udpSink   = "udp sink"
+	udpSource = "udp source" // sends, when told to, to whoever has said something
+)
+
+// echoAddresses is how many addresses the TCP echo has: 127.0.1.1 and on.
+// Connection after connection to one of them would end in measuring how the
+// kernel looks for a free port.
+const echoAddresses = 64
+
+// backendPorts is what the backend process says when it is up.
+type backendPorts struct {
+	Addr       map[string]string // by service; for tcpEcho the port alone
+	Control    string
+	DNS        string
+	Dead, Live string // one port on two addresses
+	Refusing   string
+}
+
+// of are the addresses of a service, or the backends of a failover row.
+func (p backendPorts) of(service string, turn int) []string {
+	switch service {
+	case tcpEcho:
+		return []string{net.JoinHostPort(echoIP(turn), p.Addr[tcpEcho])}
+	case refusedBackend:
+		return []string{p.Refusing, p.Live}
+	case silentBackend:
+		return []string{p.Dead, p.Live}
+	case namedBackend:
+		_, port, _ := net.SplitHostPort(p.Live)
+		return []string{net.JoinHostPort(pairName, port)}
+	}
+	if addr, ok := p.Addr[service]; ok {
+		return []string{addr}
+	}
+	return nil
+}
+
+func echoIP(turn int) string { return "127.0.1." + strconv.Itoa(1+turn%echoAddresses) }
+
+// serveBackend is the backend process. It ends with its input.
+func serveBackend(in io.Reader, out io.Writer) error {
+	runtime.GOMAXPROCS(1)
+	ports := backendPorts{Addr: map[string]string{}}
+	if err := serveTCP(&ports); err != nil {
+		return err
+	}
+	source, err := serveUDP(&ports)
+	if err != nil {
+		return err
+	}
+	if err := servePair(&ports); err != nil {
+		return err
+	}
+	if ports.Control, err = serveControl(source); err != nil {
+		return err
+	}
+	if err := json.NewEncoder(out).Encode(ports); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, in)
+	return err
+}
+
+func serveTCP(ports *backendPorts) error {
+	port := "0"
+	for turn := range echoAddresses {
+		addr, err := accept(net.JoinHostPort(echoIP(turn), port), echo)
+		if err != nil {
+			return err
+		}
+		_, port, _ = net.SplitHostPort(addr)
+	}
+	ports.Addr[tcpEcho] = port
+	var err error
+	if ports.Addr[tcpSink], err = accept(loopback+":0", discard); err != nil {
+		return err
+	}
+	ports.Addr[tcpSource], err = accept(loopback+":0", pour)
+	return err
+}
+
+func accept(addr string, serve func(*net.TCPConn)) (string, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return "", err
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			go func() {
+				defer conn.Close()
+				serve(conn.(*net.TCPConn))
+			}()
+		}
+	}()
+	return l.Addr().String(), nil
+}
+
+func echo(conn *net.TCPConn) {
+	buf := make([]byte, 512)
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return
+		}
+		if _, err := conn.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func discard(conn *net.TCPConn) {
+	var bytes atomic.Int64
+	_ = discardCounted(conn, &bytes)
+}
+
+// discardCounted has the kernel forget what came, without copying it.
+func discardCounted(conn *net.TCPConn, bytes *atomic.Int64) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		var n int
+		var failed error
+		err := raw.Read(func(fd uintptr) bool {
+			n, _, failed = unix.Recvfrom(int(fd), forgotten, unix.MSG_TRUNC)
+			return failed != unix.EAGAIN
+		})
+		switch {
+		case err != nil:
+			return err
+		case failed != nil:
+			return failed
+		case n == 0:
+			return io.EOF
+		}
+		bytes.Add(int64(n))
+	}
+}
+
+var (
+	forgotten = make([]byte, 1<<20) // MSG_TRUNC writes nothing to it
+	poured    = make([]byte, 256<<10)
+)
+
+func pour(conn *net.TCPConn) {
+	for {
+		if _, err := conn.Write(poured); err != nil {
+			return
+		}
+	}
+}
+
+// order is what a load asks of the backend's UDP services.
+type order struct {
+	Op     string // count, forget, send
+	Rate   int
+	Size   int
+	Window time.Duration
+}
+
+// serveControl takes orders, one JSON line each, and answers with a number.
+func serveControl(u *udpServices) (string, error) {
+	return accept(loopback+":0", func(conn *net.TCPConn) {
+		in, out := json.NewDecoder(conn), json.NewEncoder(conn)
+		for {
+			var o order
+			if in.Decode(&o) != nil || out.Encode(u.obey(o)) != nil {
+				return
+			}
+		}
+	})
+}
+
+// control is a load's line to the backend.
+type control struct {
+	mu  sync.Mutex
+	in  *json.Decoder
+	out *json.Encoder
+}
+
+func dialControl(addr string) (*control, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return &control{in: json.NewDecoder(conn), out: json.NewEncoder(conn)}, nil
+}
+
+func (c *control) ask(o order) (n int64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.out.Encode(o); err != nil {
+		return 0, err
+	}
+	return n, c.in.Decode(&n)
+}

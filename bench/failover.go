@@ -1,0 +1,157 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// What stands before the backend that lives, in the rows of this file.
+const (
+	refusedBackend = "one that refuses"
+	silentBackend  = "one that is silent"
+	namedBackend   = "a name with a silent address and one that lives"
+
+	failover = "Failover" // their group
+
+	pairName = "pair.bench"
+	deadIP   = "127.0.3.1"
+	liveIP   = "127.0.3.2"
+	refuseIP = "127.0.3.3"
+)
+
+func failoverRows() []row {
+	metrics := []metric{{"first", "ms to the first byte, first client", true}, {"next", "ms to the first byte, next clients", true}}
+	rows := []row{
+		{name: "First backend refuses", backends: refusedBackend},
+		{name: "First backend is silent, 1 s connect timeout", backends: silentBackend},
+		{name: "First of two addresses of a name is silent", backends: namedBackend},
+	}
+	for i := range rows {
+		rows[i].group, rows[i].network, rows[i].metrics = failover, "tcp", metrics
+		rows[i].job = job{Kind: "first byte", Count: 50, Size: 64}
+	}
+	return rows
+}
+
+// firstByte is the time from before the dialling to the first byte of the
+// answer: of the first client, and the median of those who come after it.
+func firstByte(j job) (values, error) {
+	const patience = 4 * time.Second
+	var first time.Duration
+	var next []time.Duration
+	for i := 0; i <= j.Count; i++ {
+		start := time.Now()
+		conn, err := net.DialTimeout("tcp", j.Addr, patience)
+		if err != nil {
+			return nil, err
+		}
+		err = errors.Join(conn.SetDeadline(start.Add(patience)), trip(conn, make([]byte, j.Size)))
+		took := time.Since(start)
+		conn.Close()
+		switch {
+		case err != nil && i == 0:
+			return nil, fmt.Errorf("the first client was not served within %v", took.Round(time.Second))
+		case err != nil:
+			return nil, fmt.Errorf("client %d was not served: %w", i+1, err)
+		case i == 0:
+			first = took
+		default:
+			next = append(next, took)
+		}
+		if time.Since(start) > time.Second {
+			j.Count = min(j.Count, 3) // a target that never learns would take a minute
+		}
+	}
+	slices.Sort(next)
+	return values{"first": first.Seconds() * 1000, "next": next[len(next)/2].Seconds() * 1000}, nil
+}
+
+// servePair makes one port silent on one address, served on another and refused
+// on a third, and a name for the first two.
+func servePair(ports *backendPorts) error {
+	live, err := accept(liveIP+":0", echo)
+	if err != nil {
+		return err
+	}
+	_, port, _ := net.SplitHostPort(live)
+	ports.Live = live
+	ports.Dead = net.JoinHostPort(deadIP, port)
+	ports.Refusing = net.JoinHostPort(refuseIP, port)
+	if err := listenSilently(ports.Dead); err != nil {
+		return err
+	}
+	ports.DNS, err = serveDNS()
+	return err
+}
+
+// listenSilently answers no connection attempt: the queue of those that nobody
+// has accepted is full, and then Linux drops what comes.
+func listenSilently(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	silent = append(silent, l)
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = unix.Listen(int(fd), 0) }); err != nil || failed != nil {
+		return errors.Join(err, failed)
+	}
+	for range 16 {
+		conn, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
+		if late, ok := err.(net.Error); ok && late.Timeout() {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		silent = append(silent, conn)
+	}
+	return errors.New("a full listener still answers")
+}
+
+var silent []any // kept from being closed
+
+// serveDNS answers for pairName, the dead address first.
+func serveDNS() (string, error) {
+	socket, err := net.ListenPacket("udp4", loopback+":0")
+	if err != nil {
+		return "", err
+	}
+	server := &dns.Server{PacketConn: socket, Handler: dns.HandlerFunc(answerPair)}
+	go func() {
+		if err := server.ActivateAndServe(); err != nil {
+			fmt.Fprintln(os.Stderr, "DNS:", err)
+		}
+	}()
+	return socket.LocalAddr().String(), nil
+}
+
+func answerPair(w dns.ResponseWriter, query *dns.Msg) {
+	m := new(dns.Msg)
+	m.SetReply(query)
+	for _, q := range query.Question {
+		if q.Qtype != dns.TypeA || q.Name != pairName+"." {
+			continue
+		}
+		for _, ip := range []string{deadIP, liveIP} {
+			m.Answer = append(m.Answer, &dns.A{
+				Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60},
+				A:   net.ParseIP(ip),
+			})
+		}
+	}
+	_ = w.WriteMsg(m)
+}

@@ -1,0 +1,155 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// row is one kind of work, which all targets do in turn.
+type row struct {
+	name      string
+	group     string // the table it stands in
+	network   string // tcp, udp
+	backends  string // a service of backend.go, or a case of failover.go
+	responses bool   // a UDP session ends with its answer
+	job       job
+	metrics   []metric
+}
+
+// job is what a load process is told to do.
+type job struct {
+	Kind    string
+	Addr    string // of the relay, or of the backend itself
+	Control string // of the backend
+	PIDs    []int  // of the relay; none for the backend itself
+	Count   int    // of streams, connections, clients or sessions
+	Size    int    // of a message
+	Rate    int    // datagrams a second
+	Window  time.Duration
+}
+
+func allRows(short bool) []row {
+	rows := append(tcpRows(), append(udpRows(), failoverRows()...)...)
+	if short {
+		for i := range rows {
+			rows[i].job.Count = min(rows[i].job.Count, 300)
+			rows[i].job.Rate = min(rows[i].job.Rate, 20_000)
+		}
+	}
+	return rows
+}
+
+// loads are what a load process can do, by the job's kind.
+var loads = map[string]func(job) (values, error){
+	"bulk up":        bulkUp,
+	"bulk down":      bulkDown,
+	"ping-pong":      pingPong,
+	"connections":    connections,
+	"idle":           idleConnections,
+	"UDP ping-pong":  pingPongUDP,
+	"UDP up":         oneWayUp,
+	"UDP down":       oneWayDown,
+	"UDP sessions":   sessionsUDP,
+	"UDP concurrent": concurrentUDP,
+	"first byte":     firstByte,
+}
+
+// runLoad has a process of its own do a job.
+func runLoad(dir string, j job) (values, error) {
+	text, err := json.Marshal(j)
+	if err != nil {
+		return nil, err
+	}
+	c, err := startChildWith(dir, bytes.NewReader(text), os.Args[0], "load")
+	if err != nil {
+		return nil, err
+	}
+	defer c.stop()
+	late := time.AfterFunc(5*j.Window+time.Minute, c.stop)
+	defer late.Stop()
+	var v values
+	if err := json.NewDecoder(c.out).Decode(&v); err != nil {
+		return nil, fmt.Errorf("load: %s", strings.TrimSpace(c.complaint()))
+	}
+	return v, nil
+}
+
+// load is the process that runLoad starts.
+func load(in io.Reader, out io.Writer) error {
+	runtime.GOMAXPROCS(1) // the relay needs the cores
+	var j job
+	if err := json.NewDecoder(in).Decode(&j); err != nil {
+		return err
+	}
+	do, ok := loads[j.Kind]
+	if !ok {
+		return fmt.Errorf("no load %q", j.Kind)
+	}
+	v, err := do(j)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(v)
+}
+
+// span is what passes between its beginning and an end: units of work, the
+// relay's CPU time, and time.
+type span struct {
+	relay meter
+	units *atomic.Int64
+	n     int64
+	cpu   time.Duration
+	at    time.Time
+}
+
+func begin(j job, units *atomic.Int64) (s span, err error) {
+	s = span{relay: j.PIDs, units: units, n: units.Load(), at: time.Now()}
+	s.cpu, err = s.relay.cpu()
+	return s, err
+}
+
+// end gives CPU seconds per unit and units per second, both times scale, which
+// says how many units the table counts in.
+func (s span) end(scale, perCPU float64) (values, error) {
+	cpu, err := s.relay.cpu()
+	if err != nil {
+		return nil, err
+	}
+	n, took := float64(s.units.Load()-s.n)/scale, time.Since(s.at)
+	if n <= 0 {
+		return nil, fmt.Errorf("nothing came through in %v", took)
+	}
+	v := values{"rate": n / took.Seconds()}
+	if len(s.relay) > 0 {
+		v["cpu"] = (cpu - s.cpu).Seconds() * perCPU / n
+	}
+	return v, nil
+}
+
+// window measures workers that go on by themselves, once they are warm.
+func window(j job, units *atomic.Int64, failed <-chan error, scale, perCPU float64) (values, error) {
+	select {
+	case err := <-failed:
+		return nil, err
+	case <-time.After(j.Window/4 + 50*time.Millisecond):
+	}
+	s, err := begin(j, units)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case err := <-failed:
+		return nil, err
+	case <-time.After(j.Window):
+	}
+	return s.end(scale, perCPU)
+}

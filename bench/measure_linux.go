@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// meter reads what the processes of one relay have used, from the kernel.
+type meter []int
+
+// cpu is the time that all threads have run so far, those that are gone
+// included, in user space and in the kernel: the same sum as utime and stime in
+// /proc/PID/stat, in nanoseconds instead of ticks of 10 ms.
+func (m meter) cpu() (sum time.Duration, err error) {
+	for _, pid := range m {
+		var t unix.Timespec
+		const schedClock = 2                         // CPUCLOCK_SCHED, of a process
+		clock := int32(^uint32(pid)<<3 | schedClock) // clock_getcpuclockid(3)
+		if err := unix.ClockGettime(clock, &t); err != nil {
+			return 0, fmt.Errorf("CPU time of process %d: %w", pid, err)
+		}
+		sum += time.Duration(t.Nano())
+	}
+	return sum, nil
+}
+
+// resident is the memory that the processes hold.
+func (m meter) resident() (kib float64, err error) {
+	for _, pid := range m {
+		status, err := os.ReadFile(procFile(pid, "status"))
+		if err != nil {
+			return 0, err
+		}
+		one, err := residentKiB(string(status))
+		if err != nil {
+			return 0, err
+		}
+		kib += float64(one)
+	}
+	return kib, nil
+}
+
+func (m meter) descriptors() (n float64, err error) {
+	for _, pid := range m {
+		list, err := os.ReadDir(procFile(pid, "fd"))
+		if err != nil {
+			return 0, err
+		}
+		n += float64(len(list))
+	}
+	return n, nil
+}
+
+// held measures what many connections that do nothing cost.
+func (m meter) held(count int, open func() error) (values, error) {
+	memory, err := m.resident()
+	if err != nil {
+		return nil, err
+	}
+	files, err := m.descriptors()
+	if err != nil {
+		return nil, err
+	}
+	if err := open(); err != nil {
+		return nil, err
+	}
+	memoryThen, err := m.resident()
+	if err != nil {
+		return nil, err
+	}
+	filesThen, err := m.descriptors()
+	if err != nil {
+		return nil, err
+	}
+	return values{
+		"memory": (memoryThen - memory) / float64(count),
+		"files":  (filesThen - files) / float64(count),
+	}, nil
+}
+
+func procFile(pid int, name string) string {
+	return filepath.Join("/proc", strconv.Itoa(pid), name)
+}
+
+// childrenOf are the processes that this one has started.
+func childrenOf(pid int) (children []int, err error) {
+	list, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range list {
+		other, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile(procFile(other, "stat"))
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if parent, err := parentOf(string(stat)); err == nil && parent == pid {
+			children = append(children, other)
+		}
+	}
+	return children, nil
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+func TestMeterSeesThisProcess(t *testing.T) {
+	m := meter{os.Getpid()}
+	before, err := m.cpu()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); time.Since(start) < 20*time.Millisecond; {
+		_ = start
+	}
+	after, err := m.cpu()
+	if err != nil || after <= before {
+		t.Errorf("CPU time before %v, after %v, %v", before, after, err)
+	}
+	if kib, err := m.resident(); err != nil || kib < 100 {
+		t.Errorf("%v KiB, %v", kib, err)
+	}
+	if n, err := m.descriptors(); err != nil || n < 3 {
+		t.Errorf("%v descriptors, %v", n, err)
+	}
+}
+
+// 1<<22 is the first id that Linux gives to nobody.
+func TestMeterOfNobody(t *testing.T) {
+	if _, err := (meter{1 << 22}).cpu(); err == nil {
+		t.Error("a process that is not there has CPU time")
+	}
+}

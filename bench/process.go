@@ -1,0 +1,177 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// child is a process that the benchmark has started. It dies with it.
+type child struct {
+	cmd  *exec.Cmd
+	in   io.Closer // closed at the end, if the benchmark holds it
+	out  io.ReadCloser
+	log  *os.File
+	once sync.Once
+}
+
+// running are the children to stop when the benchmark is interrupted: those
+// that they have started would live on without them.
+var running sync.Map
+
+func stopAll() {
+	running.Range(func(key, _ any) bool {
+		_ = syscall.Kill(-key.(int), syscall.SIGKILL)
+		return true
+	})
+}
+
+// startChild starts a program whose input stays open until it is stopped.
+func startChild(dir string, argv ...string) (*child, error) {
+	return startChildWith(dir, nil, argv...)
+}
+
+func startChildWith(dir string, in io.Reader, argv ...string) (*child, error) {
+	log, err := os.CreateTemp(dir, "log-")
+	if err != nil {
+		return nil, err
+	}
+	c := &child{cmd: exec.Command(argv[0], argv[1:]...), log: log}
+	c.cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	c.cmd.Stdin, c.cmd.Stderr = in, log
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if in == nil {
+		if c.in, err = c.cmd.StdinPipe(); err != nil {
+			return nil, err
+		}
+	}
+	if c.out, err = c.cmd.StdoutPipe(); err != nil {
+		return nil, err
+	}
+	if err := c.cmd.Start(); err != nil {
+		log.Close()
+		return nil, err
+	}
+	running.Store(c.cmd.Process.Pid, nil)
+	return c, nil
+}
+
+// stop ends the process and those it has started itself.
+func (c *child) stop() {
+	c.once.Do(func() {
+		running.Delete(c.cmd.Process.Pid)
+		_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
+		if c.in != nil {
+			_ = c.in.Close()
+		}
+		_ = c.cmd.Wait()
+		_ = c.log.Close()
+	})
+}
+
+// complaint is the end of what the process wrote to its standard error; it
+// waits for the process to end.
+func (c *child) complaint() string {
+	_, _ = io.Copy(io.Discard, c.out)
+	c.stop()
+	return c.logged()
+}
+
+func (c *child) logged() string {
+	text, err := os.ReadFile(c.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-1000):])
+}
+
+// family are the ids of the process and its children: nginx has workers.
+func (c *child) family() ([]int, error) {
+	children, err := childrenOf(c.cmd.Process.Pid)
+	return append([]int{c.cmd.Process.Pid}, children...), err
+}
+
+// waitListening looks at the kernel's list of sockets: to connect would be the
+// first client already.
+func (c *child) waitListening(network, addr string) error {
+	_, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		table, err := os.ReadFile("/proc/net/" + network)
+		if err != nil {
+			return err
+		}
+		if listens(string(table), port) {
+			time.Sleep(100 * time.Millisecond) // let the start end
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("does not listen: %s", c.logged())
+}
+
+// freePort is one that nobody listens on, below the range that the kernel takes
+// client ports from.
+func freePort(network string, turn int) (int, error) {
+	const first, count = 12_000, 8_000
+	for i := range count {
+		port := first + (turn*7+i)%count
+		addr := net.JoinHostPort(loopback, strconv.Itoa(port))
+		var socket io.Closer
+		var err error
+		if network == "udp" {
+			socket, err = net.ListenPacket(network, addr)
+		} else {
+			socket, err = net.Listen(network, addr)
+		}
+		if err == nil {
+			return port, socket.Close()
+		}
+	}
+	return 0, errors.New("no free port")
+}
+
+// takeProfile begins a CPU profile of a Caddy; its result waits for the end.
+func (b *bench) takeProfile(r row, t target, s setup) (wait func()) {
+	var done sync.WaitGroup
+	done.Go(func() {
+		name := regexp.MustCompile(`[^A-Za-z0-9]+`).ReplaceAllString(r.name+" "+t.name, "-")
+		seconds := int(b.window.Seconds()) + 1
+		if err := fetchProfile(s.admin, seconds, filepath.Join(b.profile, name+".pprof")); err != nil {
+			fmt.Fprintf(os.Stderr, "\nprofile: %v\n", err)
+		}
+	})
+	return done.Wait
+}
+
+func fetchProfile(admin string, seconds int, file string) error {
+	answer, err := http.Get(fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", admin, seconds))
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	out, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, answer.Body)
+	return errors.Join(err, out.Close())
+}

@@ -1,0 +1,235 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+const loopback = "127.0.0.1"
+
+// target is something that relays, or nothing at all.
+type target struct {
+	name    string
+	version string
+	caddy   bool
+	only    string // the network that it relays, if not both
+	names   bool   // takes the backend's name and a resolver
+	// command makes the configuration and says how to run with it; it is nil
+	// where clients go to the backend themselves.
+	command func(setup) ([]string, error)
+}
+
+func (t target) does(r row) bool {
+	switch {
+	case t.only != "" && t.only != r.network:
+		return false
+	case r.backends == namedBackend:
+		return t.names || t.command == nil
+	case t.command == nil: // what is not there holds no memory
+		return r.metrics[0].key != "memory"
+	}
+	return true
+}
+
+// setup is what one measurement asks a target to be.
+type setup struct {
+	dir       string
+	network   string
+	listen    string
+	backends  []string // in order of preference
+	resolver  string   // of their names; else they are addresses
+	responses bool     // one answer ends a UDP session
+	admin     string   // where Caddy's admin API listens, if it does
+}
+
+func (b *bench) setup(r row) (setup, error) {
+	s := setup{dir: b.dir, network: r.network, responses: r.responses, backends: b.behind.of(r.backends, b.turn)}
+	if len(s.backends) == 0 {
+		return s, fmt.Errorf("no backends %q", r.backends)
+	}
+	if r.backends == namedBackend {
+		s.resolver = b.behind.DNS
+	}
+	port, err := freePort(r.network, b.turn)
+	if err != nil {
+		return s, err
+	}
+	s.listen = net.JoinHostPort(loopback, strconv.Itoa(port))
+	if b.profile != "" {
+		if port, err = freePort("tcp", b.turn+1000); err != nil {
+			return s, err
+		}
+		s.admin = net.JoinHostPort(loopback, strconv.Itoa(port))
+	}
+	return s, nil
+}
+
+// findTargets builds the relay and looks which peers are installed.
+func findTargets(dir string) ([]target, error) {
+	caddy := filepath.Join(dir, "caddy")
+	build := exec.Command("go", "build", "-o", caddy, "./cmd/caddy")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		return nil, fmt.Errorf("building the relay (run this from the root of the repository): %w", err)
+	}
+	version := firstMatch(`v\S+`, output("go", "list", "-m", "-f", "{{.Version}}", "github.com/mholt/caddy-l4"))
+	targets := []target{
+		{name: "direct"},
+		{name: ours, caddy: true, names: true, command: func(s setup) ([]string, error) { return runCaddy(caddy, "relay+", s, relayHandler(s)) }},
+		{name: "relay, plain", caddy: true, names: true, command: func(s setup) ([]string, error) { return runCaddy(caddy, "", s, relayHandler(s)) }},
+		{name: "caddy-l4 proxy", version: version, caddy: true, command: func(s setup) ([]string, error) { return runCaddy(caddy, "", s, proxyHandler(s)) }},
+	}
+	if haproxy := find("haproxy"); haproxy != "" {
+		version := firstMatch(`\d+\.[\d.]+`, output(haproxy, "-v"))
+		targets = append(targets,
+			target{name: "haproxy", version: version, only: "tcp", command: func(s setup) ([]string, error) { return runHAProxy(haproxy, "", s) }},
+			target{name: "haproxy splice", version: version, only: "tcp", command: func(s setup) ([]string, error) {
+				return runHAProxy(haproxy, "  option splice-request\n  option splice-response\n", s)
+			}})
+	}
+	if nginx := find("nginx"); nginx != "" {
+		about := output(nginx, "-V")
+		version := firstMatch(`\d+\.[\d.]+`, about)
+		modules := strings.TrimPrefix(firstMatch(`--modules-path=\S+`, about), "--modules-path=")
+		run := func(tuned bool) func(setup) ([]string, error) {
+			return func(s setup) ([]string, error) { return runNginx(nginx, modules, tuned, s) }
+		}
+		targets = append(targets,
+			target{name: "nginx", version: version, command: run(false)},
+			target{name: "nginx tuned", version: version, command: run(true)})
+	}
+	return targets, nil
+}
+
+// find looks where Debian keeps its servers, too.
+func find(program string) string {
+	for _, name := range []string{program, "/usr/sbin/" + program} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	fmt.Fprintf(os.Stderr, "%s is not installed and is left out\n", program)
+	return ""
+}
+
+func output(program string, args ...string) string {
+	out, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+func firstMatch(pattern, text string) string { return regexp.MustCompile(pattern).FindString(text) }
+
+type object = map[string]any
+
+func relayHandler(s setup) object {
+	h := object{"handler": "relay", "name": "bench", "backends": s.backends, "connect_timeout": "1s"}
+	if s.responses {
+		h["udp_responses"] = 1
+	}
+	if s.network == "udp" {
+		h["max_udp_sessions"] = 15_000
+	}
+	if s.resolver != "" {
+		h["resolvers"] = []string{s.resolver}
+	}
+	return h
+}
+
+// proxyHandler has no connect timeout and no bound on a session's answers:
+// caddy-l4 knows neither.
+func proxyHandler(s setup) object {
+	var upstreams []object
+	for _, addr := range s.backends {
+		upstreams = append(upstreams, object{"dial": []string{s.network + "/" + addr}})
+	}
+	h := object{"handler": "proxy", "upstreams": upstreams}
+	if len(upstreams) > 1 {
+		h["load_balancing"] = object{"selection": object{"policy": "first"}, "try_duration": "5s"}
+		h["health_checks"] = object{"passive": object{"fail_duration": "30s"}}
+	}
+	return h
+}
+
+func runCaddy(binary, own string, s setup, handler object) ([]string, error) {
+	admin := object{"disabled": true, "config": object{"persist": false}}
+	if s.admin != "" {
+		admin = object{"listen": s.admin, "config": object{"persist": false}}
+	}
+	server := object{
+		"listen": []string{own + s.network + "/" + s.listen},
+		"routes": []object{{"handle": []object{handler}}},
+	}
+	text, err := json.MarshalIndent(object{
+		"admin": admin,
+		"apps":  object{"layer4": object{"servers": object{"bench": server}}},
+	}, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(s.dir, "caddy.json")
+	return []string{binary, "run", "--config", file}, os.WriteFile(file, text, 0o600)
+}
+
+// runHAProxy asks for as many connections as 20,000 descriptors allow: two for
+// each, and two for each pipe of splice, one for four connections.
+func runHAProxy(binary, splice string, s setup) ([]string, error) {
+	var c strings.Builder
+	c.WriteString("global\n  nbthread 2\n  maxconn 6000\n")
+	c.WriteString("defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 5m\n  timeout server 5m\n")
+	c.WriteString("  balance first\n  option redispatch 1\n  retries 2\n")
+	fmt.Fprintf(&c, "listen bench\n  bind %s\n%s", s.listen, splice)
+	for i, addr := range s.backends {
+		fmt.Fprintf(&c, "  server s%d %s\n", i, addr)
+	}
+	file := filepath.Join(s.dir, "haproxy.cfg")
+	return []string{binary, "-db", "-q", "-f", file}, os.WriteFile(file, []byte(c.String()), 0o600)
+}
+
+func runNginx(binary, modules string, tuned bool, s setup) ([]string, error) {
+	listen, extra := s.listen, ""
+	if s.network == "udp" {
+		listen += " udp reuseport" // or the workers take each other's clients
+	} else {
+		extra += "    proxy_half_close on;\n"
+	}
+	if tuned {
+		listen += " rcvbuf=4m sndbuf=4m"
+		extra += "    proxy_buffer_size 64k;\n"
+	}
+	if s.responses {
+		extra += "    proxy_responses 1;\n"
+	}
+	var c strings.Builder
+	if file := filepath.Join(modules, "ngx_stream_module.so"); exists(file) {
+		fmt.Fprintf(&c, "load_module %s;\n", file)
+	}
+	fmt.Fprintf(&c, "daemon off;\nworker_processes 2;\npid %s/nginx.pid;\nerror_log %[1]s/nginx.log;\n", s.dir)
+	c.WriteString("events {\n  worker_connections 16384;\n}\nstream {\n  upstream backends {\n    zone backends 64k;\n")
+	for i, addr := range s.backends {
+		backup := ""
+		if i > 0 {
+			backup = " backup"
+		}
+		fmt.Fprintf(&c, "    server %s%s;\n", addr, backup)
+	}
+	fmt.Fprintf(&c, "  }\n  server {\n    listen %s;\n    proxy_pass backends;\n    proxy_connect_timeout 1s;\n    proxy_timeout 5m;\n%s  }\n}\n", listen, extra)
+	file := filepath.Join(s.dir, "nginx.conf")
+	return []string{binary, "-e", filepath.Join(s.dir, "nginx.log"), "-c", file}, os.WriteFile(file, []byte(c.String()), 0o600)
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}
