@@ -131,7 +131,7 @@ func (s *server) stop() error {
 }
 
 func (s *server) adapt(layer4 string) ([]byte, error) {
-	text := fmt.Sprintf("{\n admin %s\n persist_config off\n log relay {\n include layer4.handlers.relay\n output file %s\n level DEBUG\n format json\n }\n log default {\n exclude layer4.handlers.relay\n level WARN\n }\n layer4 {\n%s\n}\n}\n", s.admin, s.log, layer4)
+	text := fmt.Sprintf("{\n admin %s\n persist_config off\n log relay {\n include layer4.handlers.relay\n output file %s {\n roll_disabled\n }\n level DEBUG\n format json\n }\n log default {\n exclude layer4.handlers.relay\n level WARN\n }\n layer4 {\n%s\n}\n}\n", s.admin, s.log, layer4)
 	text = strings.NewReplacer("TCP/", over.tcp+"/", "UDP/", over.udp+"/").Replace(text)
 	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
 	for _, w := range warnings {
