@@ -38,14 +38,13 @@ type attempts struct {
 
 // outcome is what came of an attempt.
 type outcome struct {
-	attempt   upstream.Attempt
-	conn      net.Conn
-	addr      netip.Addr
-	tried     []netip.Addr
-	since     time.Time // when it began to try them
-	unchanged bool      // a lookup that was to bring other addresses did not
-	took      time.Duration
-	err       error
+	attempt upstream.Attempt
+	conn    net.Conn
+	addr    netip.Addr
+	tried   []netip.Addr
+	since   time.Time // when it began to try them
+	took    time.Duration
+	err     error
 }
 
 // again is what the attempt after this one asks the resolver.
@@ -153,17 +152,10 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query) (o 
 	}()
 	ctx, cancel := context.WithTimeoutCause(ctx, r.opts.ConnectTimeout, errConnectTimeout)
 	defer cancel()
-	addrs, changed, err := r.resolve(ctx, a.Backend, upstream.TCP, q)
+	o.tried, o.err = r.resolve(ctx, a.Backend, upstream.TCP, q)
 	o.since = time.Now()
-	if err != nil {
-		o.err = err
-		return o
+	if o.err == nil {
+		o.conn, o.addr, o.err = dialAny(ctx, o.tried, a.Backend.Port)
 	}
-	o.tried = addrs
-	if q.how == ifChanged && !changed {
-		o.unchanged, o.err = true, errUnchanged
-		return o
-	}
-	o.conn, o.addr, o.err = dialAny(ctx, addrs, a.Backend.Port)
 	return o
 }

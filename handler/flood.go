@@ -98,7 +98,7 @@ func (f *floods) write(log *zap.Logger, kind flood) {
 	}
 }
 
-// total counts the events of a kind since the service began.
+// totalOf counts the events of a kind since the service began.
 func (f *floods) totalOf(kind flood) uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()

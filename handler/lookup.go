@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -33,9 +34,11 @@ type query struct {
 	since time.Time    // and when it began to; an answer that is younger is fresh
 }
 
-// resolve gives a backend's addresses, the one that served last in front.
-// changed says whether they are others than those tried before.
-func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Network, q query) (addrs []netip.Addr, changed bool, err error) {
+// errUnchanged is that of a lookup that was to bring other addresses and did not.
+var errUnchanged = errors.New("no other addresses")
+
+// resolve gives a backend's addresses in the order to try them.
+func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Network, q query) (addrs []netip.Addr, err error) {
 	switch {
 	case b.IP.IsValid():
 		addrs = []netip.Addr{b.IP}
@@ -45,9 +48,19 @@ func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Net
 		addrs, err = r.opts.Resolver.Refresh(ctx, b.Host, q.since, r.patience())
 	}
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	return preferredFirst(addrs, b.Preferred(n)), !sameSet(addrs, q.tried), nil
+	return q.choose(addrs, b, n)
+}
+
+// choose puts the address that served last in front. Where only others than
+// those tried will do and there are none, they come with errUnchanged.
+func (q query) choose(addrs []netip.Addr, b *upstream.Backend, n upstream.Network) ([]netip.Addr, error) {
+	addrs = preferredFirst(addrs, b.Preferred(n))
+	if q.how == ifChanged && sameSet(addrs, q.tried) {
+		return addrs, errUnchanged
+	}
+	return addrs, nil
 }
 
 // preferredFirst moves want to the front, in a copy, if it is there at all.

@@ -28,7 +28,7 @@ func (r *Relay) succeeded(walk *upstream.Walk, o outcome, n upstream.Network, cl
 // failed books a failure and says what the client does next. A failure of our
 // own side is not the backend's, and there is nothing to try on it again.
 func (r *Relay) failed(walk *upstream.Walk, o outcome, n upstream.Network, client string) (upstream.Verdict, upstream.Change) {
-	if o.unchanged || classOf(o.err) != netio.Theirs {
+	if errors.Is(o.err, errUnchanged) || classOf(o.err) != netio.Theirs {
 		walk.Exhaust(o.attempt.Backend)
 		r.tell(zapcore.DebugLevel, "attempt not counted", o, n, client)
 		return upstream.Next, upstream.Change{}

@@ -27,7 +27,6 @@ const maxEvictions = 3
 
 var (
 	errReplyTimeout = errors.New("no answer in time")
-	errUnchanged    = errors.New("no other addresses")
 	errGivenUp      = errors.New("demoted by other clients' failures")
 )
 
@@ -68,7 +67,7 @@ func (s *session) tryLocked(a upstream.Attempt, q query) {
 	s.phase, s.attempt, s.waiting, s.evictions = searching, a, true, 0
 	if q.how == cached || a.Backend.IP.IsValid() {
 		if addrs, ok := s.relay.known(a.Backend); ok {
-			s.resolvedLocked(q, preferredFirst(addrs, a.Backend.Preferred(upstream.UDP)), !sameSet(addrs, q.tried), nil)
+			s.resolvedLocked(q.choose(addrs, a.Backend, upstream.UDP))
 			return
 		}
 	}
@@ -82,19 +81,16 @@ func (s *session) tryLocked(a upstream.Attempt, q query) {
 func (s *session) lookup(ctx context.Context, cancel context.CancelFunc, a upstream.Attempt, q query) {
 	defer s.guard()
 	defer cancel()
-	addrs, changed, err := s.relay.resolve(ctx, a.Backend, upstream.UDP, q)
+	addrs, err := s.relay.resolve(ctx, a.Backend, upstream.UDP, q)
 	s.lock()
 	defer s.unlock()
 	if s.phase == searching && s.attempt == a {
-		s.resolvedLocked(q, addrs, changed, err)
+		s.resolvedLocked(addrs, err)
 	}
 }
 
-func (s *session) resolvedLocked(q query, addrs []netip.Addr, changed bool, err error) {
+func (s *session) resolvedLocked(addrs []netip.Addr, err error) {
 	s.addrs, s.at, s.failed, s.since = addrs, 0, nil, time.Now()
-	if err == nil && q.how == ifChanged && !changed {
-		err = errUnchanged
-	}
 	if err != nil {
 		s.attemptFailedLocked(err)
 		return
@@ -215,7 +211,7 @@ func (s *session) flowFailedLocked(err error) {
 func (s *session) attemptFailedLocked(err error) {
 	a := s.attempt
 	s.why = fmt.Errorf("backend %s: %w", a.Backend.Text, err)
-	o := outcome{attempt: a, tried: s.addrs, since: s.since, took: time.Since(a.Began), err: err, unchanged: errors.Is(err, errUnchanged)}
+	o := outcome{attempt: a, tried: s.addrs, since: s.since, took: time.Since(a.Began), err: err}
 	if s.at < len(s.addrs) {
 		o.addr = s.addrs[s.at]
 	}

@@ -25,7 +25,7 @@ func (c cache) Destruct() error {
 	return nil
 }
 
-// names is a handler's hold on a DNS cache: the resolver of its relay.
+// names is a handler's hold on a DNS cache.
 type names struct {
 	cache *resolver.Cache
 	key   string   // in caches
@@ -56,19 +56,19 @@ func (n *names) release() {
 	_, _ = caches.Delete(n.key)
 }
 
-// Cached implements handler.Resolver.
+// Cached is the cache's, for the service that asks on behalf of its relays.
 func (n *names) Cached(host string) ([]netip.Addr, bool) {
 	answer, ok := n.cache.Cached(host)
 	return answer.Addrs, ok
 }
 
-// Lookup implements handler.Resolver.
+// Lookup is the cache's, as is Cached.
 func (n *names) Lookup(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error) {
 	answer, err := n.cache.Lookup(ctx, host, patience)
 	return answer.Addrs, err
 }
 
-// Refresh implements handler.Resolver.
+// Refresh is the cache's, as is Cached.
 func (n *names) Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) ([]netip.Addr, error) {
 	answer, err := n.cache.Refresh(ctx, host, since, patience)
 	return answer.Addrs, err
