@@ -28,7 +28,7 @@ var (
 // ends when it is decided or the client's context ends.
 type attempts struct {
 	relay  *Relay
-	client string
+	client fmt.Stringer
 	walk   upstream.Walk
 
 	current upstream.Attempt // the one the client waits on; zero when only superseded ones are left
@@ -56,31 +56,48 @@ func (o outcome) again(verdict upstream.Verdict) query {
 	return q
 }
 
+// begun is a first attempt that somebody else has begun: with the addresses at
+// hand, to the first of which a connection is under way, or has failed.
+type begun struct {
+	walk    upstream.Walk
+	attempt upstream.Attempt
+	addrs   []netip.Addr
+	since   time.Time
+	await   func(ctx context.Context) (net.Conn, error) // gives the connection to the first address
+}
+
 // connect tries backends until one takes the client, every one of them before
-// it gives up. gone tells whether the client has left meanwhile.
-func (r *Relay) connect(ctx context.Context, client string, gone func() bool) (net.Conn, *upstream.Backend, error) {
+// it gives up, and goes on from an attempt that has begun, if there is one.
+// gone tells whether the client has left meanwhile.
+func (r *Relay) connect(ctx context.Context, client fmt.Stringer, from *begun, gone func() bool) (outcome, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errSuperseded)
-	t := &attempts{relay: r, client: client, walk: r.service.Pool.Walk(upstream.TCP), results: make(chan outcome)}
+	t := &attempts{relay: r, client: client, results: make(chan outcome)}
+	if from != nil {
+		t.walk = from.walk
+		t.start(ctx, from.attempt, query{}, from)
+	} else {
+		t.walk = r.service.Pool.Walk(upstream.TCP)
+		t.next(ctx)
+	}
 	return t.run(ctx, gone)
 }
 
-func (t *attempts) run(ctx context.Context, gone func() bool) (net.Conn, *upstream.Backend, error) {
+func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 	watch := time.NewTicker(watchEvery)
 	defer watch.Stop()
 	last := errNoBackend
-	t.next(ctx)
 	for t.pending > 0 {
 		select {
 		case o := <-t.results:
 			t.pending--
 			if o.err == nil {
-				t.relay.succeeded(&t.walk, o, upstream.TCP, t.client, false)
-				return o.conn, o.attempt.Backend, nil
+				t.relay.succeeded(&t.walk, o, upstream.TCP, t.client.String(), false)
+				return o, nil
 			}
 			last = fmt.Errorf("backend %s: %w", o.attempt.Backend.Text, o.err)
 			if errors.Is(o.err, errPanic) || classOf(o.err) == netio.Exhausted {
-				return nil, nil, last // another backend needs a descriptor too
+				return outcome{}, last // another backend needs a descriptor too
 			}
 			t.failed(ctx, o)
 		case <-t.current.Demoted():
@@ -89,13 +106,13 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (net.Conn, *upstre
 			t.next(ctx)
 		case <-watch.C:
 			if gone() {
-				return nil, nil, errClientGone
+				return outcome{}, errClientGone
 			}
 		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
+			return outcome{}, context.Cause(ctx)
 		}
 	}
-	return nil, nil, last
+	return outcome{}, last
 }
 
 // next goes on to the next backend, if there is one.
@@ -105,14 +122,14 @@ func (t *attempts) next(ctx context.Context) {
 		t.current = upstream.Attempt{}
 		return
 	}
-	t.start(ctx, attempt, query{})
+	t.start(ctx, attempt, query{}, nil)
 }
 
-func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query) {
+func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query, from *begun) {
 	t.current = a
 	t.pending++
 	go func() { // waits on the network for one attempt; ends with it or with ctx
-		o := t.attempt(ctx, a, q)
+		o := t.attempt(ctx, a, q, from)
 		select {
 		case t.results <- o:
 		case <-ctx.Done(): // the client is served or gone
@@ -125,13 +142,13 @@ func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query) {
 
 // failed goes on after an attempt that failed.
 func (t *attempts) failed(ctx context.Context, o outcome) {
-	verdict, _ := t.relay.failed(&t.walk, o, upstream.TCP, t.client)
+	verdict, _ := t.relay.failed(&t.walk, o, upstream.TCP, t.client.String())
 	if o.attempt != t.current {
 		return // the client waits on another backend already
 	}
 	if verdict != upstream.Next {
 		if again, ok := t.walk.Again(o.attempt, time.Now()); ok {
-			t.start(ctx, again, o.again(verdict))
+			t.start(ctx, again, o.again(verdict), nil)
 			return
 		}
 		t.walk.Exhaust(o.attempt.Backend)
@@ -140,22 +157,28 @@ func (t *attempts) failed(ctx context.Context, o outcome) {
 }
 
 // attempt is one try of one backend: lookup, and a dial to all its addresses.
-func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query) (o outcome) {
+func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, from *begun) (o outcome) {
 	r := t.relay
 	o = outcome{attempt: a}
 	defer func() {
 		o.took = time.Since(a.Began)
 		if p := recover(); p != nil {
 			o.err = fmt.Errorf("%w: %v", errPanic, p)
-			r.panicked(upstream.TCP, t.client, p)
+			r.panicked(upstream.TCP, t.client.String(), p)
 		}
 	}()
-	ctx, cancel := context.WithTimeoutCause(ctx, r.opts.ConnectTimeout, errConnectTimeout)
+	ctx, cancel := context.WithDeadlineCause(ctx, a.Began.Add(r.opts.ConnectTimeout), errConnectTimeout)
 	defer cancel()
-	o.tried, o.err = r.resolve(ctx, a.Backend, upstream.TCP, q)
-	o.since = time.Now()
+	first := dialOne
+	if from == nil {
+		o.tried, o.err = r.resolve(ctx, a.Backend, upstream.TCP, q)
+		o.since = time.Now()
+	} else {
+		o.tried, o.since = from.addrs, from.since
+		first = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) { return from.await(ctx) }
+	}
 	if o.err == nil {
-		o.conn, o.addr, o.err = dialAny(ctx, o.tried, a.Backend.Port)
+		o.conn, o.addr, o.err = dialAny(ctx, o.tried, a.Backend.Port, first)
 	}
 	return o
 }

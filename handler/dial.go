@@ -53,10 +53,11 @@ func (e *dialError) add(err error) {
 
 // dialAny connects to whichever of addrs answers first, the first one with a
 // start of a quarter of a second (RFC 8305). ctx bounds all of it; its cause
-// is the error of addresses that had not answered by then.
-func dialAny(ctx context.Context, addrs []netip.Addr, port uint16) (net.Conn, netip.Addr, error) {
+// is the error of addresses that had not answered by then. first dials the
+// first one.
+func dialAny(ctx context.Context, addrs []netip.Addr, port uint16, first dial) (net.Conn, netip.Addr, error) {
 	if len(addrs) == 1 {
-		conn, err := dialOne(ctx, netip.AddrPortFrom(addrs[0], port))
+		conn, err := first(ctx, netip.AddrPortFrom(addrs[0], port))
 		if err != nil {
 			failed := new(dialError)
 			failed.add(err)
@@ -64,8 +65,11 @@ func dialAny(ctx context.Context, addrs []netip.Addr, port uint16) (net.Conn, ne
 		}
 		return conn, addrs[0], nil
 	}
-	return dialRace(ctx, addrs, port)
+	return dialRace(ctx, addrs, port, first)
 }
+
+// dial connects to one address.
+type dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 
 // dialed is what came of one address of a race.
 type dialed struct {
@@ -74,7 +78,7 @@ type dialed struct {
 	err  error
 }
 
-func dialRace(ctx context.Context, addrs []netip.Addr, port uint16) (net.Conn, netip.Addr, error) {
+func dialRace(ctx context.Context, addrs []netip.Addr, port uint16, first dial) (net.Conn, netip.Addr, error) {
 	delay := stagger
 	if deadline, ok := ctx.Deadline(); ok {
 		// Every address has its turn, however short the time and many they are.
@@ -98,10 +102,13 @@ func dialRace(ctx context.Context, addrs []netip.Addr, port uint16) (net.Conn, n
 		select {
 		case <-next.C:
 			if started < len(addrs) {
-				addr := addrs[started]
+				addr, to := addrs[started], dialOne
+				if started == 0 {
+					to = first
+				}
 				started++
 				go func() { // ends with its dial, which ends with ctx and is waited for
-					conn, err := dialOne(ctx, netip.AddrPortFrom(addr, port))
+					conn, err := to(ctx, netip.AddrPortFrom(addr, port))
 					results <- dialed{conn, addr, err}
 				}()
 				next.Reset(delay)
@@ -121,7 +128,7 @@ func dialRace(ctx context.Context, addrs []netip.Addr, port uint16) (net.Conn, n
 // dialOne connects to one address. While this machine lacks descriptors or
 // ports it tries again until ctx ends.
 func dialOne(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	var dialer net.Dialer
+	dialer := net.Dialer{KeepAlive: -1} // the idle timeout does that
 	for pause := exhaustedPause; ; pause = min(2*pause, time.Second) {
 		conn, err := dialer.DialContext(ctx, "tcp", addr.String())
 		switch {

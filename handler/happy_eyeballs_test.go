@@ -117,7 +117,7 @@ func TestLosersAreClosed(t *testing.T) {
 	eventually(t, "races that many win", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 		defer cancel()
-		conn, _, err := dialAny(ctx, addrs, port)
+		conn, _, err := dialAny(ctx, addrs, port, dialOne)
 		if err == nil {
 			winners++
 			check(t, conn.Close())

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
 // tcpServer is a backend: each connection is given to serve on a goroutine.
@@ -174,8 +176,8 @@ func tcpPair(t testing.TB) (near, far *net.TCPConn) {
 	return conn.(*net.TCPConn), accepted.(*net.TCPConn)
 }
 
-// client connects a client to the relay. done is closed when ServeTCP has
-// returned, which the end of the test waits for.
+// client connects a client to the relay. done is closed when its relay is over,
+// which the end of the test waits for.
 func (r *rig) client() (conn *net.TCPConn, done <-chan struct{}) {
 	r.t.Helper()
 	near, far := tcpPair(r.t)
@@ -184,16 +186,23 @@ func (r *rig) client() (conn *net.TCPConn, done <-chan struct{}) {
 
 // plain is the client of a socket that nothing wraps.
 func plain(conn *net.TCPConn) Client {
-	return Client{Conn: conn, CloseWrite: conn.CloseWrite, Socket: conn}
+	return Client{
+		Conn: conn, CloseWrite: conn.CloseWrite, Socket: conn,
+		Detach: func() (int, error) { return netio.Detach(conn) },
+	}
 }
 
 // serve runs ServeTCP for a client.
 func (r *rig) serve(ctx context.Context, c Client) <-chan struct{} {
 	r.t.Helper()
 	done := make(chan struct{})
+	client := c.Conn.RemoteAddr().String()
 	go func() {
 		defer close(done)
 		r.relay.ServeTCP(ctx, c)
+		for r.relayOf(client) != nil { // on a loop
+			time.Sleep(time.Millisecond)
+		}
 	}()
 	r.t.Cleanup(func() { // a client that leaves ends whatever is done for it
 		if c.Socket != nil {
@@ -201,9 +210,24 @@ func (r *rig) serve(ctx context.Context, c Client) <-chan struct{} {
 		} else {
 			c.Conn.Close()
 		}
+		if relay := r.relayOf(client); relay != nil { // it has a socket of its own
+			relay.cut(clientReset)
+		}
 		receiveFrom(r.t, "the end of a relay", done)
 	})
 	return done
+}
+
+// relayOf is a client's relay at work; nil if there is none.
+func (r *rig) relayOf(client string) *tcpRelay {
+	r.service.mu.Lock()
+	defer r.service.mu.Unlock()
+	for t := r.service.relays; t != nil; t = t.next {
+		if t.client.String() == client {
+			return t
+		}
+	}
+	return nil
 }
 
 // say sends a text.

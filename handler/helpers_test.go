@@ -243,6 +243,7 @@ func newRig(t testing.TB, backends []string, edit ...func(*Options)) *rig {
 		ConnectTimeout: limit,
 		IdleTimeout:    limit,
 		Resolver:       r.resolver,
+		Engine:         NewEngine(),
 		Log:            zap.New(core),
 	}
 	for _, f := range edit {

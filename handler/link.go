@@ -21,8 +21,9 @@ const (
 	backendReset  reason = "backend_reset"
 	idleTimeout   reason = "idle_timeout"
 	panicked      reason = "panic"
-	removed       reason = "reload"   // its service left the config, and the grace period is over
-	shutdown      reason = "shutdown" // the drain is over
+	exhausted     reason = "exhausted" // this machine lacks something that carrying needs
+	removed       reason = "reload"    // its service left the config, and the grace period is over
+	shutdown      reason = "shutdown"  // the drain is over
 	serviceClosed reason = "closed"
 )
 
@@ -180,6 +181,12 @@ func (l *link) checkIdle() {
 	if !l.ended {
 		l.timer.Reset(l.idle - still)
 	}
+}
+
+// cut ends the link from outside.
+func (l *link) cut(why reason) {
+	defer l.guard()
+	l.end(why)
 }
 
 // end ends the link, once: by closing both sides, which ends both directions.

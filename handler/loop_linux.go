@@ -21,16 +21,23 @@ import (
 // few event loops, about one a processor: no goroutine, no buffer and no timer
 // for a session at rest. A loop runs while it has sockets.
 func NewEngine() Engine {
-	e := &loops{all: make([]*loop, runtime.GOMAXPROCS(0))}
+	if netio.Disabled("engine") {
+		return goroutines{}
+	}
+	e := &loops{all: make([]*loop, runtime.GOMAXPROCS(0)), tcp: make([]*tcpLoop, runtime.GOMAXPROCS(0))}
+	pipes := newPipes()
 	for i := range e.all {
 		e.all[i] = &loop{sockets: make(map[int32]*loopSocket)}
+		e.tcp[i] = &tcpLoop{pipes: pipes}
 	}
 	return e
 }
 
 type loops struct {
-	all  []*loop // set once
-	next atomic.Uint32
+	all     []*loop // set once, as is tcp
+	next    atomic.Uint32
+	tcp     []*tcpLoop
+	nextTCP atomic.Uint32
 }
 
 // Open implements [Engine].

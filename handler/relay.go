@@ -42,6 +42,7 @@ type Relay struct {
 	service *Service
 	opts    Options
 	log     *zap.Logger // with the service's name
+	wheel   *wheel      // of the relays on event loops
 }
 
 // New makes a relay for the service. Nothing starts until a client comes.
@@ -52,7 +53,12 @@ func New(service *Service, opts Options) *Relay {
 	if opts.MaxUDPSessions == 0 {
 		opts.MaxUDPSessions = netio.SessionLimit()
 	}
-	return &Relay{service: service, opts: opts, log: opts.Log.With(zap.String("service", service.Name))}
+	return &Relay{
+		service: service,
+		opts:    opts,
+		log:     opts.Log.With(zap.String("service", service.Name)),
+		wheel:   newWheel(opts.IdleTimeout),
+	}
 }
 
 // patience is how long a lookup may take before an older answer is used

@@ -20,8 +20,8 @@ func fiveSeconds(o *Options) { o.ConnectTimeout = 5 * time.Second }
 func (r *rig) search(ctx context.Context, gone func() bool) (time.Duration, error) {
 	r.t.Helper()
 	began := time.Now()
-	conn, _, err := r.relay.connect(ctx, "192.0.2.1:1", gone)
-	if conn != nil {
+	o, err := r.relay.connect(ctx, netip.MustParseAddrPort("192.0.2.1:1"), nil, gone)
+	if o.conn != nil {
 		r.t.Fatal("connected to nothing")
 	}
 	return time.Since(began), err

@@ -2,7 +2,6 @@ package handler
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,13 +19,14 @@ type Service struct {
 	ends     ends
 
 	mu      sync.Mutex // guards what follows
-	relays  map[*tcpRelay]struct{}
-	closing bool // nobody new is served
+	relays  *tcpRelay  // the first of the list of those at work
+	count   int        // how many they are
+	closing bool       // nobody new is served
 }
 
 // NewService makes the running state of a service.
 func NewService(name string, pool *upstream.Pool) *Service {
-	s := &Service{Name: name, Pool: pool, relays: make(map[*tcpRelay]struct{})}
+	s := &Service{Name: name, Pool: pool}
 	s.sessions = newSessions(s.ends.tell)
 	return s
 }
@@ -34,7 +34,7 @@ func NewService(name string, pool *upstream.Pool) *Service {
 // Active counts the TCP relays (attempts included) and UDP sessions at work.
 func (s *Service) Active() (tcp, udp int) {
 	s.mu.Lock()
-	tcp = len(s.relays)
+	tcp = s.count
 	s.mu.Unlock()
 	return tcp, s.sessions.len()
 }
@@ -44,44 +44,6 @@ func (s *Service) idle() bool {
 	return tcp == 0 && udp == 0
 }
 
-// tcpRelay is a TCP relay at work, from the client's arrival to its end.
-type tcpRelay struct {
-	search context.CancelCauseFunc // set once: ends the search for a backend
-
-	mu   sync.Mutex // guards what follows
-	link *link      // once there is one
-	why  reason     // it was cut; "": it was not
-}
-
-// cutError ends the search of a client that is cut.
-type cutError struct{ why reason }
-
-func (e cutError) Error() string { return "cut: " + string(e.why) }
-
-func (t *tcpRelay) cut(why reason) {
-	t.mu.Lock()
-	t.why = why
-	l := t.link
-	t.mu.Unlock()
-	t.search(cutError{why})
-	if l != nil {
-		defer l.guard()
-		l.end(why)
-	}
-}
-
-// found has the link ended when the relay is cut, or at once if it was cut
-// between the search and now.
-func (t *tcpRelay) found(l *link) {
-	t.mu.Lock()
-	t.link = l
-	why := t.why
-	t.mu.Unlock()
-	if why != "" {
-		l.end(why)
-	}
-}
-
 // enter books a relay; false if nobody new is served any more.
 func (s *Service) enter(t *tcpRelay) bool {
 	s.mu.Lock()
@@ -89,13 +51,27 @@ func (s *Service) enter(t *tcpRelay) bool {
 	if s.closing {
 		return false
 	}
-	s.relays[t] = struct{}{}
+	t.next = s.relays
+	if t.next != nil {
+		t.next.prev = t
+	}
+	s.relays = t
+	s.count++
 	return true
 }
 
 func (s *Service) leave(t *tcpRelay) {
 	s.mu.Lock()
-	delete(s.relays, t)
+	if t.prev != nil {
+		t.prev.next = t.next
+	} else {
+		s.relays = t.next
+	}
+	if t.next != nil {
+		t.next.prev = t.prev
+	}
+	t.prev, t.next = nil, nil
+	s.count--
 	s.mu.Unlock()
 	s.ends.tell()
 }
@@ -111,8 +87,8 @@ func (s *Service) refuse() {
 // cut ends all relays with a reset, and all sessions.
 func (s *Service) cut(why reason) {
 	s.mu.Lock()
-	relays := make([]*tcpRelay, 0, len(s.relays))
-	for t := range s.relays {
+	relays := make([]*tcpRelay, 0, s.count)
+	for t := s.relays; t != nil; t = t.next {
 		relays = append(relays, t)
 	}
 	s.mu.Unlock()
@@ -232,11 +208,4 @@ func (e *ends) tell() {
 		default: // told already, and has not looked yet
 		}
 	}
-}
-
-// cutOff says whether err is that of a client that was cut, and why.
-func cutOff(err error) (why reason, ok bool) {
-	var cut cutError
-	ok = errors.As(err, &cut)
-	return cut.why, ok
 }

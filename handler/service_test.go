@@ -153,12 +153,10 @@ func TestCutBetweenSearchAndLink(t *testing.T) {
 	noLeaks(t)
 	client, far := tcpPair(t)
 	backend, near := tcpPair(t)
-	_, cancel := context.WithCancelCause(context.Background())
-	cancel(context.Canceled)
-	relay := &tcpRelay{search: cancel}
+	var relay tcpRelay
 	relay.cut(shutdown)
 	l := newLink(plain(far), near, limit)
-	relay.found(l)
+	l.end(relay.found(l, outcome{attempt: upstream.Attempt{Backend: new(upstream.Backend)}}))
 	if got := l.run(); got != shutdown {
 		t.Errorf("ended for %s", got)
 	}
@@ -196,9 +194,9 @@ func (r *rig) waitLinked(want int) {
 		r.service.mu.Lock()
 		defer r.service.mu.Unlock()
 		n := 0
-		for t := range r.service.relays {
+		for t := r.service.relays; t != nil; t = t.next {
 			t.mu.Lock()
-			if t.link != nil {
+			if t.carrier != nil {
 				n++
 			}
 			t.mu.Unlock()

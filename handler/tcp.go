@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,6 +29,10 @@ type Client struct {
 	// Socket is the plain socket beneath Conn, Conn itself where nothing wraps
 	// it. It is what gets reset; nil where it cannot be reached.
 	Socket net.Conn
+	// Detach gives a descriptor of the client's that does not block and that
+	// the relay closes, and has Conn forget the client but for its addresses.
+	// It is nil where Conn is more than a plain socket.
+	Detach func() (fd int, err error)
 }
 
 // reset cuts the client off with a reset, if there is a socket to reset.
@@ -43,63 +49,157 @@ func (c Client) abandon() {
 	c.reset()
 }
 
-// ServeTCP serves one client and returns when its relay is over. It logs what
-// became of it. ctx ends the search for a backend, not the relay that follows.
+// tcpRelay is a TCP relay at work, from the client's arrival to its end.
+type tcpRelay struct {
+	relay  *Relay    // set once, as are client and began
+	client net.Addr  // who it is for
+	began  time.Time // when it came
+
+	prev, next *tcpRelay // in the service's list; guarded by Service.mu
+
+	mu      sync.Mutex              // guards what follows
+	search  context.CancelCauseFunc // ends the search for a backend; nil: there is none
+	carrier carrier                 // carries the bytes, once there are two sides
+	why     reason                  // it was cut; "": it was not
+	backend *upstream.Backend       // who serves it; nil: nobody yet
+	address netip.AddrPort          // of the backend's, and which
+}
+
+// carrier is what carries a relay's bytes until cut.
+type carrier interface{ cut(why reason) }
+
+// ServeTCP serves one client. It returns when the relay is over, or when an
+// event loop has taken it over. It logs what became of it. ctx ends the search
+// for a backend, not the relay that follows.
 func (r *Relay) ServeTCP(ctx context.Context, client Client) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	t := &tcpRelay{search: cancel}
+	t := &tcpRelay{relay: r, client: client.Conn.RemoteAddr(), began: time.Now()}
 	if !r.service.enter(t) {
 		client.abandon()
 		return
 	}
+	if client.Detach == nil || !t.serveOnLoop(ctx, client) {
+		t.serve(ctx, client)
+	}
+}
+
+// serve serves the client the portable way.
+func (t *tcpRelay) serve(ctx context.Context, client Client) {
+	r := t.relay
 	defer r.service.leave(t)
-	began := time.Now()
-	name := client.Conn.RemoteAddr().String()
 	defer func() {
 		if p := recover(); p != nil {
-			r.panicked(upstream.TCP, name, p)
+			r.panicked(upstream.TCP, t.client.String(), p)
 			client.abandon()
 		}
 	}()
 	gone := func() bool { return client.Socket != nil && netio.Gone(client.Socket) }
-	conn, backend, err := r.connect(ctx, name, gone)
+	o, err := t.find(ctx, nil, gone)
 	if err != nil {
 		client.reset()
-		r.refused(name, began, err)
+		t.refused(err)
 		return
 	}
-	l := newLink(client, conn, r.opts.IdleTimeout)
-	l.panicked = func(p any) { r.panicked(upstream.TCP, name, p) }
-	t.found(l)
+	l := newLink(client, o.conn, r.opts.IdleTimeout)
+	l.panicked = func(p any) { r.panicked(upstream.TCP, t.client.String(), p) }
+	if why := t.found(l, o); why != "" {
+		l.end(why)
+	}
 	why := l.run()
-	if line := r.log.Check(zap.DebugLevel, "relay ended"); line != nil {
+	t.ended(why, l.up.Load(), l.down.Load())
+}
+
+// find looks for a backend, from an attempt on that has begun, if it is not nil.
+func (t *tcpRelay) find(ctx context.Context, from *begun, gone func() bool) (outcome, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t.mu.Lock()
+	t.search = cancel
+	why := t.why
+	t.mu.Unlock()
+	if why != "" {
+		cancel(cutError{why})
+	}
+	o, err := t.relay.connect(ctx, t.client, from, gone)
+	t.mu.Lock()
+	t.search = nil
+	t.mu.Unlock()
+	return o, err
+}
+
+// carriedBy books who is to be told of a cut, before there is a backend. If the
+// relay was cut before, it says why.
+func (t *tcpRelay) carriedBy(c carrier) (cut reason) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.carrier = c
+	return t.why
+}
+
+// found books what carries the relay from now on. If the relay was cut between
+// the search and now, it says why; the caller ends it.
+func (t *tcpRelay) found(c carrier, o outcome) (cut reason) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.carrier = c
+	t.backend, t.address = o.attempt.Backend, netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
+	return t.why
+}
+
+// cut ends the relay, wherever it stands.
+func (t *tcpRelay) cut(why reason) {
+	t.mu.Lock()
+	t.why = why
+	search, c := t.search, t.carrier
+	t.mu.Unlock()
+	if search != nil {
+		search(cutError{why})
+	}
+	if c != nil {
+		c.cut(why)
+	}
+}
+
+// ended tells of the relay's end.
+func (t *tcpRelay) ended(why reason, up, down int64) {
+	if line := t.relay.log.Check(zap.DebugLevel, "relay ended"); line != nil {
 		line.Write(zap.Stringer("network", upstream.TCP),
-			zap.String("client", name),
-			zap.String("backend", backend.Text),
-			zap.Stringer("address", conn.RemoteAddr()),
-			zap.Duration("duration", l.duration()),
-			zap.Int64("bytes_up", l.up.Load()),
-			zap.Int64("bytes_down", l.down.Load()),
+			zap.Stringer("client", t.client),
+			zap.String("backend", t.backend.Text),
+			zap.Stringer("address", t.address),
+			zap.Duration("duration", time.Since(t.began)),
+			zap.Int64("bytes_up", up),
+			zap.Int64("bytes_down", down),
 			zap.String("reason", string(why)))
 	}
 }
 
 // refused tells of a client that got no backend.
-func (r *Relay) refused(client string, began time.Time, err error) {
-	network := zap.Stringer("network", upstream.TCP)
+func (t *tcpRelay) refused(err error) {
+	r, network := t.relay, zap.Stringer("network", upstream.TCP)
 	why, over := cutOff(err)
 	if errors.Is(err, errClientGone) {
 		why, over = clientReset, true
 	}
 	if over {
-		r.log.Debug("relay ended", network, zap.String("client", client), zap.Duration("duration", time.Since(began)), zap.String("reason", string(why)), zap.Error(err))
+		r.log.Debug("relay ended", network, zap.Stringer("client", t.client), zap.Duration("duration", time.Since(t.began)), zap.String("reason", string(why)), zap.Error(err))
 		return
 	}
 	if classOf(err) == netio.Exhausted {
 		r.service.floods.note(r.log, lackOfOwn, network, zap.Error(err))
 	}
-	r.service.floods.note(r.log, refusedTCP, network, zap.String("client", client), zap.Error(err))
+	r.service.floods.note(r.log, refusedTCP, network, zap.Stringer("client", t.client), zap.Error(err))
+}
+
+// cutError ends the search of a client that is cut.
+type cutError struct{ why reason }
+
+func (e cutError) Error() string { return "cut: " + string(e.why) }
+
+// cutOff says whether err is that of a client that was cut, and why.
+func cutOff(err error) (why reason, ok bool) {
+	var cut cutError
+	ok = errors.As(err, &cut)
+	return cut.why, ok
 }
 
 // panicked tells of a panic, which is the end of one relay and of nothing else.

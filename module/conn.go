@@ -8,6 +8,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
 // isDatagrams tells a UDP association from a stream.
@@ -20,7 +21,10 @@ func isDatagrams(cx *layer4.Connection) bool {
 func clientOf(cx *layer4.Connection) handler.Client {
 	if tcp, ok := cx.Conn.(*net.TCPConn); ok {
 		// What matchers have read lies in cx, in a buffer that is not ours to keep.
-		return handler.Client{Conn: tcp, Early: slices.Clone(cx.MatchingBytes()), CloseWrite: tcp.CloseWrite, Socket: tcp}
+		return handler.Client{
+			Conn: tcp, Early: slices.Clone(cx.MatchingBytes()), CloseWrite: tcp.CloseWrite, Socket: tcp,
+			Detach: func() (int, error) { return netio.Duplicate(tcp) }, // layer4 closes its own
+		}
 	}
 	return handler.Client{Conn: cx, CloseWrite: closeWriteOf(cx), Socket: socketOf(cx)}
 }

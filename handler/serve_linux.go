@@ -1,0 +1,355 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// This file is how a TCP client comes to an event loop, and how it ends there.
+// Where the first backend of the queue takes it at once, which is nearly always,
+// all of it happens in one go and on nobody's goroutine but the caller's. What
+// takes longer, or fails, is left to the attempt loop that serves everywhere.
+
+// takeOverAfter is how long a loop waits for a connection before the attempt
+// loop takes it over, which notices if the client leaves meanwhile, tries other
+// addresses beside it, and knows the connect timeout.
+const takeOverAfter = 10 * time.Millisecond
+
+// connecting is a pair's connection to its backend that is under way on the loop.
+type connecting struct {
+	begun
+	ctx  context.Context // ends the search
+	fd   int
+	late *time.Timer // runs takeOver
+}
+
+// serveOnLoop has an event loop serve the client; false if it cannot.
+func (t *tcpRelay) serveOnLoop(ctx context.Context, client Client) bool {
+	engine, ok := t.relay.opts.Engine.(*loops)
+	if !ok {
+		return false
+	}
+	fd, err := client.Detach()
+	if err != nil {
+		return false
+	}
+	p := engine.newPair(t, fd)
+	defer p.guard()
+	p.begin(ctx, client.Early)
+	return true
+}
+
+func (e *loops) newPair(t *tcpRelay, client int) *pair {
+	p := &pair{relay: t, loop: e.tcp[e.nextTCP.Add(1)%uint32(len(e.tcp))], slot: -1}
+	p.ends[clientSide] = end{fd: client, in: true, out: true}
+	p.ends[backendSide] = end{fd: -1}
+	p.idler.owner, p.idler.slot = p, -1
+	return p
+}
+
+// begin makes the first attempt, if its backend's address is at hand, and has
+// all others made by the attempt loop.
+func (p *pair) begin(ctx context.Context, early []byte) {
+	p.halves[clientSide].pending = early
+	r := p.relay.relay
+	now := time.Now()
+	b := begun{walk: r.service.Pool.Walk(upstream.TCP), since: now}
+	var known bool
+	if b.attempt, known = b.walk.Next(now); known {
+		b.addrs, known = r.known(b.attempt.Backend)
+	}
+	if !known {
+		p.search(ctx, nil)
+		return
+	}
+	b.addrs, _ = query{}.choose(b.addrs, b.attempt.Backend, upstream.TCP)
+	fd, done, err := connectTCP(netip.AddrPortFrom(b.addrs[0], b.attempt.Backend.Port))
+	switch {
+	case err != nil:
+		b.failed(err)
+		p.search(ctx, &b)
+	case done:
+		p.connected(b, fd)
+	default:
+		p.waitForBackend(&connecting{begun: b, ctx: ctx, fd: fd})
+	}
+}
+
+// failed has the first address fail in the attempt loop as it failed here.
+func (b *begun) failed(err error) {
+	addr := netip.AddrPortFrom(b.addrs[0], b.attempt.Backend.Port)
+	b.await = func(ctx context.Context) (net.Conn, error) {
+		if netio.Classify(err) == netio.Exhausted {
+			return dialOne(ctx, addr) // which waits for better times
+		}
+		return nil, dialFailed(addr, err)
+	}
+}
+
+func dialFailed(addr netip.AddrPort, err error) error {
+	return &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
+}
+
+// waitForBackend has the loop tell what becomes of a connection under way.
+func (p *pair) waitForBackend(c *connecting) {
+	p.mu.Lock()
+	p.connecting = c
+	p.ends[backendSide] = end{fd: c.fd, waited: true}
+	why := p.relay.carriedBy(p)
+	err := p.loop.add(p, backendSide)
+	switch {
+	case why != "":
+		p.endLocked(why)
+		p.mu.Unlock()
+	case err != nil:
+		p.leaveConnectingLocked()
+		closeFD(c.fd)
+		c.failed(err)
+		p.mu.Unlock()
+		p.search(c.ctx, &c.begun)
+	default:
+		c.late = time.AfterFunc(takeOverAfter, func() { p.takeOver(c) })
+		p.mu.Unlock()
+	}
+}
+
+// leaveConnectingLocked takes the backend's socket, which stays open, off the loop.
+func (p *pair) leaveConnectingLocked() {
+	c := p.connecting
+	p.connecting = nil
+	if c.late != nil {
+		c.late.Stop()
+	}
+	p.loop.forget(p, backendSide)
+	p.ends[backendSide] = end{fd: -1}
+}
+
+// takeOver has the attempt loop go on with a connection that takes its time.
+func (p *pair) takeOver(c *connecting) {
+	defer p.guard()
+	p.mu.Lock()
+	if p.over || p.connecting != c {
+		p.mu.Unlock()
+		return
+	}
+	p.leaveConnectingLocked()
+	p.mu.Unlock()
+	c.await = func(ctx context.Context) (net.Conn, error) {
+		return awaitTCP(ctx, c.fd, netip.AddrPortFrom(c.addrs[0], c.attempt.Backend.Port))
+	}
+	p.search(c.ctx, &c.begun)
+}
+
+// connectEventLocked is what a loop tells of a connection under way.
+func (p *pair) connectEventLocked(events uint32, buf *netio.Buffer) (more bool) {
+	c := p.connecting
+	var errno syscall.Errno
+	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		errno = socketError(c.fd)
+	}
+	if errno == 0 {
+		c.late.Stop()
+		p.connecting = nil
+		return p.connectedLocked(c.begun, buf)
+	}
+	p.leaveConnectingLocked()
+	closeFD(c.fd)
+	c.begun.failed(os.NewSyscallError("connect", errno))
+	go func() { // ends when the client is served or refused
+		defer p.guard()
+		p.search(c.ctx, &c.begun)
+	}()
+	return false
+}
+
+// search looks for a backend in the attempt loop, and refuses the client if
+// there is none.
+func (p *pair) search(ctx context.Context, from *begun) {
+	t := p.relay
+	o, err := t.find(ctx, from, func() bool { return gone(p.ends[clientSide].fd) })
+	fd := -1
+	if err == nil {
+		if fd, err = netio.Detach(o.conn.(*net.TCPConn)); err != nil {
+			_ = o.conn.Close()
+		}
+	}
+	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.over {
+			p.over = true
+			p.loop.remove(p)
+			p.halves[clientSide].drop()
+			resetFD(p.ends[clientSide].fd)
+			t.refused(err)
+			t.relay.service.leave(t)
+		}
+		return
+	}
+	buf := netio.GetBuffer()
+	defer buf.Free()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over { // by a panic
+		closeFD(fd)
+		return
+	}
+	p.ends[backendSide] = end{fd: fd, out: true}
+	p.carryLocked(o, buf)
+}
+
+// connected goes on with a connection that was made at once.
+func (p *pair) connected(b begun, fd int) {
+	buf := netio.GetBuffer()
+	defer buf.Free()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ends[backendSide] = end{fd: fd, out: true}
+	p.connectedLocked(b, buf)
+}
+
+func (p *pair) connectedLocked(b begun, buf *netio.Buffer) (more bool) {
+	r := p.relay.relay
+	p.ends[backendSide].out = true
+	o := outcome{attempt: b.attempt, addr: b.addrs[0], tried: b.addrs, since: b.since, took: time.Since(b.attempt.Began)}
+	o.attempt.Backend.Prefer(upstream.TCP, o.addr)
+	if change := b.walk.Succeeded(o.attempt, time.Now()); change.Recovered || r.log.Core().Enabled(zap.DebugLevel) {
+		r.booked(change, o, upstream.TCP, p.relay.client.String())
+	}
+	return p.carryLocked(o, buf)
+}
+
+// carryLocked begins to carry bytes: first what is there already, as a client
+// has mostly said something by now, and then what the loop tells of.
+func (p *pair) carryLocked(o outcome, buf *netio.Buffer) (more bool) {
+	if why := p.relay.found(p, o); why != "" {
+		p.endLocked(why)
+		return false
+	}
+	p.relay.relay.wheel.add(&p.idler)
+	more = p.moveLocked(buf)
+	if p.over {
+		return false
+	}
+	if err := p.loop.add(p, clientSide, backendSide); err != nil {
+		r := p.relay.relay
+		r.service.floods.note(r.log, lackOfOwn, zap.Stringer("network", upstream.TCP), zap.Error(err))
+		p.endLocked(exhausted)
+		return false
+	}
+	return more
+}
+
+// awaitTCP waits, on an attempt's goroutine, for a connection that was begun on
+// a loop.
+func awaitTCP(ctx context.Context, fd int, addr netip.AddrPort) (net.Conn, error) {
+	file := os.NewFile(uintptr(fd), "socket")
+	defer file.Close()
+	stop := context.AfterFunc(ctx, func() { _ = file.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, dialFailed(addr, err)
+	}
+	var errno syscall.Errno
+	err = raw.Write(func(fd uintptr) bool {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if n, err := unix.Poll(poll, 0); n == 0 || errors.Is(err, unix.EINTR) {
+			return false
+		}
+		errno = socketError(int(fd))
+		return true
+	})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: context.Cause(ctx)}
+	case err != nil:
+		return nil, dialFailed(addr, err)
+	case errno != 0:
+		return nil, dialFailed(addr, os.NewSyscallError("connect", errno))
+	}
+	return net.FileConn(file)
+}
+
+// endIdle implements the wheel's owner.
+func (p *pair) endIdle() {
+	defer p.guard()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return
+	}
+	w := p.relay.relay.wheel
+	if w.now()-p.used.Load() < int64(w.timeout) {
+		w.putBack(&p.idler) // bytes have moved just now
+		return
+	}
+	p.endLocked(idleTimeout)
+}
+
+// cut implements carrier.
+func (p *pair) cut(why reason) {
+	defer p.guard()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endLocked(why)
+}
+
+// guard is deferred first in all that runs for the pair: a panic ends this
+// relay and nothing else.
+func (p *pair) guard() {
+	if what := recover(); what != nil {
+		p.relay.relay.panicked(upstream.TCP, p.relay.client.String(), what)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.endLocked(panicked)
+	}
+}
+
+// endLocked ends the relay, once.
+func (p *pair) endLocked(why reason) {
+	if p.over {
+		return
+	}
+	p.over = true
+	t := p.relay
+	defer t.relay.service.leave(t) // also if what follows panics
+	p.loop.remove(p)
+	t.relay.wheel.remove(&p.idler)
+	whole := p.halves[clientSide].settled && p.halves[backendSide].settled
+	for which := range p.ends {
+		p.halves[which].drop()
+		fd := p.ends[which].fd
+		switch {
+		case fd < 0:
+		case why == idleTimeout:
+			// A shutdown first: a close alone would reset a peer whose bytes lie
+			// unread, without a FIN.
+			finish(fd)
+			closeFD(fd)
+		case whole && (why == clientClosed || why == backendClosed):
+			closeFD(fd)
+		default:
+			resetFD(fd)
+		}
+	}
+	if p.connecting != nil && p.connecting.late != nil {
+		p.connecting.late.Stop()
+	}
+	if t.backend == nil { // nor is there one to come
+		t.refused(cutError{why})
+		return
+	}
+	t.ended(why, p.halves[clientSide].moved.Load(), p.halves[backendSide].moved.Load())
+}

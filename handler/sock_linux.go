@@ -1,0 +1,155 @@
+package handler
+
+import (
+	"net/netip"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file is the system calls of the event loops. Their sockets never block,
+// so the scheduler need not be told: what package syscall does around each call
+// costs about as much as a short call itself.
+
+// recv reads what there is; 0 and no error is the end of the stream.
+func recv(fd int, buf []byte) (int, syscall.Errno) {
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// send writes what there is room for.
+func send(fd int, bytes []byte) (int, syscall.Errno) {
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(bytes))), uintptr(len(bytes)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// splice moves bytes between a socket and a pipe, whichever way.
+func splice(from, to, size int) (int, syscall.Errno) {
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(size), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// finish tells the peer that no more bytes come.
+func finish(fd int) syscall.Errno {
+	_, _, errno := syscall.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0)
+	return errno
+}
+
+func closeFD(fd int) { _, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+
+// resetFD closes a socket so that its peer sees a reset.
+func resetFD(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	closeFD(fd)
+}
+
+func watch(epoll, op, fd int, events uint32, id uint64) error {
+	event := unix.EpollEvent{Events: events, Fd: int32(id), Pad: int32(id >> 32)}
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)
+	if errno != 0 {
+		return os.NewSyscallError("epoll_ctl", errno)
+	}
+	return nil
+}
+
+// wait tells what an epoll has to tell now.
+func wait(epoll int, events []unix.EpollEvent) int {
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
+		switch errno {
+		case 0:
+			return int(n)
+		case unix.EINTR:
+		default:
+			return 0
+		}
+	}
+}
+
+// gone says whether the peer has reset the connection; see [netio.Gone].
+func gone(fd int) bool {
+	poll := []unix.PollFd{{Fd: int32(fd)}} // errors and hang-ups are reported unasked
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n > 0 && poll[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0
+}
+
+// socketError is the error that lies at a socket, which takes it away.
+func socketError(fd int) syscall.Errno {
+	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return unix.EBADF
+	}
+	return syscall.Errno(errno)
+}
+
+// connectTCP begins to connect. done says that it has connected already, which
+// it has where the peer is this machine.
+func connectTCP(addr netip.AddrPort) (fd int, done bool, err error) {
+	var space unix.RawSockaddrInet6
+	family, size, err := rawSockaddr(addr, &space)
+	if err != nil {
+		return -1, false, err
+	}
+	r, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if errno != 0 {
+		return -1, false, os.NewSyscallError("socket", errno)
+	}
+	fd = int(r)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	for range 2 { // the second asks what became of the first
+		_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&space)), size)
+		switch errno {
+		case 0, unix.EISCONN:
+			return fd, true, nil
+		case unix.EINPROGRESS, unix.EALREADY, unix.EINTR:
+		default:
+			closeFD(fd)
+			return -1, false, os.NewSyscallError("connect", errno)
+		}
+	}
+	return fd, false, nil
+}
+
+// rawSockaddr writes an address as the kernel reads it. An IPv4 address needs
+// less of the space.
+func rawSockaddr(addr netip.AddrPort, space *unix.RawSockaddrInet6) (family int, size uintptr, err error) {
+	port := [2]byte{byte(addr.Port() >> 8), byte(addr.Port())}
+	if ip := addr.Addr().Unmap(); ip.Is4() {
+		raw := (*unix.RawSockaddrInet4)(unsafe.Pointer(space))
+		*raw = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: ip.As4()}
+		*(*[2]byte)(unsafe.Pointer(&raw.Port)) = port
+		return unix.AF_INET, unix.SizeofSockaddrInet4, nil
+	}
+	*space = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: addr.Addr().As16()}
+	*(*[2]byte)(unsafe.Pointer(&space.Port)) = port
+	if space.Scope_id, err = zoneID(addr.Addr().Zone()); err != nil {
+		return 0, 0, err
+	}
+	return unix.AF_INET6, unix.SizeofSockaddrInet6, nil
+}
