@@ -26,7 +26,20 @@ func clientOf(cx *layer4.Connection) handler.Client {
 			Detach: func() (int, error) { return netio.Duplicate(tcp) }, // layer4 closes its own
 		}
 	}
+	if light, ok := cx.Conn.(detachable); ok {
+		return handler.Client{
+			Conn: light, Early: slices.Clone(cx.MatchingBytes()), CloseWrite: light.CloseWrite, Socket: light,
+			Detach: light.Detach,
+		}
+	}
 	return handler.Client{Conn: cx, CloseWrite: closeWriteOf(cx), Socket: socketOf(cx)}
+}
+
+// detachable is a client of relay+tcp/ where that is light ([listen.TCPConn]).
+type detachable interface {
+	net.Conn
+	Detach() (fd int, err error)
+	CloseWrite() error
 }
 
 // beneath is what conn is wrapped around, as far as wrappers tell: layer4's
@@ -49,7 +62,7 @@ func beneath(conn net.Conn) net.Conn {
 func socketOf(conn net.Conn) net.Conn {
 	for conn != nil {
 		switch conn.(type) {
-		case *net.TCPConn, *net.UnixConn:
+		case *net.TCPConn, *net.UnixConn, detachable:
 			return conn
 		}
 		conn = beneath(conn)

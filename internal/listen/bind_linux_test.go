@@ -21,13 +21,13 @@ func TestFamilies(t *testing.T) {
 	both, only4 := openTCP(t, s, wide), openTCP(t, s, four)
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		near := dial(t, "tcp", to(host, wide))
-		far := accepted[*net.TCPConn](t, both)
+		far := accepted[net.Conn](t, both)
 		if got := far.RemoteAddr().String(); got != near.LocalAddr().String() {
 			t.Errorf("the client is %s, want %s", got, near.LocalAddr())
 		}
 	}
 	dial(t, "tcp", to("127.0.0.1", four))
-	accepted[*net.TCPConn](t, only4)
+	accepted[net.Conn](t, only4)
 	if conn, err := net.Dial("tcp", to("::1", four)); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("IPv6 at 0.0.0.0: %v, %v", conn, err)
 	}
@@ -78,7 +78,7 @@ func TestJoinCaddy(t *testing.T) {
 	ours := openTCP(t, s, tcp)
 	check(t, theirs.Close())
 	dial(t, "tcp", to("127.0.0.1", tcp))
-	accepted[*net.TCPConn](t, ours)
+	accepted[net.Conn](t, ours)
 	theirs, err = shared.Listen(context.Background(), "tcp", to("::", tcp)) // and back
 	check(t, err)
 	check(t, theirs.Close())

@@ -31,7 +31,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	check(t, err)
 	defer l.Close()
 	dial(t, "tcp", at.String())
-	accepted[*net.TCPConn](t, l)
+	accepted[net.Conn](t, l)
 
 	// Their sockets are made now, and connect when there are no descriptors.
 	var clients []int
@@ -60,7 +60,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before))
 	for range clients {
-		wantRead(t, accepted[*net.TCPConn](t, l), "hello")
+		wantRead(t, accepted[net.Conn](t, l), "hello")
 	}
 	if logs.Len() != 2 || logs.FilterMessage(again).Len() != 1 {
 		t.Errorf("want one line more: %v", logs.All())

@@ -6,13 +6,15 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
 // tcpSocket is one listening kernel socket.
 type tcpSocket struct {
 	sockets *Sockets
 	at      netip.AddrPort
-	ln      *net.TCPListener
+	ln      acceptor
 
 	users     int // listeners not closed; guarded by Sockets.mu
 	listeners listeners[*TCPListener]
@@ -38,11 +40,16 @@ func (s *Sockets) TCP(at netip.AddrPort, opts Options) (*TCPListener, error) {
 	socket := s.tcp[at]
 	opened := socket == nil
 	if opened {
-		ln, err := bind("tcp", at, listenTCP)
+		bound, err := bind("tcp", at, listenTCP)
 		if err != nil {
 			return nil, err
 		}
-		socket = &tcpSocket{sockets: s, at: at, ln: ln.(*net.TCPListener), closed: make(chan struct{})}
+		ln, err := newAcceptor(bound.(*net.TCPListener))
+		if err != nil {
+			_ = bound.(*net.TCPListener).Close()
+			return nil, err
+		}
+		socket = &tcpSocket{sockets: s, at: at, ln: ln, closed: make(chan struct{})}
 	}
 	l := &TCPListener{socket: socket, opts: opts, conns: make(chan net.Conn), done: make(chan struct{})}
 	if err := socket.listeners.add(l, at.String()); err != nil {
@@ -97,7 +104,7 @@ func (t *tcpSocket) accept() {
 		failed: "cannot accept clients, trying on", again: "accepting clients again",
 	}
 	for {
-		conn, err := t.ln.AcceptTCP()
+		conn, err := t.ln.accept()
 		switch {
 		case err == nil:
 			trouble.over()
@@ -110,12 +117,11 @@ func (t *tcpSocket) accept() {
 	}
 }
 
-func (t *tcpSocket) hand(conn *net.TCPConn) {
+func (t *tcpSocket) hand(conn net.Conn) {
 	for {
 		l, ok := t.listeners.latest()
 		if !ok {
-			_ = conn.SetLinger(0)
-			_ = conn.Close()
+			netio.Reset(conn)
 			return
 		}
 		select {

@@ -17,7 +17,7 @@ func TooBig(err error) bool {
 // that would make what was cut off look whole. Only TCP has resets; anything
 // else is closed.
 func Reset(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
+	if tcp, ok := conn.(interface{ SetLinger(seconds int) error }); ok {
 		_ = tcp.SetLinger(0) // fails only on a socket that is gone already
 	}
 	_ = conn.Close()

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package listen
+
+import "net"
+
+func newAcceptor(ln *net.TCPListener) (acceptor, error) { return plainAcceptor{ln}, nil }
