@@ -22,8 +22,10 @@ var arrows = map[string][]string{
 	"caddyfile":       {},
 	"upstream":        {},
 	"resolver":        {},
+	"internal/hook":   {},
 	"internal/listen": {},
 	"internal/netio":  {},
+	"internal/watch":  {},
 }
 
 // core are the packages that build without Caddy in their dependencies.
