@@ -1,7 +1,6 @@
 package caddyfile
 
 import (
-	"net/netip"
 	"strings"
 	"time"
 
@@ -15,6 +14,12 @@ const (
 	DefaultDNSTTL         = time.Hour
 
 	DefaultShutdownTimeout = 10 * time.Second
+
+	DefaultHealthInterval = time.Minute
+	DefaultHealthTimeout  = 5 * time.Second
+	DefaultHealthRise     = 2
+
+	DefaultHookTimeout = 30 * time.Second
 )
 
 // Config holds the settings of one relay as they are written. Only backends
@@ -63,6 +68,21 @@ type Config struct {
 	// contain `{env.*}` and `{file.*}` placeholders.
 	Resolvers []string `json:"resolvers,omitempty"`
 
+	// Probes of all backends at regular times, so that a dead one is found
+	// before a client runs into it, and one that is back before it is needed.
+	// Their failures and successes count like those of clients. Default: off;
+	// an empty object turns them on.
+	HealthCheck *HealthCheck `json:"health_check,omitempty"`
+
+	// Whether a backend that was found well by as many probes in a row as
+	// health_check.rise says returns to its configured place. Needs
+	// health_check. Default: false: a backend that went to the end of the
+	// queue comes forward only as those before it fail.
+	Failback bool `json:"failback,omitempty"`
+
+	// A command to run when a backend fails or recovers. Default: off.
+	EventHook *EventHook `json:"event_hook,omitempty"`
+
 	// A UDP backend that was sent datagrams and has answered none of them for
 	// this long has failed that attempt, and the datagrams go to the next one.
 	// For services that always answer. Default: 0, which is off: only an error
@@ -74,6 +94,15 @@ type Config struct {
 	// DNS, also where a client asks twice from one port. Default: 0, which is
 	// off: sessions end by idle_timeout.
 	UDPResponses *int `json:"udp_responses,omitempty"`
+
+	// How many relays the service may have at once, TCP connections and UDP
+	// sessions together; a client beyond that is refused, and counted.
+	// Default: 0, which is no bound.
+	MaxConnections *int `json:"max_connections,omitempty"`
+
+	// The same for the relays of one client address. Default: 0, which is no
+	// bound.
+	MaxConnectionsPerIP *int `json:"max_connections_per_ip,omitempty"`
 
 	// How many UDP sessions there may be at once, 1 or more; when there are
 	// that many, a new client takes the place of the longest idle. Default:
@@ -89,24 +118,21 @@ type Config struct {
 	// How long relays may go on after Caddy was told to stop, while nobody new
 	// is served; then they are cut. 0 cuts at once. Default: 10s.
 	ShutdownTimeout *caddy.Duration `json:"shutdown_timeout,omitempty"`
-}
 
-// Options are the settings of a relay with every default filled in.
-type Options struct {
-	Service  string    // name in logs, metrics and the admin API
-	Named    bool      // whether the service was given a name
-	Backends []Backend // in order of preference
+	// Which relays get a line in the access log at their end: `off`, `tcp` or
+	// `all`, which is UDP sessions too. Default: off.
+	AccessLog string `json:"access_log,omitempty"`
 
-	ConnectTimeout  time.Duration
-	IdleTimeout     time.Duration
-	Cooldown        time.Duration // 0: off
-	DNSTTL          time.Duration
-	Resolvers       []netip.AddrPort // none: the system's
-	UDPReplyTimeout time.Duration    // 0: off
-	UDPResponses    int              // 0: off
-	MaxUDPSessions  int              // 0: let the relay decide
-	GracePeriod     time.Duration    // 0: let them finish
-	ShutdownTimeout time.Duration    // 0: cut at once
+	// The version of the PROXY protocol in which a backend is told who the
+	// client is: `off`, `v1` or `v2`. The backend must expect it. A TCP
+	// connection to the backend begins with the header, a datagram has it
+	// ahead of its payload. v1 has no form for UDP: with it UDP sessions get
+	// no header. Default: off.
+	ProxyProtocol string `json:"proxy_protocol,omitempty"`
+
+	// Which datagrams of a UDP session carry the header: the `first`, or
+	// `every` one. Needs proxy_protocol v2. Default: first.
+	ProxyProtocolUDP string `json:"proxy_protocol_udp,omitempty"`
 }
 
 // Service is the name of the service, or its backends where it has none.
@@ -115,44 +141,4 @@ func (c Config) Service() string {
 		return c.Name
 	}
 	return strings.Join(c.Backends, ",")
-}
-
-// Options fills in the defaults. The config must be one that
-// [Config.Validate] finds no fault with; text it would refuse is left out.
-func (c Config) Options() Options {
-	o := Options{
-		Service:         c.Service(),
-		Named:           c.Name != "",
-		ConnectTimeout:  orDefault(c.ConnectTimeout, DefaultConnectTimeout),
-		IdleTimeout:     orDefault(c.IdleTimeout, DefaultIdleTimeout),
-		Cooldown:        orDefault(c.Cooldown, 0),
-		DNSTTL:          orDefault(c.DNSTTL, DefaultDNSTTL),
-		UDPReplyTimeout: orDefault(c.UDPReplyTimeout, 0),
-		GracePeriod:     orDefault(c.GracePeriod, 0),
-		ShutdownTimeout: orDefault(c.ShutdownTimeout, DefaultShutdownTimeout),
-	}
-	if c.UDPResponses != nil {
-		o.UDPResponses = *c.UDPResponses
-	}
-	if c.MaxUDPSessions != nil {
-		o.MaxUDPSessions = *c.MaxUDPSessions
-	}
-	for _, text := range c.Backends {
-		if b, err := ParseBackend(text); err == nil {
-			o.Backends = append(o.Backends, b)
-		}
-	}
-	for _, text := range c.Resolvers {
-		if r, err := parseResolver(text); err == nil {
-			o.Resolvers = append(o.Resolvers, r)
-		}
-	}
-	return o
-}
-
-func orDefault(d *caddy.Duration, def time.Duration) time.Duration {
-	if d == nil {
-		return def
-	}
-	return time.Duration(*d)
 }

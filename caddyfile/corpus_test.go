@@ -3,14 +3,11 @@ package caddyfile
 import (
 	"bytes"
 	"encoding/json"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -108,9 +105,16 @@ type corpusService struct {
 		Host string
 		Port int
 	}
-	Cooldown    any                     `json:"backend_cooldown"`
-	HealthCheck *struct{ Enabled bool } `json:"health_check"`
-	EventHook   *struct{}               `json:"event_hook"`
+	Cooldown    any `json:"backend_cooldown"`
+	HealthCheck *struct {
+		Enabled           bool
+		Interval, Timeout any // seconds
+	} `json:"health_check"`
+	EventHook *struct {
+		Command      string
+		Args, Events []any
+		Timeout      any
+	} `json:"event_hook"`
 }
 
 // wholeConfig is Caddy's JSON as far as the adapter writes it, with the real
@@ -205,14 +209,15 @@ func (c corpusCase) check(t *testing.T, body []byte) {
 	}
 	checkServices(t, out, want.Services)
 
-	hasHealth, hasHook := false, false
+	// What was asked for and is not there is what has a warning.
+	lacks := map[string]bool{"web_ui": want.WebUI.Enabled, "health_check": false, "event_hook": false}
 	for _, s := range want.Services {
-		hasHealth = hasHealth || s.HealthCheck != nil && s.HealthCheck.Enabled
-		hasHook = hasHook || s.EventHook != nil
+		lacks["health_check"] = lacks["health_check"] || s.HealthCheck != nil && s.HealthCheck.Enabled && s.Protocol == "udp"
+		lacks["event_hook"] = lacks["event_hook"] || s.EventHook != nil && len(s.EventHook.Events) == 0
 	}
-	for feature, has := range map[string]bool{"health_check": hasHealth, "event_hook": hasHook, "web_ui": want.WebUI.Enabled} {
-		if n := countWarnings(warnings, feature); n != 1 && has || n != 0 && !has {
-			t.Errorf("%d warnings of %s, asked for: %v", n, feature, has)
+	for feature, lacks := range lacks {
+		if n := countWarnings(warnings, feature); n != 1 && lacks || n != 0 && !lacks {
+			t.Errorf("%d warnings of %s, lacking: %v", n, feature, lacks)
 		}
 	}
 	if n := countWarnings(warnings, "unknown key"); (n != 0) != (c.Category == "unknown" && c.Choice) {
@@ -227,55 +232,6 @@ func countWarnings(warnings []caddyconfig.Warning, about string) (n int) {
 		}
 	}
 	return n
-}
-
-func checkServices(t *testing.T, out []byte, want []corpusService) {
-	t.Helper()
-	got := decodeWhole(t, out)
-	if len(got.Apps.Layer4.Servers) != len(want) {
-		t.Errorf("%d servers for %d services", len(got.Apps.Layer4.Servers), len(want))
-	}
-	for _, s := range want {
-		name := textOf(s.Name)
-		server, ok := got.Apps.Layer4.Servers[name]
-		if !ok {
-			t.Errorf("no server %q", name)
-			continue
-		}
-		networks := map[string]string{}
-		for _, text := range server.Listen {
-			a, err := caddy.ParseNetworkAddress(text)
-			if err != nil || a.StartPort != a.EndPort || int(a.StartPort) != s.Listen.Port || a.Host != textOf(s.Listen.Address) {
-				t.Errorf("listens on %s (%v), want %v port %d", text, err, s.Listen.Address, s.Listen.Port)
-			}
-			networks[a.Network] = a.Host
-		}
-		_, tcp := networks["relay+tcp"]
-		_, udp := networks["relay+udp"]
-		if tcp != (s.Protocol != "udp") || udp != (s.Protocol != "tcp") || len(networks) != len(server.Listen) {
-			t.Errorf("listens on %v, want %s", server.Listen, s.Protocol)
-		}
-
-		relay := server.Routes[0].Handle[0]
-		if relay.Handler != "relay" || relay.Name != name {
-			t.Errorf("handler %q named %q", relay.Handler, relay.Name)
-		}
-		if len(relay.Backends) != len(s.Backends) {
-			t.Fatalf("backends %q, want %v", relay.Backends, s.Backends)
-		}
-		for i, text := range relay.Backends {
-			b, err := ParseBackend(text)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if want := net.JoinHostPort(s.Backends[i].Host, strconv.Itoa(s.Backends[i].Port)); b.Text != want {
-				t.Errorf("backend %s, want %s", b.Text, want)
-			}
-		}
-		if got := time.Duration(*relay.Cooldown).Seconds(); got != s.Cooldown {
-			t.Errorf("cooldown %v, want %v", got, s.Cooldown)
-		}
-	}
 }
 
 // decodeWhole also makes sure that what the adapter writes is all known, and
@@ -303,14 +259,6 @@ func decodeWhole(t *testing.T, out []byte) (whole wholeConfig) {
 		}
 	}
 	return whole
-}
-
-func textOf(v any) string {
-	if n, ok := v.(float64); ok {
-		return strconv.FormatFloat(n, 'f', -1, 64)
-	}
-	text, _ := v.(string)
-	return text
 }
 
 func readTestFile(t testing.TB, file string) []byte {

@@ -13,9 +13,17 @@ type setting struct {
 	field, key, text string
 }
 
-// settings lists the effective values in the order of the struct.
+// settings lists the effective values in the order of the struct, those of an
+// object behind whether there is one.
 func (c Config) settings() []setting {
 	o := c.Options()
+	check, hook := HealthCheckOptions{}, EventHookOptions{}
+	if o.HealthCheck != nil {
+		check = *o.HealthCheck
+	}
+	if o.EventHook != nil {
+		hook = *o.EventHook
+	}
 	return []setting{
 		same("name", o.Service),
 		{"backends", backendsKey(c.Backends), list(c.Backends, "none")},
@@ -24,11 +32,28 @@ func (c Config) settings() []setting {
 		same("cooldown", duration(o.Cooldown)),
 		same("dns_ttl", duration(o.DNSTTL)),
 		{"resolvers", fmt.Sprint(o.Resolvers), list(c.Resolvers, "the system's")},
+		same("health_check", onOff(o.HealthCheck != nil)),
+		same("health_check.interval", duration(check.Interval)),
+		same("health_check.timeout", duration(check.Timeout)),
+		same("health_check.rise", strconv.Itoa(check.Rise)),
+		same("health_check.send", payload(check.Send)),
+		same("health_check.expect", payload(check.Expect)),
+		same("failback", onOff(o.Failback)),
+		same("event_hook", onOff(o.EventHook != nil)),
+		same("event_hook.command", hook.Command),
+		{"event_hook.args", fmt.Sprintf("%q", hook.Args), list(hook.Args, "none")},
+		same("event_hook.events", list(hook.Events, "none")),
+		same("event_hook.timeout", duration(hook.Timeout)),
 		same("udp_reply_timeout", duration(o.UDPReplyTimeout)),
 		same("udp_responses", strconv.Itoa(o.UDPResponses)),
+		same("max_connections", strconv.Itoa(o.MaxConnections)),
+		same("max_connections_per_ip", strconv.Itoa(o.MaxConnectionsPerIP)),
 		same("max_udp_sessions", sessions(o.MaxUDPSessions)),
 		same("grace_period", duration(o.GracePeriod)),
 		same("shutdown_timeout", duration(o.ShutdownTimeout)),
+		same("access_log", o.AccessLog),
+		same("proxy_protocol", proxyVersion(o.ProxyProtocol)),
+		same("proxy_protocol_udp", firstOrEvery(o.ProxyProtocolEvery)),
 	}
 }
 
@@ -71,6 +96,34 @@ func sessions(n int) string {
 		return "default"
 	}
 	return strconv.Itoa(n)
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+func proxyVersion(n int) string {
+	if n == 0 {
+		return "off"
+	}
+	return "v" + strconv.Itoa(n)
+}
+
+func firstOrEvery(every bool) string {
+	if every {
+		return "every"
+	}
+	return "first"
+}
+
+func payload(bytes []byte) string {
+	if len(bytes) == 0 {
+		return "nothing"
+	}
+	return strconv.Quote(string(bytes))
 }
 
 // duration is Go's notation without the zeros at its end: 30m, not 30m0s.

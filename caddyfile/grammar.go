@@ -5,57 +5,108 @@ import (
 	"fmt"
 	"math"
 	"regexp"
-	"strconv"
+	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	cfile "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// option is one line of the block. Everything the grammar refuses alike,
-// whichever option it is, is decided from this table.
+// option is one line of a block. Everything the grammar refuses alike,
+// whichever option it is, is decided from its table.
 type option struct {
-	name       string
-	min, max   int // arguments
+	name       string // within the block of another: that one's name, a dot, its own
+	min, max   int    // arguments
 	repeatable bool
 	set        func(c *Config, args []string) error
+
+	block block  // the block that may follow; nil: none may
+	short string // the option in block that an argument stands for, if any
 }
+
+// apply sets what the line says, and names the option in its errors.
+func (o option) apply(c *Config, args []string) error {
+	if err := o.set(c, args); err != nil {
+		return fmt.Errorf("%s: %w", o.name, err)
+	}
+	if o.short == "" || len(args) == 0 {
+		return nil
+	}
+	return o.block[o.short].apply(c, args)
+}
+
+// block is the options that a block may hold, by their own names.
+type block map[string]option
 
 var options = optionTable()
 
-func optionTable() map[string]option {
+func optionTable() block {
 	table := []option{
-		{"backend", 1, math.MaxInt, true, addBackends},
-		{"name", 1, 1, false, setName},
-		{"resolvers", 1, math.MaxInt, false, setResolvers},
+		{name: "backend", min: 1, max: math.MaxInt, repeatable: true, set: addBackends},
+		{name: "name", min: 1, max: 1, set: setName},
+		{name: "resolvers", min: 1, max: math.MaxInt, set: setResolvers},
+		{name: "health_check", max: 1, set: setHealthCheck, block: block{}, short: "interval"},
+		{name: "failback", max: 1, set: setFailback},
+		{name: "event_hook", min: 1, max: math.MaxInt, set: setEventHook, block: block{}},
+		{name: "event_hook.events", min: 1, max: math.MaxInt, set: setEvents},
+	}
+	one := func(name string, set func(*Config, []string) error) {
+		table = append(table, option{name: name, min: 1, max: 1, set: set})
 	}
 	for _, s := range durationSettings {
-		table = append(table, option{s.field, 1, 1, false, s.set})
+		one(s.field, s.set)
 	}
 	for _, s := range countSettings {
-		table = append(table, option{s.field, 1, 1, false, s.set})
+		one(s.field, s.set)
 	}
-	byName := make(map[string]option, len(table))
+	for _, s := range choiceSettings {
+		one(s.field, s.set)
+	}
+	for _, s := range payloadSettings {
+		one(s.field, s.set)
+	}
+
+	all := make(block, len(table))
 	for _, o := range table {
-		byName[o.name] = o
+		if outer, inner, nested := strings.Cut(o.name, "."); nested {
+			all[outer].block[inner] = o
+		} else {
+			all[o.name] = o
+		}
 	}
-	return byName
+	return all
 }
 
 // UnmarshalCaddyfile sets up the config from Caddyfile tokens:
 //
 //	relay [<backend>...] {
-//		backend           <backend...>
-//		name              <service>
-//		connect_timeout   <duration>
-//		idle_timeout      <duration>
-//		cooldown          <duration>
-//		dns_ttl           <duration>
-//		resolvers         <address...>
-//		udp_reply_timeout <duration>
-//		udp_responses     <count>
-//		max_udp_sessions  <count>
-//		grace_period      <duration>
-//		shutdown_timeout  <duration>
+//		backend                <backend...>
+//		name                   <service>
+//		connect_timeout        <duration>
+//		idle_timeout           <duration>
+//		cooldown               <duration>
+//		dns_ttl                <duration>
+//		resolvers              <address...>
+//		health_check [<interval>] {
+//			interval <duration>
+//			timeout  <duration>
+//			rise     <count>
+//			send     <payload>
+//			expect   <payload>
+//		}
+//		failback               [on|off]
+//		event_hook <command> [<argument>...] {
+//			events  <event...>
+//			timeout <duration>
+//		}
+//		udp_reply_timeout      <duration>
+//		udp_responses          <count>
+//		max_connections        <count>
+//		max_connections_per_ip <count>
+//		max_udp_sessions       <count>
+//		grace_period           <duration>
+//		shutdown_timeout       <duration>
+//		access_log             off|tcp|all
+//		proxy_protocol         off|v1|v2
+//		proxy_protocol_udp     first|every
 //	}
 //
 // The order of backends is that of their writing; only backend may be
@@ -68,31 +119,8 @@ func (c *Config) UnmarshalCaddyfile(d *cfile.Dispenser) error {
 		return d.WrapErr(err)
 	}
 
-	nesting := d.Nesting()
-	seen := make(map[string]bool)
-	for d.NextBlock(nesting) {
-		o, ok := options[d.Val()]
-		if !ok {
-			return d.Errf("unrecognized %s option '%s'", wrapper, d.Val())
-		}
-		if seen[o.name] && !o.repeatable {
-			return d.Errf("duplicate %s option '%s'", wrapper, o.name)
-		}
-		seen[o.name] = true
-
-		args := d.RemainingArgs()
-		if len(args) < o.min || len(args) > o.max {
-			return d.ArgErr()
-		}
-		if err := o.set(c, args); err != nil {
-			return d.WrapErr(fmt.Errorf("%s: %w", o.name, err))
-		}
-		if blockFollows(d) {
-			return d.Errf("malformed %s option '%s': blocks are not supported", wrapper, o.name)
-		}
-	}
-	if d.Nesting() > nesting {
-		return d.EOFErr()
+	if err := options.read(d, c, wrapper, make(map[string]bool)); err != nil {
+		return err
 	}
 	if len(c.Backends) == 0 {
 		return d.Errf("%s needs at least one backend, as host:port", wrapper)
@@ -100,9 +128,49 @@ func (c *Config) UnmarshalCaddyfile(d *cfile.Dispenser) error {
 	return nil
 }
 
-// blockFollows reports whether the line goes on after its arguments, which
-// only a block can bring about, an empty one included.
-func blockFollows(d *cfile.Dispenser) bool {
+// read reads the block of wrapper, if there is one here. seen has what was
+// given already.
+func (b block) read(d *cfile.Dispenser, c *Config, wrapper string, seen map[string]bool) error {
+	nesting := d.Nesting()
+	for d.NextBlock(nesting) {
+		name := d.Val()
+		o, ok := b[name]
+		if !ok {
+			return d.Errf("unrecognized %s option '%s'", wrapper, name)
+		}
+		if seen[name] && !o.repeatable {
+			return d.Errf("duplicate %s option '%s'", wrapper, name)
+		}
+		seen[name] = true
+
+		args := d.RemainingArgs()
+		if len(args) < o.min || len(args) > o.max {
+			return d.ArgErr()
+		}
+		if err := o.apply(c, args); err != nil {
+			return d.WrapErr(err)
+		}
+		if o.block != nil {
+			inside := map[string]bool{o.short: len(args) > 0}
+			if err := o.block.read(d, c, name, inside); err != nil {
+				return err
+			}
+			if lineGoesOn(d) {
+				return d.Errf("malformed %s option '%s': nothing may follow its block on the line", wrapper, name)
+			}
+		} else if lineGoesOn(d) {
+			return d.Errf("malformed %s option '%s': blocks are not supported", wrapper, name)
+		}
+	}
+	if d.Nesting() > nesting {
+		return d.EOFErr()
+	}
+	return nil
+}
+
+// lineGoesOn reports whether something follows on the line: after arguments
+// only a block can, an empty one included.
+func lineGoesOn(d *cfile.Dispenser) bool {
 	if d.NextLine() {
 		d.Prev()
 		return false
@@ -145,28 +213,49 @@ func setResolvers(c *Config, args []string) error {
 	return nil
 }
 
-func (s durationSetting) set(c *Config, args []string) error {
-	d, err := caddy.ParseDuration(args[0])
-	if err != nil {
-		return fmt.Errorf("must be a duration such as 5s, 10m or 1h, got %q", args[0])
-	}
-	if err := s.check(d); err != nil {
-		return err
-	}
-	value := caddy.Duration(d)
-	*s.get(c) = &value
+func setHealthCheck(c *Config, _ []string) error {
+	c.HealthCheck = &HealthCheck{}
 	return nil
 }
 
-func (s countSetting) set(c *Config, args []string) error {
-	n, err := strconv.Atoi(args[0])
-	if err != nil {
-		return fmt.Errorf("must be a whole number, got %q", args[0])
-	}
-	if err := s.check(n); err != nil {
+// setEventHook takes a command line, cut into arguments already.
+func setEventHook(c *Config, args []string) error {
+	if err := checkCommand(args[0]); err != nil {
 		return err
 	}
-	*s.get(c) = &n
+	for _, arg := range args[1:] {
+		if err := checkArgument(arg); err != nil {
+			return err
+		}
+	}
+	c.EventHook = &EventHook{Command: args[0], Args: args[1:]}
+	return nil
+}
+
+func setEvents(c *Config, args []string) error {
+	for _, event := range args {
+		if err := checkEvent(event); err != nil {
+			return err
+		}
+	}
+	c.EventHook.Events = args
+	return nil
+}
+
+// setFailback takes no argument for on.
+func setFailback(c *Config, args []string) error {
+	word := "on"
+	if len(args) == 1 {
+		word = args[0]
+	}
+	switch word {
+	case "on", "true":
+		c.Failback = true
+	case "off", "false":
+		c.Failback = false
+	default:
+		return fmt.Errorf("must be on, off, true or false, got %s", quoted(word))
+	}
 	return nil
 }
 

@@ -9,8 +9,9 @@ import (
 )
 
 // Resolved returns a copy of the config with the {env.*} and {file.*}
-// placeholders in its name, backends and resolvers replaced, and reports every
-// one that has no value. No other placeholder is possible: the config is
+// placeholders replaced in its name, backends and resolvers, in what health
+// checks send and expect and in the command line of the event hook, and reports
+// every one that has no value. No other placeholder is possible: the config is
 // loaded once, ahead of all clients.
 func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 	var problems []error
@@ -32,6 +33,18 @@ func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 	r.Name = resolve("name", c.Name)
 	r.Backends = resolveAll("backends", c.Backends)
 	r.Resolvers = resolveAll("resolvers", c.Resolvers)
+	if c.HealthCheck != nil {
+		check := *c.HealthCheck
+		check.Send = resolve("health_check.send", check.Send)
+		check.Expect = resolve("health_check.expect", check.Expect)
+		r.HealthCheck = &check
+	}
+	if c.EventHook != nil {
+		hook := *c.EventHook
+		hook.Command = resolve("event_hook.command", hook.Command)
+		hook.Args = resolveAll("event_hook.args", hook.Args)
+		r.EventHook = &hook
+	}
 	if err := errors.Join(problems...); err != nil {
 		return Config{}, err
 	}

@@ -23,29 +23,38 @@ func TestResolved(t *testing.T) {
 	repl.Set("some.var", "x")
 
 	c := Config{
-		Name:      "{env.RELAY_TEST_NAME} proxy",
-		Backends:  []string{"db.{file." + zone + "}:{env.RELAY_TEST_PORT}", "b:1"},
-		Resolvers: []string{"{env.RELAY_TEST_DNS}:53"},
-		Cooldown:  lasting(1),
+		Name:        "{env.RELAY_TEST_NAME} proxy",
+		Backends:    []string{"db.{file." + zone + "}:{env.RELAY_TEST_PORT}", "b:1"},
+		Resolvers:   []string{"{env.RELAY_TEST_DNS}:53"},
+		Cooldown:    lasting(1),
+		HealthCheck: &HealthCheck{Rise: number(1), Send: `\{"name":"{env.RELAY_TEST_NAME}"\}\n`, Expect: "{env.RELAY_TEST_PORT}"},
+		EventHook:   &EventHook{Command: "/{env.RELAY_TEST_NAME}", Args: []string{"{file." + zone + "}", `\{x\}`}, Timeout: lasting(1)},
 	}
 	before := c.Backends[0]
 	got, err := c.Resolved(repl)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{Name: "web proxy", Backends: []string{"db.example.com:8080", "b:1"}, Resolvers: []string{"9.9.9.9:53"}, Cooldown: lasting(1)}
+	want := Config{
+		Name: "web proxy", Backends: []string{"db.example.com:8080", "b:1"}, Resolvers: []string{"9.9.9.9:53"}, Cooldown: lasting(1),
+		HealthCheck: &HealthCheck{Rise: number(1), Send: `{"name":"web"}\n`, Expect: "8080"},
+		EventHook:   &EventHook{Command: "/web", Args: []string{"example.com", "{x}"}, Timeout: lasting(1)},
+	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if c.Backends[0] != before {
-		t.Errorf("the original changed to %s", c.Backends[0])
+	if c.Backends[0] != before || c.HealthCheck.Expect != "{env.RELAY_TEST_PORT}" || c.EventHook.Command != "/{env.RELAY_TEST_NAME}" ||
+		c.EventHook.Args[1] != `\{x\}` {
+		t.Errorf("the original changed to %+v", c)
 	}
 
 	bad := Config{
 		Name: "{some.var}",
 		Backends: []string{"{env.RELAY_TEST_UNSET}:80", "{env.RELAY_TEST_EMPTY}", "{file.relay-test-missing}", "{l4.conn.remote_addr}",
 			"{time.now}", "{env.RELAY_TEST_NAME}:80"},
-		Resolvers: []string{"{env.RELAY_TEST_NO_DNS}"},
+		Resolvers:   []string{"{env.RELAY_TEST_NO_DNS}"},
+		HealthCheck: &HealthCheck{Send: `{"a":1}`, Expect: "{env.RELAY_TEST_UNSET}"},
+		EventHook:   &EventHook{Command: "{event.name}", Args: []string{"{env.RELAY_TEST_EMPTY}", "{file.relay-test-missing}"}},
 	}
 	_, err = bad.Resolved(repl)
 	if err == nil {
@@ -60,6 +69,11 @@ func TestResolved(t *testing.T) {
 		"backends: placeholder {l4.conn.remote_addr} is not possible here, only {env.*} and {file.*} are",
 		"backends: placeholder {time.now} is not possible here, only {env.*} and {file.*} are",
 		"resolvers: environment variable RELAY_TEST_NO_DNS is not set or empty",
+		`health_check.send: placeholder {"a":1} is not possible here, only {env.*} and {file.*} are`,
+		"health_check.expect: environment variable RELAY_TEST_UNSET is not set or empty",
+		"event_hook.command: placeholder {event.name} is not possible here, only {env.*} and {file.*} are",
+		"event_hook.args: environment variable RELAY_TEST_EMPTY is not set or empty",
+		"event_hook.args: file relay-test-missing can not be read or is empty",
 	}
 	for i, want := range wantLines {
 		wantLines[i] = "service {some.var}: " + want

@@ -9,62 +9,7 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/caddyserver/caddy/v2"
 )
-
-// maxDuration keeps sums of a few durations and a point in time from
-// overflowing, and is longer than anybody waits.
-const maxDuration = 100 * 365 * 24 * time.Hour
-
-// durationSetting is a setting that is a duration, and whether zero has a
-// meaning for it.
-type durationSetting struct {
-	field string
-	get   func(*Config) **caddy.Duration
-	zero  bool
-}
-
-var durationSettings = []durationSetting{
-	{"connect_timeout", func(c *Config) **caddy.Duration { return &c.ConnectTimeout }, false},
-	{"idle_timeout", func(c *Config) **caddy.Duration { return &c.IdleTimeout }, false},
-	{"cooldown", func(c *Config) **caddy.Duration { return &c.Cooldown }, true},
-	{"dns_ttl", func(c *Config) **caddy.Duration { return &c.DNSTTL }, false},
-	{"udp_reply_timeout", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, true},
-	{"grace_period", func(c *Config) **caddy.Duration { return &c.GracePeriod }, true},
-	{"shutdown_timeout", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, true},
-}
-
-func (s durationSetting) check(d time.Duration) error {
-	switch {
-	case d < 0 && s.zero:
-		return fmt.Errorf("must not be negative, got %s", d)
-	case d <= 0 && !s.zero:
-		return fmt.Errorf("must be greater than zero, got %s", d)
-	case d > maxDuration:
-		return fmt.Errorf("must be at most %s (100 years), got %s", maxDuration, d)
-	}
-	return nil
-}
-
-// countSetting is a setting that is a whole number, and the least it may be.
-type countSetting struct {
-	field string
-	get   func(*Config) **int
-	least int
-}
-
-var countSettings = []countSetting{
-	{"udp_responses", func(c *Config) **int { return &c.UDPResponses }, 0},
-	{"max_udp_sessions", func(c *Config) **int { return &c.MaxUDPSessions }, 1},
-}
-
-func (s countSetting) check(n int) error {
-	if n < s.least {
-		return fmt.Errorf("must be at least %d, got %d", s.least, n)
-	}
-	return nil
-}
 
 // Validate reports everything that is wrong with the config, one problem a
 // line, each with the service, the field, the value and what was expected:
@@ -85,8 +30,8 @@ func (c Config) Validate() error {
 		fail("backends", err)
 	}
 	for _, s := range durationSettings {
-		if d := *s.get(&c); d != nil {
-			fail(s.field, s.check(time.Duration(*d)))
+		if d := s.get(&c); d != nil && *d != nil {
+			fail(s.field, s.check(time.Duration(**d)))
 		}
 	}
 	for _, text := range c.Resolvers {
@@ -94,9 +39,27 @@ func (c Config) Validate() error {
 		fail("resolvers", err)
 	}
 	for _, s := range countSettings {
-		if n := *s.get(&c); n != nil {
-			fail(s.field, s.check(*n))
+		if n := s.get(&c); n != nil && *n != nil {
+			fail(s.field, s.check(**n))
 		}
+	}
+	for _, s := range choiceSettings {
+		if word := s.get(&c); *word != "" {
+			fail(s.field, s.check(*word))
+		}
+	}
+	for _, s := range payloadSettings {
+		if text := s.get(&c); text != nil {
+			fail(s.field, s.check(*text))
+		}
+	}
+	c.HealthCheck.problems(fail)
+	if c.Failback && c.HealthCheck == nil {
+		fail("failback", errors.New("needs health_check, whose probes tell that a backend is well again"))
+	}
+	c.EventHook.problems(fail)
+	if c.ProxyProtocolUDP != "" && c.ProxyProtocol != "v2" {
+		fail("proxy_protocol_udp", errors.New("needs proxy_protocol v2, which alone has a header for UDP"))
 	}
 	return errors.Join(problems...)
 }

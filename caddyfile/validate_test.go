@@ -2,8 +2,6 @@ package caddyfile
 
 import (
 	"math"
-	"net/netip"
-	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,6 +25,15 @@ func TestValidateAccepts(t *testing.T) {
 			Resolvers: []string{"1.1.1.1", "1.1.1.1:5353", "::1", "[::1]", "[::1]:5353", "fe80::1%eth0"},
 		},
 		{Backends: []string{"a:1"}, GracePeriod: lasting(maxDuration), ShutdownTimeout: lasting(maxDuration)},
+		{Backends: []string{"a:1"}, HealthCheck: &HealthCheck{}, Failback: true, EventHook: &EventHook{Command: "x"}},
+		{
+			Backends: []string{"a:1"}, MaxConnections: number(0), MaxConnectionsPerIP: number(0), AccessLog: "off", ProxyProtocol: "off",
+			HealthCheck: &HealthCheck{Interval: lasting(1), Timeout: lasting(2), Rise: number(1), Send: "x"},
+			EventHook:   &EventHook{Command: "a b", Args: []string{"", " "}, Events: []string{"backend_failed", "backend_failed"}, Timeout: lasting(1)},
+		},
+		{Backends: []string{"a:1"}, ProxyProtocol: "v1", AccessLog: "tcp"},
+		{Backends: []string{"a:1"}, ProxyProtocol: "v2", ProxyProtocolUDP: "first", AccessLog: "all"},
+		{Backends: []string{"a:1"}, ProxyProtocol: "v2", ProxyProtocolUDP: "every", HealthCheck: &HealthCheck{Send: "x", Expect: "y"}},
 	} {
 		if err := c.Validate(); err != nil {
 			t.Errorf("%+v: %v", c, err)
@@ -74,6 +81,57 @@ func TestValidateRefuses(t *testing.T) {
 	}
 }
 
+// TestValidateRefusesOperations begins with a health check and an event hook.
+func TestValidateRefusesOperations(t *testing.T) {
+	web := func(change func(*Config, *HealthCheck, *EventHook)) Config {
+		c := Config{Name: "web", Backends: []string{"example.com:80"}, HealthCheck: &HealthCheck{}, EventHook: &EventHook{Command: "x"}}
+		change(&c, c.HealthCheck, c.EventHook)
+		return c
+	}
+	for _, tt := range []struct {
+		c    Config
+		want string
+	}{
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.MaxConnections = number(-1) }), "max_connections: must be at least 0, got -1"},
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.MaxConnectionsPerIP = number(-1) }),
+			"max_connections_per_ip: must be at least 0, got -1"},
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.AccessLog = "udp" }), `access_log: must be off, tcp or all, got "udp"`},
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.ProxyProtocol = "2" }), `proxy_protocol: must be off, v1 or v2, got "2"`},
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.ProxyProtocol, c.ProxyProtocolUDP = "v2", "all" }),
+			`proxy_protocol_udp: must be first or every, got "all"`},
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.ProxyProtocol, c.ProxyProtocolUDP = "v1", "first" }),
+			"proxy_protocol_udp: needs proxy_protocol v2, which alone has a header for UDP"},
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.ProxyProtocolUDP = "every" }),
+			"proxy_protocol_udp: needs proxy_protocol v2, which alone has a header for UDP"},
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.HealthCheck, c.Failback = nil, true }),
+			"failback: needs health_check, whose probes tell that a backend is well again"},
+		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Interval = lasting(0) }), "health_check.interval: must be greater than zero, got 0s"},
+		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Timeout = lasting(-1) }), "health_check.timeout: must be greater than zero, got -1ns"},
+		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Rise = number(0) }), "health_check.rise: must be at least 1, got 0"},
+		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Send = "hex:0" }),
+			`health_check.send: must be pairs of hex digits behind hex:, as in hex:0a0b, got "hex:0"`},
+		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Send, h.Expect = "x", `x\` }),
+			`health_check.expect: must not end in a single backslash; write \\ for one`},
+		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Expect = "x" }),
+			"health_check.expect: needs health_check.send, because nothing answers to nothing"},
+		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Command = "" }),
+			`event_hook.command: must be the path or name of a command, got ""`},
+		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Command = " \t" }),
+			`event_hook.command: must be the path or name of a command, got " \t"`},
+		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Command = "a\x00" }),
+			`event_hook.command: must not contain a NUL character, got "a\x00"`},
+		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Args = []string{"a", "\x00"} }),
+			`event_hook.args: must not contain a NUL character, got "\x00"`},
+		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Events = []string{"backend_failed", "backend_up"} }),
+			`event_hook.events: must be one of backend_failed, backend_recovered, all_backends_unavailable, got "backend_up"`},
+		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Timeout = lasting(0) }), "event_hook.timeout: must be greater than zero, got 0s"},
+	} {
+		if err := tt.c.Validate(); err == nil || err.Error() != "service web: "+tt.want {
+			t.Errorf("%+v:\ngot  %v\nwant %s", tt.c, err, tt.want)
+		}
+	}
+}
+
 func TestValidateRefusesResolvers(t *testing.T) {
 	for _, text := range []string{"", "dns.example", "1.1.1.1:", "1.1.1.1:0", "1.1.1.1:65536", "1.1.1.1:dns", " 1.1.1.1",
 		"[1.1.1.1]", "[::1", "::1]", "[::1]x", "udp/1.1.1.1", "1.1.1", "fe80::1%a b"} {
@@ -87,7 +145,8 @@ func TestValidateRefusesResolvers(t *testing.T) {
 func TestValidateReportsAll(t *testing.T) {
 	err := Config{
 		Name: "\t", ConnectTimeout: lasting(0), Resolvers: []string{"x", "y"}, MaxUDPSessions: number(-1),
-		Backends: []string{"a", "b", "c:1", "C:1"},
+		Backends: []string{"a", "b", "c:1", "C:1"}, AccessLog: "x", ProxyProtocolUDP: "x", EventHook: &EventHook{Events: []string{"x", "y"}},
+		HealthCheck: &HealthCheck{Interval: lasting(0), Rise: number(0), Send: "hex:", Expect: "hex:"},
 	}.Validate()
 	if err == nil {
 		t.Fatal("accepted")
@@ -96,116 +155,9 @@ func TestValidateReportsAll(t *testing.T) {
 	for line := range strings.Lines(err.Error()) {
 		fields = append(fields, strings.Split(line, ": ")[1])
 	}
-	want := "name backends backends backends connect_timeout resolvers resolvers max_udp_sessions"
+	want := "name backends backends backends connect_timeout health_check.interval resolvers resolvers health_check.rise max_udp_sessions " +
+		"access_log proxy_protocol_udp health_check.send health_check.expect event_hook.command event_hook.events event_hook.events proxy_protocol_udp"
 	if got := strings.Join(fields, " "); got != want {
 		t.Errorf("got %s, want %s", got, want)
-	}
-}
-
-func TestOptions(t *testing.T) {
-	plain := Config{Backends: []string{"a:1", "[::ffff:1.2.3.4]:2"}}
-	want := Options{
-		Service: "a:1,[::ffff:1.2.3.4]:2",
-		Backends: []Backend{
-			{Text: "a:1", Host: "a", Port: 1},
-			{Text: "1.2.3.4:2", Host: "1.2.3.4", Port: 2, Addr: netip.MustParseAddr("1.2.3.4")},
-		},
-		ConnectTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute, DNSTTL: time.Hour,
-		ShutdownTimeout: 10 * time.Second,
-	}
-	if got := plain.Options(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got  %+v\nwant %+v", got, want)
-	}
-
-	full := Config{
-		Name: "x", Backends: []string{"a:1"}, ConnectTimeout: lasting(1), IdleTimeout: lasting(2), Cooldown: lasting(3),
-		DNSTTL: lasting(4), Resolvers: []string{"1.1.1.1", "::ffff:1.1.1.2", "[::1]:5353", "fe80::1%eth0"}, UDPReplyTimeout: lasting(5),
-		UDPResponses: number(6), MaxUDPSessions: number(7), GracePeriod: lasting(8), ShutdownTimeout: lasting(9),
-	}
-	want = Options{
-		Service: "x", Named: true, Backends: []Backend{{Text: "a:1", Host: "a", Port: 1}},
-		ConnectTimeout: 1, IdleTimeout: 2, Cooldown: 3, DNSTTL: 4, UDPReplyTimeout: 5, UDPResponses: 6, MaxUDPSessions: 7,
-		GracePeriod: 8, ShutdownTimeout: 9,
-		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("1.1.1.1:53"), netip.MustParseAddrPort("1.1.1.2:53"),
-			netip.MustParseAddrPort("[::1]:5353"), netip.MustParseAddrPort("[fe80::1%eth0]:53")},
-	}
-	if got := full.Options(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got  %+v\nwant %+v", got, want)
-	}
-
-	// Zero is a setting of its own where the default is another.
-	if got := (Config{ShutdownTimeout: lasting(0)}).Options().ShutdownTimeout; got != 0 {
-		t.Errorf("shutdown_timeout 0 became %s", got)
-	}
-}
-
-// TestOneSetOfFields keeps the struct, the grammar and Diff in step.
-func TestOneSetOfFields(t *testing.T) {
-	var inStruct, inDiff []string
-	for i := range reflect.TypeFor[Config]().NumField() {
-		name, rest, _ := strings.Cut(reflect.TypeFor[Config]().Field(i).Tag.Get("json"), ",")
-		if rest != "omitempty" {
-			t.Errorf("%s: written even when absent", name)
-		}
-		inStruct = append(inStruct, name)
-		option := name
-		if name == "backends" {
-			option = "backend"
-		}
-		if _, ok := options[option]; !ok {
-			t.Errorf("%s: can not be written in a Caddyfile", name)
-		}
-	}
-	for _, s := range (Config{}).settings() {
-		inDiff = append(inDiff, s.field)
-	}
-	if !reflect.DeepEqual(inStruct, inDiff) {
-		t.Errorf("fields of Config %v, of Diff %v", inStruct, inDiff)
-	}
-	if len(options) != len(inStruct) {
-		t.Errorf("%d options for %d fields", len(options), len(inStruct))
-	}
-}
-
-func TestDiff(t *testing.T) {
-	web := func(change func(*Config)) Config {
-		c := Config{Name: "web", Backends: []string{"a:1", "b:1"}}
-		change(&c)
-		return c
-	}
-	base := web(func(*Config) {})
-	for _, tt := range []struct {
-		b     Config
-		field string
-		av    string
-		bv    string
-	}{
-		{base, "", "", ""},
-		{web(func(c *Config) { c.Backends = []string{"A:01", "b:1"} }), "", "", ""},
-		{web(func(c *Config) {
-			c.ConnectTimeout, c.IdleTimeout, c.Cooldown = lasting(DefaultConnectTimeout), lasting(DefaultIdleTimeout), lasting(0)
-			c.DNSTTL, c.UDPReplyTimeout, c.UDPResponses = lasting(DefaultDNSTTL), lasting(0), number(0)
-			c.GracePeriod, c.ShutdownTimeout = lasting(0), lasting(DefaultShutdownTimeout)
-		}), "", "", ""},
-		{web(func(c *Config) { c.Name = "x" }), "name", "web", "x"},
-		{web(func(c *Config) { c.Backends = []string{"b:1", "a:1"} }), "backends", "a:1, b:1", "b:1, a:1"},
-		{web(func(c *Config) { c.Backends = nil }), "backends", "a:1, b:1", "none"},
-		{web(func(c *Config) { c.ConnectTimeout = lasting(time.Second); c.Cooldown = lasting(1) }), "connect_timeout", "5s", "1s"},
-		{web(func(c *Config) { c.IdleTimeout = lasting(90 * time.Minute) }), "idle_timeout", "5m", "1h30m"},
-		{web(func(c *Config) { c.Cooldown = lasting(100 * time.Hour) }), "cooldown", "0s", "100h"},
-		{web(func(c *Config) { c.DNSTTL = lasting(10 * time.Second) }), "dns_ttl", "1h", "10s"},
-		{web(func(c *Config) { c.Resolvers = []string{"1.1.1.1"} }), "resolvers", "the system's", "1.1.1.1"},
-		{web(func(c *Config) { c.UDPReplyTimeout = lasting(1) }), "udp_reply_timeout", "0s", "1ns"},
-		{web(func(c *Config) { c.UDPResponses = number(1) }), "udp_responses", "0", "1"},
-		{web(func(c *Config) { c.MaxUDPSessions = number(1) }), "max_udp_sessions", "default", "1"},
-		{web(func(c *Config) { c.GracePeriod = lasting(time.Minute) }), "grace_period", "0s", "1m"},
-		{web(func(c *Config) { c.ShutdownTimeout = lasting(0) }), "shutdown_timeout", "10s", "0s"},
-	} {
-		if field, av, bv := Diff(base, tt.b); field != tt.field || av != tt.av || bv != tt.bv {
-			t.Errorf("got %q %q %q, want %q %q %q", field, av, bv, tt.field, tt.av, tt.bv)
-		}
-		if field, av, bv := Diff(tt.b, base); field != tt.field || av != tt.bv || bv != tt.av {
-			t.Errorf("the other way: got %q %q %q", field, av, bv)
-		}
 	}
 }

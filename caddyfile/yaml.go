@@ -9,7 +9,7 @@ import (
 // each service into a layer4 server of its name.
 //
 // The files are YAML 1.1, as that program reads them. What it accepts and can
-// not serve is refused, keys nobody knows and features that do not act yet are
+// not serve is refused, keys nobody knows and features that do not act here are
 // warned about, and all problems of a file come in one report, one a line:
 //
 //	line 7: service "edge": listen.port: must be 1 to 65535, got 65536

@@ -29,10 +29,23 @@ type (
 		Name     string   `json:"name"`
 		Backends []string `json:"backends"`
 		Cooldown string   `json:"cooldown"`
+
+		HealthCheck *healthCheckJSON `json:"health_check,omitempty"`
+		EventHook   *eventHookJSON   `json:"event_hook,omitempty"`
+	}
+	healthCheckJSON struct {
+		Interval string `json:"interval"`
+		Timeout  string `json:"timeout"`
+	}
+	eventHookJSON struct {
+		Command string   `json:"command"`
+		Args    []string `json:"args,omitempty"`
+		Events  []string `json:"events"`
+		Timeout string   `json:"timeout"`
 	}
 )
 
-// literal keeps the braces of a name from being read as placeholders, which
+// literal keeps braces from being read as placeholders, which
 // these files do not have.
 var literal = strings.NewReplacer("{", `\{`, "}", `\}`)
 
@@ -46,6 +59,9 @@ func emit(services []service) ([]byte, error) {
 				Name:     literal.Replace(s.name),
 				Backends: s.backends,
 				Cooldown: duration(s.cooldown),
+
+				HealthCheck: s.health,
+				EventHook:   s.hook,
 			}}}},
 		}
 	}

@@ -28,7 +28,6 @@ type report struct {
 	file     string
 	problems []problem
 	warnings []caddyconfig.Warning
-	inactive []*inactive
 }
 
 type problem struct {
@@ -57,36 +56,8 @@ func (r *report) warn(line int, at place, format string, args ...any) {
 	})
 }
 
-// inactive is a feature that a file asks for and this version does not have.
-type inactive struct {
-	feature, consequence string
-	line                 int
-	services             []string
-}
-
-// doesNotAct notes that a service asks for a feature this version does not
-// have. A file gets one warning a feature, however many services ask for it.
-func (r *report) doesNotAct(v value, consequence string) {
-	for _, w := range r.inactive {
-		if w.feature == v.at.field {
-			w.services = append(w.services, v.at.service)
-			return
-		}
-	}
-	w := &inactive{feature: v.at.field, consequence: consequence, line: v.line}
-	if v.at.service != "" {
-		w.services = []string{v.at.service}
-	}
-	r.inactive = append(r.inactive, w)
-}
-
 // allWarnings is in the order of the file.
 func (r *report) allWarnings() []caddyconfig.Warning {
-	for _, w := range r.inactive {
-		r.warn(w.line, place{field: w.feature}, "has no effect in this version: %s",
-			strings.TrimSuffix(w.consequence+" for "+strings.Join(w.services, ", "), " for "))
-	}
-	r.inactive = nil
 	slices.SortStableFunc(r.warnings, func(a, b caddyconfig.Warning) int { return a.Line - b.Line })
 	return r.warnings
 }

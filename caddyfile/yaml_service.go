@@ -18,6 +18,8 @@ type service struct {
 	tcp, udp bool
 	backends []string
 	cooldown time.Duration
+	health   *healthCheckJSON // nil: none
+	hook     *eventHookJSON   // nil: none
 }
 
 const servicesExpected = "a list of services"
@@ -75,10 +77,10 @@ func readService(v value) service {
 		s.cooldown, _ = v.seconds(true)
 	}
 	if v, ok := f.get("health_check"); ok {
-		readHealthCheck(v)
+		s.health = readHealthCheck(v, s.tcp)
 	}
 	if v, ok := f.get("event_hook"); ok {
-		readEventHook(v)
+		s.hook = readEventHook(v)
 	}
 	return s
 }

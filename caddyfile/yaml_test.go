@@ -131,6 +131,24 @@ func TestListening(t *testing.T) {
 	}
 }
 
+// TestHookTextIsLiteral covers what would be a placeholder in a config of
+// Caddy's.
+func TestHookTextIsLiteral(t *testing.T) {
+	const body = `services: [{name: a, listen: {address: '::', port: 1}, backends: ['a:1'],
+		event_hook: {command: '{env.HOME}', args: ['{"a": {}}', '\{', '}\'], events: [backend_failed]}}]`
+	out, _, err := Adapter{}.Adapt([]byte(body), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := decodeWhole(t, out).Apps.Layer4.Servers["a"].Routes[0].Handle[0].Resolved(caddy.NewReplacer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hook := c.EventHook; hook.Command != "{env.HOME}" || strings.Join(hook.Args, " ") != `{"a": {}} \{ }\` {
+		t.Errorf("%s with %q", hook.Command, hook.Args)
+	}
+}
+
 func TestNearest(t *testing.T) {
 	known := []string{"name", "protocol", "backends", "backend_cooldown"}
 	for key, want := range map[string]string{

@@ -82,6 +82,17 @@ func (f fields) need(key, what string) (value, bool) {
 	return v, ok
 }
 
+// enabled takes true and false only. The original takes any text for true,
+// "false" included.
+func (f fields) enabled(def bool) bool {
+	v, ok := f.get("enabled")
+	if !ok {
+		return def
+	}
+	enabled, _ := v.truth()
+	return enabled
+}
+
 // mapping is fields for a value that should be a mapping.
 func (v value) mapping(known ...string) (fields, bool) {
 	if v.node.Kind != yamlMapping {
