@@ -134,7 +134,7 @@ func TestClientPanicsDuringTheSearch(t *testing.T) {
 	r := newRig(t, []string{silent.String()})
 	near, far := tcpPair(t)
 	done := r.serve(context.Background(), Client{Conn: far, Socket: haunted{far}})
-	wantEnding(t, "the client", near, "FIN") // its socket is no plain one
+	wantEnding(t, "the client", near, "RST")
 	receiveFrom(t, "the end", done)
 	wantPanicLine(t, r, "haunted")
 	if s := r.status(silent.String(), upstream.TCP); s.Failed != 0 {
