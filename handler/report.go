@@ -33,7 +33,7 @@ func (r *Relay) failed(walk *upstream.Walk, o outcome, n upstream.Network, clien
 		r.tell(zapcore.DebugLevel, "attempt not counted", o, n, client)
 		return upstream.Next, upstream.Change{}
 	}
-	verdict, change := walk.Failed(o.attempt, time.Now(), o.err)
+	verdict, change := walk.Failed(o.attempt.At(o.addr), time.Now(), o.err)
 	r.booked(change, o, n, client)
 	return verdict, change
 }
@@ -61,14 +61,19 @@ func (r *Relay) booked(change upstream.Change, o outcome, n upstream.Network, cl
 	default:
 		r.tell(zapcore.DebugLevel, "connected", o, n, client)
 	}
-	if change.Order != nil {
-		r.log.Info("order of backends changed", zap.Strings("order", change.Order))
-	}
+	r.reordered(change)
 	if !change.CoolingUntil.IsZero() {
 		r.log.Info("backend cools down", zap.Stringer("network", n), zap.String("backend", o.attempt.Backend.Text), zap.Time("until", change.CoolingUntil))
 	}
 	if change.AllUnavailable {
 		r.log.Error("all backends unavailable", zap.Stringer("network", n))
+	}
+}
+
+// reordered tells the new order, where a change has brought one.
+func (r *Relay) reordered(change upstream.Change) {
+	if change.Order != nil {
+		r.log.Info("order of backends changed", zap.Strings("order", change.Order))
 	}
 }
 

@@ -75,8 +75,9 @@ func generation(word uint64) uint64 { return word / genUnit }
 
 // Failure is the latest failed attempt on a backend.
 type Failure struct {
-	At    time.Time
-	Error string
+	At      time.Time
+	Error   string
+	Address netip.AddrPort // the one that was tried last; not valid if there was none
 }
 
 func newBackend(a Address) *Backend {
@@ -91,6 +92,12 @@ func newBackend(a Address) *Backend {
 func (h *health) renewDemoted() {
 	ch := make(chan struct{})
 	h.demoted.Store(&ch)
+}
+
+// upLocked forgets what came with being down.
+func (h *health) upLocked() {
+	h.downSince = time.Time{}
+	h.cooling.Store(0)
 }
 
 // Prefer remembers the address that an attempt succeeded on, so that the next
@@ -113,3 +120,12 @@ func (b *Backend) Preferred(n Network) netip.Addr {
 
 // Down says whether the backend was demoted on n and has not succeeded since.
 func (b *Backend) Down(n Network) bool { return b.health[n].word.Load()&downBit != 0 }
+
+// Demotions counts how often the backend was demoted, on whichever network:
+// who has counted its successes begins anew when this is another number.
+func (b *Backend) Demotions() (count uint64) {
+	for n := range b.health {
+		count += b.health[n].demotions.Load()
+	}
+	return count
+}

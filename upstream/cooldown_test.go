@@ -88,6 +88,25 @@ func TestSuccessEndsCooldown(t *testing.T) {
 	))
 }
 
+// A success on one network says nothing of the other: its cooldown goes on.
+func TestSuccessEndsCooldownOfItsNetwork(t *testing.T) {
+	play(t, "a c", time.Hour, tell(
+		goesDown("ann", "a", ", order c a, cooling until 1h0m0s", "a:struck c", "c a:cooling"),
+		[]step{
+			{"u@udp probes a", "a", "", ""},
+			{"u@udp fails a", "retry", "strike 1", "c a:cooling:udp-struck"},
+			{"u@udp again a", "a", "", ""},
+			{"u@udp fails a", "next", "strike 2, demoted, cooling until 1h0m0s", "c a:cooling:udp-cooling"},
+			{"p probes a", "a", "", ""},
+			{"p succeeds a", "", "recovered after 0s", "c a:udp-cooling"},
+			{"u@udp probes a", "a", "", ""},
+			{"u@udp fails a", "retry if changed", "", ""}, // a probe is no client: no strike either
+			{"u@udp again a", "a", "", ""},
+			{"u@udp succeeds a", "", "recovered after 0s", "c a"},
+		},
+	))
+}
+
 // A single cooling backend is tried at once: refusing while a backend may live
 // is worse than being slow.
 func TestOnlyBackendIsTriedThoughCooling(t *testing.T) {

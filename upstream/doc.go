@@ -37,8 +37,8 @@
 //	                     success
 //
 // A failure counts only if its attempt began after the backend's latest
-// strike, success or demotion (its generation), so a hundred clients that run
-// into one dead backend together are one strike, and then one more. A failure
+// strike, success, demotion or reset (its generation), so a hundred clients that
+// run into one dead backend together are one strike, and then one more. A failure
 // of a backend that is down is neither a strike nor a move nor an event: one
 // outage costs two strikes, one move and one report, however long it lasts.
 package upstream

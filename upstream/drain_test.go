@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -26,15 +27,67 @@ func TestDrainedIsNotOffered(t *testing.T) {
 
 // The last resort, a cooling backend, is none when it is drained.
 func TestDrainedIsNotOfferedWhenCooling(t *testing.T) {
-	play(t, "a", time.Minute, tell(
-		goesDown("ann", "a", ", cooling until 1m0s, all unavailable", "a:struck", "a:cooling"),
+	play(t, "a b", time.Minute, tell(
+		goesDown("ann", "a", ", order b a, cooling until 1m0s", "a:struck b", "b a:cooling"),
 		[]step{
-			{"operator drains a", "", "", "a:draining"},
+			{"operator drains a", "", "", "b a:draining"},
+			{"bob next", "b", "", ""},
+			{"bob exhausts b", "", "", ""},
 			{"bob next", "refused", "", ""},
-			{"operator resumes a", "", "", "a:cooling"},
+			{"operator resumes a", "", "", "b a:cooling"},
 			{"bob next", "a", "", ""},
 		},
 	))
+}
+
+// Who drains what is drained is told so, and nobody may drain the last one, in
+// whatever condition it is.
+func TestTheLastOneIsNotDrained(t *testing.T) {
+	play(t, "a b", 0, tell(
+		[]step{
+			{"operator resumes a", "no news", "", ""},
+			{"operator drains a", "", "", "a:draining b"},
+			{"operator drains a", "no news", "", ""},
+			{"operator drains b", ErrLastBackend.Error(), "", ""},
+		},
+		goesDown("ann", "b", ", all unavailable", "a:draining b:struck", "a:draining b:down"),
+		[]step{
+			{"operator drains b", ErrLastBackend.Error(), "", ""},
+			{"operator resumes a", "", "", "a b:down"},
+			{"operator drains b", "", "", "a b:draining"},
+			{"operator drains a", ErrLastBackend.Error(), "", ""},
+		},
+	))
+}
+
+// What is drained stays so over reloads, wherever it stands then, and also
+// where nobody else is left: it is the operator's word against the config's.
+func TestDrainedStaysOverReloads(t *testing.T) {
+	play(t, "a b c", 0, []step{
+		{"operator drains b", "", "", "a b:draining c"},
+		{"operator loads c b", "", "", "c b:draining"},
+		{"operator loads b d", "", "", "b:draining d"},
+		{"operator drains d", ErrLastBackend.Error(), "", ""},
+		{"operator loads b", "", "", "b:draining"},
+		{"ann next", "refused", "", ""},
+		{"operator drains b", "no news", "", ""},
+		{"operator resumes b", "", "", "b"},
+		{"ann next", "b", "", ""},
+		// One that was gone is another when it comes back.
+		{"operator loads a b", "", "", "a b"},
+		{"operator drains b", "", "", "a b:draining"},
+		{"operator loads a", "", "", "a"},
+		{"operator loads a b", "", "", "a b"},
+	})
+}
+
+func TestRemovedIsNotDrained(t *testing.T) {
+	p := NewPool(addresses("a b"), 0, start)
+	a := p.Backend("a")
+	p.Update(addresses("b"), 0)
+	if changed, err := p.SetDrained(a, true); changed || !errors.Is(err, ErrRemoved) {
+		t.Errorf("changed %v, %v; want %v", changed, err, ErrRemoved)
+	}
 }
 
 // Whether a drained backend is well is still known: probes reach it, and what

@@ -27,7 +27,7 @@ type record struct {
 
 // networkRecord holds, besides what the pool knows too, what an outage costs.
 type networkRecord struct {
-	latest       int // the tick of the latest strike, success or demotion
+	latest       int // the tick of the latest strike, success, demotion or reset
 	latestMove   int // of the latest demotion
 	strikes      int
 	down         bool
@@ -162,6 +162,7 @@ func (l *ledger) failed(b *Backend, n Network, began int, second bool, now time.
 		if r.strikes == 2 {
 			l.demote(b, n, now, &change)
 		}
+		l.count(n, &change)
 	}
 	switch {
 	case second, movedMeanwhile, change.Demoted:
@@ -209,10 +210,18 @@ func (l *ledger) succeeded(b *Backend, n Network, now time.Time) Change {
 	}
 	r.latest = l.next()
 	r.succeeded++
+	r.clear()
+	l.reported[n] = false
+	if change.Recovered {
+		l.count(n, &change)
+	}
+	return change
+}
+
+// clear is what a success and a reset have in common.
+func (r *networkRecord) clear() {
 	r.strikes, r.down, r.downSince, r.coolingUntil = 0, false, time.Time{}, time.Time{}
 	r.strikesSince, r.demotionsSince = 0, 0
-	l.reported[n] = false
-	return change
 }
 
 // check says where a pool is not as the ledger has it, or where an outage cost

@@ -31,6 +31,10 @@ type Change struct {
 	AllUnavailable bool          // that was the last one: all_backends_unavailable
 	Recovered      bool          // first success of a backend that was down: backend_recovered
 	DownFor        time.Duration // set with Recovered
+
+	// How many backends are neither down (or cooling) on that network nor
+	// drained, and how many there are: set with a strike, a recovery and a reset.
+	Available, Total int
 }
 
 // NewPool makes a queue of the addresses in their order. cooldown is how long
@@ -59,7 +63,7 @@ func (p *Pool) Update(addresses []Address, cooldown time.Duration) {
 	// demoted at some time.
 	stays := func(b *Backend) bool { return slices.Contains(addresses, b.Address) }
 	if i := slices.IndexFunc(p.backends(), stays); i >= 0 {
-		if leader := p.backends()[i]; !leader.Down(TCP) && !leader.Down(UDP) {
+		if leader := p.backends()[i]; !leader.downAnywhere() {
 			leader.rank = 0
 		}
 	}
@@ -74,7 +78,7 @@ func (p *Pool) Update(addresses []Address, cooldown time.Duration) {
 	}
 	p.sortLocked(order)
 	for n := range networks {
-		p.allDown[n].Store(p.allDown[n].Load() && allDown(order, n))
+		p.allDown[n].Store(p.allDown[n].Load() && available(order, n) == 0)
 	}
 }
 
@@ -115,23 +119,15 @@ func (p *Pool) Backend(text string) *Backend {
 	return nil
 }
 
-// SetDrained takes a backend out of what new clients are offered, or puts it
-// back. What runs on it goes on.
-func (p *Pool) SetDrained(b *Backend, drained bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	b.drained.Store(drained)
-}
-
 // failed books a failed attempt and says whether it was stale: older than the
-// backend's latest strike, success or demotion.
+// backend's latest strike, success, demotion or reset.
 func (p *Pool) failed(a Attempt, now time.Time, err error) (change Change, stale, down bool) {
 	text := err.Error() // not under the lock: it is a stranger's code
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b, h := a.Backend, a.health()
 	h.failed.Add(1)
-	h.lastFailure = Failure{At: now, Error: text}
+	h.lastFailure = Failure{At: now, Error: text, Address: a.address()}
 	for {
 		word := h.word.Load()
 		switch {
@@ -141,7 +137,7 @@ func (p *Pool) failed(a Attempt, now time.Time, err error) (change Change, stale
 			return Change{}, false, true
 		case word&strikeBit == 0:
 			if h.word.CompareAndSwap(word, (word+genUnit)|strikeBit) {
-				return Change{Strike: 1}, false, false
+				return p.countedLocked(Change{Strike: 1}, a.network), false, false
 			}
 		default:
 			if h.word.CompareAndSwap(word, (word+genUnit)&^strikeBit|downBit) {
@@ -167,25 +163,43 @@ func (p *Pool) demoteLocked(b *Backend, n Network, now time.Time) Change {
 	h.renewDemoted()
 	close(waiting)
 
-	before := p.backends()
 	p.lastRank++
 	b.rank = p.lastRank
-	after := slices.Clone(before)
-	p.sortLocked(after)
-	if !slices.Equal(before, after) {
-		change.Order = p.Order()
-	}
-	if !p.allDown[n].Load() && allDown(after, n) {
+	change.Order = p.reorderLocked()
+	change = p.countedLocked(change, n)
+	if change.Available == 0 && !p.allDown[n].Load() {
 		p.allDown[n].Store(true)
 		change.AllUnavailable = true
 	}
 	return change
 }
 
-// allDown says whether no backend that takes new clients is left standing.
-func allDown(backends []*Backend, n Network) bool {
-	standing := func(b *Backend) bool { return !b.drained.Load() && !b.Down(n) }
-	return !slices.ContainsFunc(backends, standing)
+// reorderLocked has the queue follow its backends' ranks; nil if it did already.
+func (p *Pool) reorderLocked() []string {
+	before := p.backends()
+	after := slices.Clone(before)
+	p.sortLocked(after)
+	if slices.Equal(before, after) {
+		return nil
+	}
+	return p.Order()
+}
+
+// countedLocked adds to a change how many backends are left standing.
+func (p *Pool) countedLocked(change Change, n Network) Change {
+	backends := p.backends()
+	change.Available, change.Total = available(backends, n), len(backends)
+	return change
+}
+
+// available counts the backends that take new clients and are not down.
+func available(backends []*Backend, n Network) (count int) {
+	for _, b := range backends {
+		if !b.drained.Load() && !b.Down(n) {
+			count++
+		}
+	}
+	return count
 }
 
 // succeeded books a successful attempt.
@@ -215,9 +229,8 @@ func (p *Pool) succeeded(a Attempt, now time.Time) Change {
 		if word&downBit == 0 {
 			return Change{}
 		}
-		change := Change{Recovered: true, DownFor: now.Sub(h.downSince)}
-		h.downSince = time.Time{}
-		h.cooling.Store(0)
+		change := p.countedLocked(Change{Recovered: true, DownFor: now.Sub(h.downSince)}, a.network)
+		h.upLocked()
 		return change
 	}
 }

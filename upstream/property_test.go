@@ -7,9 +7,10 @@ import (
 
 // Whatever happens in whatever order, the promises hold: the pool answers as
 // the ledger says; nobody makes more than two attempts on a backend or is
-// refused with one untried; between two successes a backend costs two strikes,
-// one move and one backend_failed on each network; all_backends_unavailable is
-// not said twice without a success between. One seed again:
+// refused with one untried; between two successes or resets a backend costs two
+// strikes, one move and one backend_failed on each network; it is not said twice
+// that all are unavailable without a success or a reset between; whoever fails
+// back overtakes no leader in its place. One seed again:
 //
 //	go test ./upstream -run 'TestRandom/fixed/seed=17$'
 func TestRandom(t *testing.T) {
@@ -38,7 +39,7 @@ func TestRandom(t *testing.T) {
 func TestRandomMeetsEverything(t *testing.T) {
 	var seen sights
 	var demotions, recoveries, allUnavailable int
-	for seed := range uint64(20) {
+	for seed := range uint64(30) {
 		w := newWorld(seed, false)
 		w.run(t, 1500, w.happen)
 		seen.add(w.seen)
@@ -51,6 +52,8 @@ func TestRandomMeetsEverything(t *testing.T) {
 		"refusals": seen.refusals, "late successes": seen.lateSuccesses, "old dials that won": seen.oldDialWins,
 		"second attempts on a down backend": seen.secondsOnDown, "failures that were no strikes": seen.staleFailures,
 		"retries": seen.retries, "sessions resumed": seen.resumed,
+		"drains": seen.drains, "drains of the last one": seen.lastOnes, "resets": seen.resets,
+		"failbacks": seen.failbacks, "failbacks past some who were demoted": seen.failbacksPast,
 	} {
 		if n < 10 {
 			t.Errorf("%s: met %d times in all", what, n)
@@ -110,8 +113,7 @@ func (w *world) end() {
 	w.drainClients()
 	w.setMachines(true)
 	for _, b := range w.ledger.configured {
-		w.ledger.records[b].drained = false
-		w.pool.SetDrained(b, false)
+		w.setDrained(b, false)
 	}
 	c := w.arrive(false)
 	d := c.pending[0]
@@ -159,4 +161,9 @@ func (s *sights) add(o sights) {
 	s.staleFailures += o.staleFailures
 	s.retries += o.retries
 	s.resumed += o.resumed
+	s.drains += o.drains
+	s.lastOnes += o.lastOnes
+	s.resets += o.resets
+	s.failbacks += o.failbacks
+	s.failbacksPast += o.failbacksPast
 }

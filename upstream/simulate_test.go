@@ -49,6 +49,7 @@ type dial struct {
 // sights counts what a run has met, to know that the tests test something.
 type sights struct {
 	refusals, lateSuccesses, oldDialWins, secondsOnDown, staleFailures, retries, resumed int
+	drains, lastOnes, resets, failbacks, failbacksPast                                   int
 }
 
 type violation string
@@ -79,11 +80,11 @@ func (w *world) happen() {
 		name := strings.Fields(names)[w.rng.IntN(len(w.alive))]
 		n := Network(w.rng.IntN(int(networks)))
 		w.setMachine(name, n, !w.alive[name][n])
-	case r < 7:
-		w.toggleDrain()
 	case r < 8:
+		w.operate()
+	case r < 9:
 		w.now = w.now.Add(time.Duration(w.rng.IntN(120)) * time.Second)
-	case r < 9 && w.updates:
+	case r < 10 && w.updates:
 		w.reload()
 	case r < 20 && len(w.clients) < 30:
 		w.arrive(w.rng.IntN(8) == 0)
@@ -106,13 +107,6 @@ func (w *world) setMachine(name string, n Network, alive bool) {
 			r.on[n].outage = outage{}
 		}
 	}
-}
-
-func (w *world) toggleDrain() {
-	b := w.anyBackend()
-	r := w.ledger.records[b]
-	r.drained = !r.drained
-	w.pool.SetDrained(b, r.drained)
 }
 
 func (w *world) anyBackend() *Backend {

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"errors"
+	"net/netip"
 	"reflect"
 	"testing"
 	"time"
@@ -39,15 +40,16 @@ func TestSnapshot(t *testing.T) {
 	attempt, _ := walk.Next(at(1))
 	held, _ := late.Next(at(1))
 	walk.Failed(attempt, at(2), refused)
-	want("struck", at(2), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 1, LastFailure: Failure{at(2), "refused"}})
+	want("struck", at(2), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 1, LastFailure: Failure{At: at(2), Error: "refused"}})
 
 	// A failure that is no strike is still a failure, and the latest.
-	late.Failed(held, at(3), timeout)
-	want("struck still", at(3), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 2, LastFailure: Failure{at(3), "timed out"}})
+	late.Failed(held.At(netip.MustParseAddr("192.0.2.1")), at(3), timeout)
+	where := netip.MustParseAddrPort("192.0.2.1:80")
+	want("struck still", at(3), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 2, LastFailure: Failure{At: at(3), Error: "timed out", Address: where}})
 
 	attempt, _ = walk.Again(attempt, at(3))
 	walk.Failed(attempt, at(4), refused)
-	down := NetworkStatus{State: Cooling, DownSince: at(4), CoolingUntil: at(64), Failed: 3, Demotions: 1, LastFailure: Failure{at(4), "refused"}}
+	down := NetworkStatus{State: Cooling, DownSince: at(4), CoolingUntil: at(64), Failed: 3, Demotions: 1, LastFailure: Failure{At: at(4), Error: "refused"}}
 	want("cooling", at(63), 1, down)
 
 	down.State, down.CoolingUntil = Down, time.Time{}
@@ -61,7 +63,7 @@ func TestSnapshot(t *testing.T) {
 	probe := p.Probe(a, TCP)
 	attempt, _ = probe.Next(at(70))
 	probe.Succeeded(attempt, at(70))
-	want("recovered", at(70), 1, NetworkStatus{State: Up, Succeeded: 1, Failed: 3, Demotions: 1, LastFailure: Failure{at(4), "refused"}})
+	want("recovered", at(70), 1, NetworkStatus{State: Up, Succeeded: 1, Failed: 3, Demotions: 1, LastFailure: Failure{At: at(4), Error: "refused"}})
 }
 
 // A snapshot is a copy: what comes later does not show in it.

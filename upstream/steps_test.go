@@ -35,7 +35,8 @@ type story struct {
 	last     string             // the queue after the step before
 }
 
-// play tells a story of the backends and checks every step of it.
+// play tells a story of the backends and checks every step of it; that changes
+// count the backends as the snapshot does goes without saying.
 func play(t *testing.T, backends string, cooldown time.Duration, steps []step) {
 	t.Helper()
 	s := &story{
@@ -52,6 +53,9 @@ func play(t *testing.T, backends string, cooldown time.Duration, steps []step) {
 		}
 		if got := changeText(change); got != row.change {
 			t.Errorf("step %d, %q: change %q, want %q", i+1, row.do, got, row.change)
+		}
+		if available, total := s.counts(row.do, change); change.Available != available || change.Total != total {
+			t.Errorf("step %d, %q: %d of %d available, want %d of %d", i+1, row.do, change.Available, change.Total, available, total)
 		}
 		if row.queue != "" {
 			s.last = row.queue
@@ -80,8 +84,18 @@ func (s *story) do(line string) (told string, change Change) {
 		s.now = s.now.Add(d)
 		return "", Change{}
 	case "operator drains", "operator resumes":
-		s.pool.SetDrained(s.pool.Backend(what), verb == "drains")
+		changed, err := s.pool.SetDrained(s.pool.Backend(what), verb == "drains")
+		if err != nil {
+			return err.Error(), Change{}
+		}
+		if !changed {
+			return "no news", Change{}
+		}
 		return "", Change{}
+	case "operator resets":
+		return "", s.pool.Reset()
+	case "checker returns":
+		return "", s.pool.Failback(s.pool.Backend(what))
 	case "operator loads":
 		s.pool.Update(addresses(what), s.cooldown)
 		return "", Change{}
@@ -122,13 +136,31 @@ func (s *story) do(line string) (told string, change Change) {
 	return "", Change{}
 }
 
+// counts is what the change of a step must say of how many are available.
+func (s *story) counts(line string, c Change) (available, total int) {
+	who, _, _ := strings.Cut(line, " ")
+	if c.Strike == 0 && !c.Recovered && line != "operator resets" {
+		return 0, 0
+	}
+	list := s.pool.Snapshot(s.now)
+	for _, b := range list {
+		if state := b.Networks[networkOf(who)].State; state == Up || state == Struck {
+			available++
+		}
+	}
+	return available, len(list)
+}
+
+func networkOf(who string) Network {
+	if strings.HasSuffix(who, "@udp") {
+		return UDP
+	}
+	return TCP
+}
+
 func (s *story) walk(who string) *Walk {
 	if s.walks[who] == nil {
-		network := TCP
-		if strings.HasSuffix(who, "@udp") {
-			network = UDP
-		}
-		walk := s.pool.Walk(network)
+		walk := s.pool.Walk(networkOf(who))
 		s.walks[who] = &walk
 	}
 	return s.walks[who]

@@ -91,6 +91,12 @@ func TestStress(t *testing.T) {
 		}
 	})
 	meanwhile(func(rng *rand.Rand) { p.SetDrained(p.Backend([]string{"b", "c"}[rng.IntN(2)]), rng.IntN(2) == 0) })
+	meanwhile(func(rng *rand.Rand) {
+		if rng.IntN(8) == 0 {
+			p.Reset()
+		}
+		p.Failback(p.Backend([]string{"a", "b"}[rng.IntN(2)]))
+	})
 	meanwhile(func(*rand.Rand) {
 		// a to d stay, or their counters would go with them.
 		p.Update(addresses("d c b a"), 0)

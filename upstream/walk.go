@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -25,11 +26,27 @@ type Attempt struct {
 
 	network    Network
 	generation uint64
+	tried      netip.Addr
 	second     bool
 	demoted    <-chan struct{}
 }
 
 func (a Attempt) health() *health { return &a.Backend.health[a.network] }
+
+// At is the attempt with the address that it tried last, which is kept with
+// its failure.
+func (a Attempt) At(addr netip.Addr) Attempt {
+	a.tried = addr
+	return a
+}
+
+// address is what At was told, with the backend's port.
+func (a Attempt) address() netip.AddrPort {
+	if !a.tried.IsValid() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.tried, a.Backend.Port)
+}
 
 // Second says whether this is the client's second attempt on the backend.
 func (a Attempt) Second() bool { return a.second }

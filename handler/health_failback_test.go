@@ -1,0 +1,113 @@
+package handler
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// sick is a rig whose first backend was demoted and lives.
+func sick(t *testing.T) (r *rig, first, second string) {
+	noLeaks(t)
+	a, b := serveTCP(t, "127.0.0.1:0", echo), serveTCP(t, "127.0.0.1:0", echo)
+	r = newRig(t, []string{a.String(), b.String()})
+	r.demote(a.String(), upstream.TCP)
+	return r, a.String(), b.String()
+}
+
+func TestFailbackAfterRise(t *testing.T) {
+	r, first, second := sick(t)
+	probe := r.patient(HealthCheck{Networks: onTCP, Rise: 3, Failback: true}, first)
+	for range 2 {
+		probe()
+		r.wantFirst(second)
+	}
+	r.wantLines("backend recovered", 1, "order of backends changed", 0)
+	probe()
+	r.wantFirst(first)
+	if got := fmt.Sprint(r.line("order of backends changed").ContextMap()["order"]); got != fmt.Sprint([]string{first, second}) {
+		t.Errorf("new order %s", got)
+	}
+	probe()
+	r.wantLines("order of backends changed", 1)
+}
+
+func TestNoFailbackUnlessConfigured(t *testing.T) {
+	r, first, second := sick(t)
+	probe := r.patient(HealthCheck{Networks: onTCP, Rise: 1}, first)
+	for range 3 {
+		probe()
+	}
+	r.wantFirst(second)
+}
+
+// A long run of successes is worth nothing once clients had it demoted, also
+// if clients found it well again meanwhile.
+func TestFailbackCountsFromTheDemotion(t *testing.T) {
+	r, first, second := sick(t)
+	probe := r.patient(HealthCheck{Networks: onTCP, Rise: 2, Failback: true}, first)
+	for range 5 {
+		probe()
+	}
+	r.wantFirst(first)
+	r.demote(first, upstream.TCP)
+	walk := r.service.Pool.Probe(r.service.Pool.Backend(first), upstream.TCP)
+	attempt, _ := walk.Next(time.Now())
+	walk.Succeeded(attempt, time.Now())
+	probe()
+	r.wantFirst(second)
+	probe()
+	r.wantFirst(first)
+}
+
+// A strike between two successes begins the count anew, and a probe that
+// needed its second attempt was not a good one.
+func TestFailbackNeedsARow(t *testing.T) {
+	noLeaks(t)
+	live := serveTCP(t, lo(t, 2)+":0", echo)
+	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
+	first, second := hostPort("a.test", dead), "192.0.2.1:80"
+	r := newRig(t, []string{first, second})
+	r.resolver.set("a.test", addrsAnswer(lo(t, 2)))
+	r.demote(first, upstream.TCP)
+	probe := r.patient(HealthCheck{Networks: onTCP, Rise: 3, Failback: true}, first)
+	probe()
+	probe()
+	r.resolver.set("a.test", freshAnswer(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
+	probe() // over the second attempt
+	r.wantLines("backend failed, first strike", 1)
+	r.wantFirst(second)
+	r.resolver.set("a.test", addrsAnswer(lo(t, 2)))
+	probe()
+	probe()
+	r.wantFirst(second)
+	probe()
+	r.wantFirst(first)
+}
+
+// Where both networks are probed, both must be well.
+func TestFailbackNeedsBothNetworks(t *testing.T) {
+	noLeaks(t)
+	udp := newUDPBackend(t, echoDatagram)
+	serveTCP(t, hostPort(lo(t, 2), udp.addr), echo)
+	first, second := hostPort("a.test", udp.addr), "192.0.2.1:80"
+	r := newRig(t, []string{first, second})
+	r.resolver.set("a.test", addrsAnswer(lo(t, 2), "127.0.0.1"))
+	check := HealthCheck{Networks: onBoth, Send: []byte("ping"), Rise: 1, Failback: true}
+	r.demote(first, upstream.TCP)
+	r.patient(check, first)()
+	r.wantFirst(first)
+
+	r.demote(first, upstream.TCP)
+	if err := udp.conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	probe := r.patient(check, first)
+	probe()
+	r.wantState(first, upstream.TCP, upstream.Up)
+	r.wantState(first, upstream.UDP, upstream.Down)
+	probe()
+	r.wantFirst(second)
+}

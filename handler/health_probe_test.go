@@ -1,0 +1,224 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// A connect is all that is wanted, and it is left with a reset.
+func TestHealthConnect(t *testing.T) {
+	noLeaks(t)
+	server, conns := handOver(t, "127.0.0.1:0")
+	r := newRig(t, []string{server.String()})
+	r.patient(HealthCheck{Networks: onTCP}, server.String())()
+	wantEnding(t, "the backend", receiveFrom(t, "the probe", conns), "RST")
+	line := r.line("connected")
+	if line.Entry.Level != zapcore.DebugLevel || line.ContextMap()["client"] != "health check" {
+		t.Errorf("told as %s %v", line.Entry.Level, line.ContextMap())
+	}
+	if s := r.status(server.String(), upstream.TCP); s.Succeeded != 1 || s.Failed != 0 {
+		t.Errorf("booked as %+v", s)
+	}
+}
+
+// A probe that fails is made again at once, and demotes as a client would.
+func TestHealthRefused(t *testing.T) {
+	noLeaks(t)
+	dead := deadTCP(t, "127.0.0.1:0")
+	r := newRig(t, []string{dead, "192.0.2.1:80"})
+	r.patient(HealthCheck{Networks: onTCP}, dead)()
+	for i, message := range []string{"backend failed, first strike", "backend failed, second strike"} {
+		line := r.line(message).ContextMap()
+		if line["client"] != "health check" || line["attempt"] != int64(i+1) || line["address"] != dead {
+			t.Errorf("%s: %v", message, line)
+		}
+	}
+	r.wantLines("order of backends changed", 1)
+	s := r.status(dead, upstream.TCP)
+	if s.State != upstream.Down || s.LastFailure.Address != netip.MustParseAddrPort(dead) {
+		t.Errorf("%+v", s)
+	}
+}
+
+// With a payload the answer decides, and the connection ends in good order.
+func TestHealthExchangeOverTCP(t *testing.T) {
+	noLeaks(t)
+	told := make(chan string, 3) // what each connection brought, and how it ended
+	server := serveTCP(t, "127.0.0.1:0", func(conn *net.TCPConn) {
+		buf := make([]byte, 64)
+		n, _ := conn.Read(buf)
+		_, _ = io.WriteString(conn, "+PONG\r\n")
+		told <- string(buf[:n]) + ending(conn)
+	})
+	r := newRig(t, []string{server.String()})
+	r.patient(HealthCheck{Networks: onTCP, Send: []byte("PING\r\n"), Expect: []byte("PONG")}, server.String())()
+	if got := receiveFrom(t, "the end", told); got != "PING\r\nFIN" {
+		t.Errorf("the backend saw %q", got)
+	}
+	r.wantState(server.String(), upstream.TCP, upstream.Up)
+
+	r.patient(HealthCheck{Networks: onTCP, Send: []byte("PING\r\n"), Expect: []byte("nothing of the kind"), Timeout: 100 * time.Millisecond}, server.String())()
+	r.wantState(server.String(), upstream.TCP, upstream.Down)
+	if got := r.status(server.String(), upstream.TCP).LastFailure.Error; !strings.Contains(got, errHealthTimeout.Error()) {
+		t.Errorf("failed with %q", got)
+	}
+}
+
+// Some services speak first: then there is nothing to send.
+func TestHealthGreeting(t *testing.T) {
+	noLeaks(t)
+	server := serveTCP(t, "127.0.0.1:0", greet("220 mail\r\n"))
+	r := newRig(t, []string{server.String()})
+	r.patient(HealthCheck{Networks: onTCP, Expect: []byte("220")}, server.String())()
+	r.wantState(server.String(), upstream.TCP, upstream.Up)
+	r.patient(HealthCheck{Networks: onTCP, Expect: []byte("554"), Timeout: 100 * time.Millisecond}, server.String())()
+	r.wantState(server.String(), upstream.TCP, upstream.Down)
+}
+
+// What an answer must be, over streams and datagrams whose pieces the test
+// cuts. An answer that does not come in time is none.
+func TestHealthExchange(t *testing.T) {
+	const full = 64 << 10
+	for name, test := range map[string]struct {
+		send, expect string
+		datagrams    bool
+		pieces       []string
+		ends         bool   // the backend ends the connection then
+		want         string // part of the error; "": none
+	}{
+		"any byte":                       {"ping", "", false, []string{"x"}, false, ""},
+		"no byte":                        {"ping", "", false, nil, true, "EOF"},
+		"no byte in time":                {"ping", "", false, nil, false, "health check timeout, after 0 bytes"},
+		"a part":                         {"ping", "pong", false, []string{"-pong-"}, false, ""},
+		"cut in the middle":              {"ping", "pong", false, []string{"-po", "ng"}, false, ""},
+		"byte by byte":                   {"ping", "pong", false, strings.Split("-pong", ""), false, ""},
+		"late":                           {"ping", "pong", false, []string{strings.Repeat("-", 1000), "pong"}, false, ""},
+		"another":                        {"ping", "pong", false, []string{"error"}, true, "EOF, after 5 bytes"},
+		"another, and no end":            {"ping", "pong", false, []string{"error"}, false, "health check timeout, after 5 bytes"},
+		"at the end of 64 KiB":           {"ping", "pong", false, []string{strings.Repeat("-", full-4), "pong"}, false, ""},
+		"beyond 64 KiB":                  {"ping", "pong", false, []string{strings.Repeat("-", full-3), "pong"}, false, "not in its first 65536 bytes"},
+		"a greeting":                     {"", "220", false, []string{"220 mail"}, false, ""},
+		"any datagram":                   {"ping", "", true, []string{"x"}, false, ""},
+		"an empty datagram":              {"ping", "", true, []string{""}, false, ""},
+		"another datagram and then it":   {"ping", "pong", true, []string{"error", "pong"}, false, ""},
+		"datagrams are no stream":        {"ping", "pong", true, []string{"po", "ng"}, false, "health check timeout"},
+		"more datagrams than 64 KiB big": {"ping", "pong", true, []string{strings.Repeat("-", 60000), strings.Repeat("-", 60000), "pong"}, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := net.Pipe()
+				defer near.Close()
+				go func() { // ends when near is closed
+					heard := make([]byte, len(test.send))
+					if _, err := io.ReadFull(far, heard); err != nil || string(heard) != test.send {
+						t.Errorf("heard %q, %v", heard, err)
+					}
+					for _, piece := range test.pieces {
+						_, _ = io.WriteString(far, piece)
+					}
+					if test.ends {
+						far.Close()
+					}
+				}()
+				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errHealthTimeout)
+				defer cancel()
+				check := HealthCheck{Send: []byte(test.send), Expect: []byte(test.expect)}
+				err := check.exchange(ctx, near, !test.datagrams)
+				if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+					t.Errorf("%v, want %q", err, test.want)
+				}
+			})
+		})
+	}
+}
+
+// A backend that does not even read what it is sent.
+func TestHealthSendInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		defer near.Close()
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errHealthTimeout)
+		defer cancel()
+		check := HealthCheck{Send: []byte("ping")}
+		if err := check.exchange(ctx, near, true); !errors.Is(err, errHealthTimeout) {
+			t.Errorf("%v, want %v", err, errHealthTimeout)
+		}
+	})
+}
+
+func TestHealthUDP(t *testing.T) {
+	ping := HealthCheck{Networks: onUDP, Send: []byte("ping"), Expect: []byte("in")}
+	t.Run("an answer", func(t *testing.T) {
+		noLeaks(t)
+		b := newUDPBackend(t, echoDatagram)
+		r := newRig(t, []string{b.addr})
+		r.patient(ping, b.addr)()
+		if got := receiveFrom(t, "the datagram", b.got); got != "ping" {
+			t.Errorf("was sent %q", got)
+		}
+		if s := r.status(b.addr, upstream.UDP); s.Succeeded != 1 {
+			t.Errorf("%+v", s)
+		}
+		check(t, b.conn.Close())
+	})
+	t.Run("refused, which fails at once", func(t *testing.T) {
+		noLeaks(t)
+		r := newRig(t, []string{deadAddr})
+		check := ping
+		check.Timeout = time.Hour // would be the limit of the test otherwise
+		r.patient(check, deadAddr)()
+		r.wantStrikes(deadAddr, 0, upstream.Down)
+		r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1)
+		r.wantState(deadAddr, upstream.TCP, upstream.Up)
+	})
+	t.Run("silence, and the wrong answer", func(t *testing.T) {
+		for _, answer := range []func([]byte) []byte{
+			func([]byte) []byte { return nil },
+			func([]byte) []byte { return []byte("wrong") },
+		} {
+			noLeaks(t)
+			b := newUDPBackend(t, answer)
+			r := newRig(t, []string{b.addr})
+			quick := ping
+			quick.Timeout = 50 * time.Millisecond
+			r.patient(quick, b.addr)()
+			r.wantStrikes(b.addr, 0, upstream.Down)
+			for range 2 { // one for each attempt
+				receiveFrom(t, "a datagram", b.got)
+			}
+			check(t, b.conn.Close())
+		}
+	})
+	t.Run("another address of the name answers", func(t *testing.T) {
+		noLeaks(t)
+		b := newUDPBackend(t, echoDatagram)
+		_, port, err := net.SplitHostPort(b.addr)
+		check(t, err)
+		silent, err := net.ListenPacket("udp4", net.JoinHostPort(lo(t, 2), port))
+		check(t, err)
+		defer silent.Close()
+		name := "a.test:" + port
+		r := newRig(t, []string{name})
+		r.resolver.set("a.test", addrsAnswer(lo(t, 2), lo(t, 3), "127.0.0.1")) // silent, dead, alive
+		some := ping
+		some.Timeout = 3 * time.Second
+		r.patient(some, name)()
+		r.wantLines("connected", 1, "backend failed, first strike", 0)
+		if got := r.service.Pool.Backend(name).Preferred(upstream.UDP); got.String() != "127.0.0.1" {
+			t.Errorf("%s is preferred", got)
+		}
+		check(t, b.conn.Close())
+	})
+}
