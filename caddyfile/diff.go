@@ -33,6 +33,7 @@ func (c Config) settings() []setting {
 		same("dns_ttl", duration(o.DNSTTL)),
 		{"resolvers", fmt.Sprint(o.Resolvers), list(c.Resolvers, "the system's")},
 		same("health_check", onOff(o.HealthCheck != nil)),
+		same("health_check.network", probed(check)),
 		same("health_check.interval", duration(check.Interval)),
 		same("health_check.timeout", duration(check.Timeout)),
 		same("health_check.rise", strconv.Itoa(check.Rise)),
@@ -117,6 +118,16 @@ func firstOrEvery(every bool) string {
 		return "every"
 	}
 	return "first"
+}
+
+func probed(h HealthCheckOptions) string {
+	switch {
+	case h.TCP && h.UDP:
+		return "both"
+	case h.UDP:
+		return "udp"
+	}
+	return "tcp"
 }
 
 func payload(bytes []byte) string {

@@ -86,6 +86,7 @@ func optionTable() block {
 //		dns_ttl                <duration>
 //		resolvers              <address...>
 //		health_check [<interval>] {
+//			network  tcp|udp|both
 //			interval <duration>
 //			timeout  <duration>
 //			rise     <count>

@@ -15,10 +15,11 @@ import (
 //
 // A probe of a TCP backend connects; with send it also sends that and waits
 // for an answer. A UDP backend has nothing to connect to: only an answer to
-// what was sent tells that one is well, so UDP needs send and expect, and UDP
-// backends are not probed without. Whether a service has UDP clients is not
-// known when the config is read, so nothing is refused for the lack of them.
+// what was sent tells that one is well, so UDP needs send.
 type HealthCheck struct {
+	// What is probed: `tcp`, `udp`, which needs send, or `both`. Default: `tcp`.
+	Network string `json:"network,omitempty"`
+
 	// How long after one probe of a backend the next begins. Must be greater
 	// than zero. Default: 60s.
 	Interval *caddy.Duration `json:"interval,omitempty"`
@@ -48,6 +49,7 @@ type HealthCheck struct {
 // HealthCheckOptions are the settings of health checks with every default
 // filled in.
 type HealthCheckOptions struct {
+	TCP, UDP bool // what is probed
 	Interval time.Duration
 	Timeout  time.Duration
 	Rise     int
@@ -60,6 +62,8 @@ func (h *HealthCheck) options() *HealthCheckOptions {
 		return nil
 	}
 	o := &HealthCheckOptions{
+		TCP:      h.Network != "udp",
+		UDP:      h.Network == "udp" || h.Network == "both",
 		Interval: orDefault(h.Interval, DefaultHealthInterval),
 		Timeout:  orDefault(h.Timeout, DefaultHealthTimeout),
 		Rise:     countOr(h.Rise, DefaultHealthRise),
@@ -124,7 +128,13 @@ func unescape(text string) (out []byte, err error) {
 
 // problems are those that Validate can not find in the tables of settings.
 func (h *HealthCheck) problems(fail func(field string, err error)) {
-	if h != nil && h.Expect != "" && h.Send == "" {
+	if h == nil {
+		return
+	}
+	if (h.Network == "udp" || h.Network == "both") && h.Send == "" {
+		fail("health_check.network", fmt.Errorf("%s needs health_check.send, because a UDP backend shows by its answer that it is well", h.Network))
+	}
+	if h.Expect != "" && h.Send == "" {
 		fail("health_check.expect", errors.New("needs health_check.send, because nothing answers to nothing"))
 	}
 }

@@ -38,7 +38,7 @@ func TestOptions(t *testing.T) {
 		ConnectTimeout: 1, IdleTimeout: 2, Cooldown: 3, DNSTTL: 4, UDPReplyTimeout: 5, UDPResponses: 6, MaxUDPSessions: 7,
 		GracePeriod: 8, ShutdownTimeout: 9,
 		MaxConnections: 10, MaxConnectionsPerIP: 11, AccessLog: "all", ProxyProtocol: 2, ProxyProtocolEvery: true,
-		HealthCheck: &HealthCheckOptions{Interval: 12, Timeout: 13, Rise: 14, Send: []byte("A\r\n"), Expect: []byte{0, 0xff}},
+		HealthCheck: &HealthCheckOptions{TCP: true, Interval: 12, Timeout: 13, Rise: 14, Send: []byte("A\r\n"), Expect: []byte{0, 0xff}},
 		EventHook:   &EventHookOptions{Command: "c", Args: []string{"a"}, Events: []string{"backend_recovered"}, Timeout: 15},
 		Failback:    true,
 		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("1.1.1.1:53"), netip.MustParseAddrPort("1.1.1.2:53"),
@@ -49,7 +49,7 @@ func TestOptions(t *testing.T) {
 	}
 
 	empty := Config{HealthCheck: &HealthCheck{}, EventHook: &EventHook{Command: "c"}, ProxyProtocol: "v1"}.Options()
-	if want := (&HealthCheckOptions{Interval: time.Minute, Timeout: 5 * time.Second, Rise: 2}); !reflect.DeepEqual(empty.HealthCheck, want) {
+	if want := (&HealthCheckOptions{TCP: true, Interval: time.Minute, Timeout: 5 * time.Second, Rise: 2}); !reflect.DeepEqual(empty.HealthCheck, want) {
 		t.Errorf("got  %+v\nwant %+v", empty.HealthCheck, want)
 	}
 	wantHook := &EventHookOptions{

@@ -108,6 +108,7 @@ type choiceSetting struct {
 var choiceSettings = []choiceSetting{
 	{"access_log", func(c *Config) *string { return &c.AccessLog }, []string{"off", "tcp", "all"}},
 	{"proxy_protocol", func(c *Config) *string { return &c.ProxyProtocol }, []string{"off", "v1", "v2"}},
+	{"health_check.network", ofHealthCheck(func(h *HealthCheck) *string { return &h.Network }), []string{"tcp", "udp", "both"}},
 	{"proxy_protocol_udp", func(c *Config) *string { return &c.ProxyProtocolUDP }, []string{"first", "every"}},
 }
 

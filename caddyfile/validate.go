@@ -44,7 +44,7 @@ func (c Config) Validate() error {
 		}
 	}
 	for _, s := range choiceSettings {
-		if word := s.get(&c); *word != "" {
+		if word := s.get(&c); word != nil && *word != "" {
 			fail(s.field, s.check(*word))
 		}
 	}

@@ -29,6 +29,7 @@ var (
 type attempts struct {
 	relay  *Relay
 	client fmt.Stringer
+	note   func(outcome) // is told of all that counts
 	walk   upstream.Walk
 
 	current upstream.Attempt // the one the client waits on; zero when only superseded ones are left
@@ -69,10 +70,10 @@ type begun struct {
 // connect tries backends until one takes the client, every one of them before
 // it gives up, and goes on from an attempt that has begun, if there is one.
 // gone tells whether the client has left meanwhile.
-func (r *Relay) connect(ctx context.Context, client fmt.Stringer, from *begun, gone func() bool) (outcome, error) {
+func (r *Relay) connect(ctx context.Context, of *tcpRelay, from *begun, gone func() bool) (outcome, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errSuperseded)
-	t := &attempts{relay: r, client: client, results: make(chan outcome)}
+	t := &attempts{relay: r, client: of.client, note: of.note, results: make(chan outcome)}
 	if from != nil {
 		t.walk = from.walk
 		t.start(ctx, from.attempt, query{}, from)
@@ -91,6 +92,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 		select {
 		case o := <-t.results:
 			t.pending--
+			t.note(o)
 			if o.err == nil {
 				t.relay.succeeded(&t.walk, o, upstream.TCP, t.client.String(), false)
 				return o, nil

@@ -16,25 +16,33 @@ const floodEvery = time.Second
 type flood uint8
 
 const (
-	refusedTCP   flood = iota // no backend took the client
-	refusedUDP                // the same, for a session
-	evicted                   // a session made room for another
-	queueFull                 // a datagram found its session's queue full
-	dropped                   // a datagram of a refused client, or one nobody could take
-	lackOfOwn                 // this machine has no descriptor, memory or port left
-	floodsLength              // how many kinds there are
+	refusedTCP      flood = iota // no backend took the client
+	refusedUDP                   // the same, for a session
+	evicted                      // a session made room for another
+	queueFull                    // a datagram found its session's queue full
+	dropped                      // a datagram of a refused client, or one nobody could take
+	tooManyTCP                   // max_connections are at work
+	tooManyUDP                   // the same, for a session
+	tooManyOfOneTCP              // max_connections_per_ip are
+	tooManyOfOneUDP              // the same, for a session
+	lackOfOwn                    // this machine has no descriptor, memory or port left
+	floodsLength                 // how many kinds there are
 )
 
 var floodLines = [floodsLength]struct {
 	level   zapcore.Level
 	message string
 }{
-	refusedTCP: {zapcore.ErrorLevel, "client refused"},
-	refusedUDP: {zapcore.ErrorLevel, "client refused"},
-	evicted:    {zapcore.WarnLevel, "session evicted"},
-	queueFull:  {zapcore.WarnLevel, "datagrams dropped, queue full"},
-	dropped:    {zapcore.DebugLevel, "datagrams dropped"},
-	lackOfOwn:  {zapcore.WarnLevel, "out of descriptors, memory or ports"},
+	refusedTCP:      {zapcore.ErrorLevel, "client refused"},
+	refusedUDP:      {zapcore.ErrorLevel, "client refused"},
+	evicted:         {zapcore.WarnLevel, "session evicted"},
+	queueFull:       {zapcore.WarnLevel, "datagrams dropped, queue full"},
+	dropped:         {zapcore.DebugLevel, "datagrams dropped"},
+	tooManyTCP:      {zapcore.WarnLevel, "client refused, too many connections"},
+	tooManyUDP:      {zapcore.WarnLevel, "client refused, too many connections"},
+	tooManyOfOneTCP: {zapcore.WarnLevel, "client refused, too many connections of its address"},
+	tooManyOfOneUDP: {zapcore.WarnLevel, "client refused, too many connections of its address"},
+	lackOfOwn:       {zapcore.WarnLevel, "out of descriptors, memory or ports"},
 }
 
 // floods counts events and lets one line a second through for each kind. The

@@ -15,7 +15,7 @@ import (
 
 // probeTCP connects, and exchanges what the check wants to see exchanged.
 func (c *HealthCheck) probeTCP(ctx context.Context, addrs []netip.Addr, port uint16) (netip.Addr, error) {
-	conn, addr, err := dialAny(ctx, addrs, port)
+	conn, addr, err := dialAny(ctx, addrs, port, dialOne)
 	if err != nil {
 		return addr, err
 	}

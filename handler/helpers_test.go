@@ -249,7 +249,7 @@ func newRig(t testing.TB, backends []string, edit ...func(*Options)) *rig {
 	for _, f := range edit {
 		f(&opts)
 	}
-	r.service = NewService("test", upstream.NewPool(backendAddresses(t, backends...), 0, time.Now()))
+	r.service = NewService("test", upstream.NewPool(backendAddresses(t, backends...), 0, time.Now()), nil)
 	r.relay = New(r.service, opts)
 	t.Cleanup(r.service.Close)
 	return r

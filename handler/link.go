@@ -20,6 +20,7 @@ const (
 	clientReset   reason = "client_reset"
 	backendReset  reason = "backend_reset"
 	idleTimeout   reason = "idle_timeout"
+	refusedClient reason = "refused" // no backend, or no room
 	panicked      reason = "panic"
 	exhausted     reason = "exhausted" // this machine lacks something that carrying needs
 	removed       reason = "reload"    // its service left the config, and the grace period is over
@@ -37,7 +38,7 @@ type link struct {
 
 	began    time.Time
 	moved    atomic.Int64 // when bytes last moved either way, after began
-	up, down atomic.Int64 // bytes to the backend, bytes to the client
+	up, down counter
 
 	mu       sync.Mutex // guards what follows
 	finished int        // directions that came to their end
@@ -53,17 +54,17 @@ type direction struct {
 	to         net.Conn
 	closeWrite func() error // passes the end on; nil where there is no way to
 	early      []byte
-	moved      *atomic.Int64
+	moved      *counter
 	closed     reason // from finished
 	fromReset  reason
 	toReset    reason
 }
 
 func newLink(client Client, backend net.Conn, idle time.Duration) *link {
-	return &link{client: client, backend: backend, idle: idle, began: time.Now()}
+	l := &link{client: client, backend: backend, idle: idle, began: time.Now()}
+	l.up.skip = client.header
+	return l
 }
-
-func (l *link) duration() time.Duration { return time.Since(l.began) }
 
 // run carries both directions until the relay has ended, and says why it has.
 func (l *link) run() reason {
@@ -131,7 +132,7 @@ func (l *link) guard() {
 func (l *link) write(d direction, bytes []byte) bool {
 	l.touch()
 	n, err := d.to.Write(bytes)
-	d.moved.Add(int64(n))
+	d.moved.add(n)
 	if err != nil {
 		l.end(d.toReset)
 		return false

@@ -2,7 +2,6 @@ package handler
 
 import (
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -62,7 +61,7 @@ func (e *end) events() uint32 {
 
 // half is one way through a relay. At rest it holds neither buffer nor pipe.
 type half struct {
-	moved atomic.Int64
+	counter
 
 	pending []byte        // what the other side has no room for yet
 	stash   *netio.Buffer // where that lies; nil: in memory that is not the pool's
@@ -224,7 +223,7 @@ func (p *pair) writeLocked(which side, bytes []byte) {
 			p.endLocked(resetBy(1 - which))
 			return
 		}
-		f.moved.Add(int64(n))
+		f.add(n)
 		if n == len(bytes) {
 			return
 		}
@@ -257,7 +256,7 @@ func (p *pair) flushLocked(which side) bool {
 			return false
 		}
 		p.touchLocked()
-		f.moved.Add(int64(n))
+		f.add(n)
 		if len(f.pending) == 0 {
 			f.pipe.bytes -= n
 		} else if f.pending = f.pending[n:]; len(f.pending) == 0 {

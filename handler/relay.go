@@ -34,6 +34,14 @@ type Options struct {
 	Resolver        Resolver
 	Engine          Engine // nil: goroutines, on any system
 	Log             *zap.Logger
+
+	MaxConnections      int // relays of the service at once, TCP and UDP together; 0: any number
+	MaxConnectionsPerIP int // the same, for a client's address
+
+	AccessLog          *zap.Logger   // gets a line as each TCP relay ends; nil: none
+	AccessLogUDP       bool          // and as each UDP session does
+	ProxyProtocol      ProxyProtocol // tells backends who the client is
+	ProxyProtocolEvery bool          // in each datagram, not only in a session's first
 }
 
 // Relay serves clients of a service with one set of settings. All methods may

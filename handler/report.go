@@ -49,6 +49,8 @@ func classOf(err error) netio.Class {
 
 // booked tells what a report changed.
 func (r *Relay) booked(change upstream.Change, o outcome, n upstream.Network, client string) {
+	r.service.Journal.booked(change, o, n, client)
+	r.service.announce(change, o, n)
 	switch {
 	case change.Strike == 1:
 		r.tell(zapcore.WarnLevel, "backend failed, first strike", o, n, client)

@@ -46,7 +46,8 @@ func (t *tcpRelay) serveOnLoop(ctx context.Context, client Client) bool {
 	}
 	p := engine.newPair(t, fd)
 	defer p.guard()
-	p.begin(ctx, client.Early)
+	p.halves[clientSide].pending, p.halves[clientSide].skip = client.Early, client.header
+	p.begin(ctx)
 	return true
 }
 
@@ -60,8 +61,7 @@ func (e *loops) newPair(t *tcpRelay, client int) *pair {
 
 // begin makes the first attempt, if its backend's address is at hand, and has
 // all others made by the attempt loop.
-func (p *pair) begin(ctx context.Context, early []byte) {
-	p.halves[clientSide].pending = early
+func (p *pair) begin(ctx context.Context) {
 	r := p.relay.relay
 	now := time.Now()
 	b := begun{walk: r.service.Pool.Walk(upstream.TCP), since: now}
@@ -191,7 +191,7 @@ func (p *pair) search(ctx context.Context, from *begun) {
 			p.over = true
 			p.loop.remove(p)
 			p.halves[clientSide].drop()
-			resetFD(p.ends[clientSide].fd)
+			netio.ResetDescriptor(p.ends[clientSide].fd)
 			t.refused(err)
 			t.relay.service.leave(t)
 		}
@@ -224,6 +224,7 @@ func (p *pair) connectedLocked(b begun, buf *netio.Buffer) (more bool) {
 	p.ends[backendSide].out = true
 	o := outcome{attempt: b.attempt, addr: b.addrs[0], tried: b.addrs, since: b.since, took: time.Since(b.attempt.Began)}
 	o.attempt.Backend.Prefer(upstream.TCP, o.addr)
+	p.relay.note(o)
 	if change := b.walk.Succeeded(o.attempt, time.Now()); change.Recovered || r.log.Core().Enabled(zap.DebugLevel) {
 		r.booked(change, o, upstream.TCP, p.relay.client.String())
 	}
@@ -237,6 +238,7 @@ func (p *pair) carryLocked(o outcome, buf *netio.Buffer) (more bool) {
 		p.endLocked(why)
 		return false
 	}
+	p.halves[clientSide].total, p.halves[backendSide].total = &p.relay.tally.bytesUp, &p.relay.tally.bytesDown
 	p.relay.relay.wheel.add(&p.idler)
 	more = p.moveLocked(buf)
 	if p.over {
@@ -341,7 +343,7 @@ func (p *pair) endLocked(why reason) {
 		case whole && (why == clientClosed || why == backendClosed):
 			closeFD(fd)
 		default:
-			resetFD(fd)
+			netio.ResetDescriptor(fd)
 		}
 	}
 	if p.connecting != nil && p.connecting.late != nil {
@@ -351,5 +353,5 @@ func (p *pair) endLocked(why reason) {
 		t.refused(cutError{why})
 		return
 	}
-	t.ended(why, p.halves[clientSide].moved.Load(), p.halves[backendSide].moved.Load())
+	t.ended(why, p.halves[clientSide].sum, p.halves[backendSide].sum)
 }

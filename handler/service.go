@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -14,9 +16,15 @@ type Service struct {
 	Name string         // set once
 	Pool *upstream.Pool // set once
 
-	sessions *sessions // set once
-	floods   floods
-	ends     ends
+	// Journal says why the queue stands as it does.
+	Journal Journal
+
+	observe   func(Event) // set once; nil: nobody is told of events
+	sessions  *sessions   // set once
+	admission admission
+	tallies   tallies
+	floods    floods
+	ends      ends
 
 	mu      sync.Mutex // guards what follows
 	relays  *tcpRelay  // the first of the list of those at work
@@ -24,9 +32,10 @@ type Service struct {
 	closing bool       // nobody new is served
 }
 
-// NewService makes the running state of a service.
-func NewService(name string, pool *upstream.Pool) *Service {
-	s := &Service{Name: name, Pool: pool}
+// NewService makes the running state of a service. observe, if it is not nil, is
+// told of each event; it must not wait for anything.
+func NewService(name string, pool *upstream.Pool, observe func(Event)) *Service {
+	s := &Service{Name: name, Pool: pool, observe: observe}
 	s.sessions = newSessions(s.ends.tell)
 	return s
 }
@@ -44,11 +53,23 @@ func (s *Service) idle() bool {
 	return tcp == 0 && udp == 0
 }
 
-// enter books a relay; false if nobody new is served any more.
+// enter books a relay; false if there is no room for it, or nobody new is
+// served any more.
 func (s *Service) enter(t *tcpRelay) bool {
+	ticket, refusal := s.admission.admit(&t.relay.opts, ipOf(t.client))
+	switch refusal {
+	case RefusedTooMany:
+		s.turnAway(t, tooManyTCP)
+		return false
+	case RefusedTooManyIP:
+		s.turnAway(t, tooManyOfOneTCP)
+		return false
+	}
+	t.ticket = ticket
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
+		s.admission.leave(ticket)
 		return false
 	}
 	t.next = s.relays
@@ -58,6 +79,12 @@ func (s *Service) enter(t *tcpRelay) bool {
 	s.relays = t
 	s.count++
 	return true
+}
+
+// turnAway tells of a client that there is no room for.
+func (s *Service) turnAway(t *tcpRelay, kind flood) {
+	s.floods.note(t.relay.log, kind, zap.Stringer("network", upstream.TCP), zap.Stringer("client", t.client))
+	t.log(record{why: refusedClient})
 }
 
 func (s *Service) leave(t *tcpRelay) {
@@ -73,6 +100,7 @@ func (s *Service) leave(t *tcpRelay) {
 	t.prev, t.next = nil, nil
 	s.count--
 	s.mu.Unlock()
+	s.admission.leave(t.ticket)
 	s.ends.tell()
 }
 

@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -41,7 +42,7 @@ func TestWaitIdle(t *testing.T) {
 				r := newUDPRig(t, []string{"192.0.2.1:53"})
 				r.deliver(1, new(udpClient), "a")
 				r.deliver(2, new(udpClient), "a")
-				relay := new(tcpRelay)
+				relay := &tcpRelay{relay: r.relay, client: new(net.TCPAddr)}
 				r.service.enter(relay)
 				idle := make(chan struct{})
 				for range 3 { // each who waits is told
@@ -80,7 +81,7 @@ func TestWaitIdle(t *testing.T) {
 		for i := range 2000 {
 			var under sync.WaitGroup
 			if i%2 == 0 {
-				relay := new(tcpRelay)
+				relay := &tcpRelay{relay: r.relay, client: new(net.TCPAddr)}
 				r.service.enter(relay)
 				under.Go(func() { r.service.leave(relay) })
 			} else {
@@ -153,7 +154,7 @@ func TestCutBetweenSearchAndLink(t *testing.T) {
 	noLeaks(t)
 	client, far := tcpPair(t)
 	backend, near := tcpPair(t)
-	var relay tcpRelay
+	relay := &tcpRelay{relay: newRig(t, []string{"192.0.2.1:80"}).relay}
 	relay.cut(shutdown)
 	l := newLink(plain(far), near, limit)
 	l.end(relay.found(l, outcome{attempt: upstream.Attempt{Backend: new(upstream.Backend)}}))

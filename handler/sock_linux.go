@@ -63,12 +63,6 @@ func finish(fd int) syscall.Errno {
 
 func closeFD(fd int) { _, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
-// resetFD closes a socket so that its peer sees a reset.
-func resetFD(fd int) {
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	closeFD(fd)
-}
-
 func watch(epoll, op, fd int, events uint32, id uint64) error {
 	event := unix.EpollEvent{Events: events, Fd: int32(id), Pad: int32(id >> 32)}
 	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)

@@ -283,7 +283,7 @@ func TestNoBackendTakesNewClients(t *testing.T) {
 	noLeaks(t)
 	live := serveTCP(t, "127.0.0.1:0", greet("live"))
 	r := newRig(t, []string{live.String()})
-	r.service.Pool.SetDrained(r.service.Pool.Backend(live.String()), true)
+	r.drainAll()
 	ann, _ := r.client()
 	wantEnding(t, "ann", ann, "RST")
 	if got := r.line("client refused").ContextMap()["error"]; got != errNoBackend.Error() {

@@ -33,10 +33,18 @@ type Client struct {
 	// the relay closes, and has Conn forget the client but for its addresses.
 	// It is nil where Conn is more than a plain socket.
 	Detach func() (fd int, err error)
+
+	header int // how much of Early is not the client's
 }
 
 // reset cuts the client off with a reset, if there is a socket to reset.
 func (c Client) reset() {
+	if c.Detach != nil {
+		if fd, err := c.Detach(); err == nil {
+			netio.ResetDescriptor(fd)
+			return
+		}
+	}
 	if c.Socket != nil {
 		netio.Reset(c.Socket)
 	}
@@ -51,9 +59,11 @@ func (c Client) abandon() {
 
 // tcpRelay is a TCP relay at work, from the client's arrival to its end.
 type tcpRelay struct {
-	relay  *Relay    // set once, as are client and began
-	client net.Addr  // who it is for
-	began  time.Time // when it came
+	relay  *Relay   // set once, as are client, local, began and ticket
+	client net.Addr // who it is for
+	local  net.Addr // where that came in
+	began  time.Time
+	ticket ticket
 
 	prev, next *tcpRelay // in the service's list; guarded by Service.mu
 
@@ -63,6 +73,9 @@ type tcpRelay struct {
 	why     reason                  // it was cut; "": it was not
 	backend *upstream.Backend       // who serves it; nil: nobody yet
 	address netip.AddrPort          // of the backend's, and which
+	tally   *tally                  // of the backend's
+	tried   tried                   // the attempts, if they are to be logged
+	dialled time.Duration           // how long the last one took
 }
 
 // carrier is what carries a relay's bytes until cut.
@@ -72,10 +85,14 @@ type carrier interface{ cut(why reason) }
 // event loop has taken it over. It logs what became of it. ctx ends the search
 // for a backend, not the relay that follows.
 func (r *Relay) ServeTCP(ctx context.Context, client Client) {
-	t := &tcpRelay{relay: r, client: client.Conn.RemoteAddr(), began: time.Now()}
+	t := &tcpRelay{relay: r, client: client.Conn.RemoteAddr(), local: client.Conn.LocalAddr(), began: time.Now()}
 	if !r.service.enter(t) {
 		client.abandon()
 		return
+	}
+	if header := r.opts.ProxyProtocol.header(t.client, t.local); header != nil {
+		client.Early = append(header, client.Early...)
+		client.header = len(header)
 	}
 	if client.Detach == nil || !t.serveOnLoop(ctx, client) {
 		t.serve(ctx, client)
@@ -104,8 +121,9 @@ func (t *tcpRelay) serve(ctx context.Context, client Client) {
 	if why := t.found(l, o); why != "" {
 		l.end(why)
 	}
+	l.up.total, l.down.total = &t.tally.bytesUp, &t.tally.bytesDown
 	why := l.run()
-	t.ended(why, l.up.Load(), l.down.Load())
+	t.ended(why, l.up.sum, l.down.sum)
 }
 
 // find looks for a backend, from an attempt on that has begun, if it is not nil.
@@ -119,11 +137,20 @@ func (t *tcpRelay) find(ctx context.Context, from *begun, gone func() bool) (out
 	if why != "" {
 		cancel(cutError{why})
 	}
-	o, err := t.relay.connect(ctx, t.client, from, gone)
+	o, err := t.relay.connect(ctx, t, from, gone)
 	t.mu.Lock()
 	t.search = nil
 	t.mu.Unlock()
 	return o, err
+}
+
+// note keeps what came of an attempt for the access log.
+func (t *tcpRelay) note(o outcome) {
+	if t.relay.logs(upstream.TCP) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.tried.add(o)
+	}
 }
 
 // carriedBy books who is to be told of a cut, before there is a backend. If the
@@ -142,6 +169,8 @@ func (t *tcpRelay) found(c carrier, o outcome) (cut reason) {
 	defer t.mu.Unlock()
 	t.carrier = c
 	t.backend, t.address = o.attempt.Backend, netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
+	t.tally, t.dialled = t.relay.service.tallies.enter(t.backend, upstream.TCP), o.took
+	t.tally.connects.observe(o.took, time.Now())
 	return t.why
 }
 
@@ -161,6 +190,8 @@ func (t *tcpRelay) cut(why reason) {
 
 // ended tells of the relay's end.
 func (t *tcpRelay) ended(why reason, up, down int64) {
+	t.tally.leave()
+	t.log(record{backend: t.backend.Text, address: t.address, dialled: t.dialled, bytesUp: up, bytesDown: down, why: why})
 	if line := t.relay.log.Check(zap.DebugLevel, "relay ended"); line != nil {
 		line.Write(zap.Stringer("network", upstream.TCP),
 			zap.Stringer("client", t.client),
@@ -173,6 +204,14 @@ func (t *tcpRelay) ended(why reason, up, down int64) {
 	}
 }
 
+// log writes the relay's line in the access log, if there is one.
+func (t *tcpRelay) log(a record) {
+	if t.relay.logs(upstream.TCP) {
+		a.network, a.client, a.local, a.began, a.tried = upstream.TCP, t.client, t.local, t.began, t.tried
+		t.relay.accessed(a)
+	}
+}
+
 // refused tells of a client that got no backend.
 func (t *tcpRelay) refused(err error) {
 	r, network := t.relay, zap.Stringer("network", upstream.TCP)
@@ -181,9 +220,11 @@ func (t *tcpRelay) refused(err error) {
 		why, over = clientReset, true
 	}
 	if over {
+		t.log(record{why: why, err: err})
 		r.log.Debug("relay ended", network, zap.Stringer("client", t.client), zap.Duration("duration", time.Since(t.began)), zap.String("reason", string(why)), zap.Error(err))
 		return
 	}
+	t.log(record{why: refusedClient, err: err})
 	if classOf(err) == netio.Exhausted {
 		r.service.floods.note(r.log, lackOfOwn, network, zap.Error(err))
 	}

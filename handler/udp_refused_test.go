@@ -114,7 +114,7 @@ func TestUDPDownBackend(t *testing.T) {
 	})
 	t.Run("drained ones are not tried", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
-		r.service.Pool.SetDrained(r.service.Pool.Backend("192.0.2.1:53"), true)
+		r.drainAll()
 		r.deliver(1, new(udpClient), "a")
 		r.engine.wants(t)
 		if got := r.line("client refused").ContextMap()["error"]; got != errNoBackend.Error() {

@@ -1,9 +1,14 @@
 package module
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/handler"
 )
 
 // change is what a reload did to services that were there before and still
@@ -42,6 +47,9 @@ func (s *service) changeSince(before []string) change {
 	return c
 }
 
+// ofQueue says whether the queue is another.
+func (c *change) ofQueue() bool { return len(c.added)+len(c.removed)+len(c.moved) > 0 }
+
 func (c *change) add(d change) {
 	c.services += d.services
 	c.relays += d.relays
@@ -63,4 +71,14 @@ func (c *change) tell(log *zap.Logger) {
 		zap.Strings("backends_added", c.added),
 		zap.Strings("backends_removed", c.removed),
 		zap.Strings("backends_moved", c.moved))
+}
+
+// readdressed writes down that a name has other addresses, if it is one of the
+// service's.
+func (s *service) readdressed(host string, old, new []netip.Addr) {
+	for _, b := range s.Pool.Snapshot(time.Now()) {
+		if b.Backend.Host == host && !b.Backend.IP.IsValid() {
+			s.Journal.Add(handler.Entry{Kind: handler.KindDNS, Backend: b.Backend.Text, Cause: fmt.Sprintf("%v, before %v", new, old)})
+		}
+	}
 }

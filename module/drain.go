@@ -27,6 +27,9 @@ func drain(context.Context) {
 		return true
 	})
 	draining.Wait()
+	if err := hooks.Close(); err != nil {
+		processLog().Error("event commands still run", zap.Error(err))
+	}
 	if finished.Load()+cut.Load() > 0 {
 		processLog().Info("relays drained", zap.Int64("finished", finished.Load()), zap.Int64("cut", cut.Load()))
 	}

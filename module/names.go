@@ -85,6 +85,10 @@ func (dnsLog) Resolved(host string, addrs []netip.Addr) {
 // Changed implements resolver.Observer.
 func (dnsLog) Changed(host string, old, new []netip.Addr) {
 	processLog().Info("name has other addresses", zap.String("host", host), zap.Stringers("old", old), zap.Stringers("new", new))
+	services.Range(func(_, value any) bool {
+		value.(*service).readdressed(host, old, new)
+		return true
+	})
 }
 
 // Stale implements resolver.Observer.

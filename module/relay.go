@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	cfile "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
@@ -65,23 +66,42 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("service %s: dns cache: %w", opts.Service, err)
 	}
 	r.settings = newGeneration(opts, r.names, ctx.Logger())
+	if err := r.settings.announced(ctx, opts); err != nil {
+		return fmt.Errorf("service %s: events: %w", opts.Service, err)
+	}
 	if r.service, err = loadService(config, r.settings); err != nil {
 		return fmt.Errorf("service %s: %w", opts.Service, err)
 	}
 	if err := app.(*App).add(r); err != nil {
 		return err
 	}
-	r.relay = handler.New(r.service.Service, handler.Options{
-		ConnectTimeout:  opts.ConnectTimeout,
-		IdleTimeout:     opts.IdleTimeout,
-		UDPReplyTimeout: opts.UDPReplyTimeout,
-		UDPResponses:    opts.UDPResponses,
-		MaxUDPSessions:  opts.MaxUDPSessions,
-		Resolver:        r.service,
-		Engine:          engine,
-		Log:             ctx.Logger(),
-	})
+	r.relay = handler.New(r.service.Service, r.dataPath(opts, ctx.Logger()))
+	if r.settings.relay == nil {
+		r.settings.relay = r.relay
+	}
 	return nil
+}
+
+// dataPath is what the options say to the data path.
+func (r *Relay) dataPath(opts caddyfile.Options, log *zap.Logger) handler.Options {
+	o := handler.Options{
+		ConnectTimeout:      opts.ConnectTimeout,
+		IdleTimeout:         opts.IdleTimeout,
+		UDPReplyTimeout:     opts.UDPReplyTimeout,
+		UDPResponses:        opts.UDPResponses,
+		MaxUDPSessions:      opts.MaxUDPSessions,
+		MaxConnections:      opts.MaxConnections,
+		MaxConnectionsPerIP: opts.MaxConnectionsPerIP,
+		ProxyProtocol:       handler.ProxyProtocol(opts.ProxyProtocol),
+		ProxyProtocolEvery:  opts.ProxyProtocolEvery,
+		Resolver:            r.service,
+		Engine:              engine,
+		Log:                 log,
+	}
+	if opts.AccessLog != "off" {
+		o.AccessLog, o.AccessLogUDP = log.Named("access"), opts.AccessLog == "all"
+	}
+	return o
 }
 
 // Cleanup lets go of what Provision took, or has that done when the last relay

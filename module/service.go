@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/hook"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -31,11 +33,13 @@ type service struct {
 	key   string                // in services
 	names atomic.Pointer[names] // of the settings in force: also relays of older ones ask there
 
-	shutdown atomic.Int64 // the shutdown_timeout in force, a time.Duration
+	shutdown atomic.Int64               // the shutdown_timeout in force, a time.Duration
+	current  atomic.Pointer[generation] // the settings in force; nil: there are none
 
 	mu       sync.Mutex         // guards what follows
 	inForce  []*generation      // settings of configs that are in force and not ended; the last one is the queue's
 	returned context.CancelFunc // ends the latest linger: a config has the service again; nil before the first
+	probing  context.CancelFunc // ends the health checks; nil: there are none
 }
 
 // generation is what one config wants of the service as a whole.
@@ -46,6 +50,11 @@ type generation struct {
 	shutdownTimeout time.Duration
 	names           *names
 	log             *zap.Logger
+	hook            *hook.Config // nil: none
+	events          *caddyevents.App
+	ctx             caddy.Context        // what events are emitted with
+	check           *handler.HealthCheck // nil: backends are not probed
+	relay           *handler.Relay       // probes
 }
 
 func newGeneration(opts caddyfile.Options, n *names, log *zap.Logger) *generation {
@@ -55,6 +64,7 @@ func newGeneration(opts caddyfile.Options, n *names, log *zap.Logger) *generatio
 		shutdownTimeout: opts.ShutdownTimeout,
 		names:           n,
 		log:             log,
+		check:           healthCheckOf(opts),
 	}
 	for _, b := range opts.Backends {
 		g.addresses = append(g.addresses, upstream.Address{Text: b.Text, Host: b.Host, Port: b.Port, IP: b.Addr})
@@ -80,7 +90,8 @@ func loadService(config caddyfile.Config, g *generation) (*service, error) {
 	}
 	value, _, err := services.LoadOrNew(key, func() (caddy.Destructor, error) {
 		pool := upstream.NewPool(g.addresses, g.cooldown, time.Now())
-		s := &service{Service: handler.NewService(config.Service(), pool), key: key}
+		s := &service{key: key}
+		s.Service = handler.NewService(config.Service(), pool, s.happened)
 		s.names.Store(g.names)
 		return s, nil
 	})
@@ -96,6 +107,7 @@ func (s *service) commit(g *generation) change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inForce = append(s.inForce, g)
+	s.current.Store(g)
 	if s.returned != nil {
 		s.returned()
 	}
@@ -103,11 +115,16 @@ func (s *service) commit(g *generation) change {
 	s.names.Store(g.names)
 	s.shutdown.Store(int64(g.shutdownTimeout))
 	s.Pool.Update(g.addresses, g.cooldown)
+	s.probeLocked()
 	if len(s.inForce) == 1 {
 		g.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
 		return change{}
 	}
-	return s.changeSince(before)
+	c := s.changeSince(before)
+	if c.ofQueue() {
+		s.Journal.Add(handler.Entry{Kind: handler.KindReload, Order: s.Pool.Order()})
+	}
+	return c
 }
 
 // retire takes the settings of a config back that has ended. If no config has
@@ -120,9 +137,12 @@ func (s *service) retire(g *generation) (gone context.Context) {
 		return nil // rejected, or another handler of the same config was here
 	}
 	s.inForce = slices.Delete(s.inForce, i, i+1)
-	if len(s.inForce) > 0 {
+	if last := len(s.inForce) - 1; last >= 0 {
+		s.current.Store(s.inForce[last])
 		return nil
 	}
+	s.current.Store(nil)
+	s.probeLocked()
 	g.log.Info("service stopped", zap.String("service", s.Name))
 	gone, s.returned = context.WithCancel(context.Background())
 	return gone

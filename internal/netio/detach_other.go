@@ -13,3 +13,6 @@ func Detach(*net.TCPConn) (fd int, err error) { return -1, errors.ErrUnsupported
 
 // Duplicate gives another descriptor of conn's socket; nor this.
 func Duplicate(*net.TCPConn) (fd int, err error) { return -1, errors.ErrUnsupported }
+
+// ResetDescriptor closes what [Detach] gave, which is nothing.
+func ResetDescriptor(int) {}

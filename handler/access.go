@@ -1,0 +1,106 @@
+package handler
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// record is what the access log says of a relay.
+type record struct {
+	network            upstream.Network
+	client, local      net.Addr
+	backend            string
+	address            netip.AddrPort
+	tried              tried
+	dialled            time.Duration
+	began              time.Time
+	bytesUp, bytesDown int64
+	upN, downN         int64
+	why                reason
+	err                error
+}
+
+// tried are the attempts of a relay, for the access log.
+type tried []attempted
+
+type attempted struct {
+	backend string
+	address string
+	err     error
+	took    time.Duration
+}
+
+func (t *tried) add(o outcome) {
+	a := attempted{backend: o.attempt.Backend.Text, err: o.err, took: o.took}
+	if o.addr.IsValid() {
+		a.address = netip.AddrPortFrom(o.addr, o.attempt.Backend.Port).String()
+	}
+	*t = append(*t, a)
+}
+
+// MarshalLogArray implements zapcore.ArrayMarshaler.
+func (t tried) MarshalLogArray(list zapcore.ArrayEncoder) error {
+	for _, a := range t {
+		if err := list.AppendObject(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (a attempted) MarshalLogObject(o zapcore.ObjectEncoder) error {
+	o.AddString("backend", a.backend)
+	if a.address != "" {
+		o.AddString("address", a.address)
+	}
+	if a.err != nil {
+		o.AddString("error", a.err.Error())
+	}
+	o.AddFloat64("ms", milliseconds(a.took))
+	return nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// logs says whether the relays of a network have their line.
+func (r *Relay) logs(n upstream.Network) bool {
+	return r.opts.AccessLog != nil && (n == upstream.TCP || r.opts.AccessLogUDP)
+}
+
+// accessed writes a relay's line.
+func (r *Relay) accessed(a record) {
+	line := r.opts.AccessLog.Check(zapcore.InfoLevel, "relayed")
+	if line == nil {
+		return
+	}
+	fields := append(make([]zap.Field, 0, 17),
+		zap.String("service", r.service.Name),
+		zap.Stringer("network", a.network),
+		zap.Stringer("client", a.client),
+		zap.Stringer("local", a.local),
+		zap.String("backend", a.backend))
+	if a.address.IsValid() {
+		fields = append(fields, zap.Stringer("address", a.address))
+	}
+	fields = append(fields,
+		zap.Array("attempts", a.tried),
+		zap.Float64("dial_ms", milliseconds(a.dialled)),
+		zap.Duration("duration", time.Since(a.began)),
+		zap.Int64("bytes_up", a.bytesUp),
+		zap.Int64("bytes_down", a.bytesDown))
+	if a.network == upstream.UDP {
+		fields = append(fields, zap.Int64("datagrams_up", a.upN), zap.Int64("datagrams_down", a.downN))
+	}
+	fields = append(fields, zap.String("reason", string(a.why)))
+	if a.err != nil {
+		fields = append(fields, zap.Error(a.err))
+	}
+	line.Write(fields...)
+}

@@ -1,0 +1,191 @@
+package handler
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// networks is how many there are: [upstream.TCP] and [upstream.UDP].
+const networks = 2
+
+// Totals are what has passed since the service began.
+type Totals struct {
+	Connections   uint64 // TCP connections made, UDP sockets opened for a session
+	BytesUp       uint64 // from clients
+	BytesDown     uint64 // to clients
+	DatagramsUp   uint64
+	DatagramsDown uint64
+}
+
+// Use is what a backend does and has done on one network.
+type Use struct {
+	Active int // relays or sessions that it serves
+	Totals
+	Connects Connects // TCP: how long connecting took; UDP: the first answer
+}
+
+// BackendStats is a backend as it stands in the queue, with its use. One that
+// is no longer there but has relays at work has Position -1.
+type BackendStats struct {
+	upstream.Status
+	Use [networks]Use
+}
+
+// Refusal is why a client was not served.
+type Refusal string
+
+// The refusals.
+const (
+	RefusedByBackends Refusal = "no_backend"             // all were tried
+	RefusedTooMany    Refusal = "max_connections"        // of the service
+	RefusedTooManyIP  Refusal = "max_connections_per_ip" // of the client
+)
+
+// Drop is why a datagram was dropped.
+type Drop string
+
+// The drops.
+const (
+	DroppedQueueFull Drop = "queue_full" // of its session, which waits for a backend
+	DroppedRefused   Drop = "refused"    // its client was refused less than a second ago, or it cannot be sent
+)
+
+// Stats are a service at one moment.
+type Stats struct {
+	Backends  []BackendStats // in queue order
+	Active    [networks]int  // relays and sessions, those in search of a backend included
+	Refused   [networks]map[Refusal]uint64
+	Dropped   map[Drop]uint64
+	Exhausted uint64 // clients that met a lack of descriptors, memory or ports
+	Evicted   uint64 // sessions that made room for others
+}
+
+// tally counts for a backend on one network.
+type tally struct {
+	active                     atomic.Int64
+	connections                atomic.Uint64
+	bytesUp, bytesDown         atomic.Uint64
+	datagramsUp, datagramsDown atomic.Uint64
+	connects                   latency
+}
+
+// counter counts the bytes of one way of a relay, and those of its backend. It
+// belongs to whoever moves the bytes.
+type counter struct {
+	sum   int64
+	total *atomic.Uint64 // of the backend; nil: nobody asks
+	skip  int            // of what is still to come, what is not to be counted
+}
+
+func (c *counter) add(n int) {
+	if c.skip > 0 {
+		skipped := min(n, c.skip)
+		c.skip -= skipped
+		n -= skipped
+	}
+	c.sum += int64(n)
+	if c.total != nil {
+		c.total.Add(uint64(n))
+	}
+}
+
+// tallies are those of a service, by backend as it is written in the
+// configuration. Those of a backend that has left it go with its last relay.
+type tallies struct {
+	mu sync.Mutex // guards of
+	of map[string]*[networks]tally
+}
+
+// enter books a relay at work for a backend; its leave is the end of that.
+func (t *tallies) enter(b *upstream.Backend, n upstream.Network) *tally {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	both := t.of[b.Text]
+	if both == nil {
+		if t.of == nil {
+			t.of = make(map[string]*[networks]tally)
+		}
+		both = new([networks]tally)
+		t.of[b.Text] = both
+	}
+	one := &both[n]
+	one.active.Add(1)
+	one.connections.Add(1)
+	return one
+}
+
+func (t *tally) leave() { t.active.Add(-1) }
+
+func (t *tally) use(now time.Time) Use {
+	return Use{
+		Active: int(t.active.Load()),
+		Totals: Totals{
+			Connections:   t.connections.Load(),
+			BytesUp:       t.bytesUp.Load(),
+			BytesDown:     t.bytesDown.Load(),
+			DatagramsUp:   t.datagramsUp.Load(),
+			DatagramsDown: t.datagramsDown.Load(),
+		},
+		Connects: t.connects.read(now),
+	}
+}
+
+// Stats says how the service is at now.
+func (s *Service) Stats(now time.Time) Stats {
+	var stats Stats
+	stats.Active[upstream.TCP], stats.Active[upstream.UDP] = s.Active()
+	stats.Refused[upstream.TCP] = map[Refusal]uint64{
+		RefusedByBackends: s.floods.totalOf(refusedTCP),
+		RefusedTooMany:    s.floods.totalOf(tooManyTCP),
+		RefusedTooManyIP:  s.floods.totalOf(tooManyOfOneTCP),
+	}
+	stats.Refused[upstream.UDP] = map[Refusal]uint64{
+		RefusedByBackends: s.floods.totalOf(refusedUDP),
+		RefusedTooMany:    s.floods.totalOf(tooManyUDP),
+		RefusedTooManyIP:  s.floods.totalOf(tooManyOfOneUDP),
+	}
+	stats.Dropped = map[Drop]uint64{
+		DroppedQueueFull: s.floods.totalOf(queueFull),
+		DroppedRefused:   s.floods.totalOf(dropped),
+	}
+	stats.Exhausted, stats.Evicted = s.floods.totalOf(lackOfOwn), s.floods.totalOf(evicted)
+
+	s.tallies.mu.Lock()
+	defer s.tallies.mu.Unlock()
+	listed := make(map[string]bool)
+	for _, status := range s.Pool.Snapshot(now) {
+		b := BackendStats{Status: status}
+		listed[status.Backend.Text] = true
+		if both := s.tallies.of[status.Backend.Text]; both != nil {
+			for n := range both {
+				b.Use[n] = both[n].use(now)
+			}
+		}
+		stats.Backends = append(stats.Backends, b)
+	}
+	var gone []BackendStats
+	for text, both := range s.tallies.of {
+		if listed[text] {
+			continue
+		}
+		b := BackendStats{Status: upstream.Status{Backend: &upstream.Backend{Address: upstream.Address{Text: text}}, Position: -1, Configured: -1}}
+		active := 0
+		for n := range both {
+			b.Use[n] = both[n].use(now)
+			active += b.Use[n].Active
+		}
+		if active == 0 {
+			delete(s.tallies.of, text)
+			continue
+		}
+		gone = append(gone, b)
+	}
+	slices.SortFunc(gone, func(a, b BackendStats) int { return strings.Compare(a.Backend.Text, b.Backend.Text) })
+	stats.Backends = append(stats.Backends, gone...)
+	return stats
+}
