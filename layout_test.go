@@ -23,7 +23,7 @@ var arrows = map[string][]string{
 	"upstream":        {},
 	"resolver":        {},
 	"internal/hook":   {},
-	"internal/listen": {},
+	"internal/listen": {"internal/netio"},
 	"internal/netio":  {},
 	"internal/watch":  {},
 }

@@ -1,5 +1,7 @@
 package handler
 
+import "slices"
+
 // Bounds of a session's backlog.
 const (
 	queueLength = 64      // datagrams that wait for a socket
@@ -33,15 +35,46 @@ func (b *backlog) add(datagram []byte) bool {
 	return true
 }
 
+// keep appends copies of datagrams that have just been sent behind all others,
+// and forgets what is too old to be sent again, as add and trim would. What
+// would be forgotten at once is not copied.
+func (b *backlog) keep(sent [][]byte) {
+	first, bytes := len(sent), 0
+	for first > 0 && len(sent)-first < againLength && (bytes == 0 || bytes+len(sent[first-1]) <= againBytes) {
+		first--
+		bytes += len(sent[first])
+	}
+	if first > 0 {
+		b.drop(len(b.datagrams))
+	}
+	for _, datagram := range sent[first:] {
+		b.add(datagram)
+	}
+	b.trim()
+}
+
 // trim forgets, once all are sent, those too old to be sent again.
 func (b *backlog) trim() {
-	drop := 0
-	for bytes := b.bytes; len(b.datagrams)-drop > againLength || bytes > againBytes && drop < len(b.datagrams)-1; drop++ {
-		bytes -= len(b.datagrams[drop])
+	n := 0
+	for bytes := b.bytes; len(b.datagrams)-n > againLength || bytes > againBytes && n < len(b.datagrams)-1; n++ {
+		bytes -= len(b.datagrams[n])
 	}
-	for range drop {
-		b.remove(0)
+	b.drop(n)
+}
+
+// drop forgets the first n datagrams. Their memory goes behind the others and
+// serves the next ones.
+func (b *backlog) drop(n int) {
+	for _, datagram := range b.datagrams[:n] {
+		b.bytes -= len(datagram)
 	}
+	left := len(b.datagrams) - n
+	if n > 0 && left > 0 {
+		slices.Reverse(b.datagrams[:n])
+		slices.Reverse(b.datagrams[n:])
+		slices.Reverse(b.datagrams)
+	}
+	b.datagrams = b.datagrams[:left]
 }
 
 // remove forgets the i-th datagram.

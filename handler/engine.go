@@ -30,12 +30,14 @@ const maxFailures = 1000
 func receive(conn *net.UDPConn, sink Sink) {
 	reader := netio.NewReader(conn)
 	defer reader.Release()
+	var one [1][]byte
 	for failures := 0; failures < maxFailures; {
-		datagram, err := reader.Next()
+		var err error
+		one[0], err = reader.Next()
 		switch {
 		case err == nil:
 			failures = 0
-			sink.Datagram(datagram)
+			sink.Datagrams(one[:])
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
@@ -54,7 +56,15 @@ type udpSocket struct {
 }
 
 // Send implements [Socket].
-func (s *udpSocket) Send(datagram []byte) error { return s.send(s.conn, datagram) }
+func (s *udpSocket) Send(datagrams [][]byte) (sent int, err error) {
+	for sent < len(datagrams) {
+		if err := s.send(s.conn, datagrams[sent]); err != nil {
+			return sent, err
+		}
+		sent++
+	}
+	return sent, nil
+}
 
 // Close implements [Socket].
 func (s *udpSocket) Close() { _ = s.conn.Close() }

@@ -19,7 +19,7 @@ func BenchmarkUDPEcho(b *testing.B) {
 		backend := newUDPBackend(b, echoDatagram)
 		r := benchRig(b, backend.addr, with(engine))
 		client := &nopReplier{took: make(chan struct{}, 1)}
-		datagram := make([]byte, 64)
+		datagram := [][]byte{make([]byte, 64)}
 		b.ReportAllocs()
 		for b.Loop() {
 			r.relay.Deliver(udpKey(1), datagram, client)
@@ -33,7 +33,7 @@ func BenchmarkUDPEchoMany(b *testing.B) {
 	benchEngines(b, func(b *testing.B, engine Engine) {
 		backend := newUDPBackend(b, echoDatagram)
 		r := benchRig(b, backend.addr, with(engine))
-		datagram := make([]byte, 64)
+		datagram := [][]byte{make([]byte, 64)}
 		var clients atomic.Int64
 		b.SetParallelism(32)
 		b.ReportAllocs()
@@ -55,10 +55,10 @@ func BenchmarkUDPOpen(b *testing.B) {
 		backend := newUDPBackend(b, func([]byte) []byte { return nil })
 		r := benchRig(b, backend.addr, with(engine))
 		client := new(nopReplier)
-		r.relay.Deliver(udpKey(0), nil, client)
+		r.relay.Deliver(udpKey(0), [][]byte{nil}, client)
 		b.ReportAllocs()
 		for b.Loop() {
-			r.relay.Deliver(udpKey(1), nil, client)
+			r.relay.Deliver(udpKey(1), [][]byte{nil}, client)
 			r.session(1).end(serviceClosed)
 		}
 	})
@@ -74,7 +74,7 @@ func BenchmarkUDPSessionMemory(b *testing.B) {
 		for b.Loop() {
 			r := benchRig(b, backend.addr, with(engine))
 			client := &nopReplier{took: make(chan struct{}, 1)}
-			datagram := make([]byte, 64)
+			datagram := [][]byte{make([]byte, 64)}
 			before := inUse()
 			for n := range sessions {
 				r.relay.Deliver(udpKey(n), datagram, client)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -24,11 +25,13 @@ type collector struct {
 	errs      []error
 }
 
-// Datagram implements [Sink].
-func (c *collector) Datagram(datagram []byte) {
+// Datagrams implements [Sink].
+func (c *collector) Datagrams(datagrams [][]byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.datagrams = append(c.datagrams, bytes.Clone(datagram))
+	for _, datagram := range datagrams {
+		c.datagrams = append(c.datagrams, bytes.Clone(datagram))
+	}
 }
 
 // Failed implements [Sink].
@@ -49,6 +52,12 @@ func (c *collector) count() (datagrams, errs int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.datagrams), len(c.errs)
+}
+
+// send sends datagrams in one call.
+func send(socket Socket, datagrams ...[]byte) error {
+	_, err := socket.Send(datagrams)
+	return err
 }
 
 func openSocket(t testing.TB, engine Engine, addr string, sink Sink) Socket {
@@ -72,7 +81,7 @@ func testEngineManySockets(t *testing.T, engine Engine) {
 	}
 	for n := range each {
 		for i, socket := range list {
-			check(t, socket.Send([]byte(fmt.Sprint(i, n))))
+			check(t, send(socket, []byte(fmt.Sprint(i, n))))
 			if i%50 == 49 { // the backend's queue is short
 				eventually(t, "the echo", func() bool { got, _ := sinks[i].count(); return got > n })
 			}
@@ -111,7 +120,7 @@ func testEngineSizes(t *testing.T, engine Engine) {
 			buf := make([]byte, 1<<16)
 			for i, size := range []int{0, 1, 2, 512, 1472, 2048, 2049, 8999, 9000, 9001, 16000, 32768, 65507} {
 				datagram := bytes.Repeat([]byte{byte(i + 1)}, size)
-				check(t, socket.Send(datagram))
+				check(t, send(socket, datagram))
 				n, from, err := conn.ReadFromUDPAddrPort(buf)
 				check(t, err)
 				if !bytes.Equal(buf[:n], datagram) {
@@ -124,7 +133,7 @@ func testEngineSizes(t *testing.T, engine Engine) {
 					t.Fatalf("of %d bytes %d came back", size, len(got[i]))
 				}
 			}
-			if err := socket.Send(make([]byte, 65528)); !oneDatagrams(err) {
+			if err := send(socket, make([]byte, 65528)); !oneDatagrams(err) {
 				t.Errorf("too big: %v", err)
 			}
 		})
@@ -143,7 +152,7 @@ func testEngineTellsOfErrors(t *testing.T, engine Engine) {
 	socket := openSocket(t, engine, deadAddr, sink)
 	defer socket.Close()
 	for n := 1; n <= 3; n++ {
-		check(t, socket.Send([]byte("a")))
+		check(t, send(socket, []byte("a")))
 		eventually(t, "the error", func() bool { _, errs := sink.count(); return errs == n })
 		_, errs := sink.told()
 		if err := errs[n-1]; !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "read") {
@@ -170,17 +179,19 @@ func testEngineOpenFails(t *testing.T, engine Engine) {
 
 // portSink checks that datagrams carry the port of the socket they come by.
 type portSink struct {
-	port  uint16
+	port  atomic.Uint32
 	count chan struct{}
 	wrong chan string
 }
 
-// Datagram implements [Sink].
-func (s *portSink) Datagram(d []byte) {
-	if got := binary.BigEndian.Uint16(d); got != s.port {
-		select {
-		case s.wrong <- fmt.Sprintf("port %d got a datagram for %d", s.port, got):
-		default:
+// Datagrams implements [Sink].
+func (s *portSink) Datagrams(datagrams [][]byte) {
+	for _, d := range datagrams {
+		if got := uint32(binary.BigEndian.Uint16(d)); got != s.port.Load() {
+			select {
+			case s.wrong <- fmt.Sprintf("port %d got a datagram for %d", s.port.Load(), got):
+			default:
+			}
 		}
 	}
 	select {
@@ -227,8 +238,8 @@ func testEngineStrangersDatagrams(t *testing.T, engine Engine) {
 					t.Error(err)
 					return
 				}
-				sink.port = localPort(t, socket)
-				_ = socket.Send([]byte("?"))
+				sink.port.Store(uint32(localPort(t, socket)))
+				_ = send(socket, []byte("?"))
 				if i%2 == 0 { // else it is closed before the stream begins
 					receiveFrom(t, "a datagram", sink.count)
 				}
@@ -260,7 +271,7 @@ func testEngineOneSlowSink(t *testing.T, engine Engine) {
 	backend := newUDPBackend(t, echoDatagram)
 	slow := newStuckSink()
 	stuck := openSocket(t, engine, backend.addr, slow)
-	check(t, stuck.Send([]byte("a")))
+	check(t, send(stuck, []byte("a")))
 	receiveFrom(t, "its datagram", slow.entered)
 	sinks := make([]collector, 8)
 	list := make([]Socket, len(sinks))
@@ -271,7 +282,7 @@ func testEngineOneSlowSink(t *testing.T, engine Engine) {
 			if n == 0 {
 				list[i] = openSocket(t, engine, backend.addr, &sinks[i])
 			}
-			check(t, list[i].Send([]byte(fmt.Sprint(n))))
+			check(t, send(list[i], []byte(fmt.Sprint(n))))
 			receiveFrom(t, "the datagram at the backend", backend.got)
 		}
 	}
@@ -301,10 +312,12 @@ func newStuckSink() *stuckSink {
 	return &stuckSink{entered: make(chan string, 64), release: make(chan struct{})}
 }
 
-// Datagram implements [Sink].
-func (s *stuckSink) Datagram(d []byte) {
-	s.entered <- string(d)
-	<-s.release
+// Datagrams implements [Sink].
+func (s *stuckSink) Datagrams(datagrams [][]byte) {
+	for _, d := range datagrams {
+		s.entered <- string(d)
+		<-s.release
+	}
 }
 
 // Failed implements [Sink].

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,18 +18,12 @@ import (
 
 // NewEngine makes an [Engine] that carries the sockets of all sessions on a
 // few event loops, about one a processor: no goroutine, no buffer and no timer
-// for a session at rest. A loop runs while it has sockets.
+// for a session at rest. A loop runs while it has sockets, and a little longer.
 func NewEngine() Engine {
 	if netio.Disabled("engine") {
 		return goroutines{}
 	}
-	e := &loops{all: make([]*loop, runtime.GOMAXPROCS(0)), tcp: make([]*tcpLoop, runtime.GOMAXPROCS(0))}
-	pipes := newPipes()
-	for i := range e.all {
-		e.all[i] = &loop{sockets: make(map[int32]*loopSocket)}
-		e.tcp[i] = &tcpLoop{pipes: pipes}
-	}
-	return e
+	return newLoops(runtime.GOMAXPROCS(0))
 }
 
 type loops struct {
@@ -38,14 +31,29 @@ type loops struct {
 	next    atomic.Uint32
 	tcp     []*tcpLoop
 	nextTCP atomic.Uint32
+
+	probe sync.Once // guards can
+	can   netio.Abilities
+}
+
+func newLoops(n int) *loops {
+	e := &loops{all: make([]*loop, n), tcp: make([]*tcpLoop, n)}
+	pipes := newPipes()
+	for i := range n {
+		e.all[i], e.tcp[i] = new(loop), &tcpLoop{pipes: pipes}
+	}
+	return e
 }
 
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 	l := e.all[e.next.Add(1)%uint32(len(e.all))]
-	fd, err := connectUDP(addr)
+	fd, err := netio.ConnectUDP(addr)
 	if err == nil {
 		s := &loopSocket{loop: l, fd: fd, sink: sink}
+		can := e.abilities(fd)
+		can.GrowBuffers(fd, netio.ConnectedBuffer)
+		s.sending.Init(can)
 		if err = l.add(s); err == nil {
 			return s, nil
 		}
@@ -54,65 +62,39 @@ func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 	return nil, &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: err}
 }
 
-// connectUDP makes a socket that does not block and that only addr can send to.
-func connectUDP(addr netip.AddrPort) (fd int, err error) {
-	var to unix.Sockaddr
-	family := unix.AF_INET
-	if ip := addr.Addr().Unmap(); ip.Is4() {
-		to = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: ip.As4()}
-	} else {
-		family = unix.AF_INET6
-		to6 := &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16()}
-		if to6.ZoneId, err = zoneID(ip.Zone()); err != nil {
-			return -1, err
-		}
-		to = to6
-	}
-	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
-	}
-	// As package net does: a backend may be a broadcast address.
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
-	if err := unix.Connect(fd, to); err != nil {
-		_ = unix.Close(fd)
-		return -1, os.NewSyscallError("connect", err)
-	}
-	return fd, nil
+// abilities are asked of the first socket.
+func (e *loops) abilities(fd int) netio.Abilities {
+	e.probe.Do(func() { e.can = netio.AbilitiesOf(fd) })
+	return e.can
 }
 
-// zoneID is the number of the interface that a zone names, or is.
-func zoneID(zone string) (uint32, error) {
-	if zone == "" {
-		return 0, nil
-	}
-	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
-		return uint32(n), nil
-	}
-	i, err := net.InterfaceByName(zone)
-	if err != nil {
-		return 0, err
-	}
-	return uint32(i.Index), nil
-}
+// lingerFor is how long a loop waits for another socket after its last one.
+const lingerFor = time.Second
 
-// loop waits for many sockets on one goroutine, which runs while there are any.
-// It waits in Go's own poller, which waits for the loop's epoll as it does for
-// any descriptor: a goroutine is woken sooner than a thread that sleeps in a
-// system call, and is no thread more.
+// loop waits for many sockets on one goroutine. It waits in Go's own poller,
+// which waits for the loop's epoll as it does for any descriptor: a goroutine
+// is woken sooner than a thread that sleeps in a system call, and is no thread
+// more.
 type loop struct {
-	mu      sync.Mutex // guards what follows
-	sockets map[int32]*loopSocket
-	poll    *os.File // the epoll of the run; nil: there is none
-	epoll   int      // its descriptor
+	mu      sync.Mutex    // guards what follows
+	sockets []*loopSocket // each at its place; nil: free
+	free    []int32       // the free places
+	serial  uint32        // of the latest socket
+	poll    *os.File      // the epoll of the run; nil: there is none
+	epoll   int           // its descriptor
+	lingers bool          // stopIdle will be called
 }
 
 // loopSocket is a connected UDP socket in a loop. Send and Close are called
 // under its session's lock and so never together.
 type loopSocket struct {
-	loop *loop // set once, as are fd and sink
-	fd   int
-	sink Sink
+	loop    *loop // set once, as are fd and sink
+	fd      int
+	sink    Sink
+	sending netio.Sending
+
+	place  int32  // in loop.sockets, set once before it is there
+	serial uint32 // tells it from others at its place before and after, the same
 
 	failures int         // errors in a row; the loop's own
 	broken   atomic.Bool // given up after too many of them
@@ -129,18 +111,43 @@ func (l *loop) add(s *loopSocket) error {
 			return err
 		}
 	}
-	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(s.fd)}
-	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, s.fd, &event); err != nil {
-		l.stopLocked()
+	l.serial++
+	s.serial = l.serial
+	if last := len(l.free) - 1; last >= 0 {
+		s.place, l.free = l.free[last], l.free[:last]
+	} else {
+		s.place, l.sockets = int32(len(l.sockets)), append(l.sockets, nil)
+	}
+	if err := netio.AddToEpoll(l.epoll, s.fd, unix.EpollEvent{Events: unix.EPOLLIN, Fd: s.place, Pad: int32(s.serial)}); err != nil {
+		l.freeLocked(s.place)
 		return os.NewSyscallError("epoll_ctl", err)
 	}
-	l.sockets[int32(s.fd)] = s
+	l.sockets[s.place] = s
 	return nil
 }
 
+// freeLocked makes a place free for another socket.
+func (l *loop) freeLocked(place int32) {
+	l.sockets[place] = nil
+	l.free = append(l.free, place)
+	if len(l.free) < len(l.sockets) {
+		return
+	}
+	l.sockets, l.free = l.sockets[:0], l.free[:0]
+	if !l.lingers {
+		l.lingers = true
+		time.AfterFunc(lingerFor, l.stopIdle)
+	}
+}
+
 func (l *loop) startLocked() error {
+	receiver, err := netio.NewReceiver(false)
+	if err != nil {
+		return err
+	}
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
+		receiver.Free()
 		return os.NewSyscallError("epoll_create1", err)
 	}
 	_ = unix.SetNonblock(epoll, true) // has package os hand it to the poller
@@ -150,123 +157,123 @@ func (l *loop) startLocked() error {
 		err = poll.SetDeadline(time.Time{}) // does nothing, but tells whether the poller took it
 	}
 	if err != nil {
+		receiver.Free()
 		_ = poll.Close()
 		return os.NewSyscallError("epoll", unix.ENOMEM)
 	}
 	l.poll, l.epoll = poll, epoll
-	go l.run(poll, raw) // ends when stopLocked closes poll
+	go l.run(poll, raw, receiver) // ends when stopIdle closes poll
 	return nil
 }
 
-// stopLocked ends the run if there is nothing left to wait for. What is added
-// from now on begins another.
-func (l *loop) stopLocked() {
+// stopIdle ends the run if there is nothing to wait for. What is added from
+// now on begins another.
+func (l *loop) stopIdle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lingers = false
 	if l.poll != nil && len(l.sockets) == 0 {
 		_ = l.poll.Close()
 		l.poll = nil
+		l.sockets, l.free = nil, nil
 	}
 }
 
+// remove forgets a socket that is about to be closed, by which the kernel's
+// epoll forgets it too.
 func (l *loop) remove(s *loopSocket) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.sockets[int32(s.fd)] != s {
-		return
-	}
-	delete(l.sockets, int32(s.fd))
-	_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, s.fd, nil)
-	l.stopLocked()
+	l.removeLocked(s)
 }
 
-// socket is whose event a run has got; nil if it is gone. Of a run that was
-// stopped all are: what has its descriptors now is another run's.
-func (l *loop) socket(run *os.File, fd int32) *loopSocket {
+func (l *loop) removeLocked(s *loopSocket) bool {
+	if int(s.place) >= len(l.sockets) || l.sockets[s.place] != s {
+		return false
+	}
+	l.freeLocked(s.place)
+	return true
+}
+
+// giveUp forgets a socket that stays open.
+func (l *loop) giveUp(s *loopSocket) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.poll != run {
-		return nil
+	if l.removeLocked(s) {
+		_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, s.fd, nil)
 	}
-	return l.sockets[fd]
+}
+
+// find replaces events by their sockets. Some may be gone, and their places
+// others': an event may be older than what it is found by.
+func (l *loop) find(events []unix.EpollEvent, sockets []*loopSocket) []*loopSocket {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sockets = sockets[:0]
+	for _, event := range events {
+		if int(event.Fd) >= len(l.sockets) {
+			continue
+		}
+		if s := l.sockets[event.Fd]; s != nil && s.serial == uint32(event.Pad) {
+			sockets = append(sockets, s)
+		}
+	}
+	return sockets
 }
 
 // run brings what comes in to the sockets' sinks.
-func (l *loop) run(poll *os.File, raw syscall.RawConn) {
-	events := make([]unix.EpollEvent, 256)
-	buf := netio.GetBuffer()
-	defer buf.Free()
+func (l *loop) run(poll *os.File, raw syscall.RawConn, receiver *netio.Receiver) {
+	defer receiver.Free()
+	events, sockets := make([]unix.EpollEvent, 256), make([]*loopSocket, 0, 256)
 	n := 0
 	look := func(epoll uintptr) bool {
-		for {
-			var err error
-			if n, err = unix.EpollWait(int(epoll), events, 0); !errors.Is(err, unix.EINTR) {
-				return n > 0
-			}
-		}
+		n = netio.LookAtEpoll(int(epoll), events)
+		return n > 0
 	}
 	for raw.Read(look) == nil {
-		for _, event := range events[:n] {
-			if s := l.socket(poll, event.Fd); s != nil {
-				s.receive(buf)
-			}
+		sockets = l.find(events[:n], sockets)
+		for _, s := range sockets {
+			s.receive(receiver)
+		}
+		clear(sockets) // what is closed is not held on to
+	}
+}
+
+// receive takes what came in, a batch at most: the others have their turn.
+func (s *loopSocket) receive(receiver *netio.Receiver) {
+	datagrams, err := s.read(receiver)
+	switch {
+	case err == nil:
+		s.failures = 0
+		s.sink.Datagrams(datagrams)
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, net.ErrClosed):
+	default:
+		s.sink.Failed(os.NewSyscallError("read", err))
+		if s.failures++; s.failures == maxFailures {
+			s.loop.giveUp(s)
+			s.broken.Store(true) // whoever sends next is told
 		}
 	}
 }
 
-// receiveAtOnce is how many datagrams of one socket are taken before the
-// others have their turn.
-const receiveAtOnce = 64
-
-func (s *loopSocket) receive(buf *netio.Buffer) {
-	for range receiveAtOnce {
-		n, err := s.read(buf)
-		switch {
-		case err == nil:
-			s.failures = 0
-			s.sink.Datagram(buf[:n])
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, net.ErrClosed):
-			return
-		default:
-			s.sink.Failed(os.NewSyscallError("read", err))
-			if s.failures++; s.failures == maxFailures {
-				s.loop.remove(s)
-				s.broken.Store(true) // whoever sends next is told
-				return
-			}
-		}
-	}
-}
-
-func (s *loopSocket) read(buf *netio.Buffer) (int, error) {
+func (s *loopSocket) read(receiver *netio.Receiver) ([][]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return 0, net.ErrClosed
+		return nil, net.ErrClosed
 	}
-	for {
-		n, err := unix.Read(s.fd, buf[:])
-		switch {
-		case err == nil:
-			return n, nil
-		case !errors.Is(err, unix.EINTR):
-			return 0, err
-		}
-	}
+	return receiver.Receive(s.fd)
 }
 
-// Send implements [Socket].
-func (s *loopSocket) Send(datagram []byte) error {
+// Send implements [Socket]. What finds no room fails: nobody waits for it.
+func (s *loopSocket) Send(datagrams [][]byte) (sent int, err error) {
 	if s.broken.Load() {
-		return net.ErrClosed
+		return 0, net.ErrClosed
 	}
-	for {
-		_, err := unix.Write(s.fd, datagram)
-		switch {
-		case err == nil:
-			return nil
-		case !errors.Is(err, unix.EINTR): // EAGAIN too: there is no room for it, and nobody waits
-			return os.NewSyscallError("write", err)
-		}
+	if sent, err = s.sending.Send(s.fd, nil, datagrams); err != nil {
+		err = os.NewSyscallError("write", err)
 	}
+	return sent, err
 }
 
 // Close implements [Socket].
@@ -275,5 +282,5 @@ func (s *loopSocket) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	_ = unix.Close(s.fd)
+	netio.CloseFD(s.fd)
 }

@@ -65,7 +65,7 @@ func TestLoopsComeAndGo(t *testing.T) {
 				sink := newStuckSink()
 				close(sink.release)
 				s := openSocket(t, one, backend.addr, sink)
-				check(t, s.Send([]byte("a")))
+				check(t, send(s, []byte("a")))
 				receiveFrom(t, "the echo", sink.entered)
 				s.Close()
 			}
@@ -75,16 +75,16 @@ func TestLoopsComeAndGo(t *testing.T) {
 	eventually(t, "all descriptors closed", func() bool { return descriptors(t) == before })
 }
 
-func oneLoop() *loops { return &loops{all: []*loop{{sockets: make(map[int32]*loopSocket)}}} }
+func oneLoop() *loops { return newLoops(1) }
 
 // A loop is stopped with events at hand, and started again with their
 // descriptors in new hands: the old run leaves these alone.
 func TestLoopStoppedWithEventsAtHand(t *testing.T) {
 	noLeaks(t)
 	backend := newUDPBackend(t, echoDatagram)
-	send := func(s Socket, text string) {
+	sendText := func(s Socket, text string) {
 		t.Helper()
-		check(t, s.Send([]byte(text)))
+		check(t, send(s, []byte(text)))
 		receiveFrom(t, "the datagram at the backend", backend.got)
 		eventually(t, "its echo in the kernel", func() bool { return pending(t, s.(*loopSocket).fd) })
 	}
@@ -94,22 +94,23 @@ func TestLoopStoppedWithEventsAtHand(t *testing.T) {
 		reused := openSocket(t, engine, backend.addr, new(collector))
 		first, second := newStuckSink(), newStuckSink()
 		blocks, asWell := openSocket(t, engine, backend.addr, first), openSocket(t, engine, backend.addr, second)
-		check(t, blocks.Send([]byte("a")))
+		check(t, send(blocks, []byte("a")))
 		receiveFrom(t, "a datagram", first.entered)
-		send(asWell, "b") // these two are the next events, in this order
-		send(reused, "c")
+		sendText(asWell, "b") // these two are the next events, in this order
+		sendText(reused, "c")
 		close(first.release)
 		receiveFrom(t, "a datagram", second.entered)
 		reused.Close()
 		blocks.Close()
-		asWell.Close() // the loop stops, and has yet to see the event of reused
+		asWell.Close()
+		engine.all[0].stopIdle() // the loop stops, and has yet to see the event of reused
 
 		heir := newStuckSink()
 		socket := openSocket(t, engine, backend.addr, heir)
 		same := socket.(*loopSocket).fd == reused.(*loopSocket).fd
-		check(t, socket.Send([]byte("one")))
+		check(t, send(socket, []byte("one")))
 		receiveFrom(t, "a datagram", heir.entered) // and it has not returned
-		send(socket, "two")
+		sendText(socket, "two")
 		close(second.release)
 		eventually(t, "the end of the old run", func() bool { return runs() == 1 || len(heir.entered) > 0 })
 		if len(heir.entered) > 0 {
@@ -224,7 +225,7 @@ func TestEngineSendDoesNotWait(t *testing.T) {
 		near, _ := pair()
 		defer unix.Close(near)
 		s := &loopSocket{fd: near}
-		fill(t, s.Send)
+		fill(t, func(d []byte) error { return send(s, d) })
 	})
 }
 

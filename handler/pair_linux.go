@@ -180,7 +180,7 @@ func (p *pair) moveOneLocked(which side, buf *netio.Buffer) (more bool) {
 			p.fillLocked(which)
 			continue
 		}
-		n, errno := recv(from.fd, buf[:])
+		n, errno := readNow(from.fd, buf[:])
 		switch {
 		case n > 0:
 			p.touchLocked()
@@ -218,7 +218,7 @@ func (p *pair) writeLocked(which side, bytes []byte) {
 	n := 0
 	if to.out {
 		var errno syscall.Errno
-		n, errno = send(to.fd, bytes)
+		n, errno = writeNow(to.fd, bytes)
 		if errno != 0 && errno != unix.EAGAIN {
 			p.endLocked(resetBy(1 - which))
 			return
@@ -243,7 +243,7 @@ func (p *pair) flushLocked(which side) bool {
 		var n int
 		var errno syscall.Errno
 		if len(f.pending) > 0 {
-			n, errno = send(to.fd, f.pending)
+			n, errno = writeNow(to.fd, f.pending)
 		} else {
 			n, errno = splice(f.pipe.read, to.fd, f.pipe.bytes)
 		}

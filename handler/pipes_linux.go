@@ -73,8 +73,8 @@ func (p *pipe) put() {
 }
 
 func (s *pipes) closeLocked(p *pipe) {
-	closeFD(p.read)
-	closeFD(p.write)
+	netio.CloseFD(p.read)
+	netio.CloseFD(p.write)
 	s.open--
 }
 

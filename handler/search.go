@@ -109,7 +109,7 @@ func (s *session) openLocked() {
 			s.flow, s.phase = f, open
 			s.holds.Store(true)
 			s.awaitLocked()
-			s.sendFromLocked(0)
+			s.sendBacklogLocked()
 			return
 		}
 		if netio.Classify(err) == netio.Exhausted {
@@ -159,21 +159,14 @@ func (s *session) makeRoom(a upstream.Attempt, why error) {
 	}
 }
 
-// sendFromLocked sends the backlog, from its i-th datagram on. If the socket
-// fails, whichever comes next sends all of it.
-func (s *session) sendFromLocked(i int) {
-	socket := s.flow.socket
-	for i < len(s.backlog.datagrams) {
-		datagram := s.backlog.datagrams[i]
-		err := socket.Send(datagram)
-		if err != nil && i == 0 && !oneDatagrams(err) {
-			// All that was sent on this socket before has its answer: this is a
-			// late word on some of that, and the datagram is still to be sent.
-			err = socket.Send(datagram)
-		}
+// sendBacklogLocked sends all of the backlog on a new socket. If that fails,
+// whichever comes next sends all of it.
+func (s *session) sendBacklogLocked() {
+	for i := 0; i < len(s.backlog.datagrams); {
+		sent, err := s.sendLocked(s.backlog.datagrams[i:], i == 0)
+		i += sent
 		switch {
 		case err == nil:
-			i++
 		case oneDatagrams(err):
 			s.note(dropped, zap.Error(err))
 			s.backlog.remove(i)
@@ -184,6 +177,51 @@ func (s *session) sendFromLocked(i int) {
 		}
 	}
 	s.backlog.trim()
+	s.sentLocked()
+}
+
+// forwardLocked sends datagrams of the client on the open socket, and keeps
+// what another may have to send again. It says how many it has seen to; the
+// rest waits until it is clear what becomes of a socket that failed.
+func (s *session) forwardLocked(datagrams [][]byte) (done int) {
+	if !s.waiting {
+		s.resumeLocked()
+	}
+	for done < len(datagrams) {
+		sent, err := s.sendLocked(datagrams[done:], len(s.backlog.datagrams) == 0)
+		s.backlog.keep(datagrams[done : done+sent])
+		s.asked += sent
+		done += sent
+		switch {
+		case err == nil:
+		case oneDatagrams(err):
+			s.note(dropped, zap.Error(err))
+			done++
+		default:
+			s.backlog.add(datagrams[done]) // there is room, after keep
+			s.asked++
+			s.flowFailedLocked(err)
+			return done + 1
+		}
+	}
+	s.sentLocked()
+	return done
+}
+
+// sendLocked sends datagrams. fresh says that all that was sent on the socket
+// before has its answer: an error is a late word on some of that then, and the
+// first datagram is still to be sent.
+func (s *session) sendLocked(datagrams [][]byte, fresh bool) (sent int, err error) {
+	socket := s.flow.socket
+	sent, err = socket.Send(datagrams)
+	if err != nil && sent == 0 && fresh && !oneDatagrams(err) {
+		sent, err = socket.Send(datagrams)
+	}
+	return sent, err
+}
+
+// sentLocked ends the wait for an answer if nothing was sent.
+func (s *session) sentLocked() {
 	if len(s.backlog.datagrams) == 0 {
 		s.settledLocked() // nobody can answer what was not sent
 	}

@@ -114,7 +114,7 @@ func (p *pair) waitForBackend(c *connecting) {
 		p.mu.Unlock()
 	case err != nil:
 		p.leaveConnectingLocked()
-		closeFD(c.fd)
+		netio.CloseFD(c.fd)
 		c.failed(err)
 		p.mu.Unlock()
 		p.search(c.ctx, &c.begun)
@@ -164,7 +164,7 @@ func (p *pair) connectEventLocked(events uint32, buf *netio.Buffer) (more bool) 
 		return p.connectedLocked(c.begun, buf)
 	}
 	p.leaveConnectingLocked()
-	closeFD(c.fd)
+	netio.CloseFD(c.fd)
 	c.begun.failed(os.NewSyscallError("connect", errno))
 	go func() { // ends when the client is served or refused
 		defer p.guard()
@@ -202,7 +202,7 @@ func (p *pair) search(ctx context.Context, from *begun) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.over { // by a panic
-		closeFD(fd)
+		netio.CloseFD(fd)
 		return
 	}
 	p.ends[backendSide] = end{fd: fd, out: true}
@@ -339,9 +339,9 @@ func (p *pair) endLocked(why reason) {
 			// A shutdown first: a close alone would reset a peer whose bytes lie
 			// unread, without a FIN.
 			finish(fd)
-			closeFD(fd)
+			netio.CloseFD(fd)
 		case whole && (why == clientClosed || why == backendClosed):
-			closeFD(fd)
+			netio.CloseFD(fd)
 		default:
 			netio.ResetDescriptor(fd)
 		}

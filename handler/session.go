@@ -152,15 +152,15 @@ func (s *session) idleFor() time.Duration {
 	return time.Since(s.relay.service.sessions.epoch) - time.Duration(s.used.Load())
 }
 
-// deliver takes a datagram from the client; false if the session has ended.
-func (s *session) deliver(datagram []byte, client Replier) (taken bool) {
+// deliver takes datagrams from the client; false if the session has ended.
+func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 	defer s.guard()
 	s.lock()
 	defer s.unlock()
 	if s.phase == over {
 		return false
 	}
-	taken = true // also if what follows panics: the next session would do no better with it
+	taken = true // also if what follows panics: the next session would do no better with them
 	if s.way == nil || s.way.Replier != client {
 		if old := s.way; old != nil {
 			s.later(old.drop)
@@ -168,63 +168,73 @@ func (s *session) deliver(datagram []byte, client Replier) (taken bool) {
 		s.way = newWay(client)
 	}
 	s.touch()
-	s.upN++
-	s.upB += int64(len(datagram))
-	switch {
-	case s.phase == refused && time.Now().Before(s.until):
-		s.note(dropped)
-		return taken
-	case !s.backlog.add(datagram):
-		s.note(queueFull)
-		return taken
-	}
-	s.asked++
-	switch s.phase {
-	case refused:
-		s.searchLocked()
-	case open:
-		if !s.waiting {
-			s.resumeLocked()
+	s.upN += int64(len(datagrams))
+	s.upB += bytesOf(datagrams)
+	for len(datagrams) > 0 {
+		n := 1
+		switch {
+		case s.phase == open:
+			n = s.forwardLocked(datagrams)
+		case s.phase == refused && time.Now().Before(s.until):
+			s.note(dropped)
+		case !s.backlog.add(datagrams[0]):
+			s.note(queueFull)
+		default:
+			s.asked++
+			if s.phase == refused {
+				s.searchLocked()
+			}
 		}
-		s.sendFromLocked(len(s.backlog.datagrams) - 1)
+		datagrams = datagrams[n:]
 	}
 	return taken
 }
 
-// Datagram implements [Sink].
-func (f *flow) Datagram(datagram []byte) {
+func bytesOf(datagrams [][]byte) (bytes int64) {
+	for _, datagram := range datagrams {
+		bytes += int64(len(datagram))
+	}
+	return bytes
+}
+
+// Datagrams implements [Sink].
+func (f *flow) Datagrams(datagrams [][]byte) {
 	s := f.session
 	defer s.guard()
-	way := s.answered(f, len(datagram))
+	way, wanted := s.answered(f, datagrams)
 	if way == nil {
 		return
 	}
 	defer way.drop()
-	_ = way.Reply(datagram) // a client that cannot be sent to is found out by the idle timeout
+	_ = way.Reply(datagrams[:wanted]) // a client that cannot be sent to is found out by the idle timeout
 }
 
-// answered books a datagram from the backend, and ends the session with it if
-// it is the last one wanted. The way is nil if it is not for the client; else
-// the caller replies and drops it.
-func (s *session) answered(f *flow, size int) *way {
+// answered books datagrams from the backend, and ends the session with the
+// last one wanted, of which it gives the number. The way is nil if they are not
+// for the client; else the caller replies and drops it.
+func (s *session) answered(f *flow, datagrams [][]byte) (way *way, wanted int) {
 	s.lock()
 	defer s.unlock()
 	if s.flow != f {
-		return nil
+		return nil, 0
 	}
 	s.touch()
 	if s.waiting {
 		s.servedLocked()
 	}
-	s.answers++
-	s.downN++
-	s.downB += int64(size)
-	way := s.way
+	wanted, last := len(datagrams), false
+	if limit := s.relay.opts.UDPResponses; limit > 0 && s.answers+wanted >= limit*s.asked {
+		wanted, last = max(limit*s.asked-s.answers, 1), true
+	}
+	s.answers += wanted
+	s.downN += int64(wanted)
+	s.downB += bytesOf(datagrams[:wanted])
+	way = s.way
 	way.users.Add(1)
-	if limit := s.relay.opts.UDPResponses; limit > 0 && s.answers >= limit*s.asked {
+	if last {
 		s.endLocked(responsesReached)
 	}
-	return way
+	return way, wanted
 }
 
 // Failed implements [Sink].

@@ -7,14 +7,16 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
 // This file is the system calls of the event loops. Their sockets never block,
 // so the scheduler need not be told: what package syscall does around each call
 // costs about as much as a short call itself.
 
-// recv reads what there is; 0 and no error is the end of the stream.
-func recv(fd int, buf []byte) (int, syscall.Errno) {
+// readNow reads what there is; 0 and no error is the end of the stream.
+func readNow(fd int, buf []byte) (int, syscall.Errno) {
 	for {
 		n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
@@ -27,8 +29,8 @@ func recv(fd int, buf []byte) (int, syscall.Errno) {
 	}
 }
 
-// send writes what there is room for.
-func send(fd int, bytes []byte) (int, syscall.Errno) {
+// writeNow writes what there is room for.
+func writeNow(fd int, bytes []byte) (int, syscall.Errno) {
 	for {
 		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(bytes))), uintptr(len(bytes)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 		switch errno {
@@ -61,8 +63,6 @@ func finish(fd int) syscall.Errno {
 	return errno
 }
 
-func closeFD(fd int) { _, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
-
 func watch(epoll, op, fd int, events uint32, id uint64) error {
 	event := unix.EpollEvent{Events: events, Fd: int32(id), Pad: int32(id >> 32)}
 	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)
@@ -70,20 +70,6 @@ func watch(epoll, op, fd int, events uint32, id uint64) error {
 		return os.NewSyscallError("epoll_ctl", errno)
 	}
 	return nil
-}
-
-// wait tells what an epoll has to tell now.
-func wait(epoll int, events []unix.EpollEvent) int {
-	for {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
-		switch errno {
-		case 0:
-			return int(n)
-		case unix.EINTR:
-		default:
-			return 0
-		}
-	}
 }
 
 // gone says whether the peer has reset the connection; see [netio.Gone].
@@ -123,7 +109,7 @@ func connectTCP(addr netip.AddrPort) (fd int, done bool, err error) {
 			return fd, true, nil
 		case unix.EINPROGRESS, unix.EALREADY, unix.EINTR:
 		default:
-			closeFD(fd)
+			netio.CloseFD(fd)
 			return -1, false, os.NewSyscallError("connect", errno)
 		}
 	}
@@ -142,7 +128,7 @@ func rawSockaddr(addr netip.AddrPort, space *unix.RawSockaddrInet6) (family int,
 	}
 	*space = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: addr.Addr().As16()}
 	*(*[2]byte)(unsafe.Pointer(&space.Port)) = port
-	if space.Scope_id, err = zoneID(addr.Addr().Zone()); err != nil {
+	if space.Scope_id, err = netio.LinkIndex(addr.Addr().Zone()); err != nil {
 		return 0, 0, err
 	}
 	return unix.AF_INET6, unix.SizeofSockaddrInet6, nil

@@ -173,7 +173,7 @@ func (l *tcpLoop) run(poll *os.File, raw syscall.RawConn) {
 	var waiting, again []*pair // have more to do than one turn allows
 	n := 0
 	look := func(epoll uintptr) bool {
-		n = wait(int(epoll), events)
+		n = netio.LookAtEpoll(int(epoll), events)
 		return n > 0 || len(again) > 0
 	}
 	for raw.Read(look) == nil {

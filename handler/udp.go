@@ -13,8 +13,9 @@ type Key struct {
 // Replier is a UDP client as its session sees it: the way back, whatever
 // listener the client came in by. Repliers are compared with ==.
 type Replier interface {
-	// Reply sends one datagram to the client. It must not keep the slice.
-	Reply(datagram []byte) error
+	// Reply sends datagrams to the client, in order. It keeps no slice. One
+	// that cannot be sent keeps none of the others back.
+	Reply(datagrams [][]byte) error
 	// Release says that the session sends no more replies this way: another
 	// Replier was delivered for it, or it has ended. It is called once for each
 	// session that took the Replier, after its last Reply has returned and
@@ -33,10 +34,10 @@ type Engine interface {
 
 // Socket is a session's connected socket.
 type Socket interface {
-	// Send sends one datagram and does not keep the slice. An error may be
-	// that of an earlier datagram (an ICMP message that came back); this one
-	// was not sent then.
-	Send(datagram []byte) error
+	// Send sends datagrams in order, says how many went out, and keeps no
+	// slice. The error is that of the next one, which was not sent; it may
+	// concern an earlier one (an ICMP message that came back).
+	Send(datagrams [][]byte) (sent int, err error)
 	// Close closes the socket. The sink may be called once more by what was
 	// under way.
 	Close()
@@ -45,16 +46,16 @@ type Socket interface {
 // Sink takes what a Socket receives. Its methods may block only as long as a
 // session's own lock is held.
 type Sink interface {
-	// Datagram is one datagram from the backend, valid until it returns.
-	Datagram(datagram []byte)
+	// Datagrams are some from the backend, in order, valid until it returns.
+	Datagrams(datagrams [][]byte)
 	// Failed is an error of the socket, such as an ICMP port unreachable.
 	Failed(err error)
 }
 
-// Deliver hands in one datagram of a client, which begins a session if there
-// is none. It does not keep the slice, and waits neither for a lookup nor for
-// a backend. client is the way back from now on.
-func (r *Relay) Deliver(key Key, datagram []byte, client Replier) {
+// Deliver hands in datagrams of a client, in order, which begin a session if
+// there is none. It keeps no slice, and waits neither for a lookup nor for a
+// backend. client is the way back from now on.
+func (r *Relay) Deliver(key Key, datagrams [][]byte, client Replier) {
 	for {
 		s, evictedOne := r.service.sessions.get(key, r)
 		if evictedOne != nil {
@@ -64,9 +65,9 @@ func (r *Relay) Deliver(key Key, datagram []byte, client Replier) {
 			client.Release() // the service has been closed
 			return
 		}
-		if s.deliver(datagram, client) {
+		if s.deliver(datagrams, client) {
 			return
 		}
-		// It ended just now: this datagram begins the next one.
+		// It ended just now: these datagrams begin the next one.
 	}
 }

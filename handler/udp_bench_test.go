@@ -10,9 +10,11 @@ import (
 // nopReplier takes answers; took is told of each.
 type nopReplier struct{ took chan struct{} }
 
-func (c *nopReplier) Reply([]byte) error {
-	if c.took != nil {
-		c.took <- struct{}{}
+func (c *nopReplier) Reply(datagrams [][]byte) error {
+	for range datagrams {
+		if c.took != nil {
+			c.took <- struct{}{}
+		}
 	}
 	return nil
 }
@@ -28,7 +30,7 @@ func benchRig(b *testing.B, backend string, edit ...func(*Options)) *udpRig {
 // BenchmarkUDPDeliver is a datagram of an open session, never answered.
 func BenchmarkUDPDeliver(b *testing.B) {
 	r := benchRig(b, "192.0.2.1:53")
-	client, datagram := new(nopReplier), make([]byte, 64)
+	client, datagram := new(nopReplier), [][]byte{make([]byte, 64)}
 	b.ReportAllocs()
 	for b.Loop() {
 		r.relay.Deliver(udpKey(1), datagram, client)
@@ -39,13 +41,13 @@ func BenchmarkUDPDeliver(b *testing.B) {
 // reply timeout to be set and stopped.
 func BenchmarkUDPAsk(b *testing.B) {
 	r := benchRig(b, "192.0.2.1:53", func(o *Options) { o.UDPReplyTimeout = time.Second })
-	client, datagram := new(nopReplier), make([]byte, 64)
+	client, datagram := new(nopReplier), [][]byte{make([]byte, 64)}
 	r.relay.Deliver(udpKey(1), datagram, client)
 	sink := r.session(1).flow
 	b.ReportAllocs()
 	for b.Loop() {
 		r.relay.Deliver(udpKey(1), datagram, client)
-		sink.Datagram(datagram)
+		sink.Datagrams(datagram)
 	}
 }
 
@@ -53,7 +55,7 @@ func BenchmarkUDPAsk(b *testing.B) {
 // made, another evicted.
 func BenchmarkUDPSession(b *testing.B) {
 	r := benchRig(b, "192.0.2.1:53", func(o *Options) { o.MaxUDPSessions = 1000 })
-	client, datagram := new(nopReplier), make([]byte, 64)
+	client, datagram := new(nopReplier), [][]byte{make([]byte, 64)}
 	n := 0
 	b.ReportAllocs()
 	for b.Loop() {
@@ -69,13 +71,13 @@ func TestUDPAllocations(t *testing.T) {
 		o.UDPReplyTimeout = limit
 	})
 	r.engine.quiet = true
-	client, datagram, key := new(nopReplier), make([]byte, 1400), udpKey(1)
+	client, datagram, key := new(nopReplier), [][]byte{make([]byte, 1400)}, udpKey(1)
 	r.relay.Deliver(key, datagram, client)
 	sink := r.session(1).flow
 	for what, f := range map[string]func(){
-		"a query and its answer": func() { r.relay.Deliver(key, datagram, client); sink.Datagram(datagram) },
+		"a query and its answer": func() { r.relay.Deliver(key, datagram, client); sink.Datagrams(datagram) },
 		"a query":                func() { r.relay.Deliver(key, datagram, client) },
-		"an answer":              func() { sink.Datagram(datagram) },
+		"an answer":              func() { sink.Datagrams(datagram) },
 	} {
 		if allocs := testing.AllocsPerRun(1000, f); allocs >= 1 {
 			t.Errorf("%s: %v allocations", what, allocs)

@@ -85,7 +85,7 @@ func TestUDPBound(t *testing.T) {
 					for i, u := range used {
 						s := r.session(i)
 						if random.IntN(3) == 0 {
-							s.flow.Datagram([]byte("A"))
+							s.flow.Datagrams([][]byte{[]byte("A")})
 							u.answered = true
 						} else {
 							r.deliver(i, s.way.Replier, "a")

@@ -65,7 +65,16 @@ func (e *fakeEngine) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 }
 
 // Send implements [Socket].
-func (s *fakeSocket) Send(datagram []byte) error {
+func (s *fakeSocket) Send(datagrams [][]byte) (sent int, err error) {
+	for i, datagram := range datagrams {
+		if err := s.send(datagram); err != nil {
+			return i, err
+		}
+	}
+	return len(datagrams), nil
+}
+
+func (s *fakeSocket) send(datagram []byte) error {
 	var err error
 	if s.engine.onSend != nil {
 		err = s.engine.onSend(s, datagram)
@@ -98,7 +107,7 @@ func (s *fakeSocket) Close() {
 	}
 }
 
-func (s *fakeSocket) answer(text string) { s.sink.Datagram([]byte(text)) }
+func (s *fakeSocket) answer(text string) { s.sink.Datagrams([][]byte{[]byte(text)}) }
 
 func (e *fakeEngine) write(format string, args ...any) {
 	if e.quiet {
@@ -147,13 +156,15 @@ type udpClient struct {
 }
 
 // Reply implements [Replier].
-func (c *udpClient) Reply(datagram []byte) error {
+func (c *udpClient) Reply(datagrams [][]byte) error {
 	if c.onReply != nil {
-		c.onReply(datagram)
+		c.onReply(datagrams[0])
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.got = append(c.got, string(datagram))
+	for _, datagram := range datagrams {
+		c.got = append(c.got, string(datagram))
+	}
 	if c.released > 0 {
 		c.late++
 	}
@@ -225,7 +236,7 @@ func newUDPRig(t testing.TB, backends []string, edit ...func(*Options)) *udpRig 
 // deliver hands in datagrams of the n-th client.
 func (r *rig) deliver(n int, client Replier, datagrams ...string) {
 	for _, d := range datagrams {
-		r.relay.Deliver(udpKey(n), []byte(d), client)
+		r.relay.Deliver(udpKey(n), [][]byte{[]byte(d)}, client)
 	}
 }
 

@@ -24,9 +24,9 @@ func TestUDPSession(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		one, two := new(udpClient), new(udpClient)
 		key := udpKey(1)
-		r.relay.Deliver(key, []byte("a"), one)
+		r.relay.Deliver(key, [][]byte{[]byte("a")}, one)
 		key.Local = netip.MustParseAddrPort("203.0.113.2:53")
-		r.relay.Deliver(key, []byte("b"), two)
+		r.relay.Deliver(key, [][]byte{[]byte("b")}, two)
 		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "2 open 192.0.2.1:53", "2 < b")
 		r.wantSessions(2)
 		r.engine.socket(2).answer("B")
@@ -37,7 +37,7 @@ func TestUDPSession(t *testing.T) {
 	t.Run("a datagram may be overwritten after Deliver", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"})
 		buf := []byte("a")
-		r.relay.Deliver(udpKey(1), buf, new(udpClient))
+		r.relay.Deliver(udpKey(1), [][]byte{buf}, new(udpClient))
 		buf[0] = 'x'
 		r.engine.socket(1).sink.Failed(errRefused)
 		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close", "2 open 192.0.2.1:53", "2 < a")

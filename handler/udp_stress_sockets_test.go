@@ -100,7 +100,7 @@ type countingReplier struct {
 }
 
 // Reply implements [Replier].
-func (c *countingReplier) Reply(datagram []byte) error {
-	c.answered.Add(1)
-	return c.onceReplier.Reply(datagram)
+func (c *countingReplier) Reply(datagrams [][]byte) error {
+	c.answered.Add(int64(len(datagrams)))
+	return c.onceReplier.Reply(datagrams)
 }

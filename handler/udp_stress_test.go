@@ -113,7 +113,7 @@ type onceReplier struct {
 	gone     atomic.Bool
 }
 
-func (c *onceReplier) Reply([]byte) error {
+func (c *onceReplier) Reply([][]byte) error {
 	if c.gone.Load() {
 		panic("reply after release")
 	}

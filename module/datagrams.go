@@ -29,12 +29,13 @@ type feed struct {
 
 // front is a client of relay+udp/ that its session has taken over: its
 // datagrams come straight from the socket, and no goroutine waits for them.
-type front struct{ *listen.Conn }
+type front struct {
+	*listen.Conn
+	relay *handler.Relay
+}
 
-// Reply implements handler.Replier.
-func (f *front) Reply(datagram []byte) error {
-	_, err := f.Write(datagram)
-	return err
+func (f *front) deliver(datagrams [][]byte) {
+	f.relay.Deliver(handler.Key{Client: f.Client(), Local: f.Local()}, datagrams, f)
 }
 
 // Release implements handler.Replier.
@@ -43,9 +44,8 @@ func (f *front) Release() { f.End() }
 // takeDatagrams gives the relay a client of relay+udp/. What matchers have
 // looked at is delivered again, as the datagrams that it was.
 func takeDatagrams(relay *handler.Relay, cx *layer4.Connection, conn *listen.Conn) {
-	f := &front{conn}
-	key := handler.Key{Client: conn.Client(), Local: conn.Local()}
-	conn.Take(len(cx.MatchingBytes()), func(datagram []byte) { relay.Deliver(key, datagram, f) })
+	f := &front{Conn: conn, relay: relay}
+	conn.Take(len(cx.MatchingBytes()), f.deliver)
 }
 
 // longPast is a read deadline that makes an association's Read answer from
@@ -53,9 +53,14 @@ func takeDatagrams(relay *handler.Relay, cx *layer4.Connection, conn *listen.Con
 var longPast = time.Unix(1, 0)
 
 // Reply implements handler.Replier. It works also after the association has ended.
-func (f *feed) Reply(datagram []byte) error {
-	_, err := f.conn.Write(datagram)
-	return err
+func (f *feed) Reply(datagrams [][]byte) error {
+	var last error
+	for _, datagram := range datagrams {
+		if _, err := f.conn.Write(datagram); err != nil {
+			last = err
+		}
+	}
+	return last
 }
 
 // Release implements handler.Replier.
@@ -67,7 +72,11 @@ func serveDatagrams(relay *handler.Relay, cx *layer4.Connection) {
 	defer cancel()
 	f := &feed{conn: cx.Conn, ctx: ctx, end: cancel}
 	key := handler.Key{Client: addrPort(cx.RemoteAddr()), Local: addrPort(cx.LocalAddr())}
-	deliver := func(datagram []byte) { relay.Deliver(key, datagram, f) }
+	one := make([][]byte, 1)
+	deliver := func(datagram []byte) {
+		one[0] = datagram
+		relay.Deliver(key, one, f)
+	}
 
 	_ = f.conn.SetReadDeadline(longPast)
 	f.deliverEarly(cx, deliver)

@@ -34,7 +34,7 @@ func takenBy(b *testing.B, host string, sink func([]byte)) (near net.Conn, far *
 	near = dial(b, "udp", to("127.0.0.1", l.socket.at))
 	send(b, near, "begin")
 	far = accepted[*Conn](b, l)
-	far.Take(0, sink)
+	far.Take(0, each(sink))
 	return near, far
 }
 
@@ -74,7 +74,7 @@ func BenchmarkUDPWrite(b *testing.B) {
 func BenchmarkDeliver(b *testing.B) {
 	u, l := bare()
 	u.deliver(made(1), nil)
-	(<-l.conns).Take(0, func([]byte) {})
+	(<-l.conns).Take(0, each(func([]byte) {}))
 	datagram := make([]byte, 512)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -17,10 +17,9 @@ import (
 type Conn struct {
 	socket *udpSocket
 	key    key
-	oob    []byte       // control message that makes answers leave from key.local; nil where there is one address
-	local  *net.UDPAddr // set once, as is remote
-	remote *net.UDPAddr
-	used   atomic.Int64 // when a datagram last went either way, see now
+	back   path                  // to the client, from key.local
+	names  atomic.Pointer[names] // what LocalAddr and RemoteAddr give; nil: to be made
+	used   atomic.Int64          // when a datagram last went either way, see now
 
 	mu     sync.Mutex // guards what follows
 	queue  [][]byte   // datagrams from the client: first those read already and kept, then those not
@@ -29,21 +28,19 @@ type Conn struct {
 	kept   int        // bytes of those read to their end
 	unread int        // bytes of those that are not
 	taken  bool
-	sink   func([]byte) // where datagrams go, once Take has emptied the queue
+	sink   func([][]byte) // where datagrams go, once Take has emptied the queue
 	closed bool
 	late   bool      // the deadline has passed
 	more   sync.Cond // something to read, closed, taken, or another deadline
 	alarm  *time.Timer
 }
 
+// names are the ends of a client in the form of package net. Matchers ask for
+// them again and again; once the client is taken over hardly anybody does.
+type names struct{ local, remote *net.UDPAddr }
+
 func newConn(u *udpSocket, k key) *Conn {
-	c := &Conn{socket: u, key: k, remote: net.UDPAddrFromAddrPort(k.client)}
-	local := u.at
-	if k.local.IsValid() {
-		local = netip.AddrPortFrom(k.local, u.at.Port())
-		c.oob = fromLocal(u.conn, k.local)
-	}
-	c.local = net.UDPAddrFromAddrPort(local)
+	c := &Conn{socket: u, key: k, back: u.pathTo(k)}
 	c.more.L = &c.mu
 	c.touch()
 	return c
@@ -61,7 +58,12 @@ func (c *Conn) idleFor() time.Duration { return now() - time.Duration(c.used.Loa
 func (c *Conn) Client() netip.AddrPort { return c.key.client }
 
 // Local is the address of ours that the client sends to, as the other part.
-func (c *Conn) Local() netip.AddrPort { return c.local.AddrPort() }
+func (c *Conn) Local() netip.AddrPort {
+	if c.key.local.IsValid() {
+		return netip.AddrPortFrom(c.key.local, c.socket.at.Port())
+	}
+	return c.socket.at
+}
 
 // Read implements net.Conn. An empty datagram reads as nothing. After Close,
 // or Take, there is nothing more.
@@ -82,12 +84,19 @@ func (c *Conn) Read(b []byte) (int, error) {
 }
 
 // Write implements net.Conn: it sends one datagram to the client, from the
-// address that the client sent to.
+// address that the client sent to. It does not wait: one that finds no room is
+// lost, as it might be further on.
 func (c *Conn) Write(b []byte) (int, error) {
 	c.touch()
-	n, _, err := c.socket.conn.WriteMsgUDPAddrPort(b, c.oob, c.key.client)
-	return n, err
+	if err := c.send1(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
+
+// Reply sends datagrams to the client as Write does, those of them that can be
+// sent. The error is that of the last that could not.
+func (c *Conn) Reply(datagrams [][]byte) error { return c.send(datagrams) }
 
 // Close implements net.Conn. The client's next datagram makes another Conn.
 // After Take it does nothing: whoever accepted the client is through with it,
@@ -125,10 +134,19 @@ func (c *Conn) endIf(may func() bool) {
 }
 
 // LocalAddr implements net.Conn.
-func (c *Conn) LocalAddr() net.Addr { return c.local }
+func (c *Conn) LocalAddr() net.Addr { return c.ends().local }
 
 // RemoteAddr implements net.Conn.
-func (c *Conn) RemoteAddr() net.Addr { return c.remote }
+func (c *Conn) RemoteAddr() net.Addr { return c.ends().remote }
+
+func (c *Conn) ends() *names {
+	n := c.names.Load()
+	if n == nil {
+		n = &names{local: net.UDPAddrFromAddrPort(c.Local()), remote: net.UDPAddrFromAddrPort(c.key.client)}
+		c.names.Store(n)
+	}
+	return n
+}
 
 // SetDeadline implements net.Conn. Writes do not wait and have no deadline.
 func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }

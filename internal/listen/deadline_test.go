@@ -104,7 +104,7 @@ func TestDeadlineAndTake(t *testing.T) {
 		check(t, conn.SetReadDeadline(time.Now().Add(time.Hour)))
 		result := reading(conn)
 		synctest.Wait()
-		conn.Take(0, func([]byte) {})
+		conn.Take(0, each(func([]byte) {}))
 		wantResult(t, result, 0, io.EOF, 0)
 		check(t, conn.SetReadDeadline(time.Now().Add(time.Hour)))
 		if conn.alarm != nil {
@@ -122,7 +122,7 @@ func TestIdle(t *testing.T) {
 		go u.sweep()
 		defer func() { close(u.closed); synctest.Wait() }()
 		u.deliver(made(1), []byte("taken"))
-		(<-l.conns).Take(0, func([]byte) {})
+		(<-l.conns).Take(0, each(func([]byte) {}))
 		u.deliver(made(2), []byte("silent"))
 		silent := <-l.conns
 		u.deliver(made(3), []byte("a"))

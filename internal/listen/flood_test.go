@@ -29,7 +29,7 @@ func TestFlood(t *testing.T) {
 	}
 	wantCounts(t, u, 1+maxUntaken, maxUntaken, maxUntaken)
 	// Those there are are served as ever.
-	accepted[0].Take(0, func([]byte) {})
+	accepted[0].Take(0, each(func([]byte) {}))
 	wantCounts(t, u, 1+maxUntaken, maxUntaken, maxUntaken-1)
 	u.deliver(made(flood), []byte("a"))
 	drain()
@@ -65,7 +65,7 @@ func TestFloodOfBytes(t *testing.T) {
 
 	first := <-l.conns
 	for range 10 {
-		_, err := first.Read(make([]byte, maxDatagram))
+		_, err := first.Read(make([]byte, 64<<10))
 		check(t, err)
 	}
 	u.deliver(made(clients), datagram) // there is room again
@@ -73,7 +73,7 @@ func TestFloodOfBytes(t *testing.T) {
 	first.End()
 	for len(l.conns) > 0 {
 		c := <-l.conns
-		c.Take(0, func([]byte) {})
+		c.Take(0, each(func([]byte) {}))
 		c.End()
 	}
 	if n := u.waiting.Load(); n != 0 {

@@ -156,7 +156,7 @@ func send(t testing.TB, conn net.Conn, datagram string) {
 func wantRead(t testing.TB, conn net.Conn, want string) {
 	t.Helper()
 	check(t, conn.SetReadDeadline(time.Now().Add(patience)))
-	buf := make([]byte, maxDatagram)
+	buf := make([]byte, 64<<10)
 	n, err := conn.Read(buf)
 	if err != nil {
 		t.Fatalf("%v, want %d bytes", err, len(want))
@@ -233,4 +233,13 @@ func goroutines() map[string]string {
 		stacks[id] = string(stack)
 	}
 	return stacks
+}
+
+// each is a sink that is told of datagrams one by one.
+func each(sink func([]byte)) func([][]byte) {
+	return func(datagrams [][]byte) {
+		for _, datagram := range datagrams {
+			sink(datagram)
+		}
+	}
 }

@@ -13,7 +13,7 @@ func client(t *testing.T, l *UDPListener, at string) (near net.Conn, far *Conn, 
 	send(t, conn, "begin")
 	far = accepted[*Conn](t, l)
 	taken = make(chan string, 100)
-	far.Take(0, func(datagram []byte) { taken <- string(datagram) })
+	far.Take(0, each(func(datagram []byte) { taken <- string(datagram) }))
 	want(t, taken, "begin")
 	return conn, far, taken
 }

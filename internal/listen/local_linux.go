@@ -10,9 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// localSpace is room for the control messages that come with a datagram.
-const localSpace = 128
-
 // askLocal has the kernel say with each datagram which of our addresses it
 // came to: IP_PKTINFO of ip(7), IPV6_RECVPKTINFO of ipv6(7). A socket of both
 // families says both of a datagram that came by IPv4.
@@ -66,8 +63,8 @@ func localOf(oob []byte) (local netip.Addr) {
 // fromLocal is the control message that makes a datagram leave a wildcard
 // socket from that address. On a socket of both families IPv4 goes by its
 // mapped form.
-func fromLocal(conn *net.UDPConn, local netip.Addr) []byte {
-	if bound, ok := conn.LocalAddr().(*net.UDPAddr); ok && bound.AddrPort().Addr().Is4() {
+func fromLocal(ipv4 bool, local netip.Addr) []byte {
+	if ipv4 {
 		return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: local.As4()})
 	}
 	info := unix.Inet6Pktinfo{Addr: local.As16()}

@@ -12,9 +12,9 @@ const (
 	history = 20 << 10
 )
 
-// deliver takes a datagram from the socket. It is called by the socket's
+// deliver takes datagrams from the socket. It is called by the socket's
 // goroutine alone, and says false when the client has ended.
-func (c *Conn) deliver(datagram []byte) bool {
+func (c *Conn) deliver(datagrams ...[]byte) bool {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
@@ -22,19 +22,31 @@ func (c *Conn) deliver(datagram []byte) bool {
 	}
 	if sink := c.sink; sink != nil {
 		c.mu.Unlock()
-		sink(datagram)
+		if c.names.Load() != nil {
+			c.names.Store(nil) // whoever accepted the client is through with them
+		}
+		sink(datagrams)
 		return true
 	}
 	defer c.mu.Unlock()
-	if len(c.queue)-c.next >= queueLength || c.socket.waiting.Load() >= maxWaiting {
-		c.socket.sockets.dropped.Add(1)
-		return true
+	for _, datagram := range datagrams {
+		if len(c.queue)-c.next >= queueLength || c.socket.waiting.Load() >= maxWaiting {
+			c.socket.sockets.dropped.Add(1)
+			continue
+		}
+		c.touch()
+		c.queue = append(c.queue, append([]byte(nil), datagram...))
+		c.wait(len(datagram))
 	}
-	c.touch()
-	c.queue = append(c.queue, append([]byte(nil), datagram...))
-	c.wait(len(datagram))
 	c.more.Broadcast()
 	return true
+}
+
+// queued is how many datagrams wait to be read.
+func (c *Conn) queued() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue) - c.next
 }
 
 // wait books bytes that wait to be read, or no longer do.
@@ -73,11 +85,11 @@ func (c *Conn) forget() {
 }
 
 // Take gives the client over to sink: first the datagrams that were not read,
-// then each that comes, in order and one at a time. unread is how many of the
-// bytes that Read has given out count as not read, because whoever read them
-// only looked. The slices are valid until sink returns. From then on reading,
+// then those that come, in order and a few in one call where they came at once.
+// unread is how many of the bytes that Read has given out count as not read,
+// because whoever read them only looked. The slices are valid until sink returns. From then on reading,
 // deadlines, the idle timeout and Close have no meaning; [Conn.End] ends it.
-func (c *Conn) Take(unread int, sink func(datagram []byte)) {
+func (c *Conn) Take(unread int, sink func(datagrams [][]byte)) {
 	c.mu.Lock()
 	if c.closed || c.taken {
 		c.mu.Unlock()
@@ -97,18 +109,18 @@ func (c *Conn) Take(unread int, sink func(datagram []byte)) {
 		// What comes meanwhile queues behind these. The lock is free, because
 		// sink may end the client.
 		c.mu.Unlock()
-		for _, datagram := range waiting {
+		for i, datagram := range waiting {
 			if c.ended() {
 				break
 			}
 			if done > 0 {
 				read := min(done, len(datagram))
 				done -= read
-				if datagram = datagram[read:]; len(datagram) == 0 {
+				if waiting[i] = datagram[read:]; len(waiting[i]) == 0 {
 					continue
 				}
 			}
-			sink(datagram)
+			sink(waiting[i : i+1])
 		}
 		c.mu.Lock()
 	}

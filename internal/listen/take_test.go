@@ -83,7 +83,7 @@ func TestTakeUnread(t *testing.T) {
 				read = c.unread
 			}
 			var got []string
-			conn.Take(read, func(datagram []byte) { got = append(got, string(datagram)) })
+			conn.Take(read, each(func(datagram []byte) { got = append(got, string(datagram)) }))
 			if !slices.Equal(got, c.want) {
 				t.Errorf("got %d datagrams %.40q, want %d %.40q", len(got), got, len(c.want), c.want)
 			}
@@ -123,7 +123,7 @@ func TestTakeHistory(t *testing.T) {
 			t.Errorf("%d datagrams of %d bytes: %d bytes of %d datagrams kept", sent, size, conn.kept, len(conn.queue))
 		}
 		var taken int
-		conn.Take(most, func(datagram []byte) { taken += len(datagram) })
+		conn.Take(most, each(func(datagram []byte) { taken += len(datagram) }))
 		if taken != most {
 			t.Errorf("%d bytes of datagrams of %d bytes taken, want %d", taken, size, most)
 		}
@@ -160,7 +160,7 @@ func TestTakeWhileTheyCome(t *testing.T) {
 				conn.deliver([]byte(fmt.Sprint(i)))
 			}
 		})
-		conn.Take(1, func(datagram []byte) {
+		conn.Take(1, each(func(datagram []byte) {
 			if inside.Add(1) != 1 {
 				t.Error("two at a time")
 			}
@@ -174,7 +174,7 @@ func TestTakeWhileTheyCome(t *testing.T) {
 				close(done)
 			}
 			inside.Add(-1)
-		})
+		}))
 		receive(t, "the last", done)
 		reader.Wait()
 	}
@@ -186,13 +186,13 @@ func TestTakeAndEnd(t *testing.T) {
 	conn := bareConn("a", "b", "c")
 	u := conn.socket
 	var got []string
-	conn.Take(0, func(datagram []byte) {
+	conn.Take(0, each(func(datagram []byte) {
 		got = append(got, string(datagram))
 		if len(got) == 2 {
 			conn.End()
 			u.deliver(made(1), []byte("next"))
 		}
-	})
+	}))
 	if !slices.Equal(got, []string{"a", "b"}) {
 		t.Errorf("got %q", got)
 	}
@@ -201,7 +201,7 @@ func TestTakeAndEnd(t *testing.T) {
 	again := <-l.conns
 	again.End() // before Take
 	wantCounts(t, u, 1, 0, 0)
-	again.Take(0, func([]byte) { t.Error("one that has ended was delivered") })
+	again.Take(0, each(func([]byte) { t.Error("one that has ended was delivered") }))
 	wantCounts(t, u, 1, 0, 0)
 	if n := u.waiting.Load(); n != 0 {
 		t.Errorf("%d bytes are said to wait", n)
@@ -213,11 +213,11 @@ func TestTakeAndClose(t *testing.T) {
 	noLeaks(t)
 	conn := bareConn("a")
 	u := conn.socket
-	conn.Take(0, func([]byte) { check(t, conn.Close()) })
+	conn.Take(0, each(func([]byte) { check(t, conn.Close()) }))
 	check(t, conn.Close())
 	conn.expire()
 	wantCounts(t, u, 2, 1, 0)
-	conn.Take(0, func([]byte) { t.Error("taken twice") })
+	conn.Take(0, each(func([]byte) { t.Error("taken twice") }))
 	wantCounts(t, u, 2, 1, 0)
 	if _, err := conn.Read(make([]byte, 10)); err != io.EOF {
 		t.Errorf("read: %v", err)
@@ -236,7 +236,7 @@ func TestTakeRaces(t *testing.T) {
 		u.deliver(made(i), []byte("a"))
 		conn := <-l.conns
 		var all sync.WaitGroup
-		all.Go(func() { conn.Take(0, func([]byte) {}) })
+		all.Go(func() { conn.Take(0, each(func([]byte) {})) })
 		all.Go(func() { check(t, conn.Close()) })
 		all.Go(func() { _, _ = conn.Read(make([]byte, 10)) })
 		if i%2 == 0 {

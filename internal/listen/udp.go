@@ -34,6 +34,8 @@ func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
 			return nil, err
 		}
 		socket = newUDPSocket(s, at, conn.(*net.UDPConn))
+		receive, send := growBuffers(socket.conn, socketBuffer)
+		socket.tellLimits(opts.Log, receive, send)
 	}
 	l := &UDPListener{socket: socket, opts: opts, conns: make(chan *Conn, backlog), done: make(chan struct{})}
 	if err := socket.listeners.add(l, at.String()); err != nil {

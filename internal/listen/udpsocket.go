@@ -1,12 +1,13 @@
 package listen
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 const (
@@ -15,10 +16,7 @@ const (
 	maxUntaken = 16384
 	// idleTimeout ends a client that nobody has taken over and nobody hears of.
 	idleTimeout = 5 * time.Minute
-	// maxDatagram is more than UDP can carry (65,507 bytes).
-	maxDatagram = 64 << 10
-	// socketBuffer is asked for in either direction; the kernel gives what its
-	// limits allow (net.core.rmem_max and wmem_max).
+	// socketBuffer is asked for in either direction.
 	socketBuffer = 4 << 20
 )
 
@@ -35,7 +33,8 @@ type udpSocket struct {
 	sockets *Sockets
 	at      netip.AddrPort
 	conn    *net.UDPConn
-	several bool // bound to a wildcard: which address a datagram came to must be asked
+	several bool   // bound to a wildcard: which address a datagram came to must be asked
+	sender  sender // back to clients
 
 	users     int // listeners and clients; guarded by Sockets.mu
 	listeners listeners[*UDPListener]
@@ -50,9 +49,24 @@ type udpSocket struct {
 func newUDPSocket(s *Sockets, at netip.AddrPort, conn *net.UDPConn) *udpSocket {
 	u := &udpSocket{sockets: s, at: at, conn: conn, closed: make(chan struct{}), clients: make(map[key]*Conn)}
 	u.several = at.Addr().IsUnspecified() && askLocal(conn) == nil
-	_ = conn.SetReadBuffer(socketBuffer)
-	_ = conn.SetWriteBuffer(socketBuffer)
+	u.sender.init(conn)
 	return u
+}
+
+// tellLimits says what keeps bursts from being waited for: what finds no room
+// is lost before anybody can count it.
+func (u *udpSocket) tellLimits(log *zap.Logger, receive, send int) {
+	var limits []string
+	if receive < socketBuffer {
+		limits = append(limits, "net.core.rmem_max")
+	}
+	if send < socketBuffer {
+		limits = append(limits, "net.core.wmem_max")
+	}
+	if limits != nil {
+		log.Info("kernel limits socket buffer", zap.Stringer("address", u.at), zap.Int("wanted", socketBuffer),
+			zap.Int("got", min(receive, send)), zap.Strings("sysctl", limits))
+	}
 }
 
 // join adds a use of the socket, unless it has been closed.
@@ -78,48 +92,32 @@ func (u *udpSocket) leave() {
 	}
 }
 
-// read brings datagrams to their clients until the socket is closed.
-func (u *udpSocket) read() {
-	trouble := trouble{
+// trouble is how the goroutine that reads waits out errors.
+func (u *udpSocket) trouble() trouble {
+	return trouble{
 		at: u.at, log: u.listeners.log, closed: u.closed,
 		failed: "cannot read datagrams, trying on", again: "reading datagrams again",
 	}
-	buf, oob := make([]byte, maxDatagram), make([]byte, localSpace)
-	for {
-		n, oobn, _, from, err := u.conn.ReadMsgUDPAddrPort(buf, oob)
-		switch {
-		case err == nil:
-			trouble.over()
-			k := key{client: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}
-			if u.several {
-				k.local = localOf(oob[:oobn])
-			}
-			u.deliver(k, buf[:n])
-		case errors.Is(err, net.ErrClosed):
-			return
-		default:
-			trouble.wait(err)
-		}
-	}
 }
 
-// deliver is called by the goroutine that reads alone, so that nobody else
-// makes clients.
-func (u *udpSocket) deliver(k key, datagram []byte) {
+// deliver takes datagrams of one client, in order. It is called by the
+// goroutine that reads alone, so that nobody else makes clients.
+func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
 	u.mu.Lock()
 	c := u.clients[k]
 	u.mu.Unlock()
-	if c != nil && c.deliver(datagram) {
+	if c != nil && c.deliver(datagrams...) {
 		return
 	}
-	if c = u.accept(k); c != nil {
-		c.deliver(datagram)
+	if c = u.accept(k, len(datagrams)); c != nil {
+		c.deliver(datagrams...)
 		u.offer(c)
 	}
 }
 
-// accept makes a client, if somebody wants one and there is room.
-func (u *udpSocket) accept(k key) *Conn {
+// accept makes a client for so many datagrams, if somebody wants one and there
+// is room.
+func (u *udpSocket) accept(k key, datagrams int) *Conn {
 	l, ok := u.listener()
 	if !ok {
 		return nil // the last config that wanted new clients here has ended
@@ -128,7 +126,7 @@ func (u *udpSocket) accept(k key) *Conn {
 	room := u.untaken < maxUntaken
 	u.mu.Unlock()
 	if !room || u.waiting.Load() >= maxWaiting || len(l.conns) == backlog {
-		u.sockets.dropped.Add(1)
+		u.sockets.dropped.Add(uint64(datagrams))
 		return nil
 	}
 	if !u.join() {
@@ -147,7 +145,7 @@ func (u *udpSocket) offer(c *Conn) {
 	if l, ok := u.listener(); ok && l.offer(c) {
 		return
 	}
-	u.sockets.dropped.Add(1)
+	u.sockets.dropped.Add(uint64(c.queued()))
 	_ = c.Close()
 }
 

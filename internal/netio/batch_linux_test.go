@@ -1,0 +1,247 @@
+package netio
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// groups are datagrams to send at once: each kind that goes its own way.
+var groups = map[string][]int{
+	"one":               {100},
+	"an empty one":      {0},
+	"alike":             {1200, 1200, 1200, 1200},
+	"a short last one":  {1200, 1200, 7},
+	"an empty last one": {1200, 1200, 0},
+	"empty ones":        {0, 0, 0},
+	"mixed":             {5, 1200, 1200, 3, 3, 3, 0, 9000, 1, 2, 3},
+	"falling":           {500, 400, 300, 200, 100},
+	"largest":           {65507, 65507},
+	"large alike":       {30000, 30000, 30000, 30000, 30000},
+	"more than a batch": repeat(64, 150),
+	"small and many":    repeat(1, 64),
+}
+
+func repeat(size, count int) (sizes []int) {
+	for range count {
+		sizes = append(sizes, size)
+	}
+	return sizes
+}
+
+// datagrams are of those sizes, no two alike.
+func datagrams(sizes []int) (list [][]byte) {
+	for i, size := range sizes {
+		d := bytes.Repeat([]byte{byte(i + 1)}, size)
+		if size > 4 {
+			copy(d, fmt.Sprint(i))
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+// listening is a socket on loopback with room for all.
+func listening(t *testing.T, host string) (fd int, at netip.AddrPort) {
+	t.Helper()
+	ip := netip.MustParseAddr(host)
+	var name unix.Sockaddr = &unix.SockaddrInet6{Addr: ip.As16()}
+	family := unix.AF_INET6
+	if ip.Is4() {
+		name, family = &unix.SockaddrInet4{Addr: ip.As4()}, unix.AF_INET
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	check(t, err)
+	t.Cleanup(func() { CloseFD(fd) })
+	GrowBuffers(fd, 4<<20)
+	if err := unix.Bind(fd, name); err != nil {
+		t.Skip(err)
+	}
+	bound, err := unix.Getsockname(fd)
+	check(t, err)
+	port := 0
+	switch b := bound.(type) {
+	case *unix.SockaddrInet4:
+		port = b.Port
+	case *unix.SockaddrInet6:
+		port = b.Port
+	}
+	return fd, netip.AddrPortFrom(ip, uint16(port))
+}
+
+func receiver(t *testing.T) *Receiver {
+	t.Helper()
+	r, err := NewReceiver(true)
+	check(t, err)
+	t.Cleanup(r.Free)
+	return r
+}
+
+// wantReceived takes what was sent over loopback, where that is there already.
+func wantReceived(t *testing.T, r *Receiver, fd int, from netip.AddrPort, want [][]byte) {
+	t.Helper()
+	for len(want) > 0 {
+		got, err := r.Receive(fd)
+		if err != nil {
+			t.Fatalf("%d datagrams are missing: %v", len(want), err)
+		}
+		for i, d := range got {
+			if i >= len(want) || !bytes.Equal(d, want[i]) {
+				t.Fatalf("the %d-last has %d bytes, or others", len(want)-i, len(d))
+			}
+			if r.From(i) != from {
+				t.Fatalf("from %v, want %v", r.From(i), from)
+			}
+		}
+		want = want[len(got):]
+	}
+	if got, err := r.Receive(fd); !errors.Is(err, unix.EAGAIN) {
+		t.Fatalf("%d more: %v", len(got), err)
+	}
+}
+
+// Whatever the system can do at once, what arrives is what was sent: datagram
+// for datagram, byte for byte.
+func TestSendAndReceive(t *testing.T) {
+	for _, off := range []string{"", "gso", "batch", "gso,batch"} {
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			t.Run(fmt.Sprintf("off=%s/%s", off, host), func(t *testing.T) {
+				t.Setenv("RELAY_DISABLE", off)
+				r := receiver(t)
+				here, at := listening(t, host)
+				near, nearAt := listening(t, host)
+				connected, err := ConnectUDP(at)
+				check(t, err)
+				defer CloseFD(connected)
+				var sending Sending
+				sending.Init(AbilitiesOf(near))
+				to := NewPath(at, at.Addr().Is4(), nil)
+				for name, sizes := range groups {
+					want := datagrams(sizes)
+					for what, fd := range map[string]int{"unconnected": near, "connected": connected} {
+						path, from := &to, nearAt
+						if what == "connected" {
+							path, from = nil, localAddr(t, connected)
+						}
+						sent, err := sending.Send(fd, path, want)
+						if err != nil || sent != len(want) {
+							t.Fatalf("%s, %s: %d of %d sent: %v", name, what, sent, len(want), err)
+						}
+						wantReceived(t, r, here, from, want)
+					}
+				}
+			})
+		}
+	}
+}
+
+func localAddr(t *testing.T, fd int) netip.AddrPort {
+	t.Helper()
+	name, err := unix.Getsockname(fd)
+	check(t, err)
+	if four, ok := name.(*unix.SockaddrInet4); ok {
+		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), uint16(four.Port))
+	}
+	six := name.(*unix.SockaddrInet6)
+	return netip.AddrPortFrom(netip.AddrFrom16(six.Addr), uint16(six.Port))
+}
+
+// A socket without checksums is one that the kernel cuts nothing for.
+func TestSegmentsRefused(t *testing.T) {
+	r := receiver(t)
+	here, at := listening(t, "127.0.0.1")
+	near, from := listening(t, "127.0.0.1")
+	can := AbilitiesOf(near)
+	if !can.Segments {
+		t.Skip("no segments here")
+	}
+	check(t, unix.SetsockoptInt(near, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1))
+	var sending Sending
+	sending.Init(can)
+	to := NewPath(at, true, nil)
+	for _, size := range []int{1200, 900, 1500, 1} {
+		want := datagrams(repeat(size, 20))
+		sent, err := sending.Send(near, &to, want)
+		if err != nil || sent != len(want) {
+			t.Fatalf("%d sent: %v", sent, err)
+		}
+		wantReceived(t, r, here, from, want)
+		if whole := int(sending.whole.Load()); whole > size {
+			t.Errorf("of %d bytes refused, of %d still tried", size, whole-1)
+		}
+	}
+	// What is refused whichever way it is sent says nothing of segments.
+	sending.Init(can)
+	nobody := NewPath(netip.MustParseAddrPort("127.0.0.1:0"), true, nil)
+	if sent, err := sending.Send(near, &nobody, datagrams([]int{100, 100})); sent != 0 || err == nil {
+		t.Errorf("%d sent to port 0: %v", sent, err)
+	}
+	if whole := sending.whole.Load(); whole != maxSegmented {
+		t.Errorf("segments from %d bytes are given up", whole)
+	}
+}
+
+// A device that cuts nothing is found out by EIO, and is not asked again.
+func TestRefusedKeepsTheLeast(t *testing.T) {
+	var s Sending
+	s.Init(Abilities{Segments: true})
+	for _, step := range []struct{ refused, want int32 }{{1400, 1400}, {9000, 1400}, {1, 1}, {500, 1}} {
+		if s.refused(int(step.refused)); s.whole.Load() != step.want {
+			t.Errorf("after %d: %d, want %d", step.refused, s.whole.Load(), step.want)
+		}
+	}
+}
+
+func TestSegments(t *testing.T) {
+	for _, c := range []struct {
+		sizes       []int
+		whole, want int
+	}{
+		{[]int{0, 0}, maxSegmented, 1},
+		{[]int{5, 5, 5}, maxSegmented, 3},
+		{[]int{5, 5, 6}, maxSegmented, 2},
+		{[]int{5, 5, 4, 4}, maxSegmented, 3},
+		{[]int{5, 5, 0}, maxSegmented, 2},
+		{[]int{5, 5}, 5, 1},
+		{[]int{5, 5}, 6, 2},
+		{[]int{5, 5}, 1, 1},
+		{[]int{30000, 30000, 30000}, maxSegmented, 2},
+		{repeat(1, 100), maxSegmented, Batch},
+	} {
+		if got := segments(datagrams(c.sizes), c.whole); got != c.want {
+			t.Errorf("%v below %d: %d, want %d", c.sizes, c.whole, got, c.want)
+		}
+	}
+}
+
+// The error of a datagram is its own: those before it went out.
+func TestSendTellsWhichFailed(t *testing.T) {
+	r := receiver(t)
+	here, at := listening(t, "127.0.0.1")
+	fd, err := ConnectUDP(at)
+	check(t, err)
+	defer CloseFD(fd)
+	for _, off := range []string{"", "gso", "batch"} {
+		t.Setenv("RELAY_DISABLE", off)
+		var sending Sending
+		sending.Init(AbilitiesOf(fd))
+		list := datagrams([]int{10, 20, 65508, 10})
+		sent, err := sending.Send(fd, nil, list)
+		if sent != 2 || !TooBig(err) {
+			t.Errorf("without %q: %d sent, %v", off, sent, err)
+		}
+		wantReceived(t, r, here, localAddr(t, fd), list[:2])
+	}
+}
+
+func TestGrowBuffers(t *testing.T) {
+	fd, _ := listening(t, "127.0.0.1")
+	const size = 100 << 10 // within the limits of any system
+	if receive, send := GrowBuffers(fd, size); receive != size || send != size {
+		t.Errorf("got %d and %d", receive, send)
+	}
+}

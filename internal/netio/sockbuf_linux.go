@@ -1,0 +1,39 @@
+package netio
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ConnectedBuffer suits a socket with one peer: the kernel's own size is some
+// 270 small datagrams.
+const ConnectedBuffer = 1 << 20
+
+// GrowBuffers asks for socket buffers of size bytes in either direction and
+// says what there is now: beyond net.core.rmem_max and wmem_max only a process
+// with CAP_NET_ADMIN gets anything. No memory is taken before it is needed.
+func GrowBuffers(fd, size int) (receive, send int) {
+	if !force(fd, size) {
+		ask(fd, size)
+	}
+	receive, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	send, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	return receive / 2, send / 2 // the kernel doubles what is asked for, see socket(7)
+}
+
+// force says whether this process may set any size.
+func force(fd, size int) bool {
+	return setSize(fd, unix.SO_RCVBUFFORCE, size) && setSize(fd, unix.SO_SNDBUFFORCE, size)
+}
+
+func ask(fd, size int) {
+	setSize(fd, unix.SO_RCVBUF, size)
+	setSize(fd, unix.SO_SNDBUF, size)
+}
+
+func setSize(fd, option, size int) bool {
+	value := int32(size)
+	_, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, uintptr(option), uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)
+	return errno == 0
+}
