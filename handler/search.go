@@ -108,6 +108,7 @@ func (s *session) openLocked() {
 			f.socket = socket
 			s.flow, s.phase = f, open
 			s.holds.Store(true)
+			s.tallyLocked().enter()
 			s.awaitLocked()
 			s.sendBacklogLocked()
 			return
@@ -159,80 +160,6 @@ func (s *session) makeRoom(a upstream.Attempt, why error) {
 	}
 }
 
-// sendBacklogLocked sends all of the backlog on a new socket. If that fails,
-// whichever comes next sends all of it.
-func (s *session) sendBacklogLocked() {
-	for i := 0; i < len(s.backlog.datagrams); {
-		sent, err := s.sendLocked(s.backlog.datagrams[i:], i == 0)
-		i += sent
-		switch {
-		case err == nil:
-		case oneDatagrams(err):
-			s.note(dropped, zap.Error(err))
-			s.backlog.remove(i)
-			s.asked--
-		default:
-			s.flowFailedLocked(err)
-			return
-		}
-	}
-	s.backlog.trim()
-	s.sentLocked()
-}
-
-// forwardLocked sends datagrams of the client on the open socket, and keeps
-// what another may have to send again. It says how many it has seen to; the
-// rest waits until it is clear what becomes of a socket that failed.
-func (s *session) forwardLocked(datagrams [][]byte) (done int) {
-	if !s.waiting {
-		s.resumeLocked()
-	}
-	for done < len(datagrams) {
-		sent, err := s.sendLocked(datagrams[done:], len(s.backlog.datagrams) == 0)
-		s.backlog.keep(datagrams[done : done+sent])
-		s.asked += sent
-		done += sent
-		switch {
-		case err == nil:
-		case oneDatagrams(err):
-			s.note(dropped, zap.Error(err))
-			done++
-		default:
-			s.backlog.add(datagrams[done]) // there is room, after keep
-			s.asked++
-			s.flowFailedLocked(err)
-			return done + 1
-		}
-	}
-	s.sentLocked()
-	return done
-}
-
-// sendLocked sends datagrams. fresh says that all that was sent on the socket
-// before has its answer: an error is a late word on some of that then, and the
-// first datagram is still to be sent.
-func (s *session) sendLocked(datagrams [][]byte, fresh bool) (sent int, err error) {
-	socket := s.flow.socket
-	sent, err = socket.Send(datagrams)
-	if err != nil && sent == 0 && fresh && !oneDatagrams(err) {
-		sent, err = socket.Send(datagrams)
-	}
-	return sent, err
-}
-
-// sentLocked ends the wait for an answer if nothing was sent.
-func (s *session) sentLocked() {
-	if len(s.backlog.datagrams) == 0 {
-		s.settledLocked() // nobody can answer what was not sent
-	}
-}
-
-// oneDatagrams says whether err concerns the datagram alone: too big, or there
-// was no memory for it.
-func oneDatagrams(err error) bool {
-	return netio.TooBig(err) || netio.Classify(err) == netio.Exhausted
-}
-
 // flowFailedLocked goes on after the socket failed: with the attempt's next
 // address, or else with what the two-strike rule says.
 func (s *session) flowFailedLocked(err error) {
@@ -253,6 +180,7 @@ func (s *session) attemptFailedLocked(err error) {
 	if s.at < len(s.addrs) {
 		o.addr = s.addrs[s.at]
 	}
+	s.recordLocked(o)
 	verdict, change := s.relay.failed(&s.walk, o, upstream.UDP, s.clientLocked())
 	if change.Demoted {
 		// Not here: this may be a listener's goroutine, and there may be many.
@@ -298,6 +226,7 @@ func (s *session) leaveFlowLocked() {
 	if f := s.flow; f != nil {
 		s.flow = nil
 		s.holds.Store(false)
+		s.tallyLocked().leave()
 		f.socket.Close()
 	}
 }
@@ -329,6 +258,10 @@ func (s *session) servedLocked() {
 	s.backlog.clear()
 	backend, addr := s.attempt.Backend, s.addrs[s.at]
 	o := outcome{attempt: s.attempt, addr: addr, took: time.Since(s.attempt.Began)}
+	if s.served != backend {
+		s.recordLocked(o)
+		s.tallyLocked().connects.observe(o.took, time.Now())
+	}
 	s.relay.succeeded(&s.walk, o, upstream.UDP, s.clientLocked(), s.served == backend)
 	s.addrs, s.at = preferredFirst(s.addrs, addr), 0
 	if s.served == nil {

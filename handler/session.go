@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -39,8 +40,9 @@ const (
 // session is one UDP client's relay: a passive thing that is told of
 // datagrams, errors and the time by whoever meets them, each under mu.
 type session struct {
-	key   Key    // set once
-	relay *Relay // set once: the settings it was made with
+	key    Key    // set once, as is ticket
+	relay  *Relay // set once: the settings it was made with
+	ticket ticket
 
 	used  atomic.Int64 // when a datagram last went either way, after sessions.epoch
 	holds atomic.Bool  // has a socket; changes under mu
@@ -58,7 +60,10 @@ type session struct {
 	answers       int // answers since the round began
 	upN, downN    int64
 	upB, downB    int64
-	afterUnlocked []func() // what must not run under mu: it takes other sessions' locks, or a stranger's
+	tally         *tally            // of tallyOf; nil: none yet
+	tallyOf       *upstream.Backend // the attempt's, when it was last needed
+	more          *more             // what few sessions need; nil: none of it
+	afterUnlocked []func()          // what must not run under mu: it takes other sessions' locks, or a stranger's
 }
 
 // search is where the session's search for a backend stands.
@@ -83,8 +88,16 @@ type search struct {
 // flow is a session's socket, and the sink of what comes in on it. One that
 // the session has left is deaf.
 type flow struct {
-	session *session
-	socket  Socket // guarded by session.mu
+	session    *session
+	socket     Socket // guarded by session.mu, as is introduced
+	introduced bool   // the backend was told who the client is
+}
+
+// more is what the access log and the PROXY protocol need of a session.
+type more struct {
+	tried   tried
+	dialled time.Duration // until the latest backend's first answer
+	header  []byte
 }
 
 // way is a Replier with a count of its users: the session, and each reply
@@ -106,8 +119,8 @@ func (w *way) drop() {
 	}
 }
 
-func newSession(key Key, r *Relay) *session {
-	return &session{key: key, relay: r, began: time.Now(), phase: refused}
+func newSession(key Key, r *Relay, ticket ticket) *session {
+	return &session{key: key, relay: r, ticket: ticket, began: time.Now(), phase: refused}
 }
 
 func (s *session) lock() { s.mu.Lock() }
@@ -168,6 +181,7 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		s.way = newWay(client)
 	}
 	s.touch()
+	upN, upB := s.upN, s.upB
 	s.upN += int64(len(datagrams))
 	s.upB += bytesOf(datagrams)
 	for len(datagrams) > 0 {
@@ -176,9 +190,9 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		case s.phase == open:
 			n = s.forwardLocked(datagrams)
 		case s.phase == refused && time.Now().Before(s.until):
-			s.note(dropped)
+			s.dropLocked(dropped, datagrams[0])
 		case !s.backlog.add(datagrams[0]):
-			s.note(queueFull)
+			s.dropLocked(queueFull, datagrams[0])
 		default:
 			s.asked++
 			if s.phase == refused {
@@ -187,7 +201,43 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		}
 		datagrams = datagrams[n:]
 	}
+	if t := s.tallyLocked(); t != nil {
+		t.datagramsUp.Add(uint64(s.upN - upN))
+		t.bytesUp.Add(uint64(s.upB - upB))
+	}
 	return taken
+}
+
+// dropLocked counts a datagram of the client's that goes nowhere.
+func (s *session) dropLocked(why flood, datagram []byte, more ...zap.Field) {
+	s.upN--
+	s.upB -= int64(len(datagram))
+	s.note(why, more...)
+}
+
+// tallyLocked is that of the backend that the session is with; nil if there
+// has been none.
+func (s *session) tallyLocked() *tally {
+	if b := s.attempt.Backend; b != s.tallyOf {
+		s.tally, s.tallyOf = s.relay.service.tallies.get(b, upstream.UDP), b
+	}
+	return s.tally
+}
+
+func (s *session) moreLocked() *more {
+	if s.more == nil {
+		s.more = new(more)
+	}
+	return s.more
+}
+
+// recordLocked keeps what came of an attempt for the access log.
+func (s *session) recordLocked(o outcome) {
+	if s.relay.logs(upstream.UDP) {
+		m := s.moreLocked()
+		m.tried.add(o)
+		m.dialled = o.took
+	}
 }
 
 func bytesOf(datagrams [][]byte) (bytes int64) {
@@ -228,7 +278,11 @@ func (s *session) answered(f *flow, datagrams [][]byte) (way *way, wanted int) {
 	}
 	s.answers += wanted
 	s.downN += int64(wanted)
-	s.downB += bytesOf(datagrams[:wanted])
+	bytes := bytesOf(datagrams[:wanted])
+	s.downB += bytes
+	t := s.tallyLocked()
+	t.datagramsDown.Add(uint64(wanted))
+	t.bytesDown.Add(uint64(bytes))
 	way = s.way
 	way.users.Add(1)
 	if last {
@@ -284,7 +338,11 @@ func (s *session) endLocked(why reason) {
 	if s.phase == over {
 		return
 	}
+	if s.phase == refused && s.served == nil && why == idleTimeout {
+		why = refusedClient
+	}
 	s.phase, s.waiting = over, false
+	s.relay.service.admission.leave(s.ticket)
 	// Out of the table first: Deliver tries again for as long as it finds an
 	// ended session there, whatever goes wrong below.
 	s.relay.service.sessions.remove(s)
@@ -296,11 +354,27 @@ func (s *session) endLocked(why reason) {
 	if why == evictedForRoom {
 		s.note(evicted)
 	}
-	if line := s.relay.log.Check(zap.DebugLevel, "relay ended"); line != nil {
-		backend := ""
-		if s.attempt.Backend != nil {
-			backend = s.attempt.Backend.Text
+	s.logEndLocked(why)
+}
+
+func (s *session) logEndLocked(why reason) {
+	backend := ""
+	if s.attempt.Backend != nil {
+		backend = s.attempt.Backend.Text
+	}
+	if s.relay.logs(upstream.UDP) {
+		m := s.moreLocked()
+		a := record{
+			network: upstream.UDP, client: net.UDPAddrFromAddrPort(s.key.Client), local: net.UDPAddrFromAddrPort(s.key.Local),
+			backend: backend, tried: m.tried, dialled: m.dialled, began: s.began,
+			bytesUp: s.upB, bytesDown: s.downB, upN: s.upN, downN: s.downN, why: why,
 		}
+		if s.at < len(s.addrs) {
+			a.address = netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port)
+		}
+		s.relay.accessed(a)
+	}
+	if line := s.relay.log.Check(zap.DebugLevel, "relay ended"); line != nil {
 		line.Write(zap.Stringer("network", upstream.UDP),
 			zap.String("client", s.clientLocked()),
 			zap.String("backend", backend),

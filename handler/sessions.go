@@ -42,22 +42,27 @@ func (t *sessions) len() int {
 }
 
 // get finds the session of a client or makes one. victim is one that had to
-// make room, for the caller to end; s is nil once the table is closed.
-func (t *sessions) get(key Key, r *Relay) (s, victim *session) {
+// make room, for the caller to end; s is nil where there is no room for one
+// more, which the refusal says, or once the table is closed.
+func (t *sessions) get(key Key, r *Relay) (s, victim *session, refusal Refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.byKey[key]; s != nil || t.closed {
-		return s, nil
+		return s, nil, ""
+	}
+	ticket, refusal := r.service.admission.admit(&r.opts, key.Client.Addr())
+	if refusal != "" {
+		return nil, nil, refusal
 	}
 	if len(t.byKey) >= r.opts.MaxUDPSessions {
 		victim = t.evictLocked((*expiry).first)
 	}
-	s = newSession(key, r)
+	s = newSession(key, r, ticket)
 	s.touch()
 	t.byKey[key] = s
 	t.silent.push(s)
 	t.armLocked(s.deadline())
-	return s, victim
+	return s, victim, ""
 }
 
 // evict takes a session out of the table whose end sets a socket free. The

@@ -101,8 +101,7 @@ type tallies struct {
 	of map[string]*[networks]tally
 }
 
-// enter books a relay at work for a backend; its leave is the end of that.
-func (t *tallies) enter(b *upstream.Backend, n upstream.Network) *tally {
+func (t *tallies) get(b *upstream.Backend, n upstream.Network) *tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	both := t.of[b.Text]
@@ -113,10 +112,13 @@ func (t *tallies) enter(b *upstream.Backend, n upstream.Network) *tally {
 		both = new([networks]tally)
 		t.of[b.Text] = both
 	}
-	one := &both[n]
-	one.active.Add(1)
-	one.connections.Add(1)
-	return one
+	return &both[n]
+}
+
+// enter books that a relay is at work with the backend, until it leaves.
+func (t *tally) enter() {
+	t.active.Add(1)
+	t.connections.Add(1)
 }
 
 func (t *tally) leave() { t.active.Add(-1) }

@@ -169,7 +169,8 @@ func (t *tcpRelay) found(c carrier, o outcome) (cut reason) {
 	defer t.mu.Unlock()
 	t.carrier = c
 	t.backend, t.address = o.attempt.Backend, netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
-	t.tally, t.dialled = t.relay.service.tallies.enter(t.backend, upstream.TCP), o.took
+	t.tally, t.dialled = t.relay.service.tallies.get(t.backend, upstream.TCP), o.took
+	t.tally.enter()
 	t.tally.connects.observe(o.took, time.Now())
 	return t.why
 }

@@ -2,6 +2,10 @@ package handler
 
 import (
 	"net/netip"
+
+	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/upstream"
 )
 
 // Key tells UDP sessions apart: who sent, and to which of our addresses.
@@ -57,17 +61,30 @@ type Sink interface {
 // backend. client is the way back from now on.
 func (r *Relay) Deliver(key Key, datagrams [][]byte, client Replier) {
 	for {
-		s, evictedOne := r.service.sessions.get(key, r)
+		s, evictedOne, refusal := r.service.sessions.get(key, r)
 		if evictedOne != nil {
 			evictedOne.end(evictedForRoom)
 		}
 		if s == nil {
-			client.Release() // the service has been closed
+			r.turnAwayUDP(key, refusal)
+			client.Release()
 			return
 		}
 		if s.deliver(datagrams, client) {
 			return
 		}
 		// It ended just now: these datagrams begin the next one.
+	}
+}
+
+// turnAwayUDP tells of a client that gets no session. Once the service is
+// closed there is nothing to tell.
+func (r *Relay) turnAwayUDP(key Key, refusal Refusal) {
+	fields := []zap.Field{zap.Stringer("network", upstream.UDP), zap.Stringer("client", key.Client)}
+	switch refusal {
+	case RefusedTooMany:
+		r.service.floods.note(r.log, tooManyUDP, fields...)
+	case RefusedTooManyIP:
+		r.service.floods.note(r.log, tooManyOfOneUDP, fields...)
 	}
 }
