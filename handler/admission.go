@@ -14,10 +14,9 @@ type admission struct {
 	byIP  map[netip.Addr]int // those that were admitted while there was a limit for each
 }
 
-// ticket is what an admitted relay gives back at its end.
-type ticket struct {
-	ip netip.Addr // counted in byIP; not valid: it was not
-}
+// ticket is what an admitted relay gives back at its end: whether it was
+// counted for its address.
+type ticket bool
 
 // admit says whether there is room for one more. If there is not, the refusal
 // says what is exhausted.
@@ -25,32 +24,32 @@ func (a *admission) admit(opts *Options, ip netip.Addr) (ticket, Refusal) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if opts.MaxConnections > 0 && a.total >= opts.MaxConnections {
-		return ticket{}, RefusedTooMany
+		return false, RefusedTooMany
 	}
 	var t ticket
 	if opts.MaxConnectionsPerIP > 0 && ip.IsValid() {
 		if a.byIP[ip] >= opts.MaxConnectionsPerIP {
-			return ticket{}, RefusedTooManyIP
+			return false, RefusedTooManyIP
 		}
 		if a.byIP == nil {
 			a.byIP = make(map[netip.Addr]int)
 		}
 		a.byIP[ip]++
-		t.ip = ip
+		t = true
 	}
 	a.total++
 	return t, ""
 }
 
-func (a *admission) leave(t ticket) {
+func (a *admission) leave(t ticket, ip netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.total--
-	if !t.ip.IsValid() {
+	if !t {
 		return
 	}
-	if a.byIP[t.ip]--; a.byIP[t.ip] == 0 {
-		delete(a.byIP, t.ip)
+	if a.byIP[ip]--; a.byIP[ip] == 0 {
+		delete(a.byIP, ip)
 	}
 }
 

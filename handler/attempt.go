@@ -94,7 +94,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 			t.pending--
 			t.note(o)
 			if o.err == nil {
-				t.relay.succeeded(&t.walk, o, upstream.TCP, t.client.String(), false)
+				t.relay.succeeded(&t.walk, o, upstream.TCP, t.client, false)
 				return o, nil
 			}
 			last = fmt.Errorf("backend %s: %w", o.attempt.Backend.Text, o.err)
@@ -144,7 +144,7 @@ func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query, from 
 
 // failed goes on after an attempt that failed.
 func (t *attempts) failed(ctx context.Context, o outcome) {
-	verdict, _ := t.relay.failed(&t.walk, o, upstream.TCP, t.client.String())
+	verdict, _ := t.relay.failed(&t.walk, o, upstream.TCP, t.client)
 	if o.attempt != t.current {
 		return // the client waits on another backend already
 	}

@@ -41,7 +41,7 @@ func (s *session) forwardLocked(datagrams [][]byte) (done int) {
 	for done < len(datagrams) {
 		sent, err := s.sendLocked(datagrams[done:], len(s.backlog.datagrams) == 0)
 		s.backlog.keep(datagrams[done : done+sent])
-		s.asked += sent
+		s.asked += int32(sent)
 		done += sent
 		switch {
 		case err == nil:

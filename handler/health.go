@@ -29,6 +29,10 @@ type HealthCheck struct {
 // healthClient stands for the client where a probe met something.
 const healthClient = "health check"
 
+type healthBy struct{}
+
+func (healthBy) String() string { return healthClient }
+
 var errHealthTimeout = errors.New("health check timeout")
 
 // CheckHealth probes the backends of the service, whatever their condition,
@@ -126,13 +130,13 @@ func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upst
 	for a, ok := walk.Next(time.Now()); ok; a, ok = walk.Again(a, time.Now()) {
 		o := c.attempt(ctx, a, n, q)
 		if o.err == nil {
-			r.succeeded(&walk, o, n, healthClient, false)
+			r.succeeded(&walk, o, n, healthBy{}, false)
 			return !a.Second()
 		}
 		if ctx.Err() != nil {
 			return false // by our own end: nothing is known
 		}
-		verdict, change := r.failed(&walk, o, n, healthClient)
+		verdict, change := r.failed(&walk, o, n, healthBy{})
 		if change.Demoted && n == upstream.UDP {
 			r.service.sessions.leave(b)
 		}

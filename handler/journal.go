@@ -80,8 +80,8 @@ func (j *Journal) Entries() []Entry {
 
 // booked writes down what the report of an attempt changed, if anything. by is
 // the client, or the health check.
-func (j *Journal) booked(change upstream.Change, o outcome, n upstream.Network, by string) {
-	e := Entry{Network: n.String(), Backend: o.attempt.Backend.Text, By: by, Order: change.Order}
+func (j *Journal) booked(change upstream.Change, o outcome, n upstream.Network, by fmt.Stringer) {
+	e := Entry{Network: n.String(), Backend: o.attempt.Backend.Text, Order: change.Order}
 	switch {
 	case change.Strike == 1:
 		e.Kind = KindStrike
@@ -92,6 +92,7 @@ func (j *Journal) booked(change upstream.Change, o outcome, n upstream.Network, 
 	default:
 		return
 	}
+	e.By = by.String()
 	if o.addr.IsValid() {
 		e.Address = netip.AddrPortFrom(o.addr, o.attempt.Backend.Port).String()
 	}

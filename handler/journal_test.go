@@ -103,7 +103,7 @@ func TestJournalBooks(t *testing.T) {
 	} {
 		var j Journal
 		before := time.Now()
-		j.booked(test.change, test.o, test.n, test.by)
+		j.booked(test.change, test.o, test.n, named(test.by))
 		if test.want == "" {
 			if entries := j.Entries(); len(entries) != 0 {
 				t.Errorf("booked %v, want nothing", entries)
@@ -138,3 +138,8 @@ func TestEntryStrings(t *testing.T) {
 		}
 	}
 }
+
+// named is who it says it is.
+type named string
+
+func (n named) String() string { return string(n) }

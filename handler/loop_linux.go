@@ -52,7 +52,6 @@ func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 	if err == nil {
 		s := &loopSocket{loop: l, fd: fd, sink: sink}
 		can := e.abilities(fd)
-		can.GrowBuffers(fd, netio.ConnectedBuffer)
 		s.sending.Init(can)
 		if err = l.add(s); err == nil {
 			return s, nil
@@ -96,6 +95,7 @@ type loopSocket struct {
 	place  int32  // in loop.sockets, set once before it is there
 	serial uint32 // tells it from others at its place before and after, the same
 
+	grown    atomic.Bool // has large buffers
 	failures int         // errors in a row; the loop's own
 	broken   atomic.Bool // given up after too many of them
 
@@ -245,6 +245,9 @@ func (s *loopSocket) receive(receiver *netio.Receiver) {
 	switch {
 	case err == nil:
 		s.failures = 0
+		if len(datagrams) >= busy {
+			s.grow()
+		}
 		s.sink.Datagrams(datagrams)
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, net.ErrClosed):
 	default:
@@ -265,10 +268,27 @@ func (s *loopSocket) read(receiver *netio.Receiver) ([][]byte, error) {
 	return receiver.Receive(s.fd)
 }
 
+// busy is how many datagrams at once show that a socket needs more room than
+// the system gives by itself. Most sessions never do, and asking takes time.
+const busy = 4
+
+func (s *loopSocket) grow() {
+	if !s.grown.Swap(true) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.closed {
+			netio.GrowBuffers(s.fd, netio.ConnectedBuffer)
+		}
+	}
+}
+
 // Send implements [Socket]. What finds no room fails: nobody waits for it.
 func (s *loopSocket) Send(datagrams [][]byte) (sent int, err error) {
 	if s.broken.Load() {
 		return 0, net.ErrClosed
+	}
+	if len(datagrams) >= busy {
+		s.grow()
 	}
 	if sent, err = s.sending.Send(s.fd, nil, datagrams); err != nil {
 		err = os.NewSyscallError("write", err)

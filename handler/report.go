@@ -2,6 +2,7 @@ package handler
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 
 // succeeded books a success. again is one that was told of already: the next
 // answer of a UDP backend that has answered this client before.
-func (r *Relay) succeeded(walk *upstream.Walk, o outcome, n upstream.Network, client string, again bool) {
+func (r *Relay) succeeded(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer, again bool) {
 	o.attempt.Backend.Prefer(n, o.addr)
 	if change := walk.Succeeded(o.attempt, time.Now()); change.Recovered || !again {
 		r.booked(change, o, n, client)
@@ -27,15 +28,23 @@ func (r *Relay) succeeded(walk *upstream.Walk, o outcome, n upstream.Network, cl
 
 // failed books a failure and says what the client does next. A failure of our
 // own side is not the backend's, and there is nothing to try on it again.
-func (r *Relay) failed(walk *upstream.Walk, o outcome, n upstream.Network, client string) (upstream.Verdict, upstream.Change) {
+func (r *Relay) failed(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer) (upstream.Verdict, upstream.Change) {
 	if errors.Is(o.err, errUnchanged) || classOf(o.err) != netio.Theirs {
 		walk.Exhaust(o.attempt.Backend)
 		r.tell(zapcore.DebugLevel, "attempt not counted", o, n, client)
 		return upstream.Next, upstream.Change{}
 	}
-	verdict, change := walk.Failed(o.attempt.At(o.addr), time.Now(), o.err)
+	verdict, change := walk.FailedAt(o.attempt, time.Now(), o.err, o.at())
 	r.booked(change, o, n, client)
 	return verdict, change
+}
+
+// at is the address that was tried last; not valid if there was none.
+func (o outcome) at() netip.AddrPort {
+	if !o.addr.IsValid() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
 }
 
 // classOf is whose fault an attempt's error is.
@@ -48,7 +57,7 @@ func classOf(err error) netio.Class {
 }
 
 // booked tells what a report changed.
-func (r *Relay) booked(change upstream.Change, o outcome, n upstream.Network, client string) {
+func (r *Relay) booked(change upstream.Change, o outcome, n upstream.Network, client fmt.Stringer) {
 	r.service.Journal.booked(change, o, n, client)
 	r.service.announce(change, o, n)
 	switch {
@@ -80,7 +89,7 @@ func (r *Relay) reordered(change upstream.Change) {
 }
 
 // tell writes one line about an attempt.
-func (r *Relay) tell(level zapcore.Level, message string, o outcome, n upstream.Network, client string, more ...zap.Field) {
+func (r *Relay) tell(level zapcore.Level, message string, o outcome, n upstream.Network, client fmt.Stringer, more ...zap.Field) {
 	line := r.log.Check(level, message)
 	if line == nil {
 		return
@@ -91,7 +100,7 @@ func (r *Relay) tell(level zapcore.Level, message string, o outcome, n upstream.
 	}
 	fields := append(make([]zap.Field, 0, 8),
 		zap.Stringer("network", n),
-		zap.String("client", client),
+		zap.Stringer("client", client),
 		zap.String("backend", o.attempt.Backend.Text),
 		zap.Int("attempt", attempt),
 		zap.Duration("duration", o.took))

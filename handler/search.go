@@ -181,7 +181,7 @@ func (s *session) attemptFailedLocked(err error) {
 		o.addr = s.addrs[s.at]
 	}
 	s.recordLocked(o)
-	verdict, change := s.relay.failed(&s.walk, o, upstream.UDP, s.clientLocked())
+	verdict, change := s.relay.failed(&s.walk, o, upstream.UDP, &s.key.Client)
 	if change.Demoted {
 		// Not here: this may be a listener's goroutine, and there may be many.
 		go s.relay.service.sessions.leave(a.Backend)
@@ -262,7 +262,7 @@ func (s *session) servedLocked() {
 		s.recordLocked(o)
 		s.tallyLocked().connects.observe(o.took, time.Now())
 	}
-	s.relay.succeeded(&s.walk, o, upstream.UDP, s.clientLocked(), s.served == backend)
+	s.relay.succeeded(&s.walk, o, upstream.UDP, &s.key.Client, s.served == backend)
 	s.addrs, s.at = preferredFirst(s.addrs, addr), 0
 	if s.served == nil {
 		s.relay.service.sessions.heard(s)

@@ -226,7 +226,7 @@ func (p *pair) connectedLocked(b begun, buf *netio.Buffer) (more bool) {
 	o.attempt.Backend.Prefer(upstream.TCP, o.addr)
 	p.relay.note(o)
 	if change := b.walk.Succeeded(o.attempt, time.Now()); change.Recovered || r.log.Core().Enabled(zap.DebugLevel) {
-		r.booked(change, o, upstream.TCP, p.relay.client.String())
+		r.booked(change, o, upstream.TCP, p.relay.client)
 	}
 	return p.carryLocked(o, buf)
 }

@@ -69,7 +69,7 @@ func (s *Service) enter(t *tcpRelay) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		s.admission.leave(ticket)
+		s.admission.leave(ticket, ipOf(t.client))
 		return false
 	}
 	t.next = s.relays
@@ -100,7 +100,7 @@ func (s *Service) leave(t *tcpRelay) {
 	t.prev, t.next = nil, nil
 	s.count--
 	s.mu.Unlock()
-	s.admission.leave(t.ticket)
+	s.admission.leave(t.ticket, ipOf(t.client))
 	s.ends.tell()
 }
 

@@ -51,13 +51,12 @@ type session struct {
 
 	mu            sync.Mutex // guards what follows; taken by lock, given back by unlock
 	phase         phase
-	way           *way   // back to the client: the latest
-	name          string // the client's, for logs; made when first needed
-	search               // for a backend, and what is known of the one found
+	way           *way // back to the client: the latest
+	search             // for a backend, and what is known of the one found
 	backlog       backlog
 	began         time.Time
-	asked         int // datagrams since the round began
-	answers       int // answers since the round began
+	asked         int32 // datagrams since the round began
+	answers       int32 // answers since the round began
 	upN, downN    int64
 	upB, downB    int64
 	tally         *tally            // of tallyOf; nil: none yet
@@ -144,14 +143,6 @@ func (s *session) guard() {
 		s.relay.panicked(upstream.UDP, s.key.Client.String(), p)
 		s.end(panicked)
 	}
-}
-
-// clientLocked is the client as logs have it.
-func (s *session) clientLocked() string {
-	if s.name == "" {
-		s.name = s.key.Client.String()
-	}
-	return s.name
 }
 
 // note counts what clients can cause as often as they like.
@@ -273,10 +264,10 @@ func (s *session) answered(f *flow, datagrams [][]byte) (way *way, wanted int) {
 		s.servedLocked()
 	}
 	wanted, last := len(datagrams), false
-	if limit := s.relay.opts.UDPResponses; limit > 0 && s.answers+wanted >= limit*s.asked {
-		wanted, last = max(limit*s.asked-s.answers, 1), true
+	if limit := s.relay.opts.UDPResponses; limit > 0 && int(s.answers)+wanted >= limit*int(s.asked) {
+		wanted, last = max(limit*int(s.asked)-int(s.answers), 1), true
 	}
-	s.answers += wanted
+	s.answers += int32(wanted)
 	s.downN += int64(wanted)
 	bytes := bytesOf(datagrams[:wanted])
 	s.downB += bytes
@@ -342,7 +333,7 @@ func (s *session) endLocked(why reason) {
 		why = refusedClient
 	}
 	s.phase, s.waiting = over, false
-	s.relay.service.admission.leave(s.ticket)
+	s.relay.service.admission.leave(s.ticket, s.key.Client.Addr())
 	// Out of the table first: Deliver tries again for as long as it finds an
 	// ended session there, whatever goes wrong below.
 	s.relay.service.sessions.remove(s)
@@ -376,7 +367,7 @@ func (s *session) logEndLocked(why reason) {
 	}
 	if line := s.relay.log.Check(zap.DebugLevel, "relay ended"); line != nil {
 		line.Write(zap.Stringer("network", upstream.UDP),
-			zap.String("client", s.clientLocked()),
+			zap.Stringer("client", &s.key.Client),
 			zap.String("backend", backend),
 			zap.Duration("duration", time.Since(s.began)),
 			zap.Int64("bytes_up", s.upB), zap.Int64("bytes_down", s.downB),

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -121,13 +122,13 @@ func (p *Pool) Backend(text string) *Backend {
 
 // failed books a failed attempt and says whether it was stale: older than the
 // backend's latest strike, success, demotion or reset.
-func (p *Pool) failed(a Attempt, now time.Time, err error) (change Change, stale, down bool) {
+func (p *Pool) failed(a Attempt, now time.Time, err error, addr netip.AddrPort) (change Change, stale, down bool) {
 	text := err.Error() // not under the lock: it is a stranger's code
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b, h := a.Backend, a.health()
 	h.failed.Add(1)
-	h.lastFailure = Failure{At: now, Error: text, Address: a.address()}
+	h.lastFailure = Failure{At: now, Error: text, Address: addr}
 	for {
 		word := h.word.Load()
 		switch {

@@ -43,7 +43,7 @@ func TestSnapshot(t *testing.T) {
 	want("struck", at(2), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 1, LastFailure: Failure{At: at(2), Error: "refused"}})
 
 	// A failure that is no strike is still a failure, and the latest.
-	late.Failed(held.At(netip.MustParseAddr("192.0.2.1")), at(3), timeout)
+	late.FailedAt(held, at(3), timeout, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), held.Backend.Port))
 	where := netip.MustParseAddrPort("192.0.2.1:80")
 	want("struck still", at(3), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 2, LastFailure: Failure{At: at(3), Error: "timed out", Address: where}})
 

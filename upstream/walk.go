@@ -26,27 +26,11 @@ type Attempt struct {
 
 	network    Network
 	generation uint64
-	tried      netip.Addr
 	second     bool
 	demoted    <-chan struct{}
 }
 
 func (a Attempt) health() *health { return &a.Backend.health[a.network] }
-
-// At is the attempt with the address that it tried last, which is kept with
-// its failure.
-func (a Attempt) At(addr netip.Addr) Attempt {
-	a.tried = addr
-	return a
-}
-
-// address is what At was told, with the backend's port.
-func (a Attempt) address() netip.AddrPort {
-	if !a.tried.IsValid() {
-		return netip.AddrPort{}
-	}
-	return netip.AddrPortFrom(a.tried, a.Backend.Port)
-}
 
 // Second says whether this is the client's second attempt on the backend.
 func (a Attempt) Second() bool { return a.second }
@@ -142,7 +126,13 @@ func (w *Walk) begin(b *Backend, now time.Time) Attempt {
 
 // Failed reports a failure that is the backend's. err is kept for status.
 func (w *Walk) Failed(a Attempt, now time.Time, err error) (Verdict, Change) {
-	change, stale, down := w.pool.failed(a, now, err)
+	return w.FailedAt(a, now, err, netip.AddrPort{})
+}
+
+// FailedAt is Failed with the address that was tried last, which is kept with
+// the failure.
+func (w *Walk) FailedAt(a Attempt, now time.Time, err error, addr netip.AddrPort) (Verdict, Change) {
+	change, stale, down := w.pool.failed(a, now, err, addr)
 	switch {
 	case a.second, change.Demoted, stale && a.wasDemoted():
 		w.Exhaust(a.Backend)

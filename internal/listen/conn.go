@@ -21,18 +21,25 @@ type Conn struct {
 	names  atomic.Pointer[names] // what LocalAddr and RemoteAddr give; nil: to be made
 	used   atomic.Int64          // when a datagram last went either way, see now
 
-	mu     sync.Mutex // guards what follows
-	queue  [][]byte   // datagrams from the client: first those read already and kept, then those not
-	next   int        // the first one in queue not yet read to its end
-	offset int        // how much of it is
-	kept   int        // bytes of those read to their end
-	unread int        // bytes of those that are not
+	mu     sync.Mutex     // guards what follows
+	*inbox                // nil once Take has emptied it
+	sink   func([][]byte) // where datagrams go from then on
 	taken  bool
-	sink   func([][]byte) // where datagrams go, once Take has emptied the queue
 	closed bool
-	late   bool      // the deadline has passed
-	more   sync.Cond // something to read, closed, taken, or another deadline
-	alarm  *time.Timer
+}
+
+// inbox is what a client needs while somebody reads it, or may. It is guarded
+// by Conn.mu.
+type inbox struct {
+	queue    [][]byte  // datagrams from the client: first those read already and kept, then those not
+	next     int       // the first one in queue not yet read to its end
+	offset   int       // how much of it is
+	kept     int       // bytes of those read to their end
+	unread   int       // bytes of those that are not
+	deadline time.Time // of Read; zero: none
+	readers  int       // who wait in Read
+	more     sync.Cond // something to read, closed, taken, or another deadline
+	alarm    *time.Timer
 }
 
 // names are the ends of a client in the form of package net. Matchers ask for
@@ -40,7 +47,7 @@ type Conn struct {
 type names struct{ local, remote *net.UDPAddr }
 
 func newConn(u *udpSocket, k key) *Conn {
-	c := &Conn{socket: u, key: k, back: u.pathTo(k)}
+	c := &Conn{socket: u, key: k, back: u.pathTo(k), inbox: new(inbox)}
 	c.more.L = &c.mu
 	c.touch()
 	return c
@@ -74,12 +81,16 @@ func (c *Conn) Read(b []byte) (int, error) {
 		switch {
 		case c.closed || c.taken:
 			return 0, io.EOF
-		case c.late:
+		case c.lateLocked():
 			return 0, os.ErrDeadlineExceeded
 		case c.next < len(c.queue):
 			return c.read(b), nil
 		}
-		c.more.Wait()
+		in := c.inbox // Take may put it away meanwhile
+		in.readers++
+		c.armLocked()
+		in.more.Wait()
+		in.readers--
 	}
 }
 
@@ -125,9 +136,11 @@ func (c *Conn) endIf(may func() bool) {
 		return
 	}
 	c.closed = true
-	c.clear()
-	c.stopAlarm()
-	c.more.Broadcast()
+	if c.inbox != nil {
+		c.clear()
+		c.stopAlarm()
+		c.more.Broadcast()
+	}
 	taken := c.taken
 	c.mu.Unlock()
 	c.socket.remove(c, taken)
@@ -154,7 +167,8 @@ func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
 // SetWriteDeadline implements net.Conn.
 func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
 
-// SetReadDeadline implements net.Conn.
+// SetReadDeadline implements net.Conn. A timer runs only while somebody reads:
+// layer4's routes set and clear a deadline for each client.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -162,22 +176,29 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 		return nil
 	}
 	c.stopAlarm()
-	wait := time.Until(t)
-	c.late = !t.IsZero() && wait <= 0
-	if !t.IsZero() && wait > 0 {
-		var alarm *time.Timer
-		alarm = time.AfterFunc(wait, func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if c.alarm == alarm { // and not one that could not be stopped any more
-				c.late = true
-				c.more.Broadcast()
-			}
-		})
-		c.alarm = alarm
+	c.deadline = t
+	if c.readers > 0 {
+		c.armLocked()
+		c.more.Broadcast()
 	}
-	c.more.Broadcast()
 	return nil
+}
+
+func (c *Conn) lateLocked() bool {
+	return !c.deadline.IsZero() && !time.Now().Before(c.deadline)
+}
+
+// armLocked has those who read woken at the deadline, if there is one.
+func (c *Conn) armLocked() {
+	if c.deadline.IsZero() || c.alarm != nil {
+		return
+	}
+	in := c.inbox
+	in.alarm = time.AfterFunc(time.Until(c.deadline), func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		in.more.Broadcast()
+	})
 }
 
 func (c *Conn) stopAlarm() {

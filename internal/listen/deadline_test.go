@@ -102,12 +102,12 @@ func TestDeadlineAndTake(t *testing.T) {
 		_, err := conn.Read(make([]byte, 10))
 		check(t, err)
 		check(t, conn.SetReadDeadline(time.Now().Add(time.Hour)))
-		result := reading(conn)
+		result, in := reading(conn), conn.inbox
 		synctest.Wait()
 		conn.Take(0, each(func([]byte) {}))
 		wantResult(t, result, 0, io.EOF, 0)
 		check(t, conn.SetReadDeadline(time.Now().Add(time.Hour)))
-		if conn.alarm != nil {
+		if in.alarm != nil || conn.inbox != nil {
 			t.Error("a client that was taken has an alarm")
 		}
 		conn.End()

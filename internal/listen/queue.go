@@ -46,6 +46,9 @@ func (c *Conn) deliver(datagrams ...[]byte) bool {
 func (c *Conn) queued() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.inbox == nil {
+		return 0
+	}
 	return len(c.queue) - c.next
 }
 
@@ -87,8 +90,9 @@ func (c *Conn) forget() {
 // Take gives the client over to sink: first the datagrams that were not read,
 // then those that come, in order and a few in one call where they came at once.
 // unread is how many of the bytes that Read has given out count as not read,
-// because whoever read them only looked. The slices are valid until sink returns. From then on reading,
-// deadlines, the idle timeout and Close have no meaning; [Conn.End] ends it.
+// because whoever read them only looked. The slices are valid until sink
+// returns. From then on reading, deadlines, the idle timeout and Close have no
+// meaning; [Conn.End] ends it.
 func (c *Conn) Take(unread int, sink func(datagrams [][]byte)) {
 	c.mu.Lock()
 	if c.closed || c.taken {
@@ -103,7 +107,7 @@ func (c *Conn) Take(unread int, sink func(datagrams [][]byte)) {
 		waiting := c.queue
 		c.clear()
 		if len(waiting) == 0 {
-			c.sink = sink
+			c.sink, c.inbox = sink, nil
 			break
 		}
 		// What comes meanwhile queues behind these. The lock is free, because
