@@ -23,6 +23,7 @@ type target struct {
 	caddy   bool
 	only    string // the network that it relays, if not both
 	names   bool   // takes the backend's name and a resolver
+	echoes  bool   // answers by itself, without a backend
 	// command makes the configuration and says how to run with it; it is nil
 	// where clients go to the backend themselves.
 	command func(setup) ([]string, error)
@@ -31,6 +32,8 @@ type target struct {
 func (t target) does(r row) bool {
 	switch {
 	case t.only != "" && t.only != r.network:
+		return false
+	case t.echoes && r.backends != tcpEcho && r.backends != udpEcho:
 		return false
 	case r.backends == namedBackend:
 		return t.names || t.command == nil
@@ -86,6 +89,14 @@ func findTargets(dir string) ([]target, error) {
 		{name: "direct"},
 		{name: ours, caddy: true, names: true, command: func(s setup) ([]string, error) { return runCaddy(caddy, "relay+", s, relayHandler(s)) }},
 		{name: "relay, plain", caddy: true, names: true, command: func(s setup) ([]string, error) { return runCaddy(caddy, "", s, relayHandler(s)) }},
+		{name: "relay, portable", caddy: true, names: true, command: func(s setup) ([]string, error) {
+			// On goroutines, as on systems without event loops.
+			args, err := runCaddy(caddy, "relay+", s, relayHandler(s))
+			return append([]string{"env", "RELAY_DISABLE=engine,batch,gso"}, args...), err
+		}},
+		{name: "caddy-l4 echo", version: version, caddy: true, echoes: true, command: func(s setup) ([]string, error) {
+			return runCaddy(caddy, "", s, object{"handler": "echo"})
+		}},
 		{name: "caddy-l4 proxy", version: version, caddy: true, command: func(s setup) ([]string, error) { return runCaddy(caddy, "", s, proxyHandler(s)) }},
 	}
 	if haproxy := find("haproxy"); haproxy != "" {
