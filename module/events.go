@@ -2,7 +2,9 @@ package module
 
 import (
 	"net/netip"
+	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -29,9 +31,32 @@ func (s *service) happened(e handler.Event) {
 	if g.hook != nil {
 		hooks.Run(*g.hook, hookEvent(s.Name, e))
 	}
-	if g.events != nil && !emitter.put(func() { g.events.Emit(g.ctx, string(e.Type), eventData(s.Name, e)) }) {
+	if !emitter.put(func() { s.emit(e) }) {
 		g.log.Error("event dropped, those who subscribed to events are too slow", zap.String("service", s.Name), zap.String("event", string(e.Type)))
 	}
+}
+
+// startCheck is how often an event looks whether Caddy has started.
+const startCheck = 10 * time.Millisecond
+
+// emit tells those who subscribed in the config in force, which need not be
+// the one that the event is of: Caddy emits none for a config that has ended.
+// If it still starts its apps, that of the subscribers is waited for. The
+// event goes when no config has the service any more.
+func (s *service) emit(e handler.Event) {
+	g := s.current.Load()
+	for ; g != nil && caddy.ActiveContext().Context == nil; g = s.current.Load() {
+		time.Sleep(startCheck)
+	}
+	if g == nil {
+		return
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			g.log.Error("event subscriber panicked", zap.String("service", s.Name), zap.String("event", string(e.Type)), zap.Any("error", p), zap.ByteString("stack", debug.Stack()))
+		}
+	}()
+	g.events.Emit(g.ctx, string(e.Type), eventData(s.Name, e))
 }
 
 func hookEvent(service string, e handler.Event) hook.Event {

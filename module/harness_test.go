@@ -73,6 +73,7 @@ type server struct {
 	t     *testing.T
 	admin string
 	log   string // the file its log goes to
+	more  string // global options in all its configs
 }
 
 // nextPort hands out ports below the system's ephemeral ones, so that no
@@ -108,10 +109,26 @@ func newServer(t *testing.T) *server {
 // start runs a config whose layer4 block is given as Caddyfile text.
 func start(t *testing.T, layer4 string) *server {
 	t.Helper()
+	return startWith(t, "", layer4)
+}
+
+// startWith is start with further global options, which reloads have too.
+func startWith(t *testing.T, more, layer4 string) *server {
+	t.Helper()
+	return startBeside(t, "", more, layer4)
+}
+
+// startBeside is startWith with apps beside layer4, as JSON, in this config.
+func startBeside(t *testing.T, apps, more, layer4 string) *server {
+	t.Helper()
 	s := newServer(t)
+	s.more = more
 	config, err := s.adapt(layer4)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if apps != "" {
+		config = bytes.Replace(config, []byte(`"apps":{`), []byte(`"apps":{`+apps+`,`), 1)
 	}
 	if err := caddy.Load(config, true); err != nil {
 		t.Fatal(err)
@@ -131,7 +148,7 @@ func (s *server) stop() error {
 }
 
 func (s *server) adapt(layer4 string) ([]byte, error) {
-	text := fmt.Sprintf("{\n admin %s\n persist_config off\n log relay {\n include layer4.handlers.relay\n output file %s {\n roll_disabled\n }\n level DEBUG\n format json\n }\n log default {\n exclude layer4.handlers.relay\n level WARN\n }\n layer4 {\n%s\n}\n}\n", s.admin, s.log, layer4)
+	text := fmt.Sprintf("{\n admin %s\n persist_config off\n log relay {\n include layer4.handlers.relay\n output file %s {\n roll_disabled\n }\n level DEBUG\n format json\n }\n log default {\n exclude layer4.handlers.relay\n level WARN\n }\n%s\n layer4 {\n%s\n}\n}\n", s.admin, s.log, s.more, layer4)
 	text = strings.NewReplacer("TCP/", over.tcp+"/", "UDP/", over.udp+"/").Replace(text)
 	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
 	for _, w := range warnings {
@@ -181,17 +198,27 @@ func (s *server) request(path, contentType string, body []byte) (text []byte, er
 
 // lines are the relay's log lines with that message so far.
 func (s *server) lines(message string) (found []map[string]any) {
-	text, err := os.ReadFile(s.log)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		var fields map[string]any
-		if json.Unmarshal([]byte(line), &fields) == nil && fields["msg"] == message && fields["logger"] == "layer4.handlers.relay" {
+	for _, fields := range logged(s.t, s.log) {
+		if fields["msg"] == message && fields["logger"] == "layer4.handlers.relay" {
 			found = append(found, fields)
 		}
 	}
 	return found
+}
+
+// logged are the lines of a log file so far.
+func logged(t *testing.T, path string) (all []map[string]any) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var fields map[string]any
+		if json.Unmarshal([]byte(line), &fields) == nil {
+			all = append(all, fields)
+		}
+	}
+	return all
 }
 
 // eventually waits until ok.

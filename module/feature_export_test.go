@@ -1,0 +1,27 @@
+package module
+
+import (
+	"time"
+
+	"github.com/async-relay/caddy-relay/handler"
+)
+
+// ServiceOf is the running state of the service of that name, nil if there is
+// none: the tests look at it beside what they see from outside.
+func ServiceOf(name string) (found *handler.Service) {
+	services.Range(func(_, value any) bool {
+		if s := value.(*service); s.Name == name {
+			found = s.Service
+		}
+		return found == nil
+	})
+	return found
+}
+
+// StatsOf are its counters; none if there is no such service.
+func StatsOf(name string) handler.Stats {
+	if s := ServiceOf(name); s != nil {
+		return s.Stats(time.Now())
+	}
+	return handler.Stats{}
+}
