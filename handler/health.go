@@ -101,7 +101,11 @@ func (p *patient) probe(ctx context.Context) {
 	}
 	p.run++
 	if c.check.Failback && p.run >= c.check.Rise {
-		c.relay.reordered(c.relay.service.Pool.Failback(b))
+		change := c.relay.service.Pool.Failback(b)
+		if change.Order != nil {
+			c.relay.service.Journal.Add(Entry{Kind: KindFailback, Backend: b.Text, By: healthClient, Order: change.Order})
+		}
+		c.relay.reordered(change)
 	}
 }
 

@@ -30,7 +30,7 @@ type Use struct {
 }
 
 // BackendStats is a backend as it stands in the queue, with its use. One that
-// is no longer there but has relays at work has Position -1.
+// is no longer there but has, or just had, relays at work has Position -1.
 type BackendStats struct {
 	upstream.Status
 	Use [networks]Use
@@ -182,8 +182,7 @@ func (s *Service) Stats(now time.Time) Stats {
 			active += b.Use[n].Active
 		}
 		if active == 0 {
-			delete(s.tallies.of, text)
-			continue
+			delete(s.tallies.of, text) // shown once more, with what its last relays moved
 		}
 		gone = append(gone, b)
 	}
