@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -35,7 +36,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.log = ctx.Logger(new(Relay))
-	return nil
+	return registerMetrics(ctx)
 }
 
 // add books a handler of this config. Handlers of one name are one service
@@ -123,6 +124,7 @@ func (a *App) commit() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	lastLog.Store(a.log)
+	collected.ledger.book(time.Now())
 	var c change
 	for _, r := range a.relays {
 		c.add(r.service.commit(r.settings))

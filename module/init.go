@@ -15,6 +15,7 @@ import (
 func init() {
 	caddy.RegisterModule(new(Relay))
 	caddy.RegisterModule(new(App))
+	caddy.RegisterModule(new(adminMetrics))
 	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
 	caddy.RegisterNetwork(networkTCP, listenTCP)
 	caddy.RegisterNetwork(networkUDP, listenUDP)

@@ -36,7 +36,7 @@ type names struct {
 func loadNames(opts caddyfile.Options) (*names, error) {
 	n := &names{key: fmt.Sprint(opts.DNSTTL, opts.Resolvers)}
 	value, _, err := caches.LoadOrNew(n.key, func() (caddy.Destructor, error) {
-		return cache{resolver.New(resolver.Config{TTL: opts.DNSTTL, Servers: opts.Resolvers, Observer: dnsLog{}})}, nil
+		return cache{resolver.New(resolver.Config{TTL: opts.DNSTTL, Servers: opts.Resolvers, Observer: dnsLog{}, Counts: &collected.lookups})}, nil
 	})
 	if err != nil {
 		return nil, err

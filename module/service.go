@@ -186,7 +186,10 @@ func (s *service) busy() bool {
 }
 
 // Destruct is called when neither a config nor a relay has the service.
-func (s *service) Destruct() error { return nil }
+func (s *service) Destruct() error {
+	collected.ledger.close(s, time.Now())
+	return nil
+}
 
 // Cached implements handler.Resolver, as do Lookup and Refresh: by the DNS
 // settings in force, whichever those of the relay that asks were.

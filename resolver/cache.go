@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,6 +44,18 @@ type Config struct {
 
 	// Observer is told what happens. Default: nobody is.
 	Observer Observer
+
+	// Counts counts the queries. Caches may share one. Default: nobody counts.
+	Counts *Counts
+}
+
+// Counts counts queries by what they came to, those of the background included. An answer from
+// memory is no query, nor is one that the end of a Cache cut short. The zero value is ready for
+// use.
+type Counts struct {
+	OK     atomic.Uint64 // there was an answer
+	Stale  atomic.Uint64 // there was none, and the old addresses stay
+	Failed atomic.Uint64 // there was none, and there are no old addresses
 }
 
 // Observer is told what an operator wants to read. Its methods are called without any lock held,
@@ -82,7 +95,8 @@ type Cache struct {
 	// Set once by New.
 	ttl      time.Duration
 	lookup   askFunc
-	observer Observer  // may be nil
+	observer Observer // may be nil
+	counts   *Counts
 	born     time.Time // what entry.used counts from
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -105,6 +119,7 @@ func New(cfg Config) *Cache {
 		ttl:      cfg.TTL,
 		lookup:   cfg.Lookup,
 		observer: cfg.Observer,
+		counts:   cfg.Counts,
 		born:     time.Now(),
 		wake:     make(chan struct{}, 1),
 		entries:  make(map[string]*entry),
@@ -118,6 +133,9 @@ func New(cfg Config) *Cache {
 		if len(cfg.Servers) > 0 {
 			c.lookup = newAsker(cfg.Servers).lookup
 		}
+	}
+	if c.counts == nil {
+		c.counts = new(Counts)
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.running.Go(c.keepFresh)

@@ -62,6 +62,7 @@ func (c *Cache) land(e *entry, f *flight, addrs []netip.Addr, err error) {
 	}
 	switch {
 	case err == nil && len(addrs) > 0:
+		c.counts.OK.Add(1)
 		news = c.succeededLocked(e, now, addrs)
 		e.due = c.dueAfterAnswer(now)
 	case c.closed:
@@ -111,6 +112,11 @@ func (c *Cache) succeededLocked(e *entry, now time.Time, addrs []netip.Addr) fun
 func (c *Cache) failedLocked(e *entry, now time.Time, err error) func(Observer) {
 	name, addrs, age := e.name, e.addrs, now.Sub(e.resolvedAt)
 	e.err, e.failedAt = err, now
+	if addrs == nil {
+		c.counts.Failed.Add(1)
+	} else {
+		c.counts.Stale.Add(1)
+	}
 	first := e.toldAt.IsZero()
 	switch {
 	case addrs == nil && first:
