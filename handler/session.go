@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -224,7 +225,7 @@ func (s *session) moreLocked() *more {
 
 // recordLocked keeps what came of an attempt for the access log.
 func (s *session) recordLocked(o outcome) {
-	if s.relay.logs(upstream.UDP) {
+	if s.relay.logs(upstream.UDP) && !errors.Is(o.err, errUnchanged) {
 		m := s.moreLocked()
 		m.tried.add(o)
 		m.dialled = o.took
@@ -360,7 +361,9 @@ func (s *session) logEndLocked(why reason) {
 			backend: backend, tried: m.tried, dialled: m.dialled, began: s.began,
 			bytesUp: s.upB, bytesDown: s.downB, upN: s.upN, downN: s.downN, why: why,
 		}
-		if s.at < len(s.addrs) {
+		if why == refusedClient { // as TCP's line
+			a.backend, a.dialled = "", 0
+		} else if s.at < len(s.addrs) {
 			a.address = netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port)
 		}
 		s.relay.accessed(a)

@@ -146,7 +146,7 @@ func (t *tcpRelay) find(ctx context.Context, from *begun, gone func() bool) (out
 
 // note keeps what came of an attempt for the access log.
 func (t *tcpRelay) note(o outcome) {
-	if t.relay.logs(upstream.TCP) {
+	if t.relay.logs(upstream.TCP) && !errors.Is(o.err, errUnchanged) { // or nobody was asked
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.tried.add(o)
