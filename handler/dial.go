@@ -143,6 +143,8 @@ func dialOne(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
+		}
+		if ctx.Err() != nil { // both, on a busy machine: another dial would seem to fail by its timeout
 			return nil, err
 		}
 	}

@@ -41,10 +41,11 @@ type pair struct {
 // system call says otherwise.
 type end struct {
 	fd     int
-	id     uint64 // set once, when the loop takes the pair in
+	id     uint64 // what the loop's events of it bear; 0: it waits for none
 	in     bool   // there may be something to read
 	out    bool   // there may be room to write
 	hup    bool   // the peer has finished, or worse: read on to the end
+	urgent bool   // a read may stop short of what there is, and a splice for good: at urgent data
 	broken bool   // it may be worse
 	waited bool   // the loop waits for room, too
 }
@@ -52,7 +53,7 @@ type end struct {
 // events are what the loop waits for. It waits for room only once there was
 // none: at first there always is.
 func (e *end) events() uint32 {
-	events := uint32(unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET)
+	events := uint32(unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET)
 	if e.waited {
 		events |= unix.EPOLLOUT
 	}
@@ -80,24 +81,27 @@ const (
 	maxTurns  = 8 // system calls of one half before other relays have their turn
 )
 
-// event takes what the loop has met. It says whether there is more to do.
-func (p *pair) event(which side, events uint32, buf *netio.Buffer) (more bool) {
+// event takes what the loop has met, unless the socket has left the loop since.
+// It says whether there is more to do.
+func (p *pair) event(id uint64, events uint32, buf *netio.Buffer) (more bool) {
 	defer p.guard()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.over {
+	which := side(id & 1)
+	e := &p.ends[which]
+	if p.over || e.id != id {
 		return false
 	}
 	if p.loop.inject != nil {
 		p.loop.inject(p)
 	}
-	if p.connecting != nil {
-		return p.connectEventLocked(events, buf)
-	}
-	e := &p.ends[which]
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP) != 0 {
 		e.in = true
 		e.hup = e.hup || events&unix.EPOLLRDHUP != 0
+		e.urgent = e.urgent || events&unix.EPOLLPRI != 0
+	}
+	if p.connecting != nil { // to this one, and it may have spoken already
+		return p.connectEventLocked(events, buf)
 	}
 	if events&unix.EPOLLOUT != 0 {
 		e.out = true
@@ -173,6 +177,10 @@ func (p *pair) moveOneLocked(which side, buf *netio.Buffer) (more bool) {
 			f.rest()
 			return false
 		}
+		if from.urgent {
+			f.bulk = 0
+			f.rest()
+		}
 		if f.bulk >= bulkAfter && f.pipe == nil {
 			f.pipe, f.spliced = p.loop.pipes.get(), 0
 		}
@@ -190,7 +198,7 @@ func (p *pair) moveOneLocked(which side, buf *netio.Buffer) (more bool) {
 				f.bulk++
 			}
 			// Less than was asked for is all there is: epoll(7), question 9.
-			from.in = n == len(buf) || from.hup
+			from.in = n == len(buf) || from.hup || from.urgent
 			p.writeLocked(which, buf[:n])
 		default:
 			p.nothingLocked(which, errno)

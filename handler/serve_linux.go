@@ -34,8 +34,9 @@ type connecting struct {
 	late *time.Timer // runs takeOver
 }
 
-// serveOnLoop has an event loop serve the client; false if it cannot.
-func (t *tcpRelay) serveOnLoop(ctx context.Context, client Client) bool {
+// serveOnLoop has an event loop serve the client; false if it cannot. What it
+// has taken is served, also if that panics.
+func (t *tcpRelay) serveOnLoop(ctx context.Context, client Client) (taken bool) {
 	engine, ok := t.relay.opts.Engine.(*loops)
 	if !ok {
 		return false
@@ -44,6 +45,7 @@ func (t *tcpRelay) serveOnLoop(ctx context.Context, client Client) bool {
 	if err != nil {
 		return false
 	}
+	taken = true
 	p := engine.newPair(t, fd)
 	defer p.guard()
 	p.halves[clientSide].pending, p.halves[clientSide].skip = client.Early, client.header
@@ -101,9 +103,18 @@ func dialFailed(addr netip.AddrPort, err error) error {
 	return &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
 }
 
-// waitForBackend has the loop tell what becomes of a connection under way.
+// waitForBackend has the loop tell what becomes of a connection under way, or
+// the attempt loop begin with a failure if the loop cannot.
 func (p *pair) waitForBackend(c *connecting) {
+	if err := p.watchBackend(c); err != nil {
+		c.failed(err)
+		p.search(c.ctx, &c.begun)
+	}
+}
+
+func (p *pair) watchBackend(c *connecting) error {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.connecting = c
 	p.ends[backendSide] = end{fd: c.fd, waited: true}
 	why := p.relay.carriedBy(p)
@@ -111,17 +122,14 @@ func (p *pair) waitForBackend(c *connecting) {
 	switch {
 	case why != "":
 		p.endLocked(why)
-		p.mu.Unlock()
 	case err != nil:
 		p.leaveConnectingLocked()
 		netio.CloseFD(c.fd)
-		c.failed(err)
-		p.mu.Unlock()
-		p.search(c.ctx, &c.begun)
+		return err
 	default:
 		c.late = time.AfterFunc(takeOverAfter, func() { p.takeOver(c) })
-		p.mu.Unlock()
 	}
+	return nil
 }
 
 // leaveConnectingLocked takes the backend's socket, which stays open, off the loop.
@@ -189,11 +197,11 @@ func (p *pair) search(ctx context.Context, from *begun) {
 		defer p.mu.Unlock()
 		if !p.over {
 			p.over = true
+			defer t.relay.service.leave(t) // also if what follows panics
 			p.loop.remove(p)
 			p.halves[clientSide].drop()
 			netio.ResetDescriptor(p.ends[clientSide].fd)
 			t.refused(err)
-			t.relay.service.leave(t)
 		}
 		return
 	}
@@ -201,7 +209,7 @@ func (p *pair) search(ctx context.Context, from *begun) {
 	defer buf.Free()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.over { // by a panic
+	if p.over { // by a cut that came with the connection, or a panic
 		netio.CloseFD(fd)
 		return
 	}
@@ -243,6 +251,9 @@ func (p *pair) carryLocked(o outcome, buf *netio.Buffer) (more bool) {
 	more = p.moveLocked(buf)
 	if p.over {
 		return false
+	}
+	if more { // the loop is told of the room that there is, and goes on
+		p.ends[clientSide].waited, p.ends[backendSide].waited = true, true
 	}
 	if err := p.loop.add(p, clientSide, backendSide); err != nil {
 		r := p.relay.relay

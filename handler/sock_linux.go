@@ -66,10 +66,13 @@ func finish(fd int) syscall.Errno {
 func watch(epoll, op, fd int, events uint32, id uint64) error {
 	event := unix.EpollEvent{Events: events, Fd: int32(id), Pad: int32(id >> 32)}
 	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)
-	if errno != 0 {
-		return os.NewSyscallError("epoll_ctl", errno)
+	switch errno {
+	case 0:
+		return nil
+	case unix.ENOSPC: // max_user_watches of epoll(7): no lack of space on a disk
+		errno = unix.ENOMEM
 	}
-	return nil
+	return os.NewSyscallError("epoll_ctl", errno)
 }
 
 // gone says whether the peer has reset the connection; see [netio.Gone].
@@ -106,6 +109,10 @@ func connectTCP(addr netip.AddrPort) (fd int, done bool, err error) {
 		_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&space)), size)
 		switch errno {
 		case 0, unix.EISCONN:
+			if toItself(fd, &space) {
+				netio.CloseFD(fd)
+				return -1, false, os.NewSyscallError("connect", unix.ECONNREFUSED)
+			}
 			return fd, true, nil
 		case unix.EINPROGRESS, unix.EALREADY, unix.EINTR:
 		default:
@@ -114,6 +121,22 @@ func connectTCP(addr netip.AddrPort) (fd int, done bool, err error) {
 		}
 	}
 	return fd, false, nil
+}
+
+// toItself says whether a socket has connected to itself: where nobody listens
+// on a port of this machine that the system gives to those who connect, it may
+// be given to the very one who connects to it.
+func toItself(fd int, peer *unix.RawSockaddrInet6) bool {
+	var own unix.RawSockaddrInet6
+	size := uint32(unix.SizeofSockaddrInet6)
+	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&own)), uintptr(unsafe.Pointer(&size)))
+	if errno != 0 || own.Port != peer.Port || own.Family != peer.Family {
+		return false
+	}
+	if own.Family == unix.AF_INET {
+		return (*unix.RawSockaddrInet4)(unsafe.Pointer(&own)).Addr == (*unix.RawSockaddrInet4)(unsafe.Pointer(peer)).Addr
+	}
+	return own.Addr == peer.Addr
 }
 
 // rawSockaddr writes an address as the kernel reads it. An IPv4 address needs

@@ -208,7 +208,10 @@ func (t *tcpRelay) ended(why reason, up, down int64) {
 // log writes the relay's line in the access log, if there is one.
 func (t *tcpRelay) log(a record) {
 	if t.relay.logs(upstream.TCP) {
-		a.network, a.client, a.local, a.began, a.tried = upstream.TCP, t.client, t.local, t.began, t.tried
+		a.network, a.client, a.local, a.began = upstream.TCP, t.client, t.local, t.began
+		t.mu.Lock() // of one that is cut an attempt may still come to its end
+		a.tried = t.tried
+		t.mu.Unlock()
 		t.relay.accessed(a)
 	}
 }

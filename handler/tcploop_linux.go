@@ -89,13 +89,14 @@ func (l *tcpLoop) placeLocked(p *pair) error {
 	return nil
 }
 
-// forget stops waiting for a socket of a relay.
+// forget stops waiting for a socket of a relay, the only one it waits for.
 func (l *tcpLoop) forget(p *pair, which side) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e := &p.ends[which]; e.id != 0 {
 		_ = watch(l.epoll, unix.EPOLL_CTL_DEL, e.fd, 0, 0)
 		e.id = 0
+		l.slots[p.slot].turn++ // the next one is another's, to what is under way
 	}
 }
 
@@ -187,12 +188,13 @@ func (l *tcpLoop) run(poll *os.File, raw syscall.RawConn) {
 		for _, event := range events[:n] {
 			id := uint64(uint32(event.Pad))<<32 | uint64(uint32(event.Fd))
 			if p := l.pairOf(poll, id); p != nil {
-				done(p, p.event(side(id&1), event.Events, buf))
+				done(p, p.event(id, event.Events, buf))
 			}
 		}
 		for _, p := range waiting {
 			p.queued = false
 			done(p, p.goOn(buf))
 		}
+		clear(waiting) // what is over is not held on to
 	}
 }

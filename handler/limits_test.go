@@ -1,0 +1,161 @@
+package handler
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// serveUDP echoes datagrams at an address until the end of the test.
+func serveUDP(t testing.TB, addr string) {
+	t.Helper()
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	check(t, err)
+	over := make(chan struct{})
+	go func() { // ends with the socket
+		defer close(over)
+		buf := make([]byte, 1<<16)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
+		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-over })
+}
+
+// both is a rig whose one backend serves TCP and UDP.
+func both(t *testing.T, edit func(*Options)) (r *rig, server *tcpServer) {
+	t.Helper()
+	noLeaks(t)
+	server = serveTCP(t, lo(t, 1)+":0", greet("hello"))
+	serveUDP(t, server.String())
+	return newRig(t, []string{server.String()}, edit), server
+}
+
+// wantServed has a client of each protocol served.
+func (r *rig) wantServed(key Key) (tcp *net.TCPConn) {
+	r.t.Helper()
+	tcp, _ = r.client()
+	hear(r.t, tcp, "hello")
+	r.wantAnswered(key)
+	return tcp
+}
+
+func (r *rig) wantAnswered(key Key) {
+	r.t.Helper()
+	client := new(udpClient)
+	r.relay.Deliver(key, [][]byte{[]byte("question")}, client)
+	eventually(r.t, "an answer", func() bool { return client.answers() == 1 })
+}
+
+// wantTurnedAway has a client of each protocol refused: without a word, with no
+// backend touched, and counted.
+func (r *rig) wantTurnedAway(server *tcpServer, key Key, refusal Refusal) {
+	r.t.Helper()
+	before, connections := r.service.Stats(time.Now()), server.count()
+	tcp, done := r.client()
+	wantEnding(r.t, "one too many", tcp, "RST")
+	receiveFrom(r.t, "its end", done)
+	client := new(udpClient)
+	r.relay.Deliver(key, [][]byte{[]byte("question")}, client)
+	client.wantReleased(r.t, 1)
+	client.wants(r.t)
+	if server.count() != connections {
+		r.t.Error("the backend was bothered")
+	}
+	now := r.service.Stats(time.Now())
+	if now.Active != before.Active {
+		r.t.Errorf("%v are active, were %v", now.Active, before.Active)
+	}
+	for n := range networks {
+		for kind, count := range now.Refused[n] {
+			want := before.Refused[n][kind]
+			if kind == refusal {
+				want++
+			}
+			if count != want {
+				r.t.Errorf("%s: %d were refused by %s, want %d", upstream.Network(n), count, kind, want)
+			}
+		}
+	}
+}
+
+// end ends a client's session.
+func (r *rig) endSession(key Key) {
+	r.t.Helper()
+	t := r.service.sessions
+	t.mu.Lock()
+	s := t.byKey[key]
+	t.mu.Unlock()
+	if s == nil {
+		r.t.Fatal("no such session")
+	}
+	s.end(idleTimeout)
+}
+
+// The limit is one of TCP and UDP together, whoever they are; each end makes
+// room for one.
+func TestMaxConnections(t *testing.T) {
+	r, server := both(t, func(o *Options) { o.MaxConnections = 4 })
+	first := r.wantServed(udpKey(1))
+	r.wantServed(udpKey(2))
+	r.wantTurnedAway(server, udpKey(3), RefusedTooMany)
+	r.wantLines("client refused, too many connections", 2, "client refused", 0)
+
+	r.wantAnswered(udpKey(1)) // who is in stays in
+	check(t, first.CloseWrite())
+	wantEnding(t, "the first", first, "FIN")
+	eventually(t, "its end", func() bool { tcp, _ := r.service.Active(); return tcp == 1 })
+	r.wantAnswered(udpKey(3))
+	r.wantTurnedAway(server, udpKey(4), RefusedTooMany)
+
+	r.endSession(udpKey(2))
+	client, _ := r.client()
+	hear(t, client, "hello")
+	r.wantTurnedAway(server, udpKey(4), RefusedTooMany)
+}
+
+// One of each address leaves the others their room.
+func TestMaxConnectionsPerIP(t *testing.T) {
+	r, server := both(t, func(o *Options) { o.MaxConnectionsPerIP = 2 })
+	local := netip.MustParseAddrPort("127.0.0.1:53")
+	of := func(addr string) Key { return Key{Client: netip.MustParseAddrPort(addr), Local: local} }
+	first := r.wantServed(of("127.0.0.1:1")) // TCP clients of tests are there, too
+	r.wantTurnedAway(server, of("127.0.0.1:2"), RefusedTooManyIP)
+	r.wantLines("client refused, too many connections of its address", 2, "client refused", 0)
+	r.wantTurnedAway(server, of("[::ffff:127.0.0.1]:3"), RefusedTooManyIP)
+	r.wantAnswered(of("127.0.0.2:1"))
+	r.wantAnswered(of("[2001:db8::1]:1"))
+
+	resetNow(t, first)
+	eventually(t, "its end", func() bool { tcp, _ := r.service.Active(); return tcp == 0 })
+	r.wantAnswered(of("127.0.0.1:2"))
+	r.wantTurnedAway(server, of("127.0.0.1:3"), RefusedTooManyIP)
+	for _, addr := range []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.2:1", "[2001:db8::1]:1"} {
+		r.endSession(of(addr))
+	}
+	if n := len(r.service.admission.byIP); n != 0 || r.service.admission.total != 0 {
+		t.Errorf("%d addresses are remembered, %d relays counted", n, r.service.admission.total)
+	}
+}
+
+// Those who find no backend count while they search, and not afterwards.
+func TestRefusedOnesGiveTheirRoomBack(t *testing.T) {
+	noLeaks(t)
+	r := newRig(t, []string{deadTCP(t, "127.0.0.1:0")}, func(o *Options) { o.MaxConnections = 1 })
+	for range 5 {
+		client, done := r.client()
+		wantEnding(t, "the client", client, "RST")
+		receiveFrom(t, "the end", done)
+	}
+	refused := r.service.Stats(time.Now()).Refused[upstream.TCP]
+	if refused[RefusedByBackends] != 5 || refused[RefusedTooMany] != 0 {
+		t.Errorf("refused: %v", refused)
+	}
+}
