@@ -35,8 +35,10 @@ func adapterOf(kind string) (adapter string, ok bool) {
 }
 
 // check adapts and provisions a config, which is what `caddy validate` does.
+// It opens the files that the config logs to.
 func check(t *testing.T, adapter string, text []byte) {
 	t.Helper()
+	t.Chdir(t.TempDir())
 	if adapter != "" {
 		adapted, warnings, err := caddyconfig.GetAdapter(adapter).Adapt(text, map[string]any{"filename": "example"})
 		if err != nil {

@@ -45,6 +45,7 @@ type service struct {
 // generation is what one config wants of the service as a whole.
 type generation struct {
 	addresses       []upstream.Address
+	connectTimeout  time.Duration // of a test by hand
 	cooldown        time.Duration
 	gracePeriod     time.Duration
 	shutdownTimeout time.Duration
@@ -59,6 +60,7 @@ type generation struct {
 
 func newGeneration(opts caddyfile.Options, n *names, log *zap.Logger) *generation {
 	g := &generation{
+		connectTimeout:  opts.ConnectTimeout,
 		cooldown:        opts.Cooldown,
 		gracePeriod:     opts.GracePeriod,
 		shutdownTimeout: opts.ShutdownTimeout,

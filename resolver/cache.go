@@ -94,6 +94,7 @@ type Answer struct {
 type Cache struct {
 	// Set once by New.
 	ttl      time.Duration
+	servers  []netip.AddrPort
 	lookup   askFunc
 	observer Observer // may be nil
 	counts   *Counts
@@ -117,6 +118,7 @@ type Cache struct {
 func New(cfg Config) *Cache {
 	c := &Cache{
 		ttl:      cfg.TTL,
+		servers:  cfg.Servers,
 		lookup:   cfg.Lookup,
 		observer: cfg.Observer,
 		counts:   cfg.Counts,
@@ -141,6 +143,13 @@ func New(cfg Config) *Cache {
 	c.running.Go(c.keepFresh)
 	return c
 }
+
+// TTL is the life of an entry.
+func (c *Cache) TTL() time.Duration { return c.ttl }
+
+// Servers are the DNS servers that are asked instead of the system's resolver; they must not be
+// modified.
+func (c *Cache) Servers() []netip.AddrPort { return c.servers }
 
 // askSystem asks the way every other program on the host does.
 func askSystem(ctx context.Context, host string) ([]netip.Addr, error) {

@@ -122,6 +122,29 @@ func (c *Cache) Flush(host string) int {
 	return dropped
 }
 
+// shown is the entry for those outside.
+func (e *entry) shown(now time.Time) Entry {
+	return Entry{
+		Host:       e.name,
+		Addrs:      e.addrs,
+		ResolvedAt: e.resolvedAt,
+		ExpiresAt:  e.expiresAt,
+		Stale:      e.addrs != nil && !e.fresh(now),
+		Err:        e.err,
+	}
+}
+
+// Entry is the state of one name; false if nothing is known of it. To look is not to use it.
+func (c *Cache) Entry(host string) (Entry, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	e := c.entries[normalize(host)]
+	if e == nil || e.addrs == nil && e.err == nil {
+		return Entry{}, false // or its first query is in flight
+	}
+	return e.shown(time.Now()), true
+}
+
 // Entries is a snapshot of the cache, sorted by name.
 func (c *Cache) Entries() []Entry {
 	now := time.Now()
@@ -131,14 +154,7 @@ func (c *Cache) Entries() []Entry {
 		if e.addrs == nil && e.err == nil {
 			continue // its first query is in flight
 		}
-		all = append(all, Entry{
-			Host:       e.name,
-			Addrs:      e.addrs,
-			ResolvedAt: e.resolvedAt,
-			ExpiresAt:  e.expiresAt,
-			Stale:      e.addrs != nil && !e.fresh(now),
-			Err:        e.err,
-		})
+		all = append(all, e.shown(now))
 	}
 	c.mu.RUnlock()
 	slices.SortFunc(all, func(a, b Entry) int { return strings.Compare(a.Host, b.Host) })

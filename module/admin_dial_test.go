@@ -1,0 +1,79 @@
+package module_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+type apiTest struct {
+	Service, Backend, Error string
+	OK                      bool
+	Lookup                  float64 `json:"lookup_ms"`
+	Dials                   []struct {
+		Network, Address, Error string
+		OK                      bool
+		Latency                 float64 `json:"latency_ms"`
+	}
+}
+
+func (s *server) test(service, backend string) (v apiTest) {
+	s.t.Helper()
+	s.must("POST", "services/"+service+"/backends/"+backend+"/test", &v)
+	if v.Service != service || v.Backend != backend {
+		s.t.Errorf("got %+v", v)
+	}
+	return v
+}
+
+func TestAdminTestsBackends(t *testing.T) {
+	live, _ := echoTCP(t, "b")
+	dead := freeAddr(t)
+	names := startNameServer(t, "127.0.0.1")
+	_, port, _ := strings.Cut(live, ":")
+	byName := "web.test:" + port
+	s := start(t, block("relay+tcp/"+freeAddr(t), fmt.Sprintf("%s %s %s {\n name tested\n resolvers %s\n }", dead, live, byName, names.addr)))
+	for backend, ok := range map[string]bool{live: true, byName: true, dead: false} {
+		v := s.test("tested", backend)
+		if v.OK != ok || v.Error != "" || len(v.Dials) != 1 {
+			t.Fatalf("got %+v", v)
+		}
+		d := v.Dials[0]
+		at := backend
+		if backend == byName {
+			at = live
+		}
+		if d.Network != "tcp" || d.Address != at || d.OK != ok || d.Latency <= 0 || strings.Contains(d.Error, "refused") == ok {
+			t.Errorf("got %+v", d)
+		}
+	}
+	for _, b := range s.service("tested").Backends {
+		if b.State != "up" || b.Totals.Failures != 0 || b.Totals.Connections != 0 {
+			t.Errorf("a test has counted: %+v", b)
+		}
+	}
+}
+
+// The name of a backend that does not resolve is an answer, too, and comes
+// within the service's timeout.
+func TestAdminTestOfAHangingName(t *testing.T) {
+	live, _ := echoTCP(t, "b")
+	names := startNameServer(t, "") // says nothing
+	s := start(t, block("relay+tcp/"+freeAddr(t), fmt.Sprintf("web.test:80 %s {\n name tested\n connect_timeout 100ms\n resolvers %s\n }", live, names.addr)))
+	if v := s.test("tested", "web.test:80"); v.OK || !strings.Contains(v.Error, "web.test") || v.Dials == nil || len(v.Dials) != 0 || v.Lookup < 100 || v.Lookup > 4500 { // the default is 5 s
+		t.Errorf("got %+v", v)
+	}
+}
+
+// UDP is tested as the health check has it: only an answer tells.
+func TestAdminTestsUDP(t *testing.T) {
+	live, _ := echoUDP(t, "b", freeAddr(t))
+	silent, dead := silentUDP(t), freeAddr(t)
+	s := start(t, block("relay+udp/"+freeAddr(t), fmt.Sprintf("%s %s %s {\n name tested\n connect_timeout 300ms\n health_check {\n network udp\n interval 1h\n send ping\n expect \"b ping\"\n }\n }", live, silent, dead)))
+	for backend, says := range map[string]string{live: "", silent: "timeout", dead: "refused"} {
+		v := s.test("tested", backend)
+		if len(v.Dials) != 1 || v.Dials[0].Network != "udp" || v.OK != (says == "") || v.Dials[0].OK != v.OK || !strings.Contains(v.Dials[0].Error, says) {
+			t.Errorf("%s: %+v", backend, v)
+		}
+	}
+}

@@ -1,0 +1,76 @@
+package module_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+type apiName struct {
+	Host, Source, Error  string
+	Addresses, Resolvers []string
+	Age                  float64 `json:"age_seconds"`
+	Left                 float64 `json:"ttl_left_seconds"`
+	TTL                  float64 `json:"ttl_seconds"`
+}
+
+// A changed address is found at once behind a flush, and the old one stays at
+// hand.
+func TestAdminFlushesDNS(t *testing.T) {
+	port := freePort(t)
+	backendAt(t, "127.0.0.2", port)
+	backendAt(t, "127.0.0.3", port)
+	names := startNameServer(t, "127.0.0.2")
+	at, web := freeAddr(t), unique("web")
+	host := web + ".test"
+	s := start(t, block("relay+tcp/"+at, fmt.Sprintf("%s:%d {\n name %s\n resolvers %s\n dns_ttl 30m\n }", host, port, web, names.addr)))
+	list := func() []apiName { // without what other tests left behind
+		t.Helper()
+		var all []apiName
+		s.must("GET", "dns", &all)
+		return slices.DeleteFunc(all, func(n apiName) bool { return n.Host != host })
+	}
+	if got := list(); len(got) != 0 {
+		t.Errorf("before the first lookup: %v", got)
+	}
+	if got := hello(t, at); got != "127.0.0.2" {
+		t.Fatalf("got %q", got)
+	}
+	got := list()
+	if len(got) != 1 {
+		t.Fatalf("got %v", got)
+	}
+	if n := got[0]; n.Source != "fresh" || !slices.Equal(n.Addresses, []string{"127.0.0.2"}) || n.TTL != 1800 ||
+		n.Left <= 1700 || n.Left > 1800 || n.Age < 0 || n.Age > 100 || n.Error != "" || !slices.Equal(n.Resolvers, []string{names.addr}) {
+		t.Errorf("got %+v", n)
+	}
+	if b := s.service(web).Backends[0]; !slices.Equal(b.Addresses, []string{"127.0.0.2"}) {
+		t.Errorf("addresses of the backend: %v", b.Addresses)
+	}
+
+	names.set("127.0.0.3")
+	if got := hello(t, at); got != "127.0.0.2" {
+		t.Errorf("before the flush: got %q", got)
+	}
+	var flushed struct{ Flushed int }
+	s.must("POST", "dns/flush?host=other.test", &flushed)
+	if flushed.Flushed != 0 || list()[0].Source != "fresh" {
+		t.Errorf("of another name: %+v", flushed)
+	}
+	s.must("POST", "dns/flush?host="+strings.ToUpper(host), &flushed)
+	if n := list()[0]; flushed.Flushed != 1 || n.Source != "stale" || n.Left != 0 || len(n.Addresses) != 1 {
+		t.Errorf("flushed %+v: %+v", flushed, n)
+	}
+	if got := hello(t, at); got != "127.0.0.3" {
+		t.Errorf("after the flush: got %q", got)
+	}
+	s.must("POST", "dns/flush", &flushed)
+	if flushed.Flushed < 1 || list()[0].Source != "stale" {
+		t.Errorf("flushed all: %+v", flushed)
+	}
+	told := s.lines("changed through the admin API")
+	if len(told) != 3 || told[1]["action"] != "flush" || told[1]["host"] != strings.ToUpper(host) || told[1]["names"] != 1.0 || !isLoopback(fmt.Sprint(told[1]["remote"])) {
+		t.Errorf("told %v", told)
+	}
+}

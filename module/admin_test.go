@@ -1,0 +1,236 @@
+package module_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The parts of the admin API's answers that tests look at.
+type (
+	apiService struct {
+		Name     string
+		Policy   string
+		Removed  bool
+		Backends []apiBackend
+		Active   struct{ TCP, UDP int }
+		Totals   apiTotals
+		Refused  map[string]int
+	}
+	apiBackend struct {
+		Address    string
+		Position   int
+		Configured int `json:"configured_position"`
+		State      string
+		Strikes    int
+		Cooling    time.Time `json:"cooling_until"`
+		Networks   map[string]struct {
+			State   string
+			Strikes int
+		}
+		Addresses []string
+		Active    struct{ TCP, UDP int }
+		Totals    apiTotals
+		Failure   *struct {
+			At             time.Time
+			Error, Address string
+		} `json:"last_failure"`
+		Connect struct{ P50, P99 float64 } `json:"connect_ms"`
+	}
+	apiTotals struct {
+		Connections, Failures, Demotions int
+		BytesUp                          int `json:"bytes_up"`
+		BytesDown                        int `json:"bytes_down"`
+	}
+)
+
+// ask asks the admin API below /relay/; answer may be nil.
+func (s *server) ask(method, path string, answer any) (status int, problem string, header http.Header) {
+	s.t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	request, err := http.NewRequest(method, "http://"+s.admin+"/relay/"+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var response *http.Response
+	for range 20 { // a load resets who waits for the listener that it replaces, see request
+		if response, err = client.Do(request); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if got := response.Header.Get("Content-Type"); got != "application/json" {
+		s.t.Errorf("%s %s: content type %q", method, path, got)
+	}
+	if response.StatusCode == http.StatusOK {
+		if answer != nil {
+			if err := json.Unmarshal(text, answer); err != nil {
+				s.t.Fatalf("%s: %v", text, err)
+			}
+		}
+		return response.StatusCode, "", response.Header
+	}
+	var said struct{ Error string }
+	if err := json.Unmarshal(text, &said); err != nil || said.Error == "" {
+		s.t.Errorf("%s %s: no error in %s", method, path, text)
+	}
+	return response.StatusCode, said.Error, response.Header
+}
+
+// must is ask for what is in order.
+func (s *server) must(method, path string, answer any) {
+	s.t.Helper()
+	if status, problem, _ := s.ask(method, path, answer); status != http.StatusOK {
+		s.t.Fatalf("%s %s: %d %s", method, path, status, problem)
+	}
+}
+
+func (s *server) service(name string) (v apiService) {
+	s.t.Helper()
+	s.must("GET", "services/"+url.PathEscape(name), &v)
+	return v
+}
+
+// unique is a name that no other service of this process has had: one that has
+// not quite ended is found again by its name, with its journal.
+func unique(name string) string { return fmt.Sprintf("%s-%d", name, nextPort.Add(1)) }
+
+// listed are the services with these names, in the order of the list, which
+// also has those that other tests left behind with relays at work.
+func (s *server) listed(names ...string) (found []apiService) {
+	s.t.Helper()
+	var all []apiService
+	s.must("GET", "services", &all)
+	return slices.DeleteFunc(all, func(v apiService) bool { return !slices.Contains(names, v.Name) })
+}
+
+func order(v apiService) (addresses []string) {
+	for _, b := range v.Backends {
+		addresses = append(addresses, b.Address)
+	}
+	return addresses
+}
+
+func TestAdminShowsServices(t *testing.T) {
+	live, _ := echoTCP(t, "b")
+	dead, at, shown, another := freeAddr(t), freeAddr(t), unique("shown"), unique("another")
+	s := start(t, bothAt(at, dead+" "+live+" {\n name "+shown+"\n cooldown 1h\n }")+
+		block("relay+tcp/"+freeAddr(t), live+" {\n name "+another+"\n }"))
+	conn := dial(t, "tcp", at)
+	if got := ask(t, conn, "12345"); got != "b 12345" {
+		t.Fatalf("got %q", got)
+	}
+	if all := s.listed(shown, another); len(all) != 2 || all[0].Name != another || all[1].Name != shown {
+		t.Fatalf("got %v", all)
+	}
+	var v apiService
+	eventually(t, "the bytes to be counted", func() bool {
+		v = s.service(shown)
+		return v.Totals.BytesUp == 5 && v.Totals.BytesDown == 7
+	})
+	if v.Policy != "two_strike" || v.Active.TCP != 1 || v.Active.UDP != 0 || v.Removed || v.Totals.Connections != 1 || v.Totals.Failures != 2 || v.Totals.Demotions != 1 {
+		t.Errorf("got %+v", v)
+	}
+	if n, ok := v.Refused["no_backend"]; !ok || n != 0 {
+		t.Errorf("refused: %v", v.Refused)
+	}
+	if !slices.Equal(order(v), []string{live, dead}) {
+		t.Fatalf("order %v", order(v))
+	}
+	up, down := v.Backends[0], v.Backends[1]
+	ip := []string{"127.0.0.1"}
+	if up.Position != 1 || up.Configured != 2 || up.State != "up" || up.Active.TCP != 1 || up.Totals.Connections != 1 || up.Totals.BytesUp != 5 ||
+		up.Failure != nil || up.Connect.P50 <= 0 || up.Connect.P99 < up.Connect.P50 || !slices.Equal(up.Addresses, ip) {
+		t.Errorf("the one that serves: %+v", up)
+	}
+	if down.Position != 2 || down.Configured != 1 || down.State != "cooling" || down.Networks["tcp"].State != "cooling" || down.Networks["udp"].State != "up" ||
+		time.Until(down.Cooling) < 50*time.Minute || down.Totals.Failures != 2 || down.Totals.Demotions != 1 || down.Active.TCP != 0 {
+		t.Errorf("the one that is down: %+v", down)
+	}
+	if f := down.Failure; f == nil || f.Address != dead || !strings.Contains(f.Error, "refused") || time.Since(f.At) > patience {
+		t.Errorf("its last failure: %+v", f)
+	}
+}
+
+// Names are the operator's: nothing in them is a path.
+func TestAdminNames(t *testing.T) {
+	names := []string{"a/b", "a%2Fb", "a//b", "a b", "[::1]:80", "?x=y", "#1", "ü", ".", "..", "a/reset", "backends"}
+	live, _ := echoTCP(t, "b")
+	var config strings.Builder
+	for _, name := range names {
+		config.WriteString(block("relay+tcp/"+freeAddr(t), fmt.Sprintf("%s [::1]:1 {\n name %q\n }", live, name)))
+	}
+	s := start(t, config.String())
+	for _, name := range names {
+		path := strings.ReplaceAll(url.PathEscape(name), ".", "%2E")
+		var v apiService
+		s.must("GET", "services/"+path, &v)
+		if v.Name != name {
+			t.Errorf("asked for %q, got %q", name, v.Name)
+		}
+		var b apiBackend
+		s.must("POST", "services/"+path+"/backends/[::1]:1/drain", &b)
+		if b.Address != "[::1]:1" || b.State != "draining" {
+			t.Errorf("%q: %+v", name, b)
+		}
+		s.must("GET", "explain?service="+url.QueryEscape(name), nil)
+	}
+	all := s.listed(names...)
+	byName := slices.IsSortedFunc(all, func(a, b apiService) int { return strings.Compare(a.Name, b.Name) })
+	if len(all) != len(names) || !byName {
+		t.Errorf("%d services, by name: %v", len(all), byName)
+	}
+}
+
+func TestAdminRefuses(t *testing.T) {
+	live, _ := echoTCP(t, "b")
+	dead, one, two := freeAddr(t), unique("one"), unique("two")
+	s := start(t, block("relay+tcp/"+freeAddr(t), live+" "+dead+" {\n name "+one+"\n }")+
+		block("relay+tcp/"+freeAddr(t), live+" {\n name "+two+"\n }")+
+		// Two that have no name, and so the same one.
+		block("relay+tcp/"+freeAddr(t), live+" {\n idle_timeout 1m\n }")+
+		block("relay+tcp/"+freeAddr(t), live+" {\n idle_timeout 2m\n }"))
+	for _, test := range []struct {
+		method, path string
+		status       int
+		says, allow  string
+	}{
+		{"GET", "services/three", 404, `unknown service "three": there is `, ""},
+		{"GET", "services/three", 404, live + ", ", ""},
+		{"POST", "services/three/reset", 404, two, ""},
+		{"GET", "explain?service=three", 404, two, ""},
+		{"GET", "explain", 400, "service=NAME", ""},
+		{"POST", "services/" + one + "/backends/x:1/drain", 404, `unknown backend "x:1": there is ` + live + ", " + dead, ""},
+		{"POST", "services/" + one + "/backends/x:1/test", 404, live, ""},
+		{"POST", "services/" + two + "/backends/" + live + "/drain", 409, "last backend", ""},
+		{"POST", "services/" + live + "/reset", 409, "2 services are called", ""},
+		{"POST", "services", 405, "POST", "GET, HEAD"},
+		{"DELETE", "services/" + one, 405, "DELETE", "GET, HEAD"},
+		{"GET", "services/" + one + "/reset", 405, "GET", "POST"},
+		{"PUT", "services/" + one + "/backends/" + live + "/drain", 405, "PUT", "POST"},
+		{"GET", "dns/flush", 405, "GET", "POST"},
+		{"GET", "nothing", 404, "/relay/nothing", ""},
+		{"GET", "services/" + one + "/backends", 404, "/relay/services/" + one + "/backends", ""},
+	} {
+		status, problem, header := s.ask(test.method, test.path, nil)
+		if status != test.status || !strings.Contains(problem, test.says) || header.Get("Allow") != test.allow {
+			t.Errorf("%s %s: %d %q, allowed %q", test.method, test.path, status, problem, header.Get("Allow"))
+		}
+	}
+	if got := s.lines("changed through the admin API"); len(got) != 0 {
+		t.Errorf("told of what was refused: %v", got)
+	}
+}
