@@ -39,6 +39,8 @@ func TestLoopWithoutRoom(t *testing.T) {
 	firstBackend := receiveFrom(t, "a connection", conns)
 	say(t, first, "hello")
 	hear(t, firstBackend, "hello")
+	say(t, firstBackend, "hi") // which only the loop brings back
+	hear(t, first, "hi")
 
 	before := descriptors(t)
 	end := blind(t, engine.tcp[0])

@@ -83,7 +83,7 @@ var nextPort atomic.Int32
 func freePort(t *testing.T) int {
 	t.Helper()
 	for range 2000 {
-		port := 20000 + (os.Getpid()%50)*200 + int(nextPort.Add(1))%10000
+		port := 20000 + os.Getpid()%8*1000 + int(nextPort.Add(1))%1000 // another process' are others, mostly
 		tcp, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
 			continue
