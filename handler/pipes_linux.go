@@ -9,13 +9,15 @@ import (
 )
 
 const (
-	// pipeSize is what is asked for a pipe to hold; the kernel's own size is 64 KiB.
-	pipeSize = 256 << 10
-	// maxPipes bounds the pipes of a process to a quarter of what the kernel lets
+	// pipeSize is what is asked for a pipe to hold, the most that the kernel
+	// gives without privileges: what arrives in one go then leaves in one go. With
+	// the kernel's own 64 KiB splicing costs as much as copying.
+	pipeSize = 1 << 20
+	// maxPipes bounds the pipes of a process to half of what the kernel lets
 	// a user without privileges have (pipe-user-pages-soft of pipe(7): 64 MiB).
-	maxPipes = 64
+	maxPipes = 32
 	// idlePipes is how many are kept for the next flow.
-	idlePipes = 16
+	idlePipes = 8
 )
 
 // pipe is what spliced bytes wait in.
