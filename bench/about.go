@@ -59,5 +59,6 @@ func kernel() string {
 	if err := unix.Uname(&name); err != nil {
 		return "?"
 	}
-	return unix.ByteSliceToString(name.Release[:])
+	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // what follows is the builder's
+	return release
 }

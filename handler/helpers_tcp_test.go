@@ -196,11 +196,11 @@ func plain(conn *net.TCPConn) Client {
 func (r *rig) serve(ctx context.Context, c Client) <-chan struct{} {
 	r.t.Helper()
 	done := make(chan struct{})
-	client := c.Conn.RemoteAddr().String()
+	client, local := c.Conn.RemoteAddr().String(), c.Conn.LocalAddr().String()
 	go func() {
 		defer close(done)
 		r.relay.ServeTCP(ctx, c)
-		for r.relayOf(client) != nil { // on a loop
+		for r.relayOf(client, local) != nil { // on a loop
 			time.Sleep(time.Millisecond)
 		}
 	}()
@@ -210,7 +210,7 @@ func (r *rig) serve(ctx context.Context, c Client) <-chan struct{} {
 		} else {
 			c.Conn.Close()
 		}
-		if relay := r.relayOf(client); relay != nil { // it has a socket of its own
+		if relay := r.relayOf(client, local); relay != nil { // it has a socket of its own
 			relay.cut(clientReset)
 		}
 		receiveFrom(r.t, "the end of a relay", done)
@@ -218,12 +218,13 @@ func (r *rig) serve(ctx context.Context, c Client) <-chan struct{} {
 	return done
 }
 
-// relayOf is a client's relay at work; nil if there is none.
-func (r *rig) relayOf(client string) *tcpRelay {
+// relayOf is a client's relay at work; nil if there is none. Clients of two
+// listeners may have the same address.
+func (r *rig) relayOf(client, local string) *tcpRelay {
 	r.service.mu.Lock()
 	defer r.service.mu.Unlock()
 	for t := r.service.relays; t != nil; t = t.next {
-		if t.client.String() == client {
+		if t.client.String() == client && t.local.String() == local {
 			return t
 		}
 	}

@@ -129,7 +129,7 @@ func TestPipeWithBytesIsClosed(t *testing.T) {
 	if open, idle := pool.count(); open != 1 || idle != 0 {
 		t.Fatalf("%d pipes are open, %d of them idle", open, idle)
 	}
-	r.relayOf(client.LocalAddr().String()).cut(shutdown)
+	r.relayOf(client.LocalAddr().String(), client.RemoteAddr().String()).cut(shutdown)
 	receiveFrom(t, "the end", done)
 	if open, idle := pool.count(); open != 0 || idle != 0 {
 		t.Errorf("%d pipes are open, %d of them idle", open, idle)

@@ -244,7 +244,7 @@ func TestUrgentData(t *testing.T) {
 				say(t, client, after)
 			}
 			eventually(t, "all of it", func() bool {
-				relay := r.relayOf(client.LocalAddr().String())
+				relay := r.relayOf(client.LocalAddr().String(), client.RemoteAddr().String())
 				relay.mu.Lock()
 				defer relay.mu.Unlock()
 				return relay.tally == nil || relay.tally.bytesUp.Load() >= uint64(6*size)

@@ -15,7 +15,7 @@ import (
 // pairOf is what carries a client of a rig's.
 func (r *rig) pairOf(client *net.TCPConn) *pair {
 	r.t.Helper()
-	t := r.relayOf(client.LocalAddr().String())
+	t := r.relayOf(client.LocalAddr().String(), client.RemoteAddr().String())
 	if t == nil {
 		r.t.Fatal("no such relay")
 	}
