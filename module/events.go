@@ -25,8 +25,11 @@ var emitter queue
 // with a session's lock held: it waits for nothing.
 func (s *service) happened(e handler.Event) {
 	g := s.current.Load()
-	if g == nil {
-		return // no config has the service any more, so nobody wants to know
+	if g == nil && s.early.keep(e) {
+		return
+	}
+	if g = s.current.Load(); g == nil {
+		return // no config has the service any more, and nobody wants to know
 	}
 	if g.hook != nil {
 		hooks.Run(*g.hook, hookEvent(s.Name, e))
@@ -34,6 +37,33 @@ func (s *service) happened(e handler.Event) {
 	if !emitter.put(func() { s.emit(e) }) {
 		g.log.Error("event dropped, those who subscribed to events are too slow", zap.String("service", s.Name), zap.String("event", string(e.Type)))
 	}
+}
+
+// early keeps the events that come before the first config of a service is in
+// force: layer4 may serve clients while Caddy still starts the other apps.
+type early struct {
+	mu     sync.Mutex // guards what follows
+	events []handler.Event
+	over   bool // one has been in force
+}
+
+// keep says false once a config has been in force.
+func (l *early) keep(e handler.Event) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over && len(l.events) < queued {
+		l.events = append(l.events, e)
+	}
+	return !l.over
+}
+
+// take gives what was kept, once.
+func (l *early) take() []handler.Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	events := l.events
+	l.events, l.over = nil, true
+	return events
 }
 
 // startCheck is how often an event looks whether Caddy has started.

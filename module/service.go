@@ -35,6 +35,7 @@ type service struct {
 
 	shutdown atomic.Int64               // the shutdown_timeout in force, a time.Duration
 	current  atomic.Pointer[generation] // the settings in force; nil: there are none
+	early    early                      // events before there were any
 
 	mu       sync.Mutex         // guards what follows
 	inForce  []*generation      // settings of configs that are in force and not ended; the last one is the queue's
@@ -110,6 +111,9 @@ func (s *service) commit(g *generation) change {
 	defer s.mu.Unlock()
 	s.inForce = append(s.inForce, g)
 	s.current.Store(g)
+	for _, e := range s.early.take() {
+		s.happened(e)
+	}
 	if s.returned != nil {
 		s.returned()
 	}

@@ -106,9 +106,9 @@ func (c *TCPConn) readNow(b []byte) (n int, err error, done bool) {
 	if !c.readDeadline.IsZero() && !time.Now().Before(c.readDeadline) {
 		return 0, os.ErrDeadlineExceeded, true
 	}
-	n, err = unix.Read(c.fd, b)
+	n, err = syscall.Read(c.fd, b)
 	switch {
-	case err == unix.EAGAIN || err == unix.EINTR:
+	case err == syscall.EAGAIN || err == syscall.EINTR:
 		return 0, nil, false
 	case err != nil:
 		return 0, &net.OpError{Op: "read", Net: "tcp", Source: c.local, Addr: c.remote, Err: os.NewSyscallError("read", err)}, true
