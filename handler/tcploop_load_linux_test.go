@@ -18,6 +18,7 @@ func (r *rig) pairOf(client *net.TCPConn) *pair {
 	t := r.relayOf(client.LocalAddr().String(), client.RemoteAddr().String())
 	if t == nil {
 		r.t.Fatal("no such relay")
+		panic("unreachable")
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
