@@ -42,6 +42,7 @@ func (c Client) reset() {
 	if c.Detach != nil {
 		if fd, err := c.Detach(); err == nil {
 			netio.ResetDescriptor(fd)
+			_ = c.Conn.Close() // where it still has a descriptor of its own, somebody may be reading it
 			return
 		}
 	}
