@@ -38,7 +38,7 @@ type connecting struct {
 // has taken is served, also if that panics.
 func (t *tcpRelay) serveOnLoop(ctx context.Context, client Client) (taken bool) {
 	engine, ok := t.relay.opts.Engine.(*loops)
-	if !ok {
+	if !ok || client.Detach == nil {
 		return false
 	}
 	fd, err := client.Detach()
@@ -72,7 +72,7 @@ func (p *pair) begin(ctx context.Context) {
 		b.addrs, known = r.known(b.attempt.Backend)
 	}
 	if !known {
-		p.search(ctx, nil)
+		go p.search(ctx, nil)
 		return
 	}
 	b.addrs, _ = query{}.choose(b.addrs, b.attempt.Backend, upstream.TCP)
@@ -80,7 +80,7 @@ func (p *pair) begin(ctx context.Context) {
 	switch {
 	case err != nil:
 		b.failed(err)
-		p.search(ctx, &b)
+		go p.search(ctx, &b)
 	case done:
 		p.connected(b, fd)
 	default:
@@ -108,7 +108,7 @@ func dialFailed(addr netip.AddrPort, err error) error {
 func (p *pair) waitForBackend(c *connecting) {
 	if err := p.watchBackend(c); err != nil {
 		c.failed(err)
-		p.search(c.ctx, &c.begun)
+		go p.search(c.ctx, &c.begun)
 	}
 }
 
@@ -143,7 +143,8 @@ func (p *pair) leaveConnectingLocked() {
 	p.ends[backendSide] = end{fd: -1}
 }
 
-// takeOver has the attempt loop go on with a connection that takes its time.
+// takeOver has the attempt loop go on with a connection that takes its time. It
+// runs on the goroutine of a timer that has fired.
 func (p *pair) takeOver(c *connecting) {
 	defer p.guard()
 	p.mu.Lock()
@@ -174,16 +175,14 @@ func (p *pair) connectEventLocked(events uint32, buf *netio.Buffer) (more bool) 
 	p.leaveConnectingLocked()
 	netio.CloseFD(c.fd)
 	c.begun.failed(os.NewSyscallError("connect", errno))
-	go func() { // ends when the client is served or refused
-		defer p.guard()
-		p.search(c.ctx, &c.begun)
-	}()
+	go p.search(c.ctx, &c.begun)
 	return false
 }
 
 // search looks for a backend in the attempt loop, and refuses the client if
-// there is none.
+// there is none. It is a goroutine's own, which ends with that.
 func (p *pair) search(ctx context.Context, from *begun) {
+	defer p.guard()
 	t := p.relay
 	o, err := t.find(ctx, from, func() bool { return gone(p.ends[clientSide].fd) })
 	fd := -1

@@ -86,18 +86,39 @@ type carrier interface{ cut(why reason) }
 // event loop has taken it over. It logs what became of it. ctx ends the search
 // for a backend, not the relay that follows.
 func (r *Relay) ServeTCP(ctx context.Context, client Client) {
+	if t := r.admit(&client); t != nil && !t.serveOnLoop(ctx, client) {
+		t.serve(ctx, client)
+	}
+}
+
+// StartTCP is [Relay.ServeTCP] for those who must not wait for the relay's end,
+// nor for a backend, nor meet a panic.
+func (r *Relay) StartTCP(ctx context.Context, client Client) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.panicked(upstream.TCP, client.Conn.RemoteAddr().String(), p)
+			client.abandon()
+		}
+	}()
+	if t := r.admit(&client); t != nil && !t.serveOnLoop(ctx, client) {
+		go t.serve(ctx, client) // ends with the relay
+	}
+}
+
+// admit books a relay for a client, and puts what the backend is to hear of the
+// client before what the client says. The client is turned away, and there is
+// no relay, where there is no room.
+func (r *Relay) admit(client *Client) *tcpRelay {
 	t := &tcpRelay{relay: r, client: client.Conn.RemoteAddr(), local: client.Conn.LocalAddr(), began: time.Now()}
 	if !r.service.enter(t) {
 		client.abandon()
-		return
+		return nil
 	}
 	if header := r.opts.ProxyProtocol.header(t.client, t.local); header != nil {
 		client.Early = append(header, client.Early...)
 		client.header = len(header)
 	}
-	if client.Detach == nil || !t.serveOnLoop(ctx, client) {
-		t.serve(ctx, client)
-	}
+	return t
 }
 
 // serve serves the client the portable way.

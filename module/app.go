@@ -3,11 +3,13 @@ package module
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
@@ -23,6 +25,7 @@ type App struct {
 	mu        sync.Mutex // guards what follows: handlers are provisioned one by one today, nothing says they always will
 	relays    map[string]*Relay
 	listeners []net.Listener // on our networks; closed with the config
+	straight  straight       // nil: no relay of layer4's has come yet
 }
 
 // CaddyModule returns the Caddy module information.
@@ -39,11 +42,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return registerMetrics(ctx)
 }
 
-// add books a handler of this config. Handlers of one name are one service
-// and must agree on its settings.
-func (a *App) add(r *Relay) error {
+// add books a handler of this config, below the modules of its place. Handlers
+// of one name are one service and must agree on its settings.
+func (a *App) add(r *Relay, place []caddy.Module) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if app, ok := place[0].(*layer4.App); ok && a.straight == nil {
+		a.straight = straightOf(app)
+	}
 	if a.relays == nil {
 		a.relays = make(map[string]*Relay)
 	}
@@ -110,6 +116,14 @@ func (a *App) Cleanup() error {
 		_ = ln.Close()
 	}
 	return a.Stop()
+}
+
+// straightTo is the relay that all clients at an address of one of our networks
+// are brought to; nil if there is none such.
+func (a *App) straightTo(network string, at netip.AddrPort, log *zap.Logger) *Relay {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.straight.to(network, at, log)
 }
 
 // owns has a listener closed with this config.

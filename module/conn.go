@@ -19,20 +19,26 @@ func isDatagrams(cx *layer4.Connection) bool {
 // clientOf finds the plain socket in a TCP connection, if nothing lies over
 // it, and how to end and reset what does lie over it.
 func clientOf(cx *layer4.Connection) handler.Client {
-	if tcp, ok := cx.Conn.(*net.TCPConn); ok {
+	if client, ok := plainClient(cx.Conn); ok {
 		// What matchers have read lies in cx, in a buffer that is not ours to keep.
-		return handler.Client{
-			Conn: tcp, Early: slices.Clone(cx.MatchingBytes()), CloseWrite: tcp.CloseWrite, Socket: tcp,
-			Detach: func() (int, error) { return netio.Duplicate(tcp) }, // layer4 closes its own
-		}
-	}
-	if light, ok := cx.Conn.(detachable); ok {
-		return handler.Client{
-			Conn: light, Early: slices.Clone(cx.MatchingBytes()), CloseWrite: light.CloseWrite, Socket: light,
-			Detach: light.Detach,
-		}
+		client.Early = slices.Clone(cx.MatchingBytes())
+		return client
 	}
 	return handler.Client{Conn: cx, CloseWrite: closeWriteOf(cx), Socket: socketOf(cx)}
+}
+
+// plainClient is a client with nothing over its socket.
+func plainClient(conn net.Conn) (client handler.Client, ok bool) {
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		return handler.Client{
+			Conn: c, CloseWrite: c.CloseWrite, Socket: c,
+			Detach: func() (int, error) { return netio.Duplicate(c) }, // layer4 closes its own
+		}, true
+	case detachable:
+		return handler.Client{Conn: c, CloseWrite: c.CloseWrite, Socket: c, Detach: c.Detach}, true
+	}
+	return handler.Client{}, false
 }
 
 // detachable is a client of relay+tcp/ where that is light ([listen.TCPConn]).

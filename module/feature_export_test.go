@@ -1,7 +1,10 @@
 package module
 
 import (
+	"net/netip"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/handler"
 )
@@ -24,4 +27,12 @@ func StatsOf(name string) handler.Stats {
 		return s.Stats(time.Now())
 	}
 	return handler.Stats{}
+}
+
+// GoesStraight says whether clients at an address do without layer4's routes.
+func GoesStraight(network, at string) bool {
+	turn.mu.Lock()
+	app := turn.app
+	turn.mu.Unlock()
+	return app.straightTo(network, netip.MustParseAddrPort(at), zap.NewNop()) != nil
 }

@@ -45,10 +45,16 @@ func open[L net.Listener](ctx context.Context, network, host, portRange string, 
 		return nil, fmt.Errorf("%s/%w", network, err)
 	}
 	opts := listen.Options{Log: processLog()}
-	cctx, ok := ctx.(caddy.Context)
-	if ok {
+	var app *App
+	if cctx, ok := ctx.(caddy.Context); ok {
 		// One layer4 app is one config; it asks for its listeners with its own context.
 		opts.Owner, opts.Log = cctx.Module(), cctx.Logger(new(Relay))
+		if found, err := cctx.AppIfConfigured("relay"); err == nil {
+			app = found.(*App)
+			if relay := app.straightTo(network, at, cctx.Logger()); relay != nil {
+				opts.TakeTCP, opts.TakeUDP = relay.startTCP, relay.startUDP
+			}
+		}
 	}
 	ln, err := listener(at, opts)
 	if err != nil {
@@ -57,10 +63,8 @@ func open[L net.Listener](ctx context.Context, network, host, portRange string, 
 	// A config that is rejected after it has opened listeners never closes them.
 	// Where it has our app that does it at once, elsewhere they follow.
 	context.AfterFunc(ctx, func() { _ = ln.Close() })
-	if ok {
-		if app, err := cctx.AppIfConfigured("relay"); err == nil {
-			app.(*App).owns(ln)
-		}
+	if app != nil {
+		app.owns(ln)
 	}
 	return ln, nil
 }

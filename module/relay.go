@@ -72,7 +72,7 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 	if r.service, err = loadService(config, r.settings); err != nil {
 		return fmt.Errorf("service %s: %w", opts.Service, err)
 	}
-	if err := app.(*App).add(r); err != nil {
+	if err := app.(*App).add(r, ctx.Modules()); err != nil {
 		return err
 	}
 	r.relay = handler.New(r.service.Service, r.dataPath(opts, ctx.Logger()))
@@ -130,8 +130,12 @@ func (r *Relay) letGo() {
 // becomes of them is in the relay's own log; an end of a connection is no
 // error of the handler.
 func (r *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
-	if conn, ok := cx.Conn.(*listen.Conn); ok {
+	switch conn := cx.Conn.(type) {
+	case *listen.Conn:
 		takeDatagrams(r.relay, cx, conn)
+		return nil
+	case *probe:
+		conn.relay = r
 		return nil
 	}
 	if isDatagrams(cx) {

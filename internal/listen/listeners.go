@@ -2,6 +2,7 @@ package listen
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 
@@ -15,6 +16,14 @@ type Options struct {
 	// Log gets a line for each episode of trouble with the socket, while the
 	// listener is its latest one.
 	Log *zap.Logger
+	// TakeTCP is given clients past Accept, on the socket's own goroutines: for
+	// those who know where whoever accepts would bring each of them. It must not
+	// wait, and closes what it is given. nil: all clients are accepted.
+	TakeTCP func(net.Conn)
+	// TakeUDP is the same for UDP: it says where a client's datagrams go, as
+	// [Conn.Take] is told, unless so many are new at once that they have to
+	// queue for Accept. nil: all clients are accepted.
+	TakeUDP func(*Conn) (sink func(datagrams [][]byte))
 }
 
 // share is a config's listener on a socket.

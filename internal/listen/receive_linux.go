@@ -55,6 +55,7 @@ func (b *batch) deliver(u *udpSocket) {
 			b.keys[i].local = localOf(b.receiver.Control(i))
 		}
 	}
+	u.fresh = 0
 	clear(b.booked[:])
 	for i := range b.datagrams {
 		if b.booked[i] {

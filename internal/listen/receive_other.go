@@ -20,6 +20,7 @@ func (u *udpSocket) read() {
 		switch {
 		case err == nil:
 			trouble.over()
+			u.fresh = 0
 			u.deliver(key{client: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}, buf[:n])
 		case errors.Is(err, net.ErrClosed):
 			return

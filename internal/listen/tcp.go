@@ -124,6 +124,10 @@ func (t *tcpSocket) hand(conn net.Conn) {
 			netio.Reset(conn)
 			return
 		}
+		if take := l.opts.TakeTCP; take != nil {
+			take(conn)
+			return
+		}
 		select {
 		case l.conns <- conn:
 			return

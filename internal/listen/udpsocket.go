@@ -18,6 +18,10 @@ const (
 	idleTimeout = 5 * time.Minute
 	// socketBuffer is asked for in either direction.
 	socketBuffer = 4 << 20
+	// maxFresh is how many clients that are new in one batch of datagrams are
+	// taken at once. Each costs some ten times what a datagram of an old one
+	// does, and the old ones must not wait for a flood of them.
+	maxFresh = 8
 )
 
 // key tells the clients of a socket apart: who sent, and to which of our
@@ -40,6 +44,7 @@ type udpSocket struct {
 	listeners listeners[*UDPListener]
 	closed    chan struct{}
 	waiting   atomic.Int64 // bytes in the queues of all clients
+	fresh     int          // clients taken of the batch at hand; the reading goroutine's own
 
 	mu      sync.Mutex // guards what follows
 	clients map[key]*Conn
@@ -109,19 +114,38 @@ func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
 	if c != nil && c.deliver(datagrams...) {
 		return
 	}
-	if c = u.accept(k, len(datagrams)); c != nil {
+	l, ok := u.listener()
+	if !ok {
+		return // the last config that wanted new clients here has ended
+	}
+	if l.opts.TakeUDP != nil && u.fresh < maxFresh {
+		u.fresh++
+		if c = u.take(l, k); c != nil {
+			c.deliver(datagrams...)
+		}
+		return
+	}
+	if c = u.accept(l, k, len(datagrams)); c != nil {
 		c.deliver(datagrams...)
 		u.offer(c)
 	}
 }
 
-// accept makes a client for so many datagrams, if somebody wants one and there
-// is room.
-func (u *udpSocket) accept(k key, datagrams int) *Conn {
-	l, ok := u.listener()
-	if !ok {
-		return nil // the last config that wanted new clients here has ended
+// take makes a client that nobody accepts.
+func (u *udpSocket) take(l *UDPListener, k key) *Conn {
+	if !u.join() {
+		return nil
 	}
+	c := &Conn{socket: u, key: k, back: u.pathTo(k), taken: true}
+	c.sink = l.opts.TakeUDP(c)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.clients[k] = c
+	return c
+}
+
+// accept makes a client for so many datagrams, if there is room.
+func (u *udpSocket) accept(l *UDPListener, k key, datagrams int) *Conn {
 	u.mu.Lock()
 	room := u.untaken < maxUntaken
 	u.mu.Unlock()

@@ -1,0 +1,91 @@
+package module_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/async-relay/caddy-relay/module"
+)
+
+// Where a route may do anything with a client but bring it to the relay, it is
+// asked; where not, the client is spared that. Both are served alike.
+func TestStraight(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	echoUDP(t, "b", backend)
+	relay := "relay " + backend + " {\n name %s\n }\n"
+	for name, c := range map[string]struct {
+		routes   string // RELAY stands for the handler
+		straight bool
+	}{
+		"a relay":                      {"route {\n RELAY }", true},
+		"and a route that nobody sees": {"route {\n RELAY }\n route {\n echo\n }", true},
+		"a matcher":                    {"@hi regexp ^hi 2\n route @hi {\n RELAY }", false},
+		"a matcher of any address":     {"@all remote_ip 0.0.0.0/0\n route @all {\n RELAY }", false},
+		"a matcher in a later route":   {"@no regexp ^no 2\n route {\n RELAY }\n route @no {\n echo\n }", true},
+		"a subroute":                   {"route {\n subroute {\n route {\n RELAY }\n }\n }", false},
+		"two handlers":                 {"route {\n throttle {\n read_bytes_per_second 1000000\n }\n RELAY }", false},
+		"a route before":               {"@no regexp ^no 2\n route @no {\n echo\n }\n route {\n RELAY }", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tcp, udp := freeAddr(t), freeAddr(t)
+			server := func(network, at string) string {
+				handler := fmt.Sprintf(relay, network)
+				return fmt.Sprintf("%s/%s {\n %s\n }\n", network, at, strings.ReplaceAll(c.routes, "RELAY", handler))
+			}
+			start(t, server("relay+tcp", tcp)+server("relay+udp", udp))
+			for network, at := range map[string]string{"tcp": tcp, "udp": udp} {
+				if got := module.GoesStraight("relay+"+network, at); got != c.straight {
+					t.Errorf("%s: straight: %v, want %v", network, got, c.straight)
+				}
+				if got := ask(t, dial(t, network, at), "hi"); got != "b hi" {
+					t.Errorf("%s: got %q", network, got)
+				}
+			}
+		})
+	}
+}
+
+// Whichever server of a config Caddy begins with, each is looked at, by
+// whatever name it lists its address.
+func TestStraightToMany(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	var config string
+	var all []string
+	for i := range 20 {
+		port := freePort(t)
+		all = append(all, fmt.Sprintf("127.0.0.1:%d", port))
+		host := []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"}[i%3]
+		config += fmt.Sprintf("Relay+Tcp/%s:%d {\n route {\n relay %s {\n name s%d\n }\n }\n }\n", host, port, backend, i)
+		config += block("relay+tcp/"+freeAddr(t), "echoes") // something of others' between
+		config = strings.ReplaceAll(config, "relay echoes", "echo")
+	}
+	start(t, config)
+	for i, at := range all {
+		if !module.GoesStraight("relay+tcp", at) {
+			t.Errorf("server %d: not straight", i)
+		}
+		if got := ask(t, dial(t, "tcp", at), "hi"); got != "b hi" {
+			t.Errorf("got %q", got)
+		}
+		if got := module.StatsOf(fmt.Sprintf("s%d", i)).Backends[0].Use[0].Connections; got != 1 {
+			t.Errorf("service %d had %d connections", i, got)
+		}
+	}
+}
+
+// At DEBUG layer4 has a line for each client, which operators look for.
+func TestNotStraightAtDebug(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	at := freeAddr(t)
+	file := t.TempDir() + "/log"
+	startWith(t, fmt.Sprintf("log debug {\n include layer4\n output file %s\n level DEBUG\n }", file), block("relay+tcp/"+at, backend))
+	if got := ask(t, dial(t, "tcp", at), "hi"); got != "b hi" {
+		t.Errorf("got %q", got)
+	}
+	eventually(t, "layer4's line", func() bool {
+		text, _ := os.ReadFile(file)
+		return strings.Contains(string(text), "started handling connection")
+	})
+}
