@@ -94,7 +94,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 			t.pending--
 			t.note(o)
 			if o.err == nil {
-				t.relay.succeeded(&t.walk, o, upstream.TCP, t.client, false)
+				t.relay.succeeded(&t.walk, o, upstream.TCP, t.client, time.Now(), false)
 				return o, nil
 			}
 			last = fmt.Errorf("backend %s: %w", o.attempt.Backend.Text, o.err)

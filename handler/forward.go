@@ -2,6 +2,7 @@ package handler
 
 import (
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -34,9 +35,9 @@ func (s *session) sendBacklogLocked() {
 // forwardLocked sends datagrams of the client on the open socket, and keeps
 // what another may have to send again. It says how many it has seen to; the
 // rest waits until it is clear what becomes of a socket that failed.
-func (s *session) forwardLocked(datagrams [][]byte) (done int) {
+func (s *session) forwardLocked(datagrams [][]byte, now time.Time) (done int) {
 	if !s.waiting {
-		s.resumeLocked()
+		s.resumeLocked(now)
 	}
 	for done < len(datagrams) {
 		sent, err := s.sendLocked(datagrams[done:], len(s.backlog.datagrams) == 0)

@@ -134,7 +134,7 @@ func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upst
 	for a, ok := walk.Next(time.Now()); ok; a, ok = walk.Again(a, time.Now()) {
 		o := c.attempt(ctx, a, n, q)
 		if o.err == nil {
-			r.succeeded(&walk, o, n, healthBy{}, false)
+			r.succeeded(&walk, o, n, healthBy{}, time.Now(), false)
 			return !a.Second()
 		}
 		if ctx.Err() != nil {

@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -31,13 +30,14 @@ type loops struct {
 	next    atomic.Uint32
 	tcp     []*tcpLoop
 	nextTCP atomic.Uint32
+	spares  spares
 
 	probe sync.Once // guards can
 	can   netio.Abilities
 }
 
 func newLoops(n int) *loops {
-	e := &loops{all: make([]*loop, n), tcp: make([]*tcpLoop, n)}
+	e := &loops{all: make([]*loop, n), tcp: make([]*tcpLoop, n), spares: spares{most: mostSpares}}
 	pipes := newPipes()
 	for i := range n {
 		e.all[i], e.tcp[i] = new(loop), &tcpLoop{pipes: pipes}
@@ -47,16 +47,24 @@ func newLoops(n int) *loops {
 
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
+	if s := e.reuse(addr, sink, restFor); s != nil {
+		return s, nil
+	}
 	l := e.all[e.next.Add(1)%uint32(len(e.all))]
 	fd, err := netio.ConnectUDP(addr)
 	if err == nil {
-		s := &loopSocket{loop: l, fd: fd, sink: sink}
+		s := &loopSocket{loop: l, spares: &e.spares, fd: fd, ipv4: addr.Addr().Unmap().Is4(), sink: sink}
 		can := e.abilities(fd)
 		s.sending.Init(can)
 		if err = l.add(s); err == nil {
 			return s, nil
 		}
-		_ = unix.Close(fd)
+		netio.CloseFD(fd)
+	}
+	if netio.Classify(err) == netio.Exhausted {
+		if s := e.reuse(addr, sink, 0); s != nil {
+			return s, nil
+		}
 	}
 	return nil, &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: err}
 }
@@ -82,25 +90,6 @@ type loop struct {
 	poll    *os.File      // the epoll of the run; nil: there is none
 	epoll   int           // its descriptor
 	lingers bool          // stopIdle will be called
-}
-
-// loopSocket is a connected UDP socket in a loop. Send and Close are called
-// under its session's lock and so never together.
-type loopSocket struct {
-	loop    *loop // set once, as are fd and sink
-	fd      int
-	sink    Sink
-	sending netio.Sending
-
-	place  int32  // in loop.sockets, set once before it is there
-	serial uint32 // tells it from others at its place before and after, the same
-
-	grown    atomic.Bool // has large buffers
-	failures int         // errors in a row; the loop's own
-	broken   atomic.Bool // given up after too many of them
-
-	mu     sync.Mutex // held while fd is read, so that it is not closed, and another's, meanwhile
-	closed bool       // guarded by mu
 }
 
 func (l *loop) add(s *loopSocket) error {
@@ -230,77 +219,11 @@ func (l *loop) run(poll *os.File, raw syscall.RawConn, receiver *netio.Receiver)
 		n = netio.LookAtEpoll(int(epoll), events)
 		return n > 0
 	}
-	for raw.Read(look) == nil {
+	for turn := uint32(1); raw.Read(look) == nil; turn++ {
 		sockets = l.find(events[:n], sockets)
 		for _, s := range sockets {
-			s.receive(receiver)
+			s.receive(receiver, turn)
 		}
 		clear(sockets) // what is closed is not held on to
 	}
-}
-
-// receive takes what came in, a batch at most: the others have their turn.
-func (s *loopSocket) receive(receiver *netio.Receiver) {
-	datagrams, err := s.read(receiver)
-	switch {
-	case err == nil:
-		s.failures = 0
-		if len(datagrams) >= busy {
-			s.grow()
-		}
-		s.sink.Datagrams(datagrams)
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, net.ErrClosed):
-	default:
-		s.sink.Failed(os.NewSyscallError("read", err))
-		if s.failures++; s.failures == maxFailures {
-			s.loop.giveUp(s)
-			s.broken.Store(true) // whoever sends next is told
-		}
-	}
-}
-
-func (s *loopSocket) read(receiver *netio.Receiver) ([][]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, net.ErrClosed
-	}
-	return receiver.Receive(s.fd)
-}
-
-// busy is how many datagrams at once show that a socket needs more room than
-// the system gives by itself. Most sessions never do, and asking takes time.
-const busy = 4
-
-func (s *loopSocket) grow() {
-	if !s.grown.Swap(true) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if !s.closed {
-			netio.GrowBuffers(s.fd, netio.ConnectedBuffer)
-		}
-	}
-}
-
-// Send implements [Socket]. What finds no room fails: nobody waits for it.
-func (s *loopSocket) Send(datagrams [][]byte) (sent int, err error) {
-	if s.broken.Load() {
-		return 0, net.ErrClosed
-	}
-	if len(datagrams) >= busy {
-		s.grow()
-	}
-	if sent, err = s.sending.Send(s.fd, nil, datagrams); err != nil {
-		err = os.NewSyscallError("write", err)
-	}
-	return sent, err
-}
-
-// Close implements [Socket].
-func (s *loopSocket) Close() {
-	s.loop.remove(s)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	netio.CloseFD(s.fd)
 }

@@ -19,9 +19,9 @@ import (
 
 // succeeded books a success. again is one that was told of already: the next
 // answer of a UDP backend that has answered this client before.
-func (r *Relay) succeeded(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer, again bool) {
+func (r *Relay) succeeded(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer, now time.Time, again bool) {
 	o.attempt.Backend.Prefer(n, o.addr)
-	if change := walk.Succeeded(o.attempt, time.Now()); change.Recovered || !again {
+	if change := walk.Succeeded(o.attempt, now); change.Recovered || !again {
 		r.booked(change, o, n, client)
 	}
 }

@@ -38,8 +38,8 @@ func (s *session) searchLocked() {
 
 // resumeLocked begins an attempt on the backend that has answered so far, for
 // a datagram that is about to be sent to it.
-func (s *session) resumeLocked() {
-	s.since, s.failed, s.evictions = time.Now(), nil, 0
+func (s *session) resumeLocked(now time.Time) {
+	s.since, s.failed, s.evictions = now, nil, 0
 	s.attempt = s.walk.Resume(s.attempt.Backend, s.since)
 	s.awaitLocked()
 }
@@ -253,16 +253,16 @@ func (s *session) settledLocked() {
 }
 
 // servedLocked books that the backend has answered what it was sent.
-func (s *session) servedLocked() {
+func (s *session) servedLocked(now time.Time) {
 	s.settledLocked()
 	s.backlog.clear()
 	backend, addr := s.attempt.Backend, s.addrs[s.at]
-	o := outcome{attempt: s.attempt, addr: addr, took: time.Since(s.attempt.Began)}
+	o := outcome{attempt: s.attempt, addr: addr, took: now.Sub(s.attempt.Began)}
 	if s.served != backend {
 		s.recordLocked(o)
-		s.tallyLocked().connects.observe(o.took, time.Now())
+		s.tallyLocked().connects.observe(o.took, now)
 	}
-	s.relay.succeeded(&s.walk, o, upstream.UDP, &s.key.Client, s.served == backend)
+	s.relay.succeeded(&s.walk, o, upstream.UDP, &s.key.Client, now, s.served == backend)
 	s.addrs, s.at = preferredFirst(s.addrs, addr), 0
 	if s.served == nil {
 		s.relay.service.sessions.heard(s)

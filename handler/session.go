@@ -142,7 +142,12 @@ func (s *session) note(kind flood, more ...zap.Field) {
 	s.relay.service.floods.note(s.relay.log, kind, append(more, zap.Stringer("network", upstream.UDP), zap.Stringer("client", &s.key.Client))...)
 }
 
-func (s *session) touch() { s.used.Store(int64(time.Since(s.relay.service.sessions.epoch))) }
+// touch books that something has passed just now.
+func (s *session) touch() (now time.Time) {
+	now = time.Now()
+	s.used.Store(int64(now.Sub(s.relay.service.sessions.epoch)))
+	return now
+}
 
 func (s *session) idleFor() time.Duration {
 	return time.Since(s.relay.service.sessions.epoch) - time.Duration(s.used.Load())
@@ -163,7 +168,7 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		}
 		s.way = newWay(client)
 	}
-	s.touch()
+	now := s.touch()
 	upN, upB := s.upN, s.upB
 	s.upN += int64(len(datagrams))
 	s.upB += bytesOf(datagrams)
@@ -171,8 +176,8 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		n := 1
 		switch {
 		case s.phase == open:
-			n = s.forwardLocked(datagrams)
-		case s.phase == refused && time.Now().Before(s.until):
+			n = s.forwardLocked(datagrams, now)
+		case s.phase == refused && now.Before(s.until):
 			s.dropLocked(dropped, datagrams[0])
 		case !s.backlog.add(datagrams[0]):
 			s.dropLocked(queueFull, datagrams[0])
@@ -212,9 +217,9 @@ func (s *session) answered(f *flow, datagrams [][]byte) (way *way, wanted int) {
 	if s.flow != f {
 		return nil, 0
 	}
-	s.touch()
+	now := s.touch()
 	if s.waiting {
-		s.servedLocked()
+		s.servedLocked(now)
 	}
 	wanted, last := len(datagrams), false
 	if limit := s.relay.opts.UDPResponses; limit > 0 && int(s.answers)+wanted >= limit*int(s.asked) {

@@ -58,8 +58,9 @@ type Sink interface {
 
 // Deliver hands in datagrams of a client, in order, which begin a session if
 // there is none. It keeps no slice, and waits neither for a lookup nor for a
-// backend. client is the way back from now on.
-func (r *Relay) Deliver(key Key, datagrams [][]byte, client Replier) {
+// backend. client is the way back from now on. The session that took them is
+// given back for the next ones, the zero one if there was no room.
+func (r *Relay) Deliver(key Key, datagrams [][]byte, client Replier) Session {
 	for {
 		s, evictedOne, refusal := r.service.sessions.get(key, r)
 		if evictedOne != nil {
@@ -68,13 +69,21 @@ func (r *Relay) Deliver(key Key, datagrams [][]byte, client Replier) {
 		if s == nil {
 			r.turnAwayUDP(key, refusal)
 			client.Release()
-			return
+			return Session{}
 		}
 		if s.deliver(datagrams, client) {
-			return
+			return Session{s}
 		}
 		// It ended just now: these datagrams begin the next one.
 	}
+}
+
+// Session is a UDP client's, for those who need not look for it each time.
+type Session struct{ session *session }
+
+// Deliver is [Relay.Deliver] to a session that is known; false if it has ended.
+func (s Session) Deliver(datagrams [][]byte, client Replier) bool {
+	return s.session != nil && s.session.deliver(datagrams, client)
 }
 
 // turnAwayUDP tells of a client that gets no session. Once the service is

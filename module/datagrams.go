@@ -31,11 +31,15 @@ type feed struct {
 // datagrams come straight from the socket, and no goroutine waits for them.
 type front struct {
 	*listen.Conn
-	relay *handler.Relay
+	relay   *handler.Relay
+	session handler.Session // the latest
 }
 
+// deliver is called by one goroutine at a time.
 func (f *front) deliver(datagrams [][]byte) {
-	f.relay.Deliver(handler.Key{Client: f.Client(), Local: f.Local()}, datagrams, f)
+	if !f.session.Deliver(datagrams, f) {
+		f.session = f.relay.Deliver(handler.Key{Client: f.Client(), Local: f.Local()}, datagrams, f)
+	}
 }
 
 // Release implements handler.Replier.

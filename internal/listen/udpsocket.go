@@ -21,7 +21,7 @@ const (
 	// maxFresh is how many clients that are new in one batch of datagrams are
 	// taken at once. Each costs some ten times what a datagram of an old one
 	// does, and the old ones must not wait for a flood of them.
-	maxFresh = 8
+	maxFresh = 16
 )
 
 // key tells the clients of a socket apart: who sent, and to which of our

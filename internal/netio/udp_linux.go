@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,36 +17,71 @@ import (
 
 // ConnectUDP makes a socket that does not block and that only addr can send to.
 func ConnectUDP(addr netip.AddrPort) (fd int, err error) {
-	ip := addr.Addr().Unmap()
-	family := unix.AF_INET
-	if !ip.Is4() {
-		family = unix.AF_INET6
-		link, err := linkOf(ip.Zone())
-		if err != nil {
-			return -1, err
-		}
-		ip = ip.WithZone(link)
+	to, err := pathTo(addr)
+	if err != nil {
+		return -1, err
 	}
-	to := NewPath(netip.AddrPortFrom(ip, addr.Port()), ip.Is4(), nil)
-	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(to.name.Family), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if errno != 0 {
 		return -1, os.NewSyscallError("socket", errno)
 	}
 	fd = int(n)
-	err = to.connect(fd)
-	if errors.Is(err, unix.EACCES) {
-		// As package net allows: a backend may be a broadcast address.
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
-		err = to.connect(fd)
-	}
-	if err != nil {
+	if err := to.connect(fd); err != nil {
 		CloseFD(fd)
 		return -1, os.NewSyscallError("connect", err)
 	}
 	return fd, nil
 }
 
+// ReconnectUDP connects a socket of addr's family anew that was disconnected, on
+// another port and without what its last use has left in it.
+func ReconnectUDP(fd int, addr netip.AddrPort) error {
+	const patience = 1000 // nothing can come in: this is an end that is always reached
+	var one [1]byte
+	for range patience {
+		if _, errno := receiveOne(fd, one[:]); errno == unix.EAGAIN {
+			break
+		}
+	}
+	to, err := pathTo(addr)
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("connect", to.connect(fd))
+}
+
+// DisconnectUDP has a socket forget its peer and give its port back: nothing
+// reaches it any more. See connect(2), AF_UNSPEC.
+func DisconnectUDP(fd int) error {
+	nobody := Path{length: unix.SizeofSockaddrInet4} // AF_UNSPEC is 0
+	return nobody.connectOnce(fd)
+}
+
+// pathTo is the way to an address from a socket of its own family.
+func pathTo(addr netip.AddrPort) (Path, error) {
+	ip := addr.Addr().Unmap()
+	if !ip.Is4() {
+		link, err := linkOf(ip.Zone())
+		if err != nil {
+			return Path{}, err
+		}
+		ip = ip.WithZone(link)
+	}
+	return NewPath(netip.AddrPortFrom(ip, addr.Port()), ip.Is4(), nil), nil
+}
+
+// connect also connects to a broadcast address, as package net does: a backend
+// may be one.
 func (p *Path) connect(fd int) error {
+	err := p.connectOnce(fd)
+	if errors.Is(err, unix.EACCES) {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
+		err = p.connectOnce(fd)
+	}
+	return err
+}
+
+func (p *Path) connectOnce(fd int) error {
 	for {
 		_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&p.name)), uintptr(p.length))
 		switch errno {
@@ -80,6 +116,17 @@ func LinkIndex(zone string) (uint32, error) {
 		return 0, err
 	}
 	return uint32(link.Index), nil
+}
+
+// receiveOne receives one datagram of a connected socket, without waiting, as
+// much of it as fits.
+func receiveOne(fd int, buf []byte) (int, syscall.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT, 0, 0)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
 }
 
 // CloseFD closes a descriptor that nothing is written through to a disk.

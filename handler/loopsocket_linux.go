@@ -1,0 +1,125 @@
+package handler
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+)
+
+// loopSocket is a connected UDP socket in a loop. Send and Close are called
+// under its session's lock and so never together.
+type loopSocket struct {
+	loop    *loop   // set once, as are spares, fd and ipv4
+	spares  *spares // where it goes when its session ends
+	fd      int
+	ipv4    bool
+	sending netio.Sending
+
+	place  int32  // in loop.sockets, set once before it is there
+	serial uint32 // tells it from others at its place before and after, the same
+
+	grown    atomic.Bool // has large buffers
+	broken   atomic.Bool // given up after too many failures
+	failures int         // errors in a row; the loop's own, as are turn and streak
+	turn     uint32      // of the loop, when it was read last
+	streak   uint32      // how many turns in a row there was something to read
+
+	mu     sync.Mutex // held while fd is read, so that it is not closed, and another's, meanwhile; guards what follows
+	sink   Sink
+	closed bool
+}
+
+// flowing is how many turns in a row a socket is read one datagram at a time,
+// which is what mostly comes, before it is asked for many.
+const flowing = 4
+
+// receive takes what came in, a batch at most: the others have their turn.
+func (s *loopSocket) receive(receiver *netio.Receiver, turn uint32) {
+	if s.streak++; s.turn != turn-1 {
+		s.streak = 0
+	}
+	s.turn = turn
+	datagrams, sink, err := s.read(receiver, s.streak >= flowing)
+	switch {
+	case err == nil:
+		s.failures = 0
+		if s.streak >= flowing && len(datagrams) == 1 {
+			s.streak = 0
+		}
+		if len(datagrams) >= busy {
+			s.grow()
+		}
+		sink.Datagrams(datagrams)
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, net.ErrClosed):
+	default:
+		sink.Failed(os.NewSyscallError("read", err))
+		if s.failures++; s.failures == maxFailures {
+			s.loop.giveUp(s)
+			s.broken.Store(true) // whoever sends next is told
+		}
+	}
+}
+
+// read says for whom what it reads is: the sink may be another's a moment later.
+func (s *loopSocket) read(receiver *netio.Receiver, many bool) ([][]byte, Sink, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, net.ErrClosed
+	}
+	receive := receiver.ReceiveOne
+	if many {
+		receive = receiver.Receive
+	}
+	datagrams, err := receive(s.fd)
+	return datagrams, s.sink, err
+}
+
+// busy is how many datagrams at once show that a socket needs more room than
+// the system gives by itself. Most sessions never do, and asking takes time.
+const busy = 4
+
+func (s *loopSocket) grow() {
+	if !s.grown.Swap(true) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.closed {
+			netio.GrowBuffers(s.fd, netio.ConnectedBuffer)
+		}
+	}
+}
+
+// Send implements [Socket]. What finds no room fails: nobody waits for it.
+func (s *loopSocket) Send(datagrams [][]byte) (sent int, err error) {
+	if s.broken.Load() {
+		return 0, net.ErrClosed
+	}
+	if len(datagrams) >= busy {
+		s.grow()
+	}
+	if sent, err = s.sending.Send(s.fd, nil, datagrams); err != nil {
+		err = os.NewSyscallError("write", err)
+	}
+	return sent, err
+}
+
+// Close implements [Socket].
+func (s *loopSocket) Close() {
+	if !s.spare() {
+		s.close()
+	}
+}
+
+func (s *loopSocket) close() {
+	s.loop.remove(s)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	netio.CloseFD(s.fd)
+}
