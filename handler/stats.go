@@ -22,6 +22,14 @@ type Totals struct {
 	DatagramsDown uint64
 }
 
+func (t *Totals) add(more Totals) {
+	t.Connections += more.Connections
+	t.BytesUp += more.BytesUp
+	t.BytesDown += more.BytesDown
+	t.DatagramsUp += more.DatagramsUp
+	t.DatagramsDown += more.DatagramsDown
+}
+
 // Use is what a backend does and has done on one network.
 type Use struct {
 	Active int // relays or sessions that it serves
@@ -30,10 +38,18 @@ type Use struct {
 }
 
 // BackendStats is a backend as it stands in the queue, with its use. One that
-// is no longer there but has, or just had, relays at work has Position -1.
+// is no longer there but has relays at work has Position -1.
 type BackendStats struct {
 	upstream.Status
 	Use [networks]Use
+}
+
+// Gone is what backends came to that left the queue and have no relays any
+// more, so that the totals of a service never fall. Failures and demotions are
+// in it once they left.
+type Gone struct {
+	Totals
+	upstream.Past
 }
 
 // Refusal is why a client was not served.
@@ -58,7 +74,8 @@ const (
 // Stats are a service at one moment.
 type Stats struct {
 	Backends  []BackendStats // in queue order
-	Active    [networks]int  // relays and sessions, those in search of a backend included
+	Gone      [networks]Gone
+	Active    [networks]int // relays and sessions, those in search of a backend included
 	Refused   [networks]map[Refusal]uint64
 	Dropped   map[Drop]uint64
 	Exhausted uint64 // clients that met a lack of descriptors, memory or ports
@@ -97,8 +114,9 @@ func (c *counter) add(n int) {
 // tallies are those of a service, by backend as it is written in the
 // configuration. Those of a backend that has left it go with its last relay.
 type tallies struct {
-	mu sync.Mutex // guards of
-	of map[string]*[networks]tally
+	mu   sync.Mutex // guards what follows
+	of   map[string]*[networks]tally
+	gone [networks]Totals // of those that went
 }
 
 func (t *tallies) get(b *upstream.Backend, n upstream.Network) *tally {
@@ -138,7 +156,14 @@ func (t *tally) use(now time.Time) Use {
 }
 
 // Stats says how the service is at now.
-func (s *Service) Stats(now time.Time) Stats {
+func (s *Service) Stats(now time.Time) Stats { return s.stats(now, false) }
+
+// Settle is Stats for whoever keeps books on backends: one that is gone is
+// listed for a last time when its last relay has ended, with what that moved.
+// It is forgotten then, so there can be but one who calls this.
+func (s *Service) Settle(now time.Time) Stats { return s.stats(now, true) }
+
+func (s *Service) stats(now time.Time, settle bool) Stats {
 	var stats Stats
 	stats.Active[upstream.TCP], stats.Active[upstream.UDP] = s.Active()
 	stats.Refused[upstream.TCP] = map[Refusal]uint64{
@@ -157,6 +182,14 @@ func (s *Service) Stats(now time.Time) Stats {
 	}
 	stats.Exhausted, stats.Evicted = s.floods.totalOf(lackOfOwn), s.floods.totalOf(evicted)
 
+	s.listBackends(&stats, now, settle)
+	for n := range stats.Gone {
+		stats.Gone[n].Past = s.Pool.Past(upstream.Network(n))
+	}
+	return stats
+}
+
+func (s *Service) listBackends(stats *Stats, now time.Time, settle bool) {
 	s.tallies.mu.Lock()
 	defer s.tallies.mu.Unlock()
 	listed := make(map[string]bool)
@@ -170,6 +203,9 @@ func (s *Service) Stats(now time.Time) Stats {
 		}
 		stats.Backends = append(stats.Backends, b)
 	}
+	for n := range s.tallies.gone {
+		stats.Gone[n].Totals = s.tallies.gone[n]
+	}
 	var gone []BackendStats
 	for text, both := range s.tallies.of {
 		if listed[text] {
@@ -182,11 +218,21 @@ func (s *Service) Stats(now time.Time) Stats {
 			active += b.Use[n].Active
 		}
 		if active == 0 {
-			delete(s.tallies.of, text) // shown once more, with what its last relays moved
+			for n := range b.Use {
+				stats.Gone[n].add(b.Use[n].Totals)
+			}
+			if !settle {
+				continue
+			}
+			delete(s.tallies.of, text)
 		}
 		gone = append(gone, b)
 	}
+	if settle {
+		for n := range stats.Gone {
+			s.tallies.gone[n] = stats.Gone[n].Totals
+		}
+	}
 	slices.SortFunc(gone, func(a, b BackendStats) int { return strings.Compare(a.Backend.Text, b.Backend.Text) })
 	stats.Backends = append(stats.Backends, gone...)
-	return stats
 }

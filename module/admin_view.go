@@ -114,6 +114,9 @@ func (s *service) view(now time.Time) serviceView {
 		v.Totals.add(backend.Totals)
 		v.Backends = append(v.Backends, backend)
 	}
+	for _, gone := range stats.Gone {
+		v.Totals.add(totalsView{gone.Connections, gone.Failed, gone.Demotions, gone.BytesUp, gone.BytesDown})
+	}
 	return v
 }
 

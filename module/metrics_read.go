@@ -38,10 +38,10 @@ type reading struct {
 	gauges   map[series]float64
 }
 
-// read takes the service's metrics.
+// read takes the service's metrics, for the ledger alone.
 func (s *service) read(now time.Time) reading {
 	r := reading{counters: make(map[series]figures), gauges: make(map[series]float64)}
-	stats := s.Stats(now)
+	stats := s.Settle(now)
 	service := label(s.Name)
 	searching := stats.Active
 	for i := range stats.Backends {

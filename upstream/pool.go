@@ -20,6 +20,7 @@ type Pool struct {
 	mu       sync.Mutex // guards what follows and every change of a backend's state; held for memory work only
 	cooldown time.Duration
 	lastRank int64
+	past     [networks]Past
 }
 
 // Change is what one report did to the queue, for those who log and announce
@@ -77,6 +78,7 @@ func (p *Pool) Update(addresses []Address, cooldown time.Duration) {
 		b.configured = i
 		order = append(order, b)
 	}
+	p.partLocked(order)
 	p.sortLocked(order)
 	for n := range networks {
 		p.allDown[n].Store(p.allDown[n].Load() && available(order, n) == 0)

@@ -1,6 +1,9 @@
 package upstream
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // State is a backend's condition on one network, in one word.
 type State string
@@ -32,6 +35,32 @@ type NetworkStatus struct {
 	Failed       uint64    // attempts that did not, counted as strikes or not
 	Demotions    uint64
 	LastFailure  Failure // zero if there was none
+}
+
+// Past is what backends had counted on one [Network] when they left the queue.
+type Past struct {
+	Failed    uint64
+	Demotions uint64
+}
+
+// Past adds up all that have left since the pool was made.
+func (p *Pool) Past(n Network) Past {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.past[n]
+}
+
+// partLocked books those that are not among the ones to come.
+func (p *Pool) partLocked(next []*Backend) {
+	for _, b := range p.backends() {
+		if slices.Contains(next, b) {
+			continue
+		}
+		for n := range b.health {
+			p.past[n].Failed += b.health[n].failed.Load()
+			p.past[n].Demotions += b.health[n].demotions.Load()
+		}
+	}
 }
 
 // Snapshot lists the backends in queue order as they are at now.
