@@ -74,3 +74,32 @@ func TestAdminFlushesDNS(t *testing.T) {
 		t.Errorf("told %v", told)
 	}
 }
+
+// A change of a name's addresses is in the journals of the services that go by
+// it, and not of those that have their own cache of that name.
+func TestAdminExplainsDNS(t *testing.T) {
+	port := freePort(t)
+	backendAt(t, "127.0.0.2", port)
+	backendAt(t, "127.0.0.3", port)
+	moves, stays := startNameServer(t, "127.0.0.2"), startNameServer(t, "127.0.0.2")
+	host := unique("moves") + ".test"
+	moved, other := freeAddr(t), freeAddr(t)
+	serving := func(at, name string, names *nameServer) string {
+		return block("relay+tcp/"+at, fmt.Sprintf("%s:%d {\n name %s\n resolvers %s\n }", strings.ToUpper(host), port, name, names.addr))
+	}
+	s := start(t, serving(moved, "moved", moves)+serving(other, "other", stays))
+	hello(t, moved)
+	hello(t, other)
+	moves.set("127.0.0.3")
+	s.must("POST", "dns/flush?host="+host, new(struct{}))
+	if one, two := hello(t, moved), hello(t, other); one != "127.0.0.3" || two != "127.0.0.2" {
+		t.Fatalf("got %q and %q", one, two)
+	}
+	eventually(t, "the change to be told", func() bool { return len(s.explain("moved").Journal) > 0 })
+	if e := s.explain("moved").Journal[0]; e.Kind != "dns" || !strings.Contains(e.Sentence, "has other addresses ([127.0.0.3], before [127.0.0.2])") {
+		t.Errorf("got %+v", e)
+	}
+	if got := kinds(s.explain("other")); len(got) != 0 {
+		t.Errorf("the other service's journal: %v", got)
+	}
+}

@@ -36,7 +36,7 @@ type names struct {
 func loadNames(opts caddyfile.Options) (*names, error) {
 	n := &names{key: fmt.Sprint(opts.DNSTTL, opts.Resolvers)}
 	value, _, err := caches.LoadOrNew(n.key, func() (caddy.Destructor, error) {
-		return cache{resolver.New(resolver.Config{TTL: opts.DNSTTL, Servers: opts.Resolvers, Observer: dnsLog{}, Counts: &collected.lookups})}, nil
+		return cache{resolver.New(resolver.Config{TTL: opts.DNSTTL, Servers: opts.Resolvers, Observer: dnsLog{n.key}, Counts: &collected.lookups})}, nil
 	})
 	if err != nil {
 		return nil, err
@@ -75,7 +75,9 @@ func (n *names) Refresh(ctx context.Context, host string, since time.Time, patie
 }
 
 // dnsLog writes what a cache learns into the relay's log.
-type dnsLog struct{}
+type dnsLog struct {
+	cache string // its key in caches
+}
 
 // Resolved implements resolver.Observer.
 func (dnsLog) Resolved(host string, addrs []netip.Addr) {
@@ -83,10 +85,12 @@ func (dnsLog) Resolved(host string, addrs []netip.Addr) {
 }
 
 // Changed implements resolver.Observer.
-func (dnsLog) Changed(host string, old, new []netip.Addr) {
+func (l dnsLog) Changed(host string, old, new []netip.Addr) {
 	processLog().Info("name has other addresses", zap.String("host", host), zap.Stringers("old", old), zap.Stringers("new", new))
 	services.Range(func(_, value any) bool {
-		value.(*service).readdressed(host, old, new)
+		if s := value.(*service); s.names.Load().key == l.cache { // others ask other servers
+			s.readdressed(host, old, new)
+		}
 		return true
 	})
 }
