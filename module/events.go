@@ -103,10 +103,11 @@ func hookEvent(service string, e handler.Event) hook.Event {
 	return h
 }
 
-// eventData is what subscribers find in a Caddy event, as `{event.data.*}`.
+// eventData is what subscribers find in a Caddy event, as `{event.data.*}`. A
+// placeholder would show a time.Time as Go does, with its monotonic reading.
 func eventData(service string, e handler.Event) map[string]any {
 	data := map[string]any{
-		"service": service, "network": e.Network.String(), "timestamp": e.Time,
+		"service": service, "network": e.Network.String(), "timestamp": hook.Timestamp(e.Time),
 		"failure_count": e.Failures, "available_count": e.Available, "total_count": e.Total,
 	}
 	if e.Backend != nil {

@@ -35,8 +35,8 @@ type Backend struct {
 	IP   string // empty if it is not known
 }
 
-// timestamp is ISO 8601 as Python writes it.
-const timestamp = "2006-01-02T15:04:05.000000-07:00"
+// Timestamp is ISO 8601 as Python writes it.
+func Timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000-07:00") }
 
 // Names and JSON are those of async-relay's event hooks, to the byte: scripts
 // that were written for them go on as they are.
@@ -66,7 +66,7 @@ func (e *Event) environ() []string {
 		varFailures+"="+strconv.Itoa(e.FailureCount),
 		varAvailable+"="+strconv.Itoa(e.AvailableCount),
 		varTotal+"="+strconv.Itoa(e.TotalCount),
-		varTime+"="+e.Time.UTC().Format(timestamp),
+		varTime+"="+Timestamp(e.Time),
 		varJSON+"="+e.json())
 	if b := e.Backend; b != nil {
 		env = append(env, varHost+"="+b.Host, varPort+"="+strconv.Itoa(b.Port))
@@ -97,7 +97,7 @@ func (e *Event) json() string {
 		backend = fmt.Sprintf(`, "backend": {"host": %s, "port": %d, "ip": %s}`, quote(b.Host), b.Port, ip)
 	}
 	return fmt.Sprintf(`{"event": %s, "service": %s, "failure_count": %d, "available_count": %d, "total_count": %d, "timestamp": %s%s}`,
-		quote(e.Type), quote(e.Service), e.FailureCount, e.AvailableCount, e.TotalCount, quote(e.Time.UTC().Format(timestamp)), backend)
+		quote(e.Type), quote(e.Service), e.FailureCount, e.AvailableCount, e.TotalCount, quote(Timestamp(e.Time)), backend)
 }
 
 // escapes are for what a JSON string can't hold as it is.
