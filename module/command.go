@@ -24,6 +24,9 @@ is printed as it is.`,
 			for _, v := range verbs {
 				cmd.AddCommand(v.command())
 			}
+			// Without these a verb that there is not would be help, and no failure.
+			cmd.Args = cobra.NoArgs
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		},
 	}
 }

@@ -171,6 +171,7 @@ func TestCommandsFail(t *testing.T) {
 		{[]string{"status", "--address", "x:y:z"}, "x:y:z"},
 		{[]string{"explain"}, "received 0"},
 		{[]string{"status", "--unknown"}, "unknown flag"},
+		{[]string{"statsu"}, `unknown command "statsu"`},
 	} {
 		_, problems, status := run(t, []string{"CADDY_ADMIN=" + s.admin}, append([]string{"relay"}, test.args...)...)
 		if status != 1 || !strings.Contains(problems, test.says) || strings.Contains(problems, `{"error"`) {
