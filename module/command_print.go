@@ -75,7 +75,7 @@ func (p *printer) backends(all []backendView) {
 	for _, b := range all {
 		connect := "-"
 		if b.Connect.P50 > 0 {
-			connect = fmt.Sprintf("%.3gms", b.Connect.P50)
+			connect = inMilliseconds(b.Connect.P50)
 		}
 		p.row(place(b.Position), place(b.Configured), b.Address, b.State, b.Active.TCP+b.Active.UDP,
 			b.Totals.Connections, b.Totals.Failures, inBytes(b.Totals.BytesUp), inBytes(b.Totals.BytesDown), connect)
@@ -128,9 +128,9 @@ func (p *printer) test(t testView) {
 	}
 	for _, d := range t.Dials {
 		if d.OK {
-			p.row(d.Network, d.Address, fmt.Sprintf("answered after %.3gms", d.Latency))
+			p.row(d.Network, d.Address, "answered after "+inMilliseconds(d.Latency))
 		} else {
-			p.row(d.Network, d.Address, fmt.Sprintf("failed after %.3gms: %s", d.Latency, d.Error))
+			p.row(d.Network, d.Address, fmt.Sprintf("failed after %s: %s", inMilliseconds(d.Latency), d.Error))
 		}
 	}
 }
@@ -179,6 +179,14 @@ func ago(d time.Duration) string {
 		return strings.TrimSuffix(d.String(), "0s")
 	}
 	return d.String()
+}
+
+// inMilliseconds has three digits, or as many as there are before the point.
+func inMilliseconds(ms float64) string {
+	if ms >= 100 {
+		return fmt.Sprintf("%.0fms", ms)
+	}
+	return fmt.Sprintf("%.3gms", ms)
 }
 
 // inBytes is a count of bytes in three or four digits.
