@@ -103,6 +103,25 @@ func TestAdminDrains(t *testing.T) {
 	})
 }
 
+// The last backend that takes new clients can still leave the config.
+func TestAllDrainedByAReload(t *testing.T) {
+	a, _ := echoTCP(t, "a")
+	b, _ := echoTCP(t, "b")
+	at, name := freeAddr(t), unique("drained")
+	s := start(t, block("relay+tcp/"+at, a+" "+b+" {\n name "+name+"\n }"))
+	s.must("POST", "services/"+name+"/backends/"+a+"/drain", new(apiBackend))
+	const message = "all backends are drained, new clients are refused"
+	s.mustReload(block("relay+tcp/"+at, a+" "+b+" {\n name "+name+"\n idle_timeout 1m\n }"))
+	if told := s.lines(message); len(told) != 0 {
+		t.Errorf("told %v", told)
+	}
+	s.mustReload(block("relay+tcp/"+at, a+" {\n name "+name+"\n }"))
+	if told := s.lines(message); len(told) != 1 || told[0]["service"] != name || told[0]["level"] != "warn" {
+		t.Errorf("told %v", told)
+	}
+	turnedAway(t, at)
+}
+
 func TestAdminResetsAndExplains(t *testing.T) {
 	live, _ := echoTCP(t, "b")
 	dead, at, name := freeAddr(t), freeAddr(t), unique("queue")

@@ -130,7 +130,18 @@ func (s *service) commit(g *generation) change {
 	if c.ofQueue() {
 		s.Journal.Add(handler.Entry{Kind: handler.KindReload, Order: s.Pool.Order()})
 	}
+	if s.allDrained() {
+		g.log.Warn("all backends are drained, new clients are refused", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
+	}
 	return c
+}
+
+// allDrained says whether a reload took out the last backend that was not
+// drained, which nobody can drain.
+func (s *service) allDrained() bool {
+	return !slices.ContainsFunc(s.Pool.Snapshot(time.Now()), func(b upstream.Status) bool {
+		return b.Networks[upstream.TCP].State != upstream.Draining // one switch for both
+	})
 }
 
 // retire takes the settings of a config back that has ended. If no config has
