@@ -192,7 +192,7 @@ func inMilliseconds(ms float64) string {
 // inBytes is a count of bytes in three or four digits.
 func inBytes(n uint64) string {
 	size, units := float64(n), "BkMGTPE"
-	for len(units) > 1 && size >= 1000 {
+	for len(units) > 1 && size >= 999.95 { // which one decimal makes 1000.0
 		size, units = size/1000, units[1:]
 	}
 	if units[0] == 'B' {

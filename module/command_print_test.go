@@ -11,3 +11,13 @@ func TestInMilliseconds(t *testing.T) {
 		}
 	}
 }
+
+func TestInBytes(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0: "0B", 999: "999B", 1000: "1.0kB", 999_949: "999.9kB", 999_999: "1.0MB", 1 << 63: "9.2EB",
+	} {
+		if got := inBytes(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
