@@ -98,6 +98,9 @@ func TestNothingLeaksOverReloads(t *testing.T) {
 	s := start(t, config(0))
 	// One relay outlives all reloads, one belongs to the service that goes.
 	stays, goes := dial(t, "tcp", at), dial(t, "tcp", other)
+	for _, conn := range []net.Conn{stays, goes} {
+		ask(t, conn, "first") // one that waits in the queue of a listener that goes is reset
+	}
 	stop := make(chan struct{})
 	kept := make(chan struct{})
 	go func() { // keeps them from idling
