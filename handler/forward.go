@@ -20,7 +20,8 @@ func (s *session) sendBacklogLocked() {
 		switch {
 		case err == nil:
 		case oneDatagrams(err):
-			s.note(dropped, zap.Error(err))
+			s.dropLocked(dropped, s.backlog.datagrams[i], zap.Error(err))
+			s.bookUpLocked()
 			s.backlog.remove(i)
 			s.asked--
 		default:

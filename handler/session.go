@@ -58,6 +58,8 @@ type session struct {
 	answers       int32 // answers since the round began
 	upN, downN    int64
 	upB, downB    int64
+	bookedN       int64             // of upN, what is in a tally
+	bookedB       int64             // the same of upB
 	tally         *tally            // of tallyOf; nil: none yet
 	tallyOf       *upstream.Backend // the attempt's, when it was last needed
 	more          *more             // what few sessions need; nil: none of it
@@ -169,7 +171,6 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		s.way = newWay(client)
 	}
 	now := s.touch()
-	upN, upB := s.upN, s.upB
 	s.upN += int64(len(datagrams))
 	s.upB += bytesOf(datagrams)
 	for len(datagrams) > 0 {
@@ -189,10 +190,7 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		}
 		datagrams = datagrams[n:]
 	}
-	if t := s.tallyLocked(); t != nil {
-		t.datagramsUp.Add(uint64(s.upN - upN))
-		t.bytesUp.Add(uint64(s.upB - upB))
-	}
+	s.bookUpLocked()
 	return taken
 }
 
@@ -287,8 +285,9 @@ func (s *session) endLocked(why reason) {
 	if s.phase == over {
 		return
 	}
-	if s.phase == refused && s.served == nil && why == idleTimeout {
-		why = refusedClient
+	evictedNow := why == evictedForRoom
+	if s.phase == refused && s.served == nil && s.why != nil {
+		why = refusedClient // whatever it is that makes an end of it
 	}
 	s.phase, s.waiting = over, false
 	s.relay.service.admission.leave(s.ticket, s.key.Client.Addr())
@@ -300,7 +299,7 @@ func (s *session) endLocked(why reason) {
 	}
 	s.leaveFlowLocked()
 	s.backlog.clear()
-	if why == evictedForRoom {
+	if evictedNow {
 		s.note(evicted)
 	}
 	s.logEndLocked(why)

@@ -45,6 +45,15 @@ func (s *session) recordLocked(o outcome) {
 	}
 }
 
+// bookUpLocked has the tally say what the session does of the client's datagrams.
+func (s *session) bookUpLocked() {
+	if t := s.tallyLocked(); t != nil {
+		t.datagramsUp.Add(uint64(s.upN - s.bookedN)) // less, where some could not be sent after all
+		t.bytesUp.Add(uint64(s.upB - s.bookedB))
+		s.bookedN, s.bookedB = s.upN, s.upB
+	}
+}
+
 // dropLocked counts a datagram of the client's that goes nowhere.
 func (s *session) dropLocked(why flood, datagram []byte, more ...zap.Field) {
 	s.upN--

@@ -6,6 +6,9 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -125,6 +128,30 @@ func TestUDPUnsendable(t *testing.T) {
 			r.wantStrikes("192.0.2.1:53", 0, upstream.Up)
 			r.engine.socket(1).sink.Failed(errRefused) // it is not sent again either
 			r.engine.wants(t, "1 close", "2 open 192.0.2.1:53", "2 < a", "2 < b")
+			// Nor does it count as carried.
+			use := r.service.Stats(time.Now()).Backends[0].Use[upstream.UDP]
+			if use.DatagramsUp != 2 || use.BytesUp != 2 {
+				t.Errorf("%d datagrams, %d bytes up", use.DatagramsUp, use.BytesUp)
+			}
+			r.session(1).end(shutdown)
+			if up := r.line("relay ended").ContextMap()["datagrams_up"]; up != int64(2) {
+				t.Errorf("the session says %v datagrams", up)
+			}
+		})
+	}
+}
+
+// A client that was refused was refused, whatever it is that makes an end of
+// its session later.
+func TestUDPRefusedByWhatever(t *testing.T) {
+	for _, why := range []reason{idleTimeout, shutdown, removed, evictedForRoom} {
+		t.Run(string(why), func(t *testing.T) {
+			var lines *observer.ObservedLogs
+			r := newUDPRig(t, []string{"192.0.2.1:53"}, func(o *Options) { lines, o.AccessLogUDP = accessLog(o), true })
+			r.engine.onSend = func(*fakeSocket, []byte) error { return errRefused }
+			r.deliver(1, new(udpClient), "a")
+			r.session(1).end(why)
+			wantAccess(t, lines, map[string]any{"reason": string(refusedClient), "backend": "", "address": nil, "bytes_up": int64(1)})
 		})
 	}
 }
