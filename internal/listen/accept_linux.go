@@ -21,11 +21,16 @@ type lightAcceptor struct {
 	file *os.File // the socket, in Go's poller
 	raw  syscall.RawConn
 	addr *net.TCPAddr
-	once func(fd uintptr) bool // acceptOnce, bound once
+	one  acceptance // of accept
+}
 
-	fd    int // acceptOnce's outcome
-	from  unix.RawSockaddrInet6
-	errno syscall.Errno
+// acceptance is one call of accept4(2) and what came of it.
+type acceptance struct {
+	try    func(listener uintptr) bool // accept, bound once
+	fd     int
+	from   unix.RawSockaddrInet6
+	errno  syscall.Errno
+	waited bool
 }
 
 func newAcceptor(ln *net.TCPListener) (acceptor, error) {
@@ -46,7 +51,7 @@ func newAcceptor(ln *net.TCPListener) (acceptor, error) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	})
 	a := &lightAcceptor{file: file, raw: raw, addr: ln.Addr().(*net.TCPAddr)}
-	a.once = a.acceptOnce
+	a.one.try = a.one.accept
 	_ = ln.Close() // the socket is the file's from now on
 	return a, nil
 }
@@ -57,34 +62,53 @@ func (a *lightAcceptor) Addr() net.Addr { return a.addr }
 // Close implements acceptor.
 func (a *lightAcceptor) Close() error { return a.file.Close() }
 
-func (a *lightAcceptor) accept() (net.Conn, error) {
-	if a.raw.Read(a.once) != nil { // without a deadline that is all that can be
-		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: net.ErrClosed}
+func (a *lightAcceptor) accept() (client net.Conn, waited bool, err error) {
+	a.one.waited = false
+	if a.raw.Read(a.one.try) != nil { // without a deadline that is all that can be
+		return nil, true, &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: net.ErrClosed}
 	}
-	if a.errno != 0 {
-		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: os.NewSyscallError("accept4", a.errno)}
+	if a.one.errno != 0 {
+		return nil, a.one.waited, &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: os.NewSyscallError("accept4", a.one.errno)}
 	}
-	c := &TCPConn{fd: a.fd, remote: net.TCPAddrFromAddrPort(addrOf(&a.from)), local: a.addr}
-	if a.addr.IP.IsUnspecified() {
-		size := uint32(unix.SizeofSockaddrInet6)
-		if _, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(a.fd), uintptr(unsafe.Pointer(&a.from)), uintptr(unsafe.Pointer(&size))); errno == 0 {
-			c.local = net.TCPAddrFromAddrPort(addrOf(&a.from))
-		}
-	}
-	return c, nil
+	return a.client(&a.one), a.one.waited, nil
 }
 
-// acceptOnce takes a client if there is one; its false makes the runtime wait.
-func (a *lightAcceptor) acceptOnce(listener uintptr) bool {
+func (a *lightAcceptor) beside() (accept func() net.Conn) {
+	var one acceptance
+	found := false
+	try := func(listener uintptr) { found = one.accept(listener) }
+	return func() net.Conn {
+		if a.raw.Control(try) != nil || !found || one.errno != 0 {
+			return nil // what is wrong is for accept to tell
+		}
+		return a.client(&one)
+	}
+}
+
+// client is who was accepted.
+func (a *lightAcceptor) client(one *acceptance) *TCPConn {
+	c := &TCPConn{fd: one.fd, remote: net.TCPAddrFromAddrPort(addrOf(&one.from)), local: a.addr}
+	if a.addr.IP.IsUnspecified() {
+		size := uint32(unix.SizeofSockaddrInet6)
+		if _, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(one.fd), uintptr(unsafe.Pointer(&one.from)), uintptr(unsafe.Pointer(&size))); errno == 0 {
+			c.local = net.TCPAddrFromAddrPort(addrOf(&one.from))
+		}
+	}
+	return c
+}
+
+// accept takes a client if there is one; its false makes the runtime wait.
+func (one *acceptance) accept(listener uintptr) bool {
 	for {
 		size := uint32(unix.SizeofSockaddrInet6)
-		fd, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&a.from)), uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+		fd, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&one.from)), uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 		switch errno {
 		case unix.EAGAIN:
+			one.waited = true
 			return false
 		case unix.EINTR, unix.ECONNABORTED: // the next one, then
 		default:
-			a.fd, a.errno = int(fd), errno
+			one.fd, one.errno = int(fd), errno
 			return true
 		}
 	}

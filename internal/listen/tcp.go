@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -20,6 +22,7 @@ type tcpSocket struct {
 	listeners listeners[*TCPListener]
 	closed    chan struct{}
 	accepting sync.WaitGroup
+	helpers   atomic.Int32 // goroutines that accept beside the socket's own
 }
 
 // TCPListener is one config's share of a TCP socket.
@@ -103,11 +106,18 @@ func (t *tcpSocket) accept() {
 		at: t.at, log: t.listeners.log, closed: t.closed,
 		failed: "cannot accept clients, trying on", again: "accepting clients again",
 	}
-	for {
-		conn, err := t.ln.accept()
+	for crowd := 0; ; {
+		conn, waited, err := t.ln.accept()
+		if crowd++; waited {
+			crowd = 0
+		}
 		switch {
 		case err == nil:
 			trouble.over()
+			if crowd >= crowded {
+				crowd = 0
+				t.getHelp()
+			}
 			t.hand(conn)
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -115,6 +125,30 @@ func (t *tcpSocket) accept() {
 			trouble.wait(err)
 		}
 	}
+}
+
+// crowded is how many clients in a row have been waiting already when one more
+// processor is to help: a client that is taken costs as much as it does to
+// connect to a backend.
+const crowded = 8
+
+// getHelp has another goroutine accept clients as long as some are waiting, if
+// there is a processor for it, and clients are taken as they are accepted.
+func (t *tcpSocket) getHelp() {
+	if l, ok := t.listeners.latest(); !ok || l.opts.TakeTCP == nil {
+		return
+	}
+	if t.helpers.Add(1) >= int32(runtime.GOMAXPROCS(0)) {
+		t.helpers.Add(-1)
+		return
+	}
+	t.accepting.Go(func() { // ends when nobody waits any more
+		defer t.helpers.Add(-1)
+		accept := t.ln.beside()
+		for conn := accept(); conn != nil; conn = accept() {
+			t.hand(conn)
+		}
+	})
 }
 
 func (t *tcpSocket) hand(conn net.Conn) {
