@@ -37,10 +37,17 @@ type loops struct {
 }
 
 func newLoops(n int) *loops {
-	e := &loops{all: make([]*loop, n), tcp: make([]*tcpLoop, n), spares: spares{most: mostSpares}}
+	e := &loops{
+		all:    make([]*loop, (n+1)/2), // the way up is carried by the listeners' own goroutines
+		tcp:    make([]*tcpLoop, n),
+		spares: spares{most: mostSpares},
+	}
+	for i := range e.all {
+		e.all[i] = new(loop)
+	}
 	pipes := newPipes()
-	for i := range n {
-		e.all[i], e.tcp[i] = new(loop), &tcpLoop{pipes: pipes}
+	for i := range e.tcp {
+		e.tcp[i] = &tcpLoop{pipes: pipes}
 	}
 	return e
 }

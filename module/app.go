@@ -47,8 +47,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 func (a *App) add(r *Relay, place []caddy.Module) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if app, ok := place[0].(*layer4.App); ok && a.straight == nil {
-		a.straight = straightOf(app)
+	if a.straight == nil && len(place) > 0 {
+		if app, ok := place[0].(*layer4.App); ok {
+			a.straight = straightOf(app)
+		}
 	}
 	if a.relays == nil {
 		a.relays = make(map[string]*Relay)
