@@ -127,6 +127,42 @@ func TestSpareSocketsAreEmptied(t *testing.T) {
 	blocks.Close()
 }
 
+// More may lie there than is thrown away for the next session. That is no
+// reason to give it the rest.
+func TestSpareSocketsTooFull(t *testing.T) {
+	backend, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	check(t, err)
+	defer backend.Close()
+	at := backend.LocalAddr().String()
+	say := func(s Socket, text string) {
+		t.Helper()
+		_, err := backend.WriteToUDPAddrPort([]byte(text), netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), loopPort(t, s)))
+		check(t, err)
+	}
+	e := newLoops(1)
+	stuck := newStuckSink() // the loop reads nothing more while it waits here
+	blocks := openSocket(t, e, at, stuck)
+	say(blocks, "a")
+	receiveFrom(t, "a datagram", stuck.entered)
+	old := openSocket(t, e, at, new(collector))
+	old.(*loopSocket).grow()
+	for range 2500 { // as much as a buffer of 1 MiB holds, where the system allows one
+		say(old, "old")
+	}
+	old.Close()
+	time.Sleep(restFor)
+	sink := new(collector)
+	socket := openSocket(t, e, at, sink)
+	say(socket, "new")
+	close(stuck.release)
+	eventually(t, "a datagram", func() bool { got, _ := sink.count(); return got > 0 })
+	if got, _ := sink.told(); len(got) != 1 || string(got[0]) != "new" {
+		t.Errorf("the next session got %d datagrams, the first is %q", len(got), got[0])
+	}
+	socket.Close()
+	blocks.Close()
+}
+
 // Sockets rest before they are used again, are of their family, few, and not
 // kept for long.
 func TestSpareSocketsAreBounded(t *testing.T) {

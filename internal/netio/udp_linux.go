@@ -36,18 +36,28 @@ func ConnectUDP(addr netip.AddrPort) (fd int, err error) {
 // ReconnectUDP connects a socket of addr's family anew that was disconnected, on
 // another port and without what its last use has left in it.
 func ReconnectUDP(fd int, addr netip.AddrPort) error {
-	const patience = 1000 // nothing can come in: this is an end that is always reached
-	var one [1]byte
-	for range patience {
-		if _, errno := receiveOne(fd, one[:]); errno == unix.EAGAIN {
-			break
-		}
+	if err := empty(fd); err != nil {
+		return err
 	}
 	to, err := pathTo(addr)
 	if err != nil {
 		return err
 	}
 	return os.NewSyscallError("connect", to.connect(fd))
+}
+
+// empty throws away what came in on a socket that nothing comes in on any more.
+// It fails where that is more than making another socket costs: a large buffer
+// holds thousands of datagrams.
+func empty(fd int) error {
+	const patience = 1000
+	var one [1]byte
+	for range patience {
+		if _, errno := receiveOne(fd, one[:]); errno == unix.EAGAIN {
+			return nil
+		}
+	}
+	return os.NewSyscallError("recvfrom", unix.EBUSY)
 }
 
 // DisconnectUDP has a socket forget its peer and give its port back: nothing
