@@ -24,15 +24,15 @@ type loopSocket struct {
 	place  int32  // in loop.sockets, set once before it is there
 	serial uint32 // tells it from others at its place before and after, the same
 
-	grown    atomic.Bool // has large buffers
-	broken   atomic.Bool // given up after too many failures
-	failures int         // errors in a row; the loop's own, as are turn and streak
-	turn     uint32      // of the loop, when it was read last
-	streak   uint32      // how many turns in a row there was something to read
+	grown  atomic.Bool // has large buffers
+	broken atomic.Bool // given up after too many failures
+	turn   uint32      // of the loop, when it was read last; the loop's own, as is streak
+	streak uint32      // how many turns in a row there was something to read
 
-	mu     sync.Mutex // held while fd is read, so that it is not closed, and another's, meanwhile; guards what follows
-	sink   Sink
-	closed bool
+	mu       sync.Mutex // held while fd is read, so that it is not closed, and another's, meanwhile; guards what follows
+	sink     Sink
+	failures int // errors in a row of one session
+	closed   bool
 }
 
 // flowing is how many turns in a row a socket is read one datagram at a time,
@@ -48,7 +48,6 @@ func (s *loopSocket) receive(receiver *netio.Receiver, turn uint32) {
 	datagrams, sink, err := s.read(receiver, s.streak >= flowing)
 	switch {
 	case err == nil:
-		s.failures = 0
 		if s.streak >= flowing && len(datagrams) == 1 {
 			s.streak = 0
 		}
@@ -58,12 +57,19 @@ func (s *loopSocket) receive(receiver *netio.Receiver, turn uint32) {
 		sink.Datagrams(datagrams)
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, net.ErrClosed):
 	default:
-		sink.Failed(os.NewSyscallError("read", err))
-		if s.failures++; s.failures == maxFailures {
+		sink.Failed(os.NewSyscallError("read", err)) // which may be the end of its session
+		if s.worn() {
 			s.loop.giveUp(s)
 			s.broken.Store(true) // whoever sends next is told
 		}
 	}
+}
+
+// worn says whether one session has had too many errors in a row.
+func (s *loopSocket) worn() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failures >= maxFailures
 }
 
 // read says for whom what it reads is: the sink may be another's a moment later.
@@ -78,6 +84,12 @@ func (s *loopSocket) read(receiver *netio.Receiver, many bool) ([][]byte, Sink, 
 		receive = receiver.Receive
 	}
 	datagrams, err := receive(s.fd)
+	switch {
+	case err == nil:
+		s.failures = 0
+	case !errors.Is(err, unix.EAGAIN):
+		s.failures++
+	}
 	return datagrams, s.sink, err
 }
 

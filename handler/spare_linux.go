@@ -113,12 +113,12 @@ func (e *loops) reuse(addr netip.AddrPort, sink Sink, rested time.Duration) *loo
 
 // spare keeps the socket for another session; false if it is of no use to one.
 func (s *loopSocket) spare() bool {
-	if s.spares == nil || s.broken.Load() {
-		return false
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sink = nobody{}
+	if s.spares == nil || s.failures >= maxFailures {
+		return false
+	}
+	s.sink, s.failures = nobody{}, 0
 	return netio.DisconnectUDP(s.fd) == nil && s.spares.put(s)
 }
 

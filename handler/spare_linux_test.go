@@ -127,6 +127,39 @@ func TestSpareSocketsAreEmptied(t *testing.T) {
 	blocks.Close()
 }
 
+// A socket that fails session after session, each of which leaves it at once, is
+// as good as new to the next one.
+func TestSpareSocketsForgetFailures(t *testing.T) {
+	e := newLoops(1)
+	for n := range maxFailures + 5 {
+		sink := leaver{socket: make(chan Socket, 1), left: make(chan string, 1)}
+		socket := openSocket(t, e, deadAddr, sink)
+		sink.socket <- socket
+		if err := send(socket, []byte("a")); err != nil {
+			t.Fatalf("session %d: %v", n, err)
+		}
+		receiveFrom(t, "the refusal", sink.left)
+		e.spares.mu.Lock()
+		e.spares.ipv4[0].since = time.Time{} // it need not rest for that
+		e.spares.mu.Unlock()
+	}
+}
+
+// leaver closes its socket when that fails, as sessions do.
+type leaver struct {
+	socket chan Socket
+	left   chan string
+}
+
+// Datagrams implements [Sink].
+func (leaver) Datagrams([][]byte) {}
+
+// Failed implements [Sink].
+func (l leaver) Failed(err error) {
+	(<-l.socket).Close()
+	l.left <- err.Error()
+}
+
 // More may lie there than is thrown away for the next session. That is no
 // reason to give it the rest.
 func TestSpareSocketsTooFull(t *testing.T) {
