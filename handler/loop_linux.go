@@ -54,26 +54,39 @@ func newLoops(n int) *loops {
 
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
-	if s := e.reuse(addr, sink, restFor); s != nil {
-		return s, nil
-	}
-	l := e.all[e.next.Add(1)%uint32(len(e.all))]
-	fd, err := netio.ConnectUDP(addr)
-	if err == nil {
-		s := &loopSocket{loop: l, spares: &e.spares, fd: fd, ipv4: addr.Addr().Unmap().Is4(), sink: sink}
-		can := e.abilities(fd)
-		s.sending.Init(can)
-		if err = l.add(s); err == nil {
-			return s, nil
-		}
-		netio.CloseFD(fd)
+	s := e.reuse(addr, sink, restFor)
+	var err error
+	if s == nil {
+		s, err = e.open(addr, sink)
 	}
 	if netio.Classify(err) == netio.Exhausted {
-		if s := e.reuse(addr, sink, 0); s != nil {
+		if s = e.reuse(addr, sink, 0); s != nil {
 			return s, nil
 		}
+		if e.spares.drop(0) { // those of the other family have what is lacking
+			s, err = e.open(addr, sink)
+		}
 	}
-	return nil, &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: err}
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: err}
+	}
+	return s, nil
+}
+
+// open makes a socket.
+func (e *loops) open(addr netip.AddrPort, sink Sink) (*loopSocket, error) {
+	fd, err := netio.ConnectUDP(addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &loopSocket{spares: &e.spares, fd: fd, ipv4: addr.Addr().Unmap().Is4(), sink: sink}
+	s.loop = e.all[e.next.Add(1)%uint32(len(e.all))]
+	s.sending.Init(e.abilities(fd))
+	if err := s.loop.add(s); err != nil {
+		netio.CloseFD(fd)
+		return nil, err
+	}
+	return s, nil
 }
 
 // abilities are asked of the first socket.

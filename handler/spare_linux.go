@@ -79,16 +79,23 @@ func (s *spares) get(ipv4 bool, rested time.Duration) *loopSocket {
 
 // sweep closes those that have rested for too long.
 func (s *spares) sweep() {
-	for _, ipv4 := range []bool{true, false} {
-		for socket := s.get(ipv4, keepFor); socket != nil; socket = s.get(ipv4, keepFor) {
-			socket.close()
-		}
-	}
+	s.drop(keepFor)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sweeps = len(s.ipv4)+len(s.ipv6) > 0; s.sweeps {
 		time.AfterFunc(keepFor, s.sweep)
 	}
+}
+
+// drop closes those that have rested for so long, and says whether there were any.
+func (s *spares) drop(rested time.Duration) (some bool) {
+	for _, ipv4 := range []bool{true, false} {
+		for socket := s.get(ipv4, rested); socket != nil; socket = s.get(ipv4, rested) {
+			socket.close()
+			some = true
+		}
+	}
+	return some
 }
 
 // reuse connects a spare socket, if there is one that takes it.

@@ -1,11 +1,17 @@
 package handler
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // reopen opens a socket by way of a spare one, once that has rested.
@@ -241,5 +247,35 @@ func TestSpareSocketsWhereDescriptorsRunOut(t *testing.T) {
 		}
 	} else {
 		s.Close()
+	}
+}
+
+// A spare socket of one family is no reason to have no descriptor for the other:
+// sessions are ended for that. It is a process of its own.
+func TestSpareSocketsGiveWay(t *testing.T) {
+	const child = "RELAY_TEST_SPARE_SOCKETS"
+	if os.Getenv(child) == "" {
+		self, err := os.Executable()
+		check(t, err)
+		cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), child+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	e := newLoops(1)
+	evicted := openSocket(t, e, "127.0.0.1:9", new(collector))
+	next, err := unix.Dup(0)
+	check(t, err)
+	check(t, unix.Close(next))
+	var old syscall.Rlimit
+	check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
+	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(next), Max: old.Max}))
+	evicted.Close()
+	_, err = e.Open(netip.MustParseAddrPort("[::1]:9"), new(collector))
+	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old))
+	if errors.Is(err, unix.EMFILE) {
+		t.Error(err)
 	}
 }
