@@ -40,7 +40,7 @@ func newLoops(n int) *loops {
 	e := &loops{
 		all:    make([]*loop, (n+1)/2), // the way up is carried by the listeners' own goroutines
 		tcp:    make([]*tcpLoop, n),
-		spares: spares{most: mostSpares},
+		spares: spares{most: sparesAtMost()},
 	}
 	for i := range e.all {
 		e.all[i] = new(loop)

@@ -25,6 +25,10 @@ const (
 	keepFor = 250 * time.Millisecond
 )
 
+// sparesAtMost is mostSpares, or fewer where descriptors are few: those who ask
+// for one for TCP do not know of them.
+func sparesAtMost() int { return min(mostSpares, netio.SessionLimit()/8) }
+
 // spares are an engine's. Those that came first go first.
 type spares struct {
 	most int // set once; 0: none are kept

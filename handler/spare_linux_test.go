@@ -250,8 +250,8 @@ func TestSpareSocketsWhereDescriptorsRunOut(t *testing.T) {
 	}
 }
 
-// A spare socket of one family is no reason to have no descriptor for the other:
-// sessions are ended for that. It is a process of its own.
+// Spare sockets leave descriptors to others: where there are few, and where a
+// session of the other family is to have one. It is a process of its own.
 func TestSpareSocketsGiveWay(t *testing.T) {
 	const child = "RELAY_TEST_SPARE_SOCKETS"
 	if os.Getenv(child) == "" {
@@ -264,17 +264,34 @@ func TestSpareSocketsGiveWay(t *testing.T) {
 		}
 		return
 	}
+	var old syscall.Rlimit
+	check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
+	limit := func(n int) {
+		check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(n), Max: old.Max}))
+	}
+	limit(64)
 	e := newLoops(1)
+	var list []Socket
+	for range 24 {
+		list = append(list, openSocket(t, e, "127.0.0.1:9", new(collector)))
+	}
+	taken := descriptors(t)
+	for _, s := range list {
+		s.Close()
+	}
+	if left := descriptors(t); left > taken-20 {
+		t.Errorf("of 24 sockets %d are left, of 64 descriptors", 24-(taken-left))
+	}
+
+	e = newLoops(1)
 	evicted := openSocket(t, e, "127.0.0.1:9", new(collector))
 	next, err := unix.Dup(0)
 	check(t, err)
 	check(t, unix.Close(next))
-	var old syscall.Rlimit
-	check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
-	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(next), Max: old.Max}))
+	limit(next)
 	evicted.Close()
 	_, err = e.Open(netip.MustParseAddrPort("[::1]:9"), new(collector))
-	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old))
+	limit(int(old.Cur))
 	if errors.Is(err, unix.EMFILE) {
 		t.Error(err)
 	}
