@@ -4,7 +4,8 @@ import (
 	"net/netip"
 	"time"
 
-	"go.uber.org/zap"
+	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/async-relay/caddy-relay/handler"
 )
@@ -34,5 +35,6 @@ func GoesStraight(network, at string) bool {
 	turn.mu.Lock()
 	app := turn.app
 	turn.mu.Unlock()
-	return app.straightTo(network, netip.MustParseAddrPort(at), zap.NewNop()) != nil
+	log := caddy.ActiveContext().Logger(new(layer4.App))
+	return app.straightTo(network, netip.MustParseAddrPort(at), log) != nil
 }

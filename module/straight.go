@@ -49,7 +49,7 @@ func isRelay(handlers []json.RawMessage) bool {
 // to is the relay that all clients at an address are brought to; nil if they
 // are not, or if layer4, whose log this is, has something to say of each.
 func (s straight) to(network string, at netip.AddrPort, log *zap.Logger) *Relay {
-	if log.Core().Enabled(zapcore.DebugLevel) {
+	if log.Check(zapcore.DebugLevel, "") != nil { // Enabled would not ask which loggers a log includes
 		return nil
 	}
 	for _, server := range s {
