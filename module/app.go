@@ -3,7 +3,6 @@ package module
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -122,10 +121,10 @@ func (a *App) Cleanup() error {
 
 // straightTo is the relay that all clients at an address of one of our networks
 // are brought to; nil if there is none such.
-func (a *App) straightTo(network string, at netip.AddrPort, log *zap.Logger) *Relay {
+func (a *App) straightTo(network, host string, port uint16, log *zap.Logger) *Relay {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.straight.to(network, at, log)
+	return a.straight.to(network, host, port, log)
 }
 
 // owns has a listener closed with this config.

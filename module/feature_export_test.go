@@ -1,7 +1,8 @@
 package module
 
 import (
-	"net/netip"
+	"net"
+	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -30,11 +31,14 @@ func StatsOf(name string) handler.Stats {
 	return handler.Stats{}
 }
 
-// GoesStraight says whether clients at an address do without layer4's routes.
+// GoesStraight says whether clients at an address, as it is written in the
+// config, do without layer4's routes.
 func GoesStraight(network, at string) bool {
 	turn.mu.Lock()
 	app := turn.app
 	turn.mu.Unlock()
+	host, text, _ := net.SplitHostPort(at)
+	port, _ := strconv.Atoi(text)
 	log := caddy.ActiveContext().Logger(new(layer4.App))
-	return app.straightTo(network, netip.MustParseAddrPort(at), log) != nil
+	return app.straightTo(network, host, uint16(port), log) != nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/async-relay/caddy-relay/internal/listen"
 )
@@ -51,7 +52,9 @@ func open[L net.Listener](ctx context.Context, network, host, portRange string, 
 		opts.Owner, opts.Log = cctx.Module(), cctx.Logger(new(Relay))
 		if found, err := cctx.AppIfConfigured("relay"); err == nil {
 			app = found.(*App)
-			if relay := app.straightTo(network, at, cctx.Logger()); relay != nil {
+		}
+		if _, is := opts.Owner.(*layer4.App); is && app != nil {
+			if relay := app.straightTo(network, host, at.Port(), cctx.Logger()); relay != nil {
 				opts.TakeTCP, opts.TakeUDP = relay.startTCP, relay.startUDP
 			}
 		}

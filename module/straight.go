@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net"
-	"net/netip"
 	"reflect"
 
 	"github.com/caddyserver/caddy/v2"
@@ -48,12 +47,12 @@ func isRelay(handlers []json.RawMessage) bool {
 
 // to is the relay that all clients at an address are brought to; nil if they
 // are not, or if layer4, whose log this is, has something to say of each.
-func (s straight) to(network string, at netip.AddrPort, log *zap.Logger) *Relay {
+func (s straight) to(network, host string, port uint16, log *zap.Logger) *Relay {
 	if log.Check(zapcore.DebugLevel, "") != nil { // Enabled would not ask which loggers a log includes
 		return nil
 	}
 	for _, server := range s {
-		if listensAt(server, network, at) && !asks(server.Routes[0]) {
+		if listensAt(server, network, host, port) && !asks(server.Routes[0]) {
 			return endOf(server.Routes[:1])
 		}
 	}
@@ -79,16 +78,14 @@ type probe struct {
 	relay *Relay
 }
 
-// listensAt says whether a server lists an address of one of our networks. No
-// other server of its config can then.
-func listensAt(server *layer4.Server, network string, at netip.AddrPort) bool {
+// listensAt says whether a server lists an address of one of our networks, as
+// it is written: a name may stand for another address by now. No other server
+// of its config can have it too.
+func listensAt(server *layer4.Server, network, host string, port uint16) bool {
 	replacer := caddy.NewReplacer()
 	for _, text := range server.Listen {
 		addr, err := caddy.ParseNetworkAddress(replacer.ReplaceAll(text, "")) // as layer4 does
-		if err != nil || addr.Network != network || uint(at.Port()) < addr.StartPort || uint(at.Port()) > addr.EndPort {
-			continue
-		}
-		if one, err := listen.Address(addr.Host, at.Port()); err == nil && one == at {
+		if err == nil && addr.Network == network && addr.Host == host && addr.StartPort <= uint(port) && uint(port) <= addr.EndPort {
 			return true
 		}
 	}

@@ -55,8 +55,8 @@ func TestStraightToMany(t *testing.T) {
 	var all []string
 	for i := range 20 {
 		port := freePort(t)
-		all = append(all, fmt.Sprintf("127.0.0.1:%d", port))
 		host := []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"}[i%3]
+		all = append(all, fmt.Sprintf("%s:%d", host, port))
 		config += fmt.Sprintf("Relay+Tcp/%s:%d {\n route {\n relay %s {\n name s%d\n }\n }\n }\n", host, port, backend, i)
 		config += block("relay+tcp/"+freeAddr(t), "echoes") // something of others' between
 		config = strings.ReplaceAll(config, "relay echoes", "echo")
