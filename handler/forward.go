@@ -73,7 +73,9 @@ func (s *session) sendLocked(datagrams [][]byte, fresh bool) (sent int, err erro
 	if err != nil && sent == 0 && fresh && !oneDatagrams(err) {
 		sent, err = f.socket.Send(datagrams)
 	}
-	f.introduced = f.introduced || sent > 0
+	if sent > 0 && !f.introduced {
+		f.introduced = true
+	}
 	return sent, err
 }
 

@@ -26,8 +26,9 @@ type loopSocket struct {
 
 	grown  atomic.Bool // has large buffers
 	broken atomic.Bool // given up after too many failures
-	turn   uint32      // of the loop, when it was read last; the loop's own, as is streak
-	streak uint32      // how many turns in a row there was something to read
+
+	turn   uint32 // of the loop, when it was read last; the loop's own, as is streak
+	streak uint32 // how many turns in a row there was something to read
 
 	mu       sync.Mutex // held while fd is read, so that it is not closed, and another's, meanwhile; guards what follows
 	sink     Sink

@@ -37,50 +37,53 @@ const (
 )
 
 // session is one UDP client's relay: a passive thing that is told of
-// datagrams, errors and the time by whoever meets them, each under mu.
+// datagrams, errors and the time by whoever meets them, each under mu. Its two
+// directions are mostly carried by two processors: what each datagram needs lies
+// together, so that few cache lines pass between them.
 type session struct {
-	key    Key    // set once, as is ticket
-	relay  *Relay // set once: the settings it was made with
-	ticket ticket
-
-	used  atomic.Int64 // when a datagram last went either way, after sessions.epoch
-	holds atomic.Bool  // has a socket; changes under mu
-
-	entry // guarded by sessions.mu, which may be taken while mu is held, never the other way round
+	used atomic.Int64 // when a datagram last went either way, after sessions.epoch
 
 	mu            sync.Mutex // guards what follows; taken by lock, given back by unlock
 	phase         phase
-	way           *way // back to the client: the latest
-	search             // for a backend, and what is known of the one found
-	backlog       backlog
-	began         time.Time
-	asked         int32 // datagrams since the round began
-	answers       int32 // answers since the round began
-	upN, downN    int64
-	upB, downB    int64
-	bookedN       int64             // of upN, what is in a tally
-	bookedB       int64             // the same of upB
+	asked         int32             // datagrams since the round began
+	answers       int32             // answers since the round began
+	client        Replier           // back to the client: the latest way
+	way           *way              // the same
 	tally         *tally            // of tallyOf; nil: none yet
 	tallyOf       *upstream.Backend // the attempt's, when it was last needed
-	more          *more             // what few sessions need; nil: none of it
-	afterUnlocked []func()          // what must not run under mu: it takes other sessions' locks, or a stranger's
+	upN, upB      int64
+	bookedN       int64 // of upN, what is in a tally
+	bookedB       int64 // the same of upB
+	downN, downB  int64
+	search        // for a backend, and what is known of the one found
+	backlog       backlog
+	began         time.Time
+	more          *more    // what few sessions need; nil: none of it
+	afterUnlocked []func() // what must not run under mu: it takes other sessions' locks, or a stranger's
+
+	key    Key    // set once, as are relay and ticket
+	relay  *Relay // the settings it was made with
+	ticket ticket
+	holds  atomic.Bool // has a socket; changes under mu
+
+	entry // guarded by sessions.mu, which may be taken while mu is held, never the other way round
 }
 
 // search is where the session's search for a backend stands.
 type search struct {
+	flow      *flow             // the socket, in phase open
+	waiting   bool              // the attempt is under way: something sent has no answer yet
+	attempt   upstream.Attempt  // the latest
+	served    *upstream.Backend // who answered last; nil: nobody has yet
+	addrs     []netip.Addr      // of the attempt's backend
+	at        int               // which of them flow is connected to
+	since     time.Time         // when the attempt began to try them
 	walk      upstream.Walk
-	attempt   upstream.Attempt   // the latest
-	waiting   bool               // the attempt is under way: something sent has no answer yet
-	flow      *flow              // the socket, in phase open
-	addrs     []netip.Addr       // of the attempt's backend
-	at        int                // which of them flow is connected to
 	failed    *dialError         // what those before it said; nil: nothing
-	since     time.Time          // when the attempt began to try them
 	evictions int                // how many sessions this attempt has had evicted
 	stop      context.CancelFunc // of the latest lookup; nil: done with
 	owed      time.Time          // since when an answer is
 	overdue   *time.Timer        // runs checkOverdue; nil until first needed
-	served    *upstream.Backend  // who answered last; nil: nobody has yet
 	until     time.Time          // end of phase refused
 	why       error              // what the refusal will say
 }
@@ -164,11 +167,11 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		return false
 	}
 	taken = true // also if what follows panics: the next session would do no better with them
-	if s.way == nil || s.way.Replier != client {
+	if s.client != client {
 		if old := s.way; old != nil {
 			s.later(old.drop)
 		}
-		s.way = newWay(client)
+		s.client, s.way = client, newWay(client)
 	}
 	now := s.touch()
 	s.upN += int64(len(datagrams))

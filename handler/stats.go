@@ -84,11 +84,16 @@ type Stats struct {
 
 // tally counts for a backend on one network.
 type tally struct {
-	active                     atomic.Int64
-	connections                atomic.Uint64
-	bytesUp, bytesDown         atomic.Uint64
-	datagramsUp, datagramsDown atomic.Uint64
-	connects                   latency
+	active      atomic.Int64
+	connections atomic.Uint64
+	connects    latency
+
+	// A cache line for each direction: two processors count at once.
+	_                        [64]byte
+	bytesUp, datagramsUp     atomic.Uint64
+	_                        [64]byte
+	bytesDown, datagramsDown atomic.Uint64
+	_                        [64]byte
 }
 
 // counter counts the bytes of one way of a relay, and those of its backend. It
