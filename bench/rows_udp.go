@@ -33,7 +33,7 @@ func udpRows() []row {
 	}
 	rows = append(rows,
 		row{name: "UDP sessions, one request and one reply", backends: udpEcho, responses: true,
-			job:     job{Kind: "UDP sessions", Count: 4000, Size: 64},
+			job:     job{Kind: "UDP sessions", Count: 12_000, Size: 64},
 			metrics: []metric{{"cpu", "CPU µs per session", true}, {"rate", "sessions/s", true}}},
 		row{name: "UDP concurrent sessions, 10,000", backends: udpEcho,
 			job:     job{Kind: "UDP concurrent", Count: 10_000, Size: 64},
