@@ -38,16 +38,13 @@ type loops struct {
 
 func newLoops(n int) *loops {
 	e := &loops{
-		all:    make([]*loop, (n+1)/2), // the way up is carried by the listeners' own goroutines
+		all:    make([]*loop, n),
 		tcp:    make([]*tcpLoop, n),
 		spares: spares{most: sparesAtMost()},
 	}
-	for i := range e.all {
-		e.all[i] = new(loop)
-	}
 	pipes := newPipes()
-	for i := range e.tcp {
-		e.tcp[i] = &tcpLoop{pipes: pipes}
+	for i := range n {
+		e.all[i], e.tcp[i] = new(loop), &tcpLoop{pipes: pipes}
 	}
 	return e
 }

@@ -27,8 +27,9 @@ type loopSocket struct {
 	grown  atomic.Bool // has large buffers
 	broken atomic.Bool // given up after too many failures
 
-	turn   uint32 // of the loop, when it was read last; the loop's own, as is streak
+	turn   uint32 // of the loop, when it was read last; the loop's own, as are streak and flows
 	streak uint32 // how many turns in a row there was something to read
+	flows  uint8  // for how many turns more it is asked for many
 
 	mu       sync.Mutex // held while fd is read, so that it is not closed, and another's, meanwhile; guards what follows
 	sink     Sink
@@ -36,9 +37,13 @@ type loopSocket struct {
 	closed   bool
 }
 
-// flowing is how many turns in a row a socket is read one datagram at a time,
-// which is what mostly comes, before it is asked for many.
-const flowing = 4
+// A socket mostly has one datagram and is asked for one, which costs less than
+// to ask for many. It flows if it has something in so many turns in a row as
+// brisk says, or was found to have more than one within the last flowing turns.
+const (
+	brisk   = 2
+	flowing = 16
+)
 
 // receive takes what came in, a batch at most: the others have their turn.
 func (s *loopSocket) receive(receiver *netio.Receiver, turn uint32) {
@@ -46,11 +51,15 @@ func (s *loopSocket) receive(receiver *netio.Receiver, turn uint32) {
 		s.streak = 0
 	}
 	s.turn = turn
-	datagrams, sink, err := s.read(receiver, s.streak >= flowing)
+	many := s.flows > 0 || s.streak >= brisk
+	datagrams, sink, err := s.read(receiver, many)
 	switch {
 	case err == nil:
-		if s.streak >= flowing && len(datagrams) == 1 {
-			s.streak = 0
+		switch {
+		case len(datagrams) > 1:
+			s.flows = flowing
+		case s.flows > 0:
+			s.flows--
 		}
 		if len(datagrams) >= busy {
 			s.grow()
