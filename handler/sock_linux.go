@@ -15,20 +15,6 @@ import (
 // so the scheduler need not be told: what package syscall does around each call
 // costs about as much as a short call itself.
 
-// readNow reads what there is; 0 and no error is the end of the stream.
-func readNow(fd int, buf []byte) (int, syscall.Errno) {
-	for {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), 0
-		case unix.EINTR:
-		default:
-			return 0, errno
-		}
-	}
-}
-
 // writeNow writes what there is room for.
 func writeNow(fd int, bytes []byte) (int, syscall.Errno) {
 	for {
@@ -84,11 +70,11 @@ func gone(fd int) bool {
 
 // socketError is the error that lies at a socket, which takes it away.
 func socketError(fd int) syscall.Errno {
-	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
+	lies, errno := netio.Option(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if errno != 0 {
 		return unix.EBADF
 	}
-	return syscall.Errno(errno)
+	return syscall.Errno(lies)
 }
 
 // connectTCP begins to connect. done says that it has connected already, which
@@ -104,7 +90,7 @@ func connectTCP(addr netip.AddrPort) (fd int, done bool, err error) {
 		return -1, false, os.NewSyscallError("socket", errno)
 	}
 	fd = int(r)
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	netio.SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	for range 2 { // the second asks what became of the first
 		_, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&space)), size)
 		switch errno {

@@ -106,12 +106,12 @@ func (c *TCPConn) readNow(b []byte) (n int, err error, done bool) {
 	if !c.readDeadline.IsZero() && !time.Now().Before(c.readDeadline) {
 		return 0, os.ErrDeadlineExceeded, true
 	}
-	n, err = syscall.Read(c.fd, b)
+	n, errno := netio.ReadNow(c.fd, b)
 	switch {
-	case err == syscall.EAGAIN || err == syscall.EINTR:
+	case errno == syscall.EAGAIN:
 		return 0, nil, false
-	case err != nil:
-		return 0, &net.OpError{Op: "read", Net: "tcp", Source: c.local, Addr: c.remote, Err: os.NewSyscallError("read", err)}, true
+	case errno != 0:
+		return 0, &net.OpError{Op: "read", Net: "tcp", Source: c.local, Addr: c.remote, Err: os.NewSyscallError("read", errno)}, true
 	case n == 0:
 		return 0, io.EOF, true
 	}

@@ -2,8 +2,7 @@ package netio
 
 import (
 	"net"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 // Detach gives a descriptor of conn's socket that package net knows nothing of
@@ -23,12 +22,10 @@ func Duplicate(conn *net.TCPConn) (fd int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	var failed error
-	err = raw.Control(func(old uintptr) {
-		fd, failed = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0)
-	})
-	if err == nil {
-		err = failed
+	var errno syscall.Errno
+	err = raw.Control(func(old uintptr) { fd, errno = duplicate(old) })
+	if err == nil && errno != 0 {
+		err = errno
 	}
 	if err != nil {
 		return -1, err

@@ -79,7 +79,7 @@ func (r *Receiver) Receive(fd int) (datagrams [][]byte, err error) {
 // ReceiveOne is Receive of a connected socket that mostly has one datagram, which
 // costs less that way.
 func (r *Receiver) ReceiveOne(fd int) (datagrams [][]byte, err error) {
-	n, errno := receiveOne(fd, r.memory[:BufferSize])
+	n, errno := ReadNow(fd, r.memory[:BufferSize])
 	if errno != 0 {
 		return nil, errno
 	}

@@ -1,8 +1,6 @@
 package netio
 
 import (
-	"unsafe"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -33,7 +31,5 @@ func ask(fd, size int) {
 }
 
 func setSize(fd, option, size int) bool {
-	value := int32(size)
-	_, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, uintptr(option), uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)
-	return errno == 0
+	return SetOption(fd, unix.SOL_SOCKET, option, size) == 0
 }

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +52,7 @@ func empty(fd int) error {
 	const patience = 1000
 	var one [1]byte
 	for range patience {
-		if _, errno := receiveOne(fd, one[:]); errno == unix.EAGAIN {
+		if _, errno := ReadNow(fd, one[:]); errno == unix.EAGAIN {
 			return nil
 		}
 	}
@@ -127,20 +126,6 @@ func LinkIndex(zone string) (uint32, error) {
 	}
 	return uint32(link.Index), nil
 }
-
-// receiveOne receives one datagram of a connected socket, without waiting, as
-// much of it as fits.
-func receiveOne(fd int, buf []byte) (int, syscall.Errno) {
-	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT, 0, 0)
-		if errno != unix.EINTR {
-			return int(n), errno
-		}
-	}
-}
-
-// CloseFD closes a descriptor that nothing is written through to a disk.
-func CloseFD(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
 // AddToEpoll has an epoll watch a descriptor.
 func AddToEpoll(epoll, fd int, event unix.EpollEvent) error {
