@@ -3,8 +3,6 @@
 package handler
 
 import (
-	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -15,15 +13,7 @@ import (
 // A process without descriptors refuses after a moment, with a line and no
 // strike, and serves again once there are some. It is a process of its own.
 func TestOutOfDescriptors(t *testing.T) {
-	const child = "RELAY_TEST_OUT_OF_DESCRIPTORS"
-	if os.Getenv(child) == "" {
-		self, err := os.Executable()
-		check(t, err)
-		cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), child+"=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if !alone(t) {
 		return
 	}
 	noLeaks(t)

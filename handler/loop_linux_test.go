@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -169,15 +168,7 @@ func pending(t testing.TB, fd int) bool {
 
 // Without descriptors it is nobody else's fault, whichever of them is lacking.
 func TestEngineWithoutDescriptors(t *testing.T) {
-	const child = "RELAY_TEST_ENGINE_WITHOUT_DESCRIPTORS"
-	if os.Getenv(child) == "" {
-		self, err := os.Executable()
-		check(t, err)
-		cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), child+"=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if !alone(t) {
 		return
 	}
 	overEngines(t, func(t *testing.T, engine Engine) {

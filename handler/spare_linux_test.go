@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -253,15 +251,7 @@ func TestSpareSocketsWhereDescriptorsRunOut(t *testing.T) {
 // Spare sockets leave descriptors to others: where there are few, and where a
 // session of the other family is to have one. It is a process of its own.
 func TestSpareSocketsGiveWay(t *testing.T) {
-	const child = "RELAY_TEST_SPARE_SOCKETS"
-	if os.Getenv(child) == "" {
-		self, err := os.Executable()
-		check(t, err)
-		cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), child+"=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if !alone(t) {
 		return
 	}
 	var old syscall.Rlimit
