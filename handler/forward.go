@@ -74,7 +74,7 @@ func (s *session) sendLocked(datagrams [][]byte, fresh bool) (sent int, err erro
 		sent, err = f.socket.Send(datagrams)
 	}
 	if sent > 0 && !f.introduced {
-		f.introduced = true
+		f.introduced = true // and not again: the way down reads what lies beside it
 	}
 	return sent, err
 }

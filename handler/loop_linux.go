@@ -51,13 +51,12 @@ func newLoops(n int) *loops {
 
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
-	s := e.reuse(addr, sink, restFor)
-	var err error
-	if s == nil {
-		s, err = e.open(addr, sink)
+	if s := e.reuse(addr, sink, restFor); s != nil {
+		return s, nil
 	}
-	if netio.Classify(err) == netio.Exhausted {
-		if s = e.reuse(addr, sink, 0); s != nil {
+	s, err := e.open(addr, sink)
+	if err != nil && netio.Classify(err) == netio.Exhausted {
+		if s := e.reuse(addr, sink, 0); s != nil {
 			return s, nil
 		}
 		if e.spares.drop(0) { // those of the other family have what is lacking

@@ -33,7 +33,7 @@ func plainClient(conn net.Conn) (client handler.Client, ok bool) {
 	case *net.TCPConn:
 		return handler.Client{
 			Conn: c, CloseWrite: c.CloseWrite, Socket: c,
-			Detach: func() (int, error) { return netio.Duplicate(c) }, // layer4 closes its own
+			Detach: func() (int, error) { return netio.Duplicate(c) }, // whoever accepted it closes its own
 		}, true
 	case detachable:
 		return handler.Client{Conn: c, CloseWrite: c.CloseWrite, Socket: c, Detach: c.Detach}, true

@@ -139,9 +139,9 @@ func (s *service) commit(g *generation) change {
 // allDrained says whether a reload took out the last backend that was not
 // drained, which nobody can drain.
 func (s *service) allDrained() bool {
-	return !slices.ContainsFunc(s.Pool.Snapshot(time.Now()), func(b upstream.Status) bool {
-		return b.Networks[upstream.TCP].State != upstream.Draining // one switch for both
-	})
+	walk := s.Pool.Walk(upstream.TCP) // one switch for both networks
+	_, ok := walk.Next(time.Now())
+	return !ok
 }
 
 // retire takes the settings of a config back that has ended. If no config has
