@@ -14,18 +14,19 @@ const root = "github.com/async-relay/caddy-relay"
 // arrows says which of our packages each may import (a trailing /... is all
 // below it). They point downwards only: a plain core under a Caddy shell.
 var arrows = map[string][]string{
-	".":               {"module"},
-	"bench":           {},
-	"cmd/caddy":       {"."},
-	"module":          {"caddyfile", "handler", "upstream", "resolver", "internal/..."},
-	"handler":         {"upstream", "internal/..."},
-	"caddyfile":       {},
-	"upstream":        {},
-	"resolver":        {},
-	"internal/hook":   {},
-	"internal/listen": {"internal/netio"},
-	"internal/netio":  {},
-	"internal/watch":  {},
+	".":                  {"module"},
+	"bench":              {},
+	"cmd/caddy":          {"."},
+	"module":             {"caddyfile", "handler", "upstream", "resolver", "internal/..."},
+	"handler":            {"upstream", "internal/..."},
+	"caddyfile":          {},
+	"upstream":           {},
+	"resolver":           {},
+	"internal/hook":      {},
+	"internal/listen":    {"internal/netio"},
+	"internal/netio":     {},
+	"internal/relaytest": {},
+	"internal/watch":     {},
 }
 
 // core are the packages that build without Caddy in their dependencies.
