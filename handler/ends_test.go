@@ -119,7 +119,7 @@ func TestResetThatAWriteWasToldOf(t *testing.T) {
 	client, clientFar := tcpPair(t)
 	backendFar, backend := tcpPair(t)
 	resetNow(t, backendFar)
-	eventually(t, "the reset", func() bool { return netio.Gone(backend) })
+	eventually(t, "the reset", func() bool { return netio.PeerStateOf(backend).Reset() })
 	if _, err := backend.Write([]byte("x")); err == nil {
 		t.Fatal("the write was not told")
 	}
@@ -137,7 +137,7 @@ func canSeeResets(t *testing.T) bool {
 	near, far := tcpPair(t)
 	resetNow(t, near)
 	for range 100 {
-		if netio.Gone(far) {
+		if netio.PeerStateOf(far).Reset() {
 			return true
 		}
 		time.Sleep(time.Millisecond)

@@ -56,7 +56,7 @@ func (p *pair) moveOneLocked(which side, buf *netio.Buffer) (more bool) {
 			p.fillLocked(which)
 			continue
 		}
-		n, errno := netio.ReadNow(from.fd, buf[:])
+		n, errno := netio.ReadNonblock(from.fd, buf[:])
 		switch {
 		case n > 0:
 			p.touchLocked()

@@ -153,7 +153,7 @@ func (l *link) finish(d direction) {
 	}
 	why := l.first
 	l.mu.Unlock()
-	if !last && netio.Gone(d.from) {
+	if !last && netio.PeerStateOf(d.from).Reset() {
 		// The other direction's write took the reset: a system tells of it once,
 		// and what is read after that looks like an orderly end.
 		l.end(d.fromReset)

@@ -33,7 +33,7 @@ type loops struct {
 	spares  spares
 
 	probe sync.Once // guards can
-	can   netio.Abilities
+	can   netio.Features
 }
 
 func newLoops(n int) *loops {
@@ -79,15 +79,15 @@ func (e *loops) open(addr netip.AddrPort, sink Sink) (*loopSocket, error) {
 	s.loop = e.all[e.next.Add(1)%uint32(len(e.all))]
 	s.sending.Init(e.abilities(fd))
 	if err := s.loop.add(s); err != nil {
-		netio.CloseFD(fd)
+		netio.CloseDescriptor(fd)
 		return nil, err
 	}
 	return s, nil
 }
 
 // abilities are asked of the first socket.
-func (e *loops) abilities(fd int) netio.Abilities {
-	e.probe.Do(func() { e.can = netio.AbilitiesOf(fd) })
+func (e *loops) abilities(fd int) netio.Features {
+	e.probe.Do(func() { e.can = netio.ProbeFeatures(fd) })
 	return e.can
 }
 
@@ -123,7 +123,7 @@ func (l *loop) add(s *loopSocket) error {
 	} else {
 		s.place, l.sockets = int32(len(l.sockets)), append(l.sockets, nil)
 	}
-	if err := netio.AddToEpoll(l.epoll, s.fd, unix.EpollEvent{Events: unix.EPOLLIN, Fd: s.place, Pad: int32(s.serial)}); err != nil {
+	if err := addToEpoll(l.epoll, s.fd, unix.EpollEvent{Events: unix.EPOLLIN, Fd: s.place, Pad: int32(s.serial)}); err != nil {
 		l.freeLocked(s.place)
 		return os.NewSyscallError("epoll_ctl", err)
 	}
@@ -232,7 +232,7 @@ func (l *loop) run(poll *os.File, raw syscall.RawConn, receiver *netio.Receiver)
 	events, sockets := make([]unix.EpollEvent, 256), make([]*loopSocket, 0, 256)
 	n := 0
 	look := func(epoll uintptr) bool {
-		n = netio.LookAtEpoll(int(epoll), events)
+		n = lookAtEpoll(int(epoll), events)
 		return n > 0
 	}
 	for turn := uint32(1); raw.Read(look) == nil; turn++ {

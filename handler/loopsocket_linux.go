@@ -19,7 +19,7 @@ type loopSocket struct {
 	spares  *spares // where it goes when its session ends
 	fd      int
 	ipv4    bool
-	sending netio.Sending
+	sending netio.Sender
 
 	place  int32  // in loop.sockets, set once before it is there
 	serial uint32 // tells it from others at its place before and after, the same
@@ -143,5 +143,5 @@ func (s *loopSocket) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	netio.CloseFD(s.fd)
+	netio.CloseDescriptor(s.fd)
 }

@@ -89,9 +89,9 @@ func (p *pair) endLocked(why reason) {
 			// A shutdown first: a close alone would reset a peer whose bytes lie
 			// unread, without a FIN.
 			finish(fd)
-			netio.CloseFD(fd)
+			netio.CloseDescriptor(fd)
 		case whole && (why == clientClosed || why == backendClosed):
-			netio.CloseFD(fd)
+			netio.CloseDescriptor(fd)
 		default:
 			netio.ResetDescriptor(fd)
 		}

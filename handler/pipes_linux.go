@@ -75,8 +75,8 @@ func (p *pipe) put() {
 }
 
 func (s *pipes) closeLocked(p *pipe) {
-	netio.CloseFD(p.read)
-	netio.CloseFD(p.write)
+	netio.CloseDescriptor(p.read)
+	netio.CloseDescriptor(p.write)
 	s.open--
 }
 

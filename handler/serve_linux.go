@@ -124,7 +124,7 @@ func (p *pair) watchBackend(c *connecting) error {
 		p.endLocked(why)
 	case err != nil:
 		p.leaveConnectingLocked()
-		netio.CloseFD(c.fd)
+		netio.CloseDescriptor(c.fd)
 		return err
 	default:
 		c.late = time.AfterFunc(takeOverAfter, func() { p.takeOver(c) })
@@ -173,7 +173,7 @@ func (p *pair) connectEventLocked(events uint32, buf *netio.Buffer) (more bool) 
 		return p.connectedLocked(c.begun, buf)
 	}
 	p.leaveConnectingLocked()
-	netio.CloseFD(c.fd)
+	netio.CloseDescriptor(c.fd)
 	c.begun.failed(os.NewSyscallError("connect", errno))
 	go p.search(c.ctx, &c.begun)
 	return false
@@ -209,7 +209,7 @@ func (p *pair) search(ctx context.Context, from *begun) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.over { // by a cut that came with the connection, or a panic
-		netio.CloseFD(fd)
+		netio.CloseDescriptor(fd)
 		return
 	}
 	p.ends[backendSide] = end{fd: fd, out: true}

@@ -61,7 +61,7 @@ func watch(epoll, op, fd int, events uint32, id uint64) error {
 	return os.NewSyscallError("epoll_ctl", errno)
 }
 
-// gone says whether the peer has reset the connection; see [netio.Gone].
+// gone says whether the peer has reset the connection; see [netio.PeerStateOf].
 func gone(fd int) bool {
 	poll := []unix.PollFd{{Fd: int32(fd)}} // errors and hang-ups are reported unasked
 	n, err := unix.Poll(poll, 0)
@@ -96,13 +96,13 @@ func connectTCP(addr netip.AddrPort) (fd int, done bool, err error) {
 		switch errno {
 		case 0, unix.EISCONN:
 			if toItself(fd, &space) {
-				netio.CloseFD(fd)
+				netio.CloseDescriptor(fd)
 				return -1, false, os.NewSyscallError("connect", unix.ECONNREFUSED)
 			}
 			return fd, true, nil
 		case unix.EINPROGRESS, unix.EALREADY, unix.EINTR:
 		default:
-			netio.CloseFD(fd)
+			netio.CloseDescriptor(fd)
 			return -1, false, os.NewSyscallError("connect", errno)
 		}
 	}
@@ -137,8 +137,29 @@ func rawSockaddr(addr netip.AddrPort, space *unix.RawSockaddrInet6) (family int,
 	}
 	*space = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: addr.Addr().As16()}
 	*(*[2]byte)(unsafe.Pointer(&space.Port)) = port
-	if space.Scope_id, err = netio.LinkIndex(addr.Addr().Zone()); err != nil {
+	if space.Scope_id, err = netio.InterfaceIndex(addr.Addr().Zone()); err != nil {
 		return 0, 0, err
 	}
 	return unix.AF_INET6, unix.SizeofSockaddrInet6, nil
+}
+
+func addToEpoll(epoll, fd int, event unix.EpollEvent) error {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func lookAtEpoll(epoll int, events []unix.EpollEvent) int {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+		switch errno {
+		case 0:
+			return int(n)
+		case unix.EINTR:
+		default:
+			return 0
+		}
+	}
 }

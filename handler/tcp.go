@@ -131,7 +131,7 @@ func (t *tcpRelay) serve(ctx context.Context, client Client) {
 			client.abandon()
 		}
 	}()
-	gone := func() bool { return client.Socket != nil && netio.Gone(client.Socket) }
+	gone := func() bool { return client.Socket != nil && netio.PeerStateOf(client.Socket).Reset() }
 	o, err := t.find(ctx, nil, gone)
 	if err != nil {
 		client.reset()

@@ -174,7 +174,7 @@ func (l *tcpLoop) run(poll *os.File, raw syscall.RawConn) {
 	var waiting, again []*pair // have more to do than one turn allows
 	n := 0
 	look := func(epoll uintptr) bool {
-		n = netio.LookAtEpoll(int(epoll), events)
+		n = lookAtEpoll(int(epoll), events)
 		return n > 0 || len(again) > 0
 	}
 	for raw.Read(look) == nil {

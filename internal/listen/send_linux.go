@@ -13,7 +13,7 @@ import (
 type sender struct {
 	raw     syscall.RawConn // set once, as is ipv4
 	ipv4    bool            // takes addresses of IPv4 alone
-	sending netio.Sending
+	sending netio.Sender
 }
 
 func (s *sender) init(conn *net.UDPConn) {
@@ -23,7 +23,7 @@ func (s *sender) init(conn *net.UDPConn) {
 		return // closed; nobody will come by it
 	}
 	s.raw = raw
-	_ = raw.Control(func(fd uintptr) { s.sending.Init(netio.AbilitiesOf(int(fd))) })
+	_ = raw.Control(func(fd uintptr) { s.sending.Init(netio.ProbeFeatures(int(fd))) })
 }
 
 // reply is what send asks of the descriptor, in a form that costs no memory.

@@ -106,7 +106,7 @@ func (c *TCPConn) readNow(b []byte) (n int, err error, done bool) {
 	if !c.readDeadline.IsZero() && !time.Now().Before(c.readDeadline) {
 		return 0, os.ErrDeadlineExceeded, true
 	}
-	n, errno := netio.ReadNow(c.fd, b)
+	n, errno := netio.ReadNonblock(c.fd, b)
 	switch {
 	case errno == syscall.EAGAIN:
 		return 0, nil, false

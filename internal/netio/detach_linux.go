@@ -5,8 +5,8 @@ import (
 	"syscall"
 )
 
-// Detach gives a descriptor of conn's socket that package net knows nothing of
-// and that does not block, and closes conn. The connection goes on.
+// Detach returns a nonblocking descriptor of conn's socket that the caller owns,
+// and closes conn. The connection itself stays open.
 func Detach(conn *net.TCPConn) (fd int, err error) {
 	fd, err = Duplicate(conn)
 	if err == nil {
@@ -15,8 +15,8 @@ func Detach(conn *net.TCPConn) (fd int, err error) {
 	return fd, err
 }
 
-// Duplicate gives another descriptor of conn's socket. Where conn is not closed
-// by whoever has it, there is no end of the connection but a shutdown.
+// Duplicate returns another descriptor of conn's socket, which the caller owns.
+// While conn is open too, closing the descriptor does not end the connection.
 func Duplicate(conn *net.TCPConn) (fd int, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -7,12 +7,11 @@ import (
 	"net"
 )
 
-// Detach gives a descriptor of conn's socket that package net knows nothing of.
-// Nobody on this system has a use for it.
+// Detach is not supported: descriptors are used on Linux only.
 func Detach(*net.TCPConn) (fd int, err error) { return -1, errors.ErrUnsupported }
 
-// Duplicate gives another descriptor of conn's socket; nor this.
+// Duplicate is not supported.
 func Duplicate(*net.TCPConn) (fd int, err error) { return -1, errors.ErrUnsupported }
 
-// ResetDescriptor closes what [Detach] gave, which is nothing.
+// ResetDescriptor does nothing: there are no descriptors from [Detach].
 func ResetDescriptor(int) {}

@@ -1,43 +1,41 @@
 package netio
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// controlSpace is room for the control messages that come with a datagram.
+// controlSpace is the room for the control messages of a datagram.
 const controlSpace = 128
 
-// Receiver takes what has come in on UDP sockets, up to [Batch] datagrams in a
-// system call, each of any size. It belongs to one goroutine.
+// Receiver reads datagrams of any size from UDP sockets, up to [Batch] in a
+// system call. It belongs to one goroutine.
 type Receiver struct {
-	memory    []byte // a Buffer's worth for each, mapped: the system backs what datagrams have reached
+	memory    []byte // BufferSize for each datagram; mapped, so that pages no datagram has reached cost nothing
 	headers   [Batch]header
 	vectors   [Batch]unix.Iovec
-	senders   []unix.RawSockaddrInet6 // nil: not asked for
-	controls  []byte                  // the same
+	senders   []sockaddr // nil: not requested
+	controls  []byte                  // control messages; nil: not requested
 	datagrams [Batch][]byte
-	used      int  // headers that the kernel has written into
-	singly    bool // no recvmmsg here
+	used      int  // how many headers the kernel has written into
+	singly    bool // the kernel lacks recvmmsg(2)
 }
 
-// NewReceiver makes a receiver. With senders it also tells who sent what, and
-// the control messages that came with it.
+// NewReceiver returns a receiver. With senders it also records the sender of
+// each datagram and the control messages that came with it.
 func NewReceiver(senders bool) (*Receiver, error) {
 	memory, err := unix.Mmap(-1, 0, Batch*BufferSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("mapping memory for datagrams: %w", err)
 	}
-	_ = unix.Madvise(memory, unix.MADV_NOHUGEPAGE) // or a first datagram would take 2 MiB
+	_ = unix.Madvise(memory, unix.MADV_NOHUGEPAGE) // the first datagram would take 2 MiB
 	r := &Receiver{memory: memory, used: Batch, singly: Disabled("batch")}
 	if senders {
-		r.senders = make([]unix.RawSockaddrInet6, Batch)
+		r.senders = make([]sockaddr, Batch)
 		r.controls = make([]byte, Batch*controlSpace)
 	}
 	for i := range r.headers {
@@ -50,20 +48,20 @@ func NewReceiver(senders bool) (*Receiver, error) {
 	return r, nil
 }
 
-// Free gives the memory back; nobody may use what was received afterwards.
+// Free unmaps the memory. What was received must not be used afterwards.
 func (r *Receiver) Free() { _ = unix.Munmap(r.memory) }
 
-// Receive takes what has come in on a socket, without waiting. The error is
-// EAGAIN if that is nothing. The datagrams are valid until the next call.
+// Receive reads the datagrams that a socket has received. It never blocks: the
+// error is EAGAIN if there are none. The datagrams are valid until the next call.
 func (r *Receiver) Receive(fd int) (datagrams [][]byte, err error) {
 	r.prepare()
 	n := 1
 	if !r.singly {
-		n, err = messages(unix.SYS_RECVMMSG, fd, r.headers[:])
+		n, err = messagesNonblock(unix.SYS_RECVMMSG, fd, r.headers[:])
 		r.singly = errors.Is(err, unix.ENOSYS)
 	}
 	if r.singly {
-		n, err = 1, message(unix.SYS_RECVMSG, fd, &r.headers[0])
+		n, err = 1, messageNonblock(unix.SYS_RECVMSG, fd, &r.headers[0])
 	}
 	if err != nil {
 		return nil, err
@@ -76,10 +74,10 @@ func (r *Receiver) Receive(fd int) (datagrams [][]byte, err error) {
 	return r.datagrams[:n], nil
 }
 
-// ReceiveOne is Receive of a connected socket that mostly has one datagram, which
-// costs less that way.
+// ReceiveOne is Receive of one datagram of a connected socket, by recvfrom(2),
+// which costs less than recvmmsg for one.
 func (r *Receiver) ReceiveOne(fd int) (datagrams [][]byte, err error) {
-	n, errno := ReadNow(fd, r.memory[:BufferSize])
+	n, errno := ReadNonblock(fd, r.memory[:BufferSize])
 	if errno != 0 {
 		return nil, errno
 	}
@@ -87,14 +85,14 @@ func (r *Receiver) ReceiveOne(fd int) (datagrams [][]byte, err error) {
 	return r.datagrams[:1], nil
 }
 
-// prepare undoes what the kernel wrote into the headers.
+// prepare restores the headers that the kernel has overwritten.
 func (r *Receiver) prepare() {
 	if r.senders == nil {
 		return
 	}
 	for i := range r.used {
 		h := &r.headers[i].Msghdr
-		h.Name = (*byte)(unsafe.Pointer(&r.senders[i]))
+		h.Name = (*byte)(unsafe.Pointer(&r.senders[i].raw))
 		h.Namelen = unix.SizeofSockaddrInet6
 		h.Control = &r.controls[i*controlSpace]
 		h.SetControllen(controlSpace)
@@ -102,24 +100,12 @@ func (r *Receiver) prepare() {
 	r.used = 0
 }
 
-// Control is the control messages of the i-th datagram, valid as long as it.
+// Control returns the control messages of the i-th datagram, valid as long as it.
 func (r *Receiver) Control(i int) []byte {
 	at := i * controlSpace
 	return r.controls[at : at+min(int(r.headers[i].Controllen), controlSpace)]
 }
 
-// From is who sent the i-th datagram. Links are numbered: their names would be
-// a question to the kernel each time.
-func (r *Receiver) From(i int) netip.AddrPort {
-	name := &r.senders[i]
-	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&name.Port))[:])
-	if name.Family == unix.AF_INET {
-		name4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
-		return netip.AddrPortFrom(netip.AddrFrom4(name4.Addr), port)
-	}
-	addr := netip.AddrFrom16(name.Addr).Unmap()
-	if name.Scope_id != 0 && addr.Is6() {
-		addr = addr.WithZone(strconv.Itoa(int(name.Scope_id)))
-	}
-	return netip.AddrPortFrom(addr, port)
-}
+// From returns the sender of the i-th datagram. A zone is the index of an
+// interface: its name would cost a system call for each datagram.
+func (r *Receiver) From(i int) netip.AddrPort { return r.senders[i].addrPort() }

@@ -12,8 +12,8 @@ const ConnectedBuffer = 1 << 20
 // says what there is now: beyond net.core.rmem_max and wmem_max only a process
 // with CAP_NET_ADMIN gets anything. No memory is taken before it is needed.
 func GrowBuffers(fd, size int) (receive, send int) {
-	if !force(fd, size) {
-		ask(fd, size)
+	if !forceBuffers(fd, size) {
+		requestBuffers(fd, size)
 	}
 	receive, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
 	send, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
@@ -21,11 +21,11 @@ func GrowBuffers(fd, size int) (receive, send int) {
 }
 
 // force says whether this process may set any size.
-func force(fd, size int) bool {
+func forceBuffers(fd, size int) bool {
 	return setSize(fd, unix.SO_RCVBUFFORCE, size) && setSize(fd, unix.SO_SNDBUFFORCE, size)
 }
 
-func ask(fd, size int) {
+func requestBuffers(fd, size int) {
 	setSize(fd, unix.SO_RCVBUF, size)
 	setSize(fd, unix.SO_SNDBUF, size)
 }

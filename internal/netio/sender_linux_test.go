@@ -56,7 +56,7 @@ func listening(t *testing.T, host string) (fd int, at netip.AddrPort) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	check(t, err)
-	t.Cleanup(func() { CloseFD(fd) })
+	t.Cleanup(func() { CloseDescriptor(fd) })
 	GrowBuffers(fd, 4<<20)
 	if err := unix.Bind(fd, name); err != nil {
 		t.Skip(err)
@@ -116,9 +116,9 @@ func TestSendAndReceive(t *testing.T) {
 				near, nearAt := listening(t, host)
 				connected, err := ConnectUDP(at)
 				check(t, err)
-				defer CloseFD(connected)
-				var sending Sending
-				sending.Init(AbilitiesOf(near))
+				defer CloseDescriptor(connected)
+				var sender Sender
+				sender.Init(ProbeFeatures(near))
 				to := NewPath(at, at.Addr().Is4(), nil)
 				for name, sizes := range groups {
 					want := datagrams(sizes)
@@ -127,7 +127,7 @@ func TestSendAndReceive(t *testing.T) {
 						if what == "connected" {
 							path, from = nil, localAddr(t, connected)
 						}
-						sent, err := sending.Send(fd, path, want)
+						sent, err := sender.Send(fd, path, want)
 						if err != nil || sent != len(want) {
 							t.Fatalf("%s, %s: %d of %d sent: %v", name, what, sent, len(want), err)
 						}
@@ -155,43 +155,43 @@ func TestSegmentsRefused(t *testing.T) {
 	r := receiver(t)
 	here, at := listening(t, "127.0.0.1")
 	near, from := listening(t, "127.0.0.1")
-	can := AbilitiesOf(near)
+	can := ProbeFeatures(near)
 	if !can.Segments {
 		t.Skip("no segments here")
 	}
 	check(t, unix.SetsockoptInt(near, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1))
-	var sending Sending
-	sending.Init(can)
+	var sender Sender
+	sender.Init(can)
 	to := NewPath(at, true, nil)
 	for _, size := range []int{1200, 900, 1500, 1} {
 		want := datagrams(repeat(size, 20))
-		sent, err := sending.Send(near, &to, want)
+		sent, err := sender.Send(near, &to, want)
 		if err != nil || sent != len(want) {
 			t.Fatalf("%d sent: %v", sent, err)
 		}
 		wantReceived(t, r, here, from, want)
-		if whole := int(sending.whole.Load()); whole > size {
+		if whole := int(sender.unsegmented.Load()); whole > size {
 			t.Errorf("of %d bytes refused, of %d still tried", size, whole-1)
 		}
 	}
 	// What is refused whichever way it is sent says nothing of segments.
-	sending.Init(can)
+	sender.Init(can)
 	nobody := NewPath(netip.MustParseAddrPort("127.0.0.1:0"), true, nil)
-	if sent, err := sending.Send(near, &nobody, datagrams([]int{100, 100})); sent != 0 || err == nil {
+	if sent, err := sender.Send(near, &nobody, datagrams([]int{100, 100})); sent != 0 || err == nil {
 		t.Errorf("%d sent to port 0: %v", sent, err)
 	}
-	if whole := sending.whole.Load(); whole != maxSegmented {
+	if whole := sender.unsegmented.Load(); whole != maxSegmented {
 		t.Errorf("segments from %d bytes are given up", whole)
 	}
 }
 
 // A device that cuts nothing is found out by EIO, and is not asked again.
 func TestRefusedKeepsTheLeast(t *testing.T) {
-	var s Sending
-	s.Init(Abilities{Segments: true})
+	var s Sender
+	s.Init(Features{Segments: true})
 	for _, step := range []struct{ refused, want int32 }{{1400, 1400}, {9000, 1400}, {1, 1}, {500, 1}} {
-		if s.refused(int(step.refused)); s.whole.Load() != step.want {
-			t.Errorf("after %d: %d, want %d", step.refused, s.whole.Load(), step.want)
+		if s.limitSegments(int(step.refused)); s.unsegmented.Load() != step.want {
+			t.Errorf("after %d: %d, want %d", step.refused, s.unsegmented.Load(), step.want)
 		}
 	}
 }
@@ -224,13 +224,13 @@ func TestSendTellsWhichFailed(t *testing.T) {
 	here, at := listening(t, "127.0.0.1")
 	fd, err := ConnectUDP(at)
 	check(t, err)
-	defer CloseFD(fd)
+	defer CloseDescriptor(fd)
 	for _, off := range []string{"", "gso", "batch"} {
 		t.Setenv("RELAY_DISABLE", off)
-		var sending Sending
-		sending.Init(AbilitiesOf(fd))
+		var sender Sender
+		sender.Init(ProbeFeatures(fd))
 		list := datagrams([]int{10, 20, 65508, 10})
-		sent, err := sending.Send(fd, nil, list)
+		sent, err := sender.Send(fd, nil, list)
 		if sent != 2 || !TooBig(err) {
 			t.Errorf("without %q: %d sent, %v", off, sent, err)
 		}

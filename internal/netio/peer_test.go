@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-func TestGone(t *testing.T) {
+func TestPeerState(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("not every system tells")
 	}
 	near, far := tcpPair(t)
-	if Gone(far) {
+	if peerReset(far) {
 		t.Error("gone from the start")
 	}
 	_, err := near.Write([]byte("question"))
@@ -24,43 +24,43 @@ func TestGone(t *testing.T) {
 	got := make([]byte, 8)
 	_, err = io.ReadFull(far, got[:4])
 	check(t, err)
-	if Gone(far) {
+	if peerReset(far) {
 		t.Error("gone, though it merely finished sending")
 	}
 	if _, err = io.ReadFull(far, got[4:]); err != nil || string(got) != "question" {
 		t.Errorf("asking took bytes away: %q, %v", got, err)
 	}
-	if n, err := far.Read(got); n != 0 || err != io.EOF || Gone(far) {
+	if n, err := far.Read(got); n != 0 || err != io.EOF || peerReset(far) {
 		t.Errorf("gone at the end of the stream: %v", err)
 	}
 	Reset(near)
-	eventually(t, "the reset", func() bool { return Gone(far) })
+	eventually(t, "the reset", func() bool { return peerReset(far) })
 	check(t, far.Close())
-	if !Gone(far) {
+	if !peerReset(far) {
 		t.Error("closed, but not gone")
 	}
 }
 
-func TestGoneBeforeAWord(t *testing.T) {
+func TestPeerStateBeforeData(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("not every system tells")
 	}
 	near, far := tcpPair(t)
 	Reset(near)
-	eventually(t, "the reset", func() bool { return Gone(far) })
+	eventually(t, "the reset", func() bool { return peerReset(far) })
 	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("asking took the reset away: %v", err)
 	}
-	if !Gone(far) {
+	if !peerReset(far) {
 		t.Error("back again, once the error was told")
 	}
 }
 
 // It cannot be asked of what has no descriptor, nor does it wait for one who reads.
-func TestGoneOfOthers(t *testing.T) {
+func TestPeerStateOfOtherConns(t *testing.T) {
 	one, other := net.Pipe()
 	check(t, one.Close())
-	if Gone(other) {
+	if peerReset(other) {
 		t.Error("a pipe is gone")
 	}
 	near, far := tcpPair(t)
@@ -70,7 +70,7 @@ func TestGoneOfOthers(t *testing.T) {
 		reading <- err
 	}()
 	time.Sleep(time.Millisecond) // likely to be reading, which must not matter
-	if Gone(far) {
+	if peerReset(far) {
 		t.Error("gone while somebody reads")
 	}
 	check(t, near.Close())
@@ -105,3 +105,5 @@ func TestSessionLimit(t *testing.T) {
 		t.Errorf("limit %d of %d ports", limit, ports)
 	}
 }
+
+func peerReset(conn net.Conn) bool { return PeerStateOf(conn).Reset() }

@@ -1,0 +1,36 @@
+package netio
+
+import (
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// epollCtl adds, changes or removes a descriptor of an epoll instance; op is one
+// of unix.EPOLL_CTL_*. It never blocks.
+func epollCtl(epoll, op, fd int, events Events, token Token) error {
+	event := unix.EpollEvent{Events: uint32(events), Fd: int32(token), Pad: int32(token >> 32)}
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)
+	switch errno {
+	case 0:
+		return nil
+	case unix.ENOSPC: // /proc/sys/fs/epoll/max_user_watches is reached; "no space left on device" would mislead
+		errno = unix.ENOMEM
+	}
+	return os.NewSyscallError("epoll_ctl", errno)
+}
+
+// epollWaitNonblock returns how many events are ready.
+func epollWaitNonblock(epoll int, events []unix.EpollEvent) int {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+		switch errno {
+		case 0:
+			return int(n)
+		case unix.EINTR:
+		default:
+			return 0
+		}
+	}
+}

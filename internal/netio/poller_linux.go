@@ -1,0 +1,270 @@
+package netio
+
+import (
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Events are what epoll(7) reports of a descriptor, and what it is asked for.
+type Events uint32
+
+const (
+	Readable      Events = unix.EPOLLIN
+	Writable      Events = unix.EPOLLOUT
+	Urgent        Events = unix.EPOLLPRI   // urgent data is in the receive queue
+	PeerFinished  Events = unix.EPOLLRDHUP // the peer sent a FIN, or the connection failed
+	Failed        Events = unix.EPOLLERR   // the socket has a pending error; always reported
+	HungUp        Events = unix.EPOLLHUP   // both directions are shut down; always reported
+	EdgeTriggered Events = unix.EPOLLET    // report changes only
+)
+
+// Ready is one report of a [Poller].
+type Ready[T any] struct {
+	Value  T
+	Token  Token
+	Events Events
+}
+
+// Token names a descriptor in a [Poller]: the slot of its owner, the generation
+// of that slot, and which of the owner's two descriptors it is. The zero Token
+// names none.
+//
+//	63        32 31         1  0
+//	[generation] [slot number] [which]
+//
+// The kernel may still hold events of a descriptor whose owner has left its
+// slot. Their generation is older than the slot's, so they reach no other owner.
+type Token uint64
+
+func newToken(slot int32, generation uint32, which uint8) Token {
+	return Token(generation)<<32 | Token(uint32(slot)<<1) | Token(which&1)
+}
+
+// Which returns which of its owner's descriptors the token names, 0 or 1.
+func (t Token) Which() uint8 { return uint8(t & 1) }
+
+func (t Token) slot() int32        { return int32(uint32(t) >> 1) }
+func (t Token) generation() uint32 { return uint32(t >> 32) }
+
+// Slot is an owner's place in a [Poller]. [NoSlot] is none.
+type Slot int32
+
+// NoSlot is the Slot of an owner that is in no Poller.
+const NoSlot Slot = -1
+
+// Run handles the events of one run of a [Poller], from the first owner until
+// after the last one. Its methods are called by the poller's goroutine only.
+type Run[T any] interface {
+	// Turn handles the events that are ready now. The slice is valid until it
+	// returns. If more is true, the poller calls it again without waiting, with
+	// whatever is ready by then, which may be nothing.
+	Turn(ready []Ready[T]) (more bool)
+	// End is called after the last Turn.
+	End()
+}
+
+// Poller waits for events of many descriptors on one goroutine, with epoll(7).
+// Each owner of type T has a slot and up to two descriptors. The goroutine runs
+// while there are owners, and for a linger time after the last one has left.
+//
+// The goroutine waits in Go's network poller, which watches the epoll instance
+// like any other descriptor: waking a goroutine is faster than waking a thread
+// that blocks in epoll_wait, and needs no thread.
+//
+// All methods may be called by any goroutine.
+type Poller[T any] struct {
+	newRun func() (Run[T], error) // set once; called under mu
+
+	mu        sync.Mutex // guards the fields below; held for no blocking call
+	slots     []slot[T]
+	free      []int32  // numbers of the slots without an owner
+	file      *os.File // the epoll instance of the current run; nil: no run
+	epoll     int      // its descriptor
+	lingering bool     // stopIfIdle will be called
+}
+
+// slot is one entry of a Poller's table.
+type slot[T any] struct {
+	value      T
+	generation uint32
+	used       bool
+}
+
+// lingerTime is how long a Poller without owners waits for the next one. Clients
+// that come one after the other would otherwise start and stop a run each.
+const lingerTime = time.Second
+
+// eventsPerTurn bounds the events of one Turn, so that a busy loop returns to
+// the Go scheduler.
+const eventsPerTurn = 256
+
+// NewPoller returns a poller that holds no resources until [Poller.Join]. newRun
+// allocates what a run needs; it must not block and not use the poller. The next
+// run may start while the one before is still in its last Turn.
+func NewPoller[T any](newRun func() (Run[T], error)) *Poller[T] { return &Poller[T]{newRun: newRun} }
+
+// Join gives an owner a slot, and starts the goroutine if it does not run.
+func (p *Poller[T]) Join(value T) (Slot, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file == nil {
+		if err := p.startLocked(); err != nil {
+			return NoSlot, err
+		}
+	}
+	if len(p.free) == 0 {
+		p.free = append(p.free, int32(len(p.slots)))
+		p.slots = append(p.slots, slot[T]{})
+	}
+	last := len(p.free) - 1
+	n := p.free[last]
+	p.free = p.free[:last]
+	s := &p.slots[n]
+	s.value, s.used = value, true
+	s.generation++
+	return Slot(n), nil
+}
+
+// Watch starts reporting events of an owner's descriptor. which is 0 or 1.
+//
+// Preconditions: the owner has the slot, and the descriptor is not watched.
+func (p *Poller[T]) Watch(at Slot, which uint8, fd int, events Events) (Token, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	token := newToken(int32(at), p.slots[at].generation, which)
+	if err := epollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, events, token); err != nil {
+		return 0, err
+	}
+	return token, nil
+}
+
+// Change replaces the events that a watched descriptor is watched for.
+func (p *Poller[T]) Change(token Token, fd int, events Events) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return epollCtl(p.epoll, unix.EPOLL_CTL_MOD, fd, events, token)
+}
+
+// Unwatch stops reporting events of a descriptor that stays open. Events that
+// are under way are dropped, those of the owner's other descriptor included.
+//
+// Precondition: the owner watches no other descriptor.
+func (p *Poller[T]) Unwatch(token Token, fd int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := &p.slots[token.slot()]
+	if s.generation != token.generation() {
+		return
+	}
+	_ = epollCtl(p.epoll, unix.EPOLL_CTL_DEL, fd, 0, 0)
+	s.generation++
+}
+
+// Leave frees an owner's slot. The owner closes its descriptors, which removes
+// them from the epoll instance, or has called [Poller.Unwatch]. It does nothing
+// for NoSlot.
+func (p *Poller[T]) Leave(at Slot) {
+	if at == NoSlot {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var none T
+	s := &p.slots[at]
+	s.value, s.used = none, false
+	s.generation++
+	p.free = append(p.free, int32(at))
+	if len(p.free) == len(p.slots) && !p.lingering {
+		p.lingering = true
+		time.AfterFunc(lingerTime, p.stopIfIdle)
+	}
+}
+
+// Owners returns how many slots have an owner.
+func (p *Poller[T]) Owners() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.slots) - len(p.free)
+}
+
+func (p *Poller[T]) startLocked() error {
+	run, err := p.newRun()
+	if err != nil {
+		return err
+	}
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		run.End()
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	_ = unix.SetNonblock(epoll, true) // os.NewFile registers only nonblocking descriptors with Go's poller
+	file := os.NewFile(uintptr(epoll), "epoll")
+	raw, err := file.SyscallConn()
+	if err == nil {
+		err = file.SetDeadline(time.Time{}) // fails if Go's poller did not take the descriptor
+	}
+	if err != nil {
+		run.End()
+		_ = file.Close()
+		return os.NewSyscallError("epoll_ctl", unix.ENOMEM) // the reason is not available here
+	}
+	p.file, p.epoll = file, epoll
+	go p.loop(run, file, raw) // ends when stopIfIdle closes file
+	return nil
+}
+
+// stopIfIdle ends the run if there are no owners. The next Join starts another
+// one. The table keeps its generations: the kernel forgets the events of the
+// closed epoll instance, but the run that ends may be in its last Turn.
+func (p *Poller[T]) stopIfIdle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lingering = false
+	if p.file == nil || len(p.free) < len(p.slots) {
+		return
+	}
+	_ = p.file.Close()
+	p.file = nil
+	if len(p.slots) > eventsPerTurn { // free the table of a burst
+		p.slots, p.free = nil, nil
+	}
+}
+
+// loop is the poller's goroutine, from startLocked to stopIfIdle.
+func (p *Poller[T]) loop(run Run[T], file *os.File, raw syscall.RawConn) {
+	defer run.End()
+	events := make([]unix.EpollEvent, eventsPerTurn)
+	ready := make([]Ready[T], 0, eventsPerTurn)
+	n, more := 0, false
+	poll := func(epoll uintptr) (done bool) {
+		n = epollWaitNonblock(int(epoll), events)
+		return n > 0 || more
+	}
+	for raw.Read(poll) == nil {
+		ready = p.resolve(file, events[:n], ready)
+		more = run.Turn(ready)
+		clear(ready) // release the owners that ended
+	}
+}
+
+// resolve returns the owners of events, without events of former owners.
+func (p *Poller[T]) resolve(file *os.File, events []unix.EpollEvent, ready []Ready[T]) []Ready[T] {
+	ready = ready[:0]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file != file {
+		return ready // stopIfIdle ended this run, and another one has started
+	}
+	for _, event := range events {
+		token := Token(uint32(event.Fd)) | Token(uint32(event.Pad))<<32
+		s := &p.slots[token.slot()]
+		if s.used && s.generation == token.generation() {
+			ready = append(ready, Ready[T]{Value: s.value, Token: token, Events: Events(event.Events)})
+		}
+	}
+	return ready
+}

@@ -1,0 +1,201 @@
+package netio
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ConnectTCPNonblock starts a connection. If done is true it is established
+// already, as connections within this machine are. Otherwise the descriptor
+// becomes writable when it is established or has failed, see [SocketError].
+// The socket does not block and sends small segments at once (TCP_NODELAY).
+func ConnectTCPNonblock(addr netip.AddrPort) (fd int, done bool, err error) {
+	peer, err := peerSockaddr(addr)
+	if err != nil {
+		return -1, false, err
+	}
+	r, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(peer.raw.Family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if errno != 0 {
+		return -1, false, os.NewSyscallError("socket", errno)
+	}
+	fd = int(r)
+	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	for range 2 { // the second call returns the result of the first
+		err = peer.connectNonblock(fd)
+		switch err {
+		case nil, unix.EISCONN:
+			if connectedToItself(fd, &peer) {
+				err = unix.ECONNREFUSED
+				break
+			}
+			return fd, true, nil
+		case unix.EINPROGRESS, unix.EALREADY:
+			continue
+		}
+		CloseDescriptor(fd)
+		return -1, false, os.NewSyscallError("connect", err)
+	}
+	return fd, false, nil
+}
+
+// connectedToItself reports whether a socket has connected to itself (TCP
+// simultaneous open, RFC 9293 3.5): the kernel may choose the very port that is
+// dialled as the source port, if it is an ephemeral port of this machine on
+// which no process listens.
+func connectedToItself(fd int, peer *sockaddr) bool {
+	own, err := localSockaddr(fd)
+	return err == nil && own.addrPort() == peer.addrPort()
+}
+
+// AwaitConnect waits until a connection that [ConnectTCPNonblock] started is
+// established or has failed, or ctx ends, and returns it as a connection of
+// package net. It takes over fd. The error of a ctx that ended is its cause.
+func AwaitConnect(ctx context.Context, fd int) (net.Conn, error) {
+	file := os.NewFile(uintptr(fd), "socket")
+	defer file.Close() // net.FileConn below has a descriptor of its own
+	stop := context.AfterFunc(ctx, func() { _ = file.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var errno syscall.Errno
+	err = raw.Write(func(fd uintptr) (done bool) {
+		if !poll(int(fd), unix.POLLOUT) {
+			return false
+		}
+		errno = SocketError(int(fd))
+		return true
+	})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return nil, err
+	case errno != 0:
+		return nil, os.NewSyscallError("connect", errno)
+	}
+	return net.FileConn(file)
+}
+
+// ReadNonblock reads what a socket has received. On a stream n is 0 at its end;
+// on a datagram socket it reads one datagram, which may be empty. The error is
+// EAGAIN if there is nothing to read.
+func ReadNonblock(fd int, buf []byte) (n int, errno syscall.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// WriteNonblock writes as much as a stream socket has room for. The error is
+// EAGAIN if it has none.
+func WriteNonblock(fd int, bytes []byte) (n int, errno syscall.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(bytes))), uintptr(len(bytes)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// SpliceNonblock moves up to size bytes from a socket to a pipe, or from a pipe
+// to a socket, see splice(2). The error is EAGAIN if nothing can be moved now.
+// From a socket, n is 0 at the end of the stream, and before urgent data.
+func SpliceNonblock(from, to, size int) (n int, errno syscall.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(size), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// FinishWriting sends a FIN after the bytes that were written. It never blocks.
+func FinishWriting(fd int) syscall.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0)
+	return errno
+}
+
+// SocketError returns the pending error of a socket and clears it; 0 if there
+// is none.
+func SocketError(fd int) syscall.Errno {
+	pending, errno := Option(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if errno != 0 {
+		return errno
+	}
+	return syscall.Errno(pending)
+}
+
+// unacknowledged returns how many bytes were written to a connection that its
+// peer has not acknowledged, see SIOCOUTQ in tcp(7).
+func unacknowledged(fd int) (int, error) { return ioctlInt(fd, unix.SIOCOUTQ) }
+
+// unread returns how many bytes a socket has received that were not read yet.
+func unread(fd int) (int, error) { return ioctlInt(fd, unix.SIOCINQ) }
+
+// ioctlInt calls an ioctl that writes an int and never blocks.
+func ioctlInt(fd int, request uintptr) (int, error) {
+	var value int32
+	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(&value)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(value), nil
+}
+
+// Pipe is a pipe that does not block, for [SpliceNonblock].
+type Pipe struct{ Read, Write int } // descriptors
+
+// NewPipe opens a pipe. It holds size bytes, or less where the kernel's limits
+// for users without privileges are reached, see pipe(7).
+func NewPipe(size int) (Pipe, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		return Pipe{}, os.NewSyscallError("pipe2", err)
+	}
+	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, size)
+	return Pipe{Read: fds[0], Write: fds[1]}, nil
+}
+
+// ReadNonblock reads what the pipe holds. The error is EAGAIN if it is empty.
+func (p Pipe) ReadNonblock(buf []byte) (n int, errno syscall.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(p.Read), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// Close closes both ends. What the pipe holds is lost.
+func (p Pipe) Close() {
+	CloseDescriptor(p.Read)
+	CloseDescriptor(p.Write)
+}
+
