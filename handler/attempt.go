@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -21,6 +22,8 @@ var (
 	errNoBackend  = errors.New("no backend takes new clients")
 	errSuperseded = errors.New("another backend was faster")
 	errPanic      = errors.New("panic")
+
+	errConnectTimeout = errors.New("connect timeout")
 )
 
 // attempts is one TCP client's way to a backend. Its fields belong to the
@@ -98,7 +101,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 				return o, nil
 			}
 			last = fmt.Errorf("backend %s: %w", o.attempt.Backend.Text, o.err)
-			if errors.Is(o.err, errPanic) || classOf(o.err) == netio.Exhausted {
+			if errors.Is(o.err, errPanic) || dial.Class(o.err) == netio.Exhausted {
 				return outcome{}, last // another backend needs a descriptor too
 			}
 			t.failed(ctx, o)
@@ -171,7 +174,7 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 	}()
 	ctx, cancel := context.WithDeadlineCause(ctx, a.Began.Add(r.opts.ConnectTimeout), errConnectTimeout)
 	defer cancel()
-	first := dialOne
+	first := dial.Func(dial.One)
 	if from == nil {
 		o.tried, o.err = r.resolve(ctx, a.Backend, upstream.TCP, q)
 		o.since = time.Now()
@@ -180,7 +183,7 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 		first = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) { return from.await(ctx) }
 	}
 	if o.err == nil {
-		o.conn, o.addr, o.err = dialAny(ctx, o.tried, a.Backend.Port, first)
+		o.conn, o.addr, o.err = dial.Any(ctx, o.tried, a.Backend.Port, first)
 	}
 	return o
 }

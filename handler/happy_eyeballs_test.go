@@ -1,19 +1,13 @@
 package handler
 
 import (
-	"context"
-	"errors"
-	"net"
 	"net/netip"
-	"runtime/debug"
 	"slices"
 	"strings"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -70,8 +64,8 @@ func TestSilentAddressBesideALiveOne(t *testing.T) {
 	ann, _ := r.client()
 	hear(t, ann, "live")
 	first := r.line("connected").ContextMap()["duration"].(time.Duration)
-	if first < stagger || first > limit/2 {
-		t.Errorf("the first client waited %v, want a little more than %v", first, stagger)
+	if first < dial.Stagger || first > limit/2 {
+		t.Errorf("the first client waited %v, want a little more than %v", first, dial.Stagger)
 	}
 	r.logs.TakeAll()
 	bob, _ := r.client()
@@ -100,33 +94,6 @@ func TestBothFamilies(t *testing.T) {
 	}
 }
 
-// A connection that comes about when the race is won already is closed. To
-// have such ones, many addresses start within an instant, time after time.
-func TestLosersAreClosed(t *testing.T) {
-	noLeaks(t)
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close what was forgotten
-	var open atomic.Int64
-	server := serveTCP(t, "127.0.0.1:0", func(conn *net.TCPConn) {
-		open.Add(1)
-		ending(conn)
-		open.Add(-1)
-	})
-	port := netip.MustParseAddrPort(server.String()).Port()
-	addrs := slices.Repeat(addrsOf("127.0.0.1"), 50)
-	winners := 0
-	eventually(t, "races that many win", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
-		defer cancel()
-		conn, _, err := dialAny(ctx, addrs, port, dialOne)
-		if err == nil {
-			winners++
-			check(t, conn.Close())
-		}
-		return server.count() > winners+10
-	})
-	eventually(t, "the end of all connections", func() bool { return open.Load() == 0 })
-}
-
 // However short the connect timeout and many the silent addresses, each gets
 // its turn.
 func TestEveryAddressHasItsTurn(t *testing.T) {
@@ -140,7 +107,7 @@ func TestEveryAddressHasItsTurn(t *testing.T) {
 	}
 	live := serveTCP(t, hostPort(lo(t, 6), silent[0].String()), greet("live"))
 	list = append(list, lo(t, 6))
-	r := newRig(t, []string{hostPort("a.test", live.String())}, func(o *Options) { o.ConnectTimeout = stagger * 3 })
+	r := newRig(t, []string{hostPort("a.test", live.String())}, func(o *Options) { o.ConnectTimeout = dial.Stagger * 3 })
 	r.resolver.set("a.test", addrsAnswer(list...))
 	ann, _ := r.client()
 	hear(t, ann, "live")
@@ -159,39 +126,6 @@ func TestAllAddressesAreSilent(t *testing.T) {
 	for _, want := range []string{one.String(), other.String(), "timeout"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q does not tell of %s", text, want)
-		}
-	}
-}
-
-// Whose fault a race was: one address that the other side is to blame for is
-// enough, and a lack of our own outweighs an address we cannot reach anyway.
-func TestBlame(t *testing.T) {
-	theirs, ours, exhausted := error(syscall.ECONNREFUSED), error(syscall.ENETUNREACH), error(syscall.EMFILE)
-	for _, test := range []struct {
-		errs []error
-		want netio.Class
-	}{
-		{[]error{theirs}, netio.Theirs},
-		{[]error{ours}, netio.Ours},
-		{[]error{exhausted}, netio.Exhausted},
-		{[]error{ours, ours}, netio.Ours},
-		{[]error{theirs, ours}, netio.Theirs},
-		{[]error{theirs, exhausted}, netio.Theirs},
-		{[]error{ours, exhausted}, netio.Exhausted},
-		{[]error{theirs, ours, exhausted}, netio.Theirs},
-	} {
-		for range 2 {
-			failed := new(dialError)
-			for _, err := range test.errs {
-				failed.add(err)
-			}
-			if got := classOf(failed); got != test.want {
-				t.Errorf("%v: class %d, want %d", failed, got, test.want)
-			}
-			if !errors.Is(failed, test.errs[0]) {
-				t.Errorf("%v does not wrap its causes", failed)
-			}
-			slices.Reverse(test.errs) // in whichever order they come
 		}
 	}
 }

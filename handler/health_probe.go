@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
@@ -15,7 +16,7 @@ import (
 
 // probeTCP connects, and exchanges what the check wants to see exchanged.
 func (c *HealthCheck) probeTCP(ctx context.Context, addrs []netip.Addr, port uint16) (netip.Addr, error) {
-	conn, addr, err := dialAny(ctx, addrs, port, dialOne)
+	conn, addr, err := dial.Any(ctx, addrs, port, dial.One)
 	if err != nil {
 		return addr, err
 	}
@@ -32,14 +33,14 @@ func (c *HealthCheck) probeTCP(ctx context.Context, addrs []netip.Addr, port uin
 // probeUDP asks one address after the other; each has its share of the time.
 func (c *HealthCheck) probeUDP(ctx context.Context, addrs []netip.Addr, port uint16) (netip.Addr, error) {
 	deadline, _ := ctx.Deadline()
-	failed := new(dialError)
+	failed := new(dial.Error)
 	for i, addr := range addrs {
 		share := time.Until(deadline) / time.Duration(len(addrs)-i)
 		err := c.askUDP(ctx, netip.AddrPortFrom(addr, port), share)
 		if err == nil {
 			return addr, nil
 		}
-		failed.add(err)
+		failed.Add(err)
 	}
 	return addrs[len(addrs)-1], failed
 }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -29,7 +30,7 @@ func (r *Relay) succeeded(walk *upstream.Walk, o outcome, n upstream.Network, cl
 // failed books a failure and says what the client does next. A failure of our
 // own side is not the backend's, and there is nothing to try on it again.
 func (r *Relay) failed(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer) (upstream.Verdict, upstream.Change) {
-	if errors.Is(o.err, errUnchanged) || classOf(o.err) != netio.Theirs {
+	if errors.Is(o.err, errUnchanged) || dial.Class(o.err) != netio.Remote {
 		walk.Exhaust(o.attempt.Backend)
 		r.tell(zapcore.DebugLevel, "attempt not counted", o, n, client)
 		return upstream.Next, upstream.Change{}
@@ -45,15 +46,6 @@ func (o outcome) at() netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
-}
-
-// classOf is whose fault an attempt's error is.
-func classOf(err error) netio.Class {
-	var dial *dialError
-	if errors.As(err, &dial) {
-		return dial.class
-	}
-	return netio.Classify(err)
 }
 
 // booked tells what a report changed.

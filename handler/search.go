@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -126,9 +127,9 @@ func (s *session) openLocked() {
 // blameLocked keeps what an address of the attempt said.
 func (s *session) blameLocked(err error) {
 	if s.failed == nil {
-		s.failed = new(dialError)
+		s.failed = new(dial.Error)
 	}
-	s.failed.add(err)
+	s.failed.Add(err)
 }
 
 // makeRoomLocked has the longest-idle session ended for this one, which found

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -93,14 +94,10 @@ func (b *begun) failed(err error) {
 	addr := netip.AddrPortFrom(b.addrs[0], b.attempt.Backend.Port)
 	b.await = func(ctx context.Context) (net.Conn, error) {
 		if netio.Classify(err) == netio.Exhausted {
-			return dialOne(ctx, addr) // which waits for better times
+			return dial.One(ctx, addr) // which waits for better times
 		}
-		return nil, dialFailed(addr, err)
+		return nil, dial.Failed(addr, err)
 	}
-}
-
-func dialFailed(addr netip.AddrPort, err error) error {
-	return &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
 }
 
 // waitForBackend has the loop tell what becomes of a connection under way, or
@@ -247,7 +244,7 @@ func awaitTCP(ctx context.Context, fd int, addr netip.AddrPort) (net.Conn, error
 	defer stop()
 	raw, err := file.SyscallConn()
 	if err != nil {
-		return nil, dialFailed(addr, err)
+		return nil, dial.Failed(addr, err)
 	}
 	var errno syscall.Errno
 	err = raw.Write(func(fd uintptr) bool {
@@ -262,9 +259,9 @@ func awaitTCP(ctx context.Context, fd int, addr netip.AddrPort) (net.Conn, error
 	case err != nil && ctx.Err() != nil:
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: context.Cause(ctx)}
 	case err != nil:
-		return nil, dialFailed(addr, err)
+		return nil, dial.Failed(addr, err)
 	case errno != 0:
-		return nil, dialFailed(addr, os.NewSyscallError("connect", errno))
+		return nil, dial.Failed(addr, os.NewSyscallError("connect", errno))
 	}
 	return net.FileConn(file)
 }

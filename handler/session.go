@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -79,7 +80,7 @@ type search struct {
 	at        int               // which of them flow is connected to
 	since     time.Time         // when the attempt began to try them
 	walk      upstream.Walk
-	failed    *dialError         // what those before it said; nil: nothing
+	failed    *dial.Error        // what those before it said; nil: nothing
 	evictions int                // how many sessions this attempt has had evicted
 	stop      context.CancelFunc // of the latest lookup; nil: done with
 	owed      time.Time          // since when an answer is

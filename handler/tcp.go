@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -251,7 +252,7 @@ func (t *tcpRelay) refused(err error) {
 		return
 	}
 	t.log(record{why: refusedClient, err: err})
-	if classOf(err) == netio.Exhausted {
+	if dial.Class(err) == netio.Exhausted {
 		r.service.floods.note(r.log, lackOfOwn, network, zap.Error(err))
 	}
 	r.service.floods.note(r.log, refusedTCP, network, zap.Stringer("client", t.client), zap.Error(err))

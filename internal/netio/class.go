@@ -5,25 +5,26 @@ import (
 	"syscall"
 )
 
-// Class says whose fault a network error is.
+// Class is the origin of a network error.
 type Class uint8
 
 const (
-	// Theirs: the other side's, or of the way to it. Also what is not known.
-	Theirs Class = iota
-	// Ours: this machine cannot reach that address at all (no route, no such
-	// address family, forbidden); another address may do.
-	Ours
-	// Exhausted: this machine has run out of descriptors, memory or ports; no
-	// other address helps, time may.
+	// Remote: the peer or the path to it failed. Also the class of errors that
+	// are not known.
+	Remote Class = iota
+	// Local: this machine cannot send to that address at all (no route, address
+	// family not supported, forbidden). Another address may work.
+	Local
+	// Exhausted: this machine has no free descriptor, memory or port. No other
+	// address works either, but the same one may work later.
 	Exhausted
 )
 
-// Classify decides, from the system's error number inside err.
+// Classify returns the class of the system's error number inside err.
 func Classify(err error) Class {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
-		return Theirs
+		return Remote
 	}
 	return classifyErrno(errno)
 }

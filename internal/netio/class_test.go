@@ -14,11 +14,11 @@ import (
 
 func TestClassify(t *testing.T) {
 	for class, errnos := range map[Class][]syscall.Errno{
-		Theirs: {
+		Remote: {
 			syscall.ECONNREFUSED, syscall.ETIMEDOUT, syscall.ECONNRESET, syscall.EPIPE,
 			syscall.EHOSTUNREACH, syscall.EHOSTDOWN, syscall.EINVAL,
 		},
-		Ours: {
+		Local: {
 			syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.EACCES, syscall.EPERM,
 		},
 		Exhausted: {syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EAGAIN},
@@ -40,7 +40,7 @@ func TestClassify(t *testing.T) {
 	for _, err := range []error{
 		nil, errors.New("unheard of"), context.DeadlineExceeded, os.ErrDeadlineExceeded, &net.DNSError{IsNotFound: true},
 	} {
-		if got := Classify(err); got != Theirs {
+		if got := Classify(err); got != Remote {
 			t.Errorf("%v is class %d, want theirs", err, got)
 		}
 	}

@@ -7,13 +7,13 @@ import "syscall"
 func classifyErrno(errno syscall.Errno) Class {
 	switch errno {
 	case syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.EACCES, syscall.EPERM:
-		return Ours
+		return Local
 	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ENOSPC, syscall.EAGAIN:
 		// EAGAIN is Linux' answer to a UDP connect when no local port is left,
 		// ENOSPC that of an epoll at its limit (max_user_watches of epoll(7)).
 		return Exhausted
 	default:
-		return Theirs
+		return Remote
 	}
 }
 

@@ -10,11 +10,11 @@ import (
 func classifyErrno(errno syscall.Errno) Class {
 	switch errno {
 	case windows.WSAENETUNREACH, windows.WSAENETDOWN, windows.WSAEADDRNOTAVAIL, windows.WSAEAFNOSUPPORT, windows.WSAEACCES:
-		return Ours
+		return Local
 	case windows.WSAEMFILE, windows.WSAENOBUFS:
 		return Exhausted
 	default:
-		return Theirs
+		return Remote
 	}
 }
 

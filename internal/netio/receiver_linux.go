@@ -19,7 +19,7 @@ type Receiver struct {
 	headers   [Batch]header
 	vectors   [Batch]unix.Iovec
 	senders   []sockaddr // nil: not requested
-	controls  []byte                  // control messages; nil: not requested
+	controls  []byte     // control messages; nil: not requested
 	datagrams [Batch][]byte
 	used      int  // how many headers the kernel has written into
 	singly    bool // the kernel lacks recvmmsg(2)

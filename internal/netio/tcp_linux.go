@@ -198,4 +198,3 @@ func (p Pipe) Close() {
 	CloseDescriptor(p.Read)
 	CloseDescriptor(p.Write)
 }
-

@@ -1,0 +1,129 @@
+package dial
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+)
+
+// Stagger is the Connection Attempt Delay of RFC 8305, section 5: how long one
+// address may be silent before the next one is dialled in parallel with it.
+const Stagger = 250 * time.Millisecond
+
+// Pauses before a dial that found no free descriptor or port is repeated.
+const (
+	firstPause = 20 * time.Millisecond // doubles with each repetition
+	maxPause   = time.Second
+)
+
+// Func connects to one address.
+type Func func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+
+// Any connects to the first of addrs that accepts, and returns which one that
+// was. The addresses are dialled in order, each a [Stagger] after the one before
+// or as soon as that one has failed. first dials the first address, [One] the
+// others.
+//
+// ctx bounds the whole call. Its cause is the error of the addresses that had not
+// answered by then. A failure is an *[Error], and comes with the last address.
+func Any(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net.Conn, netip.Addr, error) {
+	if len(addrs) == 1 {
+		conn, err := first(ctx, netip.AddrPortFrom(addrs[0], port))
+		if err != nil {
+			failed := new(Error)
+			failed.Add(err)
+			return nil, addrs[0], failed
+		}
+		return conn, addrs[0], nil
+	}
+	return race(ctx, addrs, port, first)
+}
+
+// result is the outcome of one address of a race.
+type result struct {
+	conn net.Conn
+	addr netip.Addr
+	err  error
+}
+
+func race(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net.Conn, netip.Addr, error) {
+	delay := Stagger
+	if deadline, ok := ctx.Deadline(); ok {
+		// Every address is dialled, however short the time and however many they are.
+		delay = min(delay, time.Until(deadline)/time.Duration(len(addrs)+1))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	results := make(chan result)
+	started, ended := 0, 0
+	defer func() { // end the other dials, and close connections that came too late
+		cancel()
+		for ; ended < started; ended++ {
+			if late := <-results; late.conn != nil {
+				_ = late.conn.Close()
+			}
+		}
+	}()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	failed := new(Error)
+	for ended < len(addrs) {
+		select {
+		case <-next.C:
+			if started < len(addrs) {
+				addr, dial := addrs[started], Func(One)
+				if started == 0 {
+					dial = first
+				}
+				started++
+				go func() { // ends with its dial, which ends with ctx; its result is awaited
+					conn, err := dial(ctx, netip.AddrPortFrom(addr, port))
+					results <- result{conn, addr, err}
+				}()
+				next.Reset(delay)
+			}
+		case r := <-results:
+			ended++
+			if r.err == nil {
+				return r.conn, r.addr, nil
+			}
+			failed.Add(r.err)
+			next.Reset(0) // dial the next address at once
+		}
+	}
+	return nil, addrs[len(addrs)-1], failed
+}
+
+// One connects to one address. While this machine has no free descriptor or port
+// it retries until ctx ends.
+func One(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	dialer := net.Dialer{KeepAlive: -1} // the idle timeout ends dead connections
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		conn, err := dialer.DialContext(ctx, "tcp", addr.String())
+		switch {
+		case err == nil:
+			return conn, nil
+		case netio.Classify(err) == netio.Exhausted:
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("dial tcp %s: %w", addr, context.Cause(ctx))
+		default:
+			return nil, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil { // report the exhaustion: one more dial would report the timeout
+			return nil, err
+		}
+	}
+}
+
+// Failed returns err as the error of a TCP dial to addr, in the form that
+// package net has.
+func Failed(addr netip.AddrPort, err error) error {
+	return &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
+}
