@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// TestMain makes the test binary the command of its own tests: what
-// [rig.run] starts is this program with "child" and a list of arguments.
+// TestMain lets the tests run this test binary as their command: with "child" as
+// its first argument, it calls child instead of running tests.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "child" {
 		if err := child(os.Args[2], os.Args[3:]); err != nil {
@@ -25,26 +25,27 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Setenv("GORACE", "atexit_sleep_ms=0") // children need not dwell on what they found
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // so that children under the race detector exit at once
 	os.Exit(m.Run())
 }
 
-func child(what string, args []string) error {
-	switch what {
-	case "env": // FILE: what tests look at of the environment
+// child does one action and returns.
+func child(action string, args []string) error {
+	switch action {
+	case "env": // FILE: writes the variables that the tests check
 		env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 			return !strings.HasPrefix(entry, "RELAY_") && !strings.HasPrefix(entry, "HOOK_TEST_")
 		})
 		slices.Sort(env)
 		return os.WriteFile(args[0], []byte(strings.Join(env, "\n")), 0o600)
-	case "count": // FILE: notes which event of a test this is
+	case "count": // FILE: appends the failure count of the event
 		file, err := os.OpenFile(args[0], os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
 			return err
 		}
 		_, err = fmt.Fprint(file, os.Getenv(varFailures), " ")
 		return err
-	case "say": // STDOUT STDERR STATUS
+	case "say": // STDOUT STDERR STATUS: writes and exits
 		fmt.Print(args[0])
 		fmt.Fprint(os.Stderr, args[1])
 		status, err := strconv.Atoi(args[2])
@@ -52,7 +53,7 @@ func child(what string, args []string) error {
 			os.Exit(status)
 		}
 		return err
-	case "flood": // MEGABYTES, on each output
+	case "flood": // MEGABYTES: writes that much to each output
 		n, err := strconv.Atoi(args[0])
 		if err != nil {
 			return err
@@ -66,9 +67,9 @@ func child(what string, args []string) error {
 			}
 		}
 		return nil
-	case "live": // LIFELINE: until somebody ends it
+	case "live": // LIFELINE: runs until the connection closes or a signal arrives
 		return live(args[0])
-	case "polite": // LIFELINE: the same, and says goodbye
+	case "polite": // LIFELINE: like live, but prints goodbye on SIGTERM
 		requests := make(chan os.Signal, 1)
 		signal.Notify(requests, syscall.SIGTERM)
 		go func() { // ends the process
@@ -77,18 +78,18 @@ func child(what string, args []string) error {
 			os.Exit(7)
 		}()
 		return live(args[0])
-	case "stubborn": // LIFELINE: the same, and a request to end is not heard
+	case "stubborn": // LIFELINE: like live, but ignores SIGTERM
 		signal.Ignore(syscall.SIGTERM)
 		return live(args[0])
-	case "fork": // LIFELINE WHAT HOW: a child with the same lifeline that does WHAT, and lives beside it unless told to
+	case "fork": // LIFELINE ACTION HOW: see fork
 		return fork(args[0], args[1], args[2])
 	default:
-		return fmt.Errorf("nothing is known of %s", what)
+		return fmt.Errorf("unknown action %q", action)
 	}
 }
 
-// live echoes on a connection, so that a test can tell that this process lives,
-// and notices when it does not.
+// live echoes on a connection until it closes. The test sees by the echoes that
+// this process runs, and by the closed connection that it has ended.
 func live(lifeline string) error {
 	conn, err := net.Dial("tcp", lifeline)
 	if err != nil {
@@ -98,10 +99,15 @@ func live(lifeline string) error {
 	return nil
 }
 
-// fork starts a child. How says what becomes of its parent, and of the output
-// and the group that the child has from it.
-func fork(lifeline, what, how string) error {
-	cmd := exec.Command(os.Args[0], "child", what, lifeline)
+// fork starts a child that does action on the same lifeline, and then calls live
+// itself. how is a list of words:
+//
+//	stay   changes nothing
+//	leave  the parent exits at once
+//	quiet  the child does not inherit the output
+//	away   the child leaves the process group
+func fork(lifeline, action, how string) error {
+	cmd := exec.Command(os.Args[0], "child", action, lifeline)
 	if !strings.Contains(how, "quiet") {
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	}

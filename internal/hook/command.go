@@ -13,47 +13,50 @@ import (
 	"go.uber.org/zap"
 )
 
-// outputCap is how much of each output is kept. The rest is read and thrown
-// away: a command that nobody reads would hang.
-const outputCap = 4 << 10
+// maxOutput bounds the bytes that are kept of stdout and of stderr. The rest is
+// read and discarded, because a command whose output is not read would block.
+const maxOutput = 4 << 10
 
-// killAfter is how long a group that was asked to end may take to do so, and
-// how long its output may then stay open before it is closed from this side.
-const killAfter = time.Second
+// stopGrace is how long a process group may take to end after SIGTERM before it
+// is killed, and how long its output may stay open after that.
+const stopGrace = time.Second
 
-var errTimeout = errors.New("not over within its timeout")
+var errTimeout = errors.New("timeout exceeded")
 
-// command is one that was started.
+// command is a command that was started.
 type command struct {
 	cmd            *exec.Cmd
 	stdout, stderr io.ReadCloser
-	done           chan struct{} // closed when it is over, which settles what follows
-	out, errOut    string        // what it wrote, as far as it is kept
-	err            error
+
+	done    chan struct{} // closed once the command has ended; the fields below are set then
+	out     string        // the beginning of stdout
+	errOut  string        // the beginning of stderr
+	waitErr error         // the result of exec.Cmd.Wait
 }
 
-// execute runs a command to its end, which comes with its timeout or that of
-// life if not before, and logs what became of it.
-func execute(life context.Context, j job) {
-	ctx, cancel := context.WithTimeoutCause(life, j.timeout(), errTimeout)
+// execute runs a command until it ends, exceeds its timeout or ctx ends, and
+// logs the result.
+func execute(ctx context.Context, j job) {
+	ctx, cancel := context.WithTimeoutCause(ctx, j.timeout(), errTimeout)
 	defer cancel()
 	run(ctx, j)
 }
 
+// run runs a command until it ends or ctx ends, and logs the result.
 func run(ctx context.Context, j job) {
-	began := time.Now()
+	started := time.Now()
 	c, err := start(j)
 	if err != nil {
-		j.Log.Error(notStarted(err), append(j.fields(), zap.Error(err))...)
+		j.Log.Error(startFailure(err), append(j.fields(), zap.Error(err))...)
 		return
 	}
-	var cut error
+	var cause error
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		cut = c.end(context.Cause(ctx))
+		cause = c.stop(context.Cause(ctx))
 	}
-	c.tell(j, time.Since(began), cut)
+	c.logEnd(j, time.Since(started), cause)
 }
 
 func start(j job) (*command, error) {
@@ -63,63 +66,66 @@ func start(j job) (*command, error) {
 	stdout, outErr := cmd.StdoutPipe()
 	stderr, errErr := cmd.StderrPipe()
 	if err := errors.Join(outErr, errErr); err != nil {
-		cmd.Err = err // Start gives it back, and closes the pipe that there is
+		cmd.Err = err // makes Start return err and close the other pipe
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	c := &command{cmd: cmd, stdout: stdout, stderr: stderr, done: make(chan struct{})}
-	go c.wait() // ends when the command is over, to which run sees
+	go c.wait() // returns when the command ends; run ensures that it does
 	return c, nil
 }
 
-// wait reads all output before it reaps the process: until then no other can
-// get its id, which is the name of its group.
+// wait reads all output and then reaps the process. The order matters: the
+// process group is named by the leader's process id, which the system may reuse
+// once the leader has been reaped.
 func (c *command) wait() {
 	defer close(c.done)
 	var outputs sync.WaitGroup
-	outputs.Go(func() { c.out = head(c.stdout) })
-	outputs.Go(func() { c.errOut = head(c.stderr) })
+	outputs.Go(func() { c.out = readHead(c.stdout) })
+	outputs.Go(func() { c.errOut = readHead(c.stderr) })
 	outputs.Wait()
-	c.err = c.cmd.Wait()
+	c.waitErr = c.cmd.Wait()
 }
 
-// head reads all and keeps the beginning. Errors are an end like any other: the
-// pipe was closed.
-func head(r io.Reader) string {
-	kept, _ := io.ReadAll(io.LimitReader(r, outputCap))
+// readHead reads r to its end and returns the beginning. A read error counts as
+// the end: it means that stop closed the pipe.
+func readHead(r io.Reader) string {
+	head, _ := io.ReadAll(io.LimitReader(r, maxOutput))
 	_, _ = io.Copy(io.Discard, r)
-	return strings.TrimSpace(string(kept))
+	return strings.TrimSpace(string(head))
 }
 
-// end ends the whole group: it is asked to, and killed if that does not help.
-// It returns when the command is over, and why, or nil if it was already.
-func (c *command) end(why error) error {
+// stop terminates the process group, kills it after stopGrace, and returns when
+// the command has ended. It returns cause, or nil if the command had ended
+// before.
+func (c *command) stop(cause error) error {
 	select {
 	case <-c.done:
 		return nil
 	default:
 	}
 	terminate(c.cmd.Process)
-	if c.goneWithin(killAfter) {
-		return why
+	if c.groupEndsWithin(stopGrace) {
+		return cause
 	}
 	kill(c.cmd.Process)
 	select {
 	case <-c.done:
-		return why
-	case <-time.After(killAfter):
+		return cause
+	case <-time.After(stopGrace):
 	}
-	// Somebody who left the group holds the output. If not, the system holds the
-	// process, and there is nothing left to do but wait.
+	// A process that left the group holds the output, so close our side of it.
+	// If the kernel still holds the process itself, the only choice is to wait.
 	_ = c.stdout.Close()
 	_ = c.stderr.Close()
 	<-c.done
-	return why
+	return cause
 }
 
-// goneWithin waits for the end of the command and of all its group.
-func (c *command) goneWithin(limit time.Duration) bool {
+// groupEndsWithin waits for the command and its whole process group to end. It
+// reports whether they did so in time.
+func (c *command) groupEndsWithin(limit time.Duration) bool {
 	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
 	select {
@@ -127,7 +133,7 @@ func (c *command) goneWithin(limit time.Duration) bool {
 	case <-timeout.C:
 		return false
 	}
-	for groupAlive(c.cmd.Process) { // nobody tells of the end of those left
+	for groupAlive(c.cmd.Process) { // only children can be waited for, so poll
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-timeout.C:
@@ -137,7 +143,7 @@ func (c *command) goneWithin(limit time.Duration) bool {
 	return true
 }
 
-// fields are in all lines about a command.
+// fields returns the fields that all log lines about a command have.
 func (j *job) fields() []zap.Field {
 	return append(make([]zap.Field, 0, 8),
 		zap.String("service", j.event.Service),
@@ -145,27 +151,28 @@ func (j *job) fields() []zap.Field {
 		zap.String("command", j.Command))
 }
 
-// tell logs the end of a command; cut is why it did not come by itself.
-func (c *command) tell(j job, took time.Duration, cut error) {
-	fields := append(j.fields(), zap.Duration("duration", took), zap.Int("exit_status", c.cmd.ProcessState.ExitCode()))
+// logEnd logs the end of a command. cause is the reason why it was stopped, or
+// nil if it ended by itself.
+func (c *command) logEnd(j job, duration time.Duration, cause error) {
+	fields := append(j.fields(), zap.Duration("duration", duration), zap.Int("exit_status", c.cmd.ProcessState.ExitCode()))
 	output := []zap.Field{zap.String("stdout", c.out), zap.String("stderr", c.errOut)}
 	switch {
-	case errors.Is(cut, errTimeout):
-		j.Log.Error("event command timed out", append(append(fields, output...), zap.Error(cut))...)
-	case cut != nil:
-		j.Log.Warn("event command ended early", append(append(fields, output...), zap.Error(cut))...)
-	case c.err != nil:
-		j.Log.Warn("event command failed", append(fields, zap.String("stderr", c.errOut), zap.Error(c.err))...)
+	case errors.Is(cause, errTimeout):
+		j.Log.Error("event command timed out", append(append(fields, output...), zap.Error(cause))...)
+	case cause != nil:
+		j.Log.Warn("event command ended early", append(append(fields, output...), zap.Error(cause))...)
+	case c.waitErr != nil:
+		j.Log.Warn("event command failed", append(fields, zap.String("stderr", c.errOut), zap.Error(c.waitErr))...)
 	default:
 		j.Log.Info("event command succeeded", fields...)
 		if c.out != "" || c.errOut != "" {
-			j.Log.Debug("event command wrote", append(j.fields(), output...)...)
+			j.Log.Debug("event command output", append(j.fields(), output...)...)
 		}
 	}
 }
 
-// notStarted is the message for a command that did not start.
-func notStarted(err error) string {
+// startFailure returns the log message for a command that could not be started.
+func startFailure(err error) string {
 	switch {
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return "event command not found"

@@ -7,50 +7,51 @@ import (
 	"go.uber.org/zap"
 )
 
-// dropsEvery is how often dropped events are logged.
-const dropsEvery = time.Second
+// dropLogInterval is the least time between two log lines about dropped events.
+const dropLogInterval = time.Second
 
-// drops counts dropped events and lets one line a second through. The first of
-// a quiet time is written at once, the rest as a count.
+// drops counts dropped events and logs at most one line per dropLogInterval. The
+// first drop of an interval is logged at once, the others together at its end.
 type drops struct {
-	mu     sync.Mutex // guards what follows
-	total  uint64
-	unsaid uint64      // since the last line
-	last   job         // the latest of them
-	why    error       // it was dropped
-	timer  *time.Timer // runs flush at the end of this second; nil if none is open
-	closed bool
+	mu       sync.Mutex // guards the fields below
+	total    uint64
+	unlogged uint64      // since the last line
+	last     job         // the last one that was dropped
+	reason   error       // why it was dropped
+	timer    *time.Timer // calls flush at the end of the interval; nil between intervals
+	closed   bool
 }
 
-// note counts n events, of which j is the last.
-func (d *drops) note(n int, j job, why error) {
+// record counts n dropped events, of which j is the last.
+func (d *drops) record(n int, j job, reason error) {
 	d.mu.Lock()
 	d.total += uint64(n)
-	d.unsaid += uint64(n)
-	d.last, d.why = j, why
+	d.unlogged += uint64(n)
+	d.last, d.reason = j, reason
 	first := d.timer == nil
 	if first && !d.closed {
-		d.timer = time.AfterFunc(dropsEvery, d.flush)
+		d.timer = time.AfterFunc(dropLogInterval, d.flush)
 	}
 	d.mu.Unlock()
 	if first {
-		d.write()
+		d.log()
 	}
 }
 
-// flush ends a second: what came in it is written and opens the next one.
+// flush ends an interval. It logs the drops of the interval and, if there were
+// any, begins the next one.
 func (d *drops) flush() {
 	d.mu.Lock()
-	if d.unsaid > 0 && !d.closed {
-		d.timer.Reset(dropsEvery)
+	if d.unlogged > 0 && !d.closed {
+		d.timer.Reset(dropLogInterval)
 	} else {
 		d.timer = nil
 	}
 	d.mu.Unlock()
-	d.write()
+	d.log()
 }
 
-// close writes what is left to say, without waiting for its second to end.
+// close logs the remaining drops at once. Later drops are logged immediately.
 func (d *drops) close() {
 	d.mu.Lock()
 	d.closed = true
@@ -59,18 +60,19 @@ func (d *drops) close() {
 		d.timer = nil
 	}
 	d.mu.Unlock()
-	d.write()
+	d.log()
 }
 
-func (d *drops) write() {
+// log logs the drops since the last line, if there are any.
+func (d *drops) log() {
 	d.mu.Lock()
-	count, j, why := d.unsaid, d.last, d.why
-	d.unsaid, d.last = 0, job{}
+	count, j, reason := d.unlogged, d.last, d.reason
+	d.unlogged, d.last = 0, job{}
 	d.mu.Unlock()
 	if count == 0 {
-		return // nothing came, or another has said it meanwhile
+		return
 	}
-	j.Log.Error("events dropped", append(j.fields(), zap.Uint64("count", count), zap.Error(why))...)
+	j.Log.Error("events dropped", append(j.fields(), zap.Uint64("count", count), zap.Error(reason))...)
 }
 
 func (d *drops) count() uint64 {

@@ -10,36 +10,36 @@ import (
 	"time"
 )
 
-// Types of events.
+// The types of events.
 const (
 	BackendFailed          = "backend_failed"
 	BackendRecovered       = "backend_recovered"
 	AllBackendsUnavailable = "all_backends_unavailable"
 )
 
-// Event is what a command is told of.
+// Event describes what happened. A command gets it in its environment.
 type Event struct {
-	Type           string // one of the types above
+	Type           string // one of the constants above
 	Service        string
-	FailureCount   int // failures of the backend in a row
+	FailureCount   int // consecutive failures of the backend
 	AvailableCount int // backends that can be used
-	TotalCount     int
+	TotalCount     int // backends of the service
 	Time           time.Time
-	Backend        *Backend // nil if it is about no backend in particular
+	Backend        *Backend // nil for AllBackendsUnavailable
 }
 
-// Backend is whom an event is about.
+// Backend identifies the backend of an event.
 type Backend struct {
 	Host string
 	Port int
-	IP   string // empty if it is not known
+	IP   string // empty if unknown
 }
 
-// Timestamp is ISO 8601 as Python writes it.
+// Timestamp formats t in ISO 8601 as Python does, with microseconds.
 func Timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000-07:00") }
 
-// Names and JSON are those of async-relay's event hooks, to the byte: scripts
-// that were written for them go on as they are.
+// The variables and the JSON text are byte for byte those of async-relay's event
+// hooks, so that scripts written for async-relay keep working.
 const (
 	varType      = "RELAY_EVENT_TYPE"
 	varService   = "RELAY_SERVICE_NAME"
@@ -55,9 +55,10 @@ const (
 
 var variables = []string{varType, varService, varFailures, varAvailable, varTotal, varTime, varHost, varPort, varIP, varJSON}
 
-// environ is the environment of a command: this process' own and the event.
-// Variables of an event that this process was itself started for are left out,
-// or a backend of that one would show in an event that has none.
+// environ returns the environment of a command: that of this process, without
+// variables of other events, and the variables of e. This process may itself
+// have been started by an event hook; then its environment may have a backend,
+// which must not reach the command of an event without one.
 func (e *Event) environ() []string {
 	env := slices.DeleteFunc(os.Environ(), isVariable)
 	env = append(env,
@@ -77,7 +78,7 @@ func (e *Event) environ() []string {
 	return env
 }
 
-// isVariable says whether an entry of an environment is one of an event's.
+// isVariable reports whether an entry of an environment is a variable of an event.
 func isVariable(entry string) bool {
 	name, _, _ := strings.Cut(entry, "=")
 	return slices.ContainsFunc(variables, func(v string) bool {
@@ -85,8 +86,8 @@ func isVariable(entry string) bool {
 	})
 }
 
-// json is the event as Python's json.dumps prints it with ensure_ascii off:
-// package encoding/json has other spaces and other escapes.
+// json returns the event as Python's json.dumps prints it with
+// ensure_ascii=False. Package encoding/json writes different spaces and escapes.
 func (e *Event) json() string {
 	var backend string
 	if b := e.Backend; b != nil {
@@ -100,16 +101,16 @@ func (e *Event) json() string {
 		quote(e.Type), quote(e.Service), e.FailureCount, e.AvailableCount, e.TotalCount, quote(Timestamp(e.Time)), backend)
 }
 
-// escapes are for what a JSON string can't hold as it is.
+// escapes replaces the characters that must be escaped in a JSON string.
 var escapes = func() *strings.Replacer {
 	pairs := []string{`"`, `\"`, `\`, `\\`, "\b", `\b`, "\f", `\f`, "\n", `\n`, "\r", `\r`, "\t", `\t`}
 	for c := range ' ' {
-		pairs = append(pairs, string(c), fmt.Sprintf(`\u%04x`, c)) // the first of two pairs counts
+		pairs = append(pairs, string(c), fmt.Sprintf(`\u%04x`, c)) // has no effect on those above: the first pair wins
 	}
 	return strings.NewReplacer(pairs...)
 }()
 
-// quote is a JSON string with no more escapes than there must be.
+// quote returns text as a JSON string with as few escapes as possible.
 func quote(text string) string {
 	return `"` + escapes.Replace(strings.ToValidUTF8(text, "\uFFFD")) + `"`
 }

@@ -8,13 +8,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// at is in the winter of another zone, with nanoseconds that nobody prints.
+// at is in a time zone other than UTC and has nanoseconds, which are not printed.
 var at = time.Date(2024, 1, 2, 3, 4, 5, 60_700_899, time.FixedZone("", 2*60*60))
 
-// What a script sees, to the byte. The JSON is what Python's json.dumps prints
-// of the same values.
+// A command gets exactly these variables. The JSON text is the output of Python's
+// json.dumps for the same values.
 func TestEnvironment(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -68,15 +70,15 @@ func TestEnvironment(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("HOOK_TEST_OWN", "is kept")
-			t.Setenv("RELAY_BACKEND_IP", "of an event that this process was started for")
-			t.Setenv("RELAY_OTHER", "is nobody's")
+			t.Setenv("RELAY_BACKEND_IP", "of the event that started this process")
+			t.Setenv("RELAY_OTHER", "is kept too")
 			r := newRig(t)
 			file := filepath.Join(t.TempDir(), "env")
 			r.run(test.event, "env", file)
 			r.line("event command succeeded")
 			text, err := os.ReadFile(file)
-			check(t, err)
-			want := append([]string{"HOOK_TEST_OWN=is kept", "RELAY_OTHER=is nobody's"}, test.want...)
+			relaytest.Check(t, err)
+			want := append([]string{"HOOK_TEST_OWN=is kept", "RELAY_OTHER=is kept too"}, test.want...)
 			slices.Sort(want)
 			if got := string(text); got != strings.Join(want, "\n") {
 				t.Errorf("the command has\n%s\nwant\n%s", got, strings.Join(want, "\n"))
@@ -85,7 +87,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// As Python's json.dumps(text, ensure_ascii=False) has it.
+// quote writes strings like Python's json.dumps(text, ensure_ascii=False).
 func TestQuote(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                     `""`,
@@ -98,11 +100,11 @@ func TestQuote(t *testing.T) {
 	} {
 		got := quote(text)
 		if got != want {
-			t.Errorf("%q is %s, want %s", text, got, want)
+			t.Errorf("quote(%q) = %s, want %s", text, got, want)
 		}
 		var back string
 		if err := json.Unmarshal([]byte(got), &back); err != nil || back != strings.ToValidUTF8(text, "\uFFFD") {
-			t.Errorf("%s is read as %q, %v", got, back, err)
+			t.Errorf("%s unmarshals to %q, %v", got, back, err)
 		}
 	}
 }

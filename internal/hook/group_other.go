@@ -7,10 +7,11 @@ import (
 	"os/exec"
 )
 
-// setGroup: there are no process groups here; a command is ended alone.
+// setGroup does nothing: this system has no process groups, so only the command
+// itself is killed, not the processes it started.
 func setGroup(*exec.Cmd) {}
 
-// terminate kills: there is no way to ask.
+// terminate kills the process: this system has no SIGTERM.
 func terminate(leader *os.Process) { kill(leader) }
 
 func kill(leader *os.Process) { _ = leader.Kill() }

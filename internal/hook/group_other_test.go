@@ -4,5 +4,5 @@ package hook
 
 import "os/exec"
 
-// leaveGroup: there is none.
+// leaveGroup does nothing: this system has no process groups.
 func leaveGroup(*exec.Cmd) {}

@@ -9,12 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setGroup has a command lead a process group of its own.
+// setGroup makes a command the leader of a new process group.
 func setGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} }
 
+// terminate sends SIGTERM to the whole process group.
 func terminate(leader *os.Process) { _ = unix.Kill(-leader.Pid, unix.SIGTERM) }
 
+// kill sends SIGKILL to the whole process group.
 func kill(leader *os.Process) { _ = unix.Kill(-leader.Pid, unix.SIGKILL) }
 
-// groupAlive says whether anybody is left in the group of a leader that is gone.
+// groupAlive reports whether the group of an ended leader still has processes.
 func groupAlive(leader *os.Process) bool { return unix.Kill(-leader.Pid, 0) == nil }

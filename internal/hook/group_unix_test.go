@@ -8,12 +8,16 @@ import (
 
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
+// leaveGroup starts cmd in a session, and so in a process group, of its own.
 func leaveGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} }
 
-// Whoever is in the group of a command is ended with it, whatever they do.
-func TestGroupIsEnded(t *testing.T) {
+// A timeout ends all processes of the command's group, even if they ignore
+// SIGTERM.
+func TestTimeoutEndsGroup(t *testing.T) {
 	noLeaks(t)
 	for _, test := range []struct {
 		name string
@@ -21,12 +25,12 @@ func TestGroupIsEnded(t *testing.T) {
 		born int
 	}{
 		{"alone", []string{"live", ""}, 1},
-		{"deaf to requests", []string{"stubborn", ""}, 1},
+		{"ignores SIGTERM", []string{"stubborn", ""}, 1},
 		{"with a child", []string{"fork", "", "live", "stay"}, 2},
 		{"child holds the output", []string{"fork", "", "live", "leave"}, 1},
-		{"deaf child holds the output", []string{"fork", "", "stubborn", "leave"}, 1},
+		{"child holds the output and ignores SIGTERM", []string{"fork", "", "stubborn", "leave"}, 1},
 		{"child has no output", []string{"fork", "", "live", "stay quiet"}, 2},
-		{"deaf child has no output", []string{"fork", "", "stubborn", "stay quiet"}, 2},
+		{"child has no output and ignores SIGTERM", []string{"fork", "", "stubborn", "stay quiet"}, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -39,15 +43,15 @@ func TestGroupIsEnded(t *testing.T) {
 				wantAlive(t, conn)
 				defer wantDead(t, conn)
 			}
-			s.cut(errTimeout)
-			receive(t, "the end of the command", s.over)
+			s.stop(errTimeout)
+			relaytest.Receive(t, "the end of the command", s.done)
 			r.wantLine(zapcore.ErrorLevel, "event command timed out")
 		})
 	}
 }
 
-// Whoever hears the request has time to see to it, leader or not.
-func TestGroupIsAskedFirst(t *testing.T) {
+// Every process of the group gets SIGTERM and time to exit, leader or not.
+func TestGroupGetsSIGTERMFirst(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		args   []string
@@ -65,40 +69,41 @@ func TestGroupIsAskedFirst(t *testing.T) {
 			for range test.born {
 				lives.born()
 			}
-			s.cut(errTimeout)
-			receive(t, "the end of the command", s.over)
+			s.stop(errTimeout)
+			relaytest.Receive(t, "the end of the command", s.done)
 			r.wantLine(zapcore.ErrorLevel, "event command timed out", "exit_status", test.status, "stdout", "goodbye")
 		})
 	}
 }
 
-// A child in a session of its own is out of reach, but its hold on the output
-// does not hold the runner.
-func TestOutputHeldFromOutside(t *testing.T) {
+// A child in a session of its own is not stopped. Although it holds the output
+// open, run returns.
+func TestOutputHeldOutsideGroup(t *testing.T) {
 	r := newRig(t)
 	lives := newLifelines(t)
 	s := r.start("fork", lives.String(), "live", "leave away")
 	conn := lives.born()
-	s.cut(errTimeout)
-	receive(t, "the end of the command", s.over)
+	s.stop(errTimeout)
+	relaytest.Receive(t, "the end of the command", s.done)
 	wantAlive(t, conn)
 	r.wantLine(zapcore.ErrorLevel, "event command timed out")
-	_ = conn.Close() // which ends it
+	_ = conn.Close() // ends the child
 }
 
-// What a command leaves in the background, without its output, is left alone.
-func TestBackgroundIsLeftAlone(t *testing.T) {
+// A background child that does not hold the output keeps running after the
+// command has ended.
+func TestBackgroundProcessKeepsRunning(t *testing.T) {
 	r := newRig(t)
 	lives := newLifelines(t)
 	s := r.start("fork", lives.String(), "live", "leave quiet")
 	conn := lives.born()
-	receive(t, "the end of the command", s.over)
+	relaytest.Receive(t, "the end of the command", s.done)
 	wantAlive(t, conn)
 	r.wantLine(zapcore.InfoLevel, "event command succeeded")
-	_ = conn.Close() // which ends it
+	_ = conn.Close() // ends the child
 }
 
-// Close takes the children of commands along, and waits for all.
+// Close ends the children of commands too, and waits for all of them.
 func TestCloseEndsGroups(t *testing.T) {
 	r := newRig(t)
 	lives := newLifelines(t)
@@ -107,7 +112,7 @@ func TestCloseEndsGroups(t *testing.T) {
 		runner.Run(r.config("fork", lives.String(), "stubborn", "stay"), failedEvent)
 	}
 	leader, child := lives.born(), lives.born()
-	check(t, runner.Close())
+	relaytest.Check(t, runner.Close())
 	r.wantLine(zapcore.WarnLevel, "event command ended early", "error", errClosed.Error())
 	r.wantLine(zapcore.ErrorLevel, "events dropped", "count", uint64(1), "error", errClosed.Error())
 	wantDead(t, leader)

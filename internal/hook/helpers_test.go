@@ -1,13 +1,11 @@
 package hook
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -15,32 +13,11 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// limit bounds every wait of a test. It is no expectation: a test that needs
-// it has failed.
-const limit = 30 * time.Second
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// receive takes one value of a channel, or the news that it is closed.
-func receive[T any](t testing.TB, what string, ch <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(limit):
-		t.Fatalf("waited in vain: %s", what)
-		panic("unreachable")
-	}
-}
-
-// rig runs commands and sees what is logged of them.
+// rig runs commands and records their log lines.
 type rig struct {
 	t    testing.TB
 	log  *zap.Logger
@@ -52,31 +29,31 @@ func newRig(t testing.TB) *rig {
 	return newSharedRig(t)
 }
 
-// newSharedRig is for parallel tests: their parent looks for leaks.
+// newSharedRig returns a rig for parallel tests. Their parent checks for leaks.
 func newSharedRig(t testing.TB) *rig {
 	core, logs := observer.New(zapcore.DebugLevel)
 	return &rig{t: t, log: zap.New(core), logs: logs}
 }
 
-// config has this program run as a child.
+// config returns a Config that runs this program as a child, with args.
 func (r *rig) config(args ...string) Config {
-	return Config{Command: self(r.t), Args: append([]string{"child"}, args...), Timeout: limit, Log: r.log}
+	return Config{Command: self(r.t), Args: append([]string{"child"}, args...), Timeout: relaytest.Limit, Log: r.log}
 }
 
-// run runs a child to its end.
+// run runs a child until it ends.
 func (r *rig) run(e Event, args ...string) {
 	execute(r.t.Context(), job{r.config(args...), e})
 }
 
-// self is the path of this program.
+// self returns the path of this program.
 func self(t testing.TB) string {
 	t.Helper()
 	path, err := os.Executable()
-	check(t, err)
+	relaytest.Check(t, err)
 	return path
 }
 
-// line is the one log line of a message.
+// line returns the only log line with a message.
 func (r *rig) line(message string) observer.LoggedEntry {
 	r.t.Helper()
 	lines := r.logs.FilterMessage(message).All()
@@ -86,7 +63,8 @@ func (r *rig) line(message string) observer.LoggedEntry {
 	return lines[0]
 }
 
-// wantLine checks the one line of a message: its level, and fields in pairs.
+// wantLine checks the only log line with a message: its level, and fields given
+// as pairs of name and value.
 func (r *rig) wantLine(level zapcore.Level, message string, fields ...any) {
 	r.t.Helper()
 	line := r.line(message)
@@ -101,7 +79,7 @@ func (r *rig) wantLine(level zapcore.Level, message string, fields ...any) {
 	}
 }
 
-// transcript is the whole log, to be read by whoever mends a failed test.
+// transcript returns the whole log, for failure messages.
 func (r *rig) transcript() string {
 	var b strings.Builder
 	for _, e := range r.logs.All() {
@@ -110,29 +88,30 @@ func (r *rig) transcript() string {
 	return b.String()
 }
 
-// started is a command that runs beside the test, which says when it is cut.
+// started is a command that runs in parallel with its test.
 type started struct {
-	cut  context.CancelCauseFunc
-	over chan struct{}
+	stop context.CancelCauseFunc
+	done chan struct{} // closed when run has returned
 }
 
 func (r *rig) start(args ...string) started {
-	ctx, cut := context.WithCancelCause(context.Background())
-	s := started{cut, make(chan struct{})}
-	go func() { // ends with the command, which ends with the test
-		defer close(s.over)
+	ctx, stop := context.WithCancelCause(context.Background())
+	s := started{stop, make(chan struct{})}
+	go func() { // returns when the command ends; the cleanup stops it
+		defer close(s.done)
 		run(ctx, job{r.config(args...), failedEvent})
 	}()
 	r.t.Cleanup(func() {
-		s.cut(errClosed)
-		<-s.over
+		s.stop(errClosed)
+		<-s.done
 	})
 	return s
 }
 
 var failedEvent = Event{Type: BackendFailed, Service: "test"}
 
-// lifelines are where processes show that they live.
+// lifelines is a listener that child processes connect to. A connection closes
+// when its process ends.
 type lifelines struct {
 	t testing.TB
 	net.Listener
@@ -140,92 +119,64 @@ type lifelines struct {
 
 func newLifelines(t testing.TB) *lifelines {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	relaytest.Check(t, err)
 	t.Cleanup(func() { listener.Close() })
 	return &lifelines{t, listener}
 }
 
 func (l *lifelines) String() string { return l.Addr().String() }
 
-// born waits for a process. It ends with the test if not before.
+// born waits for a process to connect. The connection, and with it the process,
+// ends with the test at the latest.
 func (l *lifelines) born() net.Conn {
 	l.t.Helper()
-	check(l.t, l.Listener.(*net.TCPListener).SetDeadline(time.Now().Add(limit)))
+	relaytest.Check(l.t, l.Listener.(*net.TCPListener).SetDeadline(time.Now().Add(relaytest.Limit)))
 	conn, err := l.Accept()
-	check(l.t, err)
-	check(l.t, conn.SetDeadline(time.Now().Add(limit)))
+	relaytest.Check(l.t, err)
+	relaytest.Check(l.t, conn.SetDeadline(time.Now().Add(relaytest.Limit)))
 	l.t.Cleanup(func() { conn.Close() })
 	return conn
 }
 
-// wantAlive asks a process.
+// wantAlive checks that a process still echoes.
 func wantAlive(t testing.TB, conn net.Conn) {
 	t.Helper()
 	_, err := conn.Write([]byte{1})
-	check(t, err)
+	relaytest.Check(t, err)
 	_, err = io.ReadFull(conn, make([]byte, 1))
-	check(t, err)
+	relaytest.Check(t, err)
 }
 
-// wantDead waits for the end of a process.
+// wantDead waits for a process to end.
 func wantDead(t testing.TB, conn net.Conn) {
 	t.Helper()
 	_, err := conn.Read(make([]byte, 1))
 	if failed, ok := err.(net.Error); err == nil || ok && failed.Timeout() {
-		t.Fatal("a process lives on: ", err)
+		t.Fatal("the process still runs: ", err)
 	}
 }
 
-// noLeaks is called first in a test: whatever goroutine began during the test
-// must be over at its end, and whatever descriptor was opened closed.
+// noLeaks fails the test if it leaks goroutines or descriptors. Call it first.
 func noLeaks(t testing.TB) {
 	t.Helper()
-	before, open := goroutines(), descriptors()
+	relaytest.NoLeaks(t)
+	before := openDescriptors()
 	t.Cleanup(func() {
 		if t.Failed() {
-			return // a test cut short leaves things behind
+			return // the test may have returned before it closed everything
 		}
-		var left []string
-		for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
-			left = left[:0]
-			for id, stack := range goroutines() {
-				if _, old := before[id]; !old {
-					left = append(left, stack)
-				}
-			}
-			still := descriptors()
-			if len(left) == 0 && still <= open {
-				return
-			}
+		for deadline := time.Now().Add(relaytest.Limit); openDescriptors() > before; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Errorf("%d descriptors before and %d after, %d goroutines left:\n%s", open, still, len(left), strings.Join(left, "\n\n"))
+				t.Errorf("%d open descriptors, %d before the test", openDescriptors(), before)
 				return
 			}
 		}
 	})
 }
 
-// descriptors are how many this process has open; 0 where nobody says.
-func descriptors() int {
+// openDescriptors counts the open descriptors of this process. It returns 0 on
+// systems without /proc.
+func openDescriptors() int {
 	list, _ := os.ReadDir("/proc/self/fd")
 	return len(list)
-}
-
-// goroutines are the stacks of all goroutines by their ids.
-func goroutines() map[string]string {
-	buf := make([]byte, 1<<20)
-	for {
-		n := runtime.Stack(buf, true)
-		if n < len(buf) {
-			buf = buf[:n]
-			break
-		}
-		buf = make([]byte, 2*len(buf))
-	}
-	stacks := make(map[string]string)
-	for _, stack := range bytes.Split(buf, []byte("\n\n")) {
-		id, _, _ := strings.Cut(string(stack), " [")
-		stacks[id] = string(stack)
-	}
-	return stacks
 }

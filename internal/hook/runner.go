@@ -11,17 +11,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// DefaultTimeout is how long a command may run if its Config does not say.
+// DefaultTimeout is the timeout of a command whose [Config] has none.
 const DefaultTimeout = 30 * time.Second
 
-// Config says what to run for which events. It must not change once it was
-// given to [Runner.Run].
+// Config holds a command and the events that it is run for. It must not change
+// once it was passed to [Runner.Run].
 type Config struct {
-	Command string   // a path, or a name to be found in PATH
-	Args    []string // given as they are
-	Events  []string // types of events to run it for; all if empty
-	Timeout time.Duration
-	Log     *zap.Logger // gets the fields service, event and command with each line
+	Command string        // a path, or a name that is looked up in PATH
+	Args    []string      // passed unchanged, without a shell
+	Events  []string      // the types of events to run it for; empty: all
+	Timeout time.Duration // 0: DefaultTimeout
+	Log     *zap.Logger   // each line has the fields service, event and command
 }
 
 func (c *Config) wants(e Event) bool {
@@ -35,44 +35,44 @@ func (c *Config) timeout() time.Duration {
 	return c.Timeout
 }
 
-// Limits bound what a [Runner] does at a time.
+// Limits bounds the work of a [Runner].
 type Limits struct {
-	Running int // commands at once; 4 if 0
-	Waiting int // events that wait behind them; 64 if 0
+	Running int // commands in parallel; 0: 4
+	Waiting int // events in the queue; 0: 64
 }
 
-// closePatience is how long [Runner.Close] waits: for longer than the end of a
-// command takes, unless the system itself holds it.
-const closePatience = 5 * time.Second
+// closeTimeout bounds [Runner.Close]. It is longer than command.stop takes, so
+// it expires only if the kernel cannot end a process.
+const closeTimeout = 5 * time.Second
 
-// Reasons for events to be dropped, and for a command to be ended.
+// Reasons why events are dropped and why commands are stopped.
 var (
-	errFull   = errors.New("too many events wait already")
-	errClosed = errors.New("the relay exits")
+	errFull   = errors.New("event queue full")
+	errClosed = errors.New("relay is exiting")
 )
 
-// Runner runs commands. An idle one has no goroutines.
+// Runner runs commands. An idle Runner has no goroutines.
 type Runner struct {
 	limits  Limits
-	execute func(context.Context, job) // runs a command to its end; tests have their own
-	life    context.Context            // ends with Close, and commands with it
-	end     context.CancelCauseFunc
-	over    chan struct{} // closed when Close was called and no command runs
+	execute func(context.Context, job) // runs one command until it ends; replaced by tests
+	ctx     context.Context            // ends with Close, which stops the commands
+	cancel  context.CancelCauseFunc
+	stopped chan struct{} // closed once Close was called and no command runs
 	drops   drops
 
-	mu      sync.Mutex      // guards what follows
-	busy    map[string]bool // services that a command runs for, and a goroutine for each
-	waiting []job           // in the order of their coming
+	mu      sync.Mutex      // guards the fields below
+	busy    map[string]bool // the services whose command runs; each has one goroutine
+	waiting []job           // in order of arrival
 	closed  bool
 }
 
-// job is a command to run.
+// job is one run of a command for one event.
 type job struct {
 	Config
 	event Event
 }
 
-// New makes a runner. Its owner has to close it.
+// New returns a Runner. The caller must close it.
 func New(limits Limits) *Runner {
 	if limits.Running == 0 {
 		limits.Running = 4
@@ -80,14 +80,14 @@ func New(limits Limits) *Runner {
 	if limits.Waiting == 0 {
 		limits.Waiting = 64
 	}
-	r := &Runner{limits: limits, execute: execute, over: make(chan struct{}), busy: make(map[string]bool)}
-	r.life, r.end = context.WithCancelCause(context.Background())
+	r := &Runner{limits: limits, execute: execute, stopped: make(chan struct{}), busy: make(map[string]bool)}
+	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	return r
 }
 
-// Run has the command run for an event, after those of earlier events of the
-// same service, and does not wait for it. What became of it is in the log. If
-// too many events wait already this one is dropped; after Close nothing is run.
+// Run runs the command for an event, after those of earlier events of the same
+// service. It does not wait for the command; the result is logged. If the queue
+// is full, the event is dropped. After Close, Run does nothing.
 func (r *Runner) Run(cfg Config, e Event) {
 	if !cfg.wants(e) {
 		return
@@ -99,7 +99,7 @@ func (r *Runner) Run(cfg Config, e Event) {
 	case r.closed:
 	case len(r.busy) < r.limits.Running && !r.busy[e.Service]:
 		r.busy[e.Service] = true
-		go r.work(j) // ends when no event that waits may run next; Close waits for it
+		go r.work(j) // returns when no waiting event may run next; Close waits for it
 	case len(r.waiting) < r.limits.Waiting:
 		r.waiting = append(r.waiting, j)
 	default:
@@ -107,51 +107,51 @@ func (r *Runner) Run(cfg Config, e Event) {
 	}
 	r.mu.Unlock()
 	if full {
-		r.drops.note(1, j, errFull)
+		r.drops.record(1, j, errFull)
 	}
 }
 
-// Dropped counts the events that were dropped.
+// Dropped returns the number of dropped events.
 func (r *Runner) Dropped() uint64 { return r.drops.count() }
 
-// Close drops the events that wait, ends the commands that run and waits for
-// their end. The error says that some would not end.
+// Close drops the waiting events, stops the running commands and waits for their
+// end. It returns an error if commands still run after closeTimeout.
 func (r *Runner) Close() error {
 	r.mu.Lock()
 	waiting := r.waiting
 	r.waiting = nil
 	if !r.closed && len(r.busy) == 0 {
-		close(r.over)
+		close(r.stopped)
 	}
 	r.closed = true
 	r.mu.Unlock()
 
-	r.end(errClosed)
+	r.cancel(errClosed)
 	if n := len(waiting); n > 0 {
-		r.drops.note(n, waiting[n-1], errClosed)
+		r.drops.record(n, waiting[n-1], errClosed)
 	}
 	r.drops.close()
 	select {
-	case <-r.over:
+	case <-r.stopped:
 		return nil
-	case <-time.After(closePatience):
+	case <-time.After(closeTimeout):
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return fmt.Errorf("ending event commands: %d still run after %v", len(r.busy), closePatience)
+		return fmt.Errorf("stop event commands: %d still running after %v", len(r.busy), closeTimeout)
 	}
 }
 
-// work runs a command, and then others that may run in its stead.
+// work runs a command, and then the waiting ones that may run next.
 func (r *Runner) work(j job) {
 	for more := true; more; {
-		r.execute(r.life, j)
+		r.execute(r.ctx, j)
 		j, more = r.next(j.event.Service)
 	}
 }
 
-// next is called when the command of a service is over, and takes the first
-// event that may run now. More than one there can't be: this end made room for
-// one command, and let one service go on.
+// next is called when the command of a service has ended. It removes the first
+// waiting event that may run now from the queue and returns it. One is enough:
+// the end of one command makes room for one other.
 func (r *Runner) next(service string) (job, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -164,7 +164,7 @@ func (r *Runner) next(service string) (job, bool) {
 		return j, true
 	}
 	if r.closed && len(r.busy) == 0 {
-		close(r.over)
+		close(r.stopped)
 	}
 	return job{}, false
 }
