@@ -75,7 +75,7 @@ func runOriginal(flags caddycmd.Flags) (int, error) {
 		Baseline: content,
 		Delay:    time.Duration(delay * float64(time.Second)),
 		Changed:  func(content []byte) { _ = o.reload(content) },
-		Trouble: func(err error) {
+		Unreadable: func(err error) {
 			o.log().Error("config file cannot be read, the running config stays", zap.Error(err))
 		},
 	})

@@ -1,5 +1,7 @@
-// Package watch tells of changes of a file's content by looking at it again and
-// again, which works on every system and file system, and whatever it is that
-// changes: the file in place, the file that has the name, or a symbolic link on
-// the way to it.
+// Package watch reports changes of a file's content. It polls the file, so it
+// works on every system and file system, and detects every kind of change: the
+// file is written in place, replaced by another one, or reached through a
+// symbolic link that now points elsewhere.
+//
+// The package promises no API to other modules.
 package watch

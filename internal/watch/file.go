@@ -8,35 +8,40 @@ import (
 	"time"
 )
 
-// DefaultInterval is how often a file is looked at if its Options do not say.
+// DefaultInterval is the polling interval of [Options] without one.
 const DefaultInterval = 500 * time.Millisecond
 
 const (
-	// fresh is how long after a change another one may leave the metadata as it
-	// was: file systems keep times as coarse as two seconds.
-	fresh = 2 * time.Second
-	// readEvery is how often content is read whatever the metadata say: times can
-	// be set back, and remote file systems keep old metadata for a while.
-	readEvery = 10 * time.Second
+	// racyPeriod is the time after a modification during which another one may
+	// leave the metadata unchanged: some file systems store times with a
+	// resolution of two seconds.
+	racyPeriod = 2 * time.Second
+	// readInterval is the longest time between two reads of the content, even if
+	// the metadata do not change: times can be set back, and remote file systems
+	// may serve old metadata for a while.
+	readInterval = 10 * time.Second
 )
 
-// Options say what is a change of a file, and who is told.
+// Options configures [File].
 type Options struct {
-	Baseline []byte        // the content that is known already
-	Interval time.Duration // between looks; DefaultInterval if 0
-	Delay    time.Duration // how long new content must stay the same
-	// Changed gets new content, once. File waits for it.
+	Baseline []byte        // the content that the caller has already read
+	Interval time.Duration // between polls; 0: DefaultInterval
+	Delay    time.Duration // how long new content must stay unchanged before it is reported
+
+	// Changed receives each new content once. File does not poll while it runs.
 	Changed func(content []byte)
-	// Trouble is told when the file has been unreadable for the Delay, and not
-	// again until it was read. It may be nil.
-	Trouble func(error)
+
+	// Unreadable, if set, receives the error once the file has been unreadable for
+	// the Delay. It is called again only after the file was readable in between.
+	Unreadable func(error)
 }
 
-// File watches a file until ctx ends. A change is one of content, compared with
-// that of the last change: neither a touch is one, nor what is undone within
-// the Delay, nor an absence.
+// File watches a file until ctx ends. It compares the content with that of the
+// last reported change, at first with the baseline. It reports nothing if only
+// the file's times change, if new content is undone within the Delay, or if the
+// file disappears and returns with the old content.
 func File(ctx context.Context, path string, opts Options) {
-	w := newWatch(path, opts)
+	w := newWatcher(path, opts)
 	interval := opts.Interval
 	if interval <= 0 {
 		interval = DefaultInterval
@@ -44,7 +49,7 @@ func File(ctx context.Context, path string, opts Options) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		w.look()
+		w.poll()
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -52,30 +57,31 @@ func File(ctx context.Context, path string, opts Options) {
 	}
 }
 
-// watch is what is known of a file. It belongs to the goroutine in File.
-type watch struct {
-	path  string
-	opts  Options
-	known sum       // of the content that was told of last
-	seen  sum       // of the content at the last look
-	since time.Time // it has been seen
+// watcher holds the state of a watched file. Only the goroutine in File uses it.
+type watcher struct {
+	path string
+	opts Options
 
-	info os.FileInfo // when the content was read; nil if it could not be
-	read time.Time
+	reported checksum  // of the last reported content
+	seen     checksum  // of the content at the last poll
+	since    time.Time // when that content was first seen
 
-	lost time.Time // when the file became unreadable; zero if it is readable
-	told bool      // of this episode
+	info   os.FileInfo // at the last read; nil if that failed
+	readAt time.Time
+
+	unreadableSince time.Time // zero while the file is readable
+	errorReported   bool      // since unreadableSince
 }
 
-type sum [sha256.Size]byte
+type checksum [sha256.Size]byte
 
-func newWatch(path string, opts Options) *watch {
+func newWatcher(path string, opts Options) *watcher {
 	baseline := sha256.Sum256(opts.Baseline)
-	return &watch{path: path, opts: opts, known: baseline, seen: baseline}
+	return &watcher{path: path, opts: opts, reported: baseline, seen: baseline}
 }
 
-// look looks at the file once.
-func (w *watch) look() {
+// poll checks the file once.
+func (w *watcher) poll() {
 	now := time.Now()
 	var content []byte
 	info, err := os.Stat(w.path)
@@ -84,44 +90,45 @@ func (w *watch) look() {
 	case w.unchanged(info, now):
 		return
 	case !info.Mode().IsRegular():
-		err = fmt.Errorf("read %s: not a regular file", w.path) // and might block for ever
+		err = fmt.Errorf("read %s: not a regular file", w.path) // reading a pipe could block for ever
 	default:
 		content, err = os.ReadFile(w.path)
 	}
 	if err != nil {
-		w.trouble(now, err)
+		w.unreadable(now, err)
 		return
 	}
-	w.lost, w.told = time.Time{}, false
-	w.info, w.read = info, now
+	w.unreadableSince, w.errorReported = time.Time{}, false
+	w.info, w.readAt = info, now
 
-	if is := sha256.Sum256(content); is != w.seen {
-		w.seen, w.since = is, now
-	} else if is != w.known && now.Sub(w.since) >= w.opts.Delay {
-		w.known = is
+	if sum := sha256.Sum256(content); sum != w.seen {
+		w.seen, w.since = sum, now
+	} else if sum != w.reported && now.Sub(w.since) >= w.opts.Delay {
+		w.reported = sum
 		w.opts.Changed(content)
 	}
 }
 
-// unchanged says whether the file can't but have the content that was read
-// last. While a change waits for its delay to end only reading will do.
-func (w *watch) unchanged(info os.FileInfo, now time.Time) bool {
-	return w.info != nil && w.seen == w.known &&
+// unchanged reports whether the metadata prove that the file has the content
+// that was read last. It returns false while a change waits for its Delay,
+// because only the content shows whether that change lasts.
+func (w *watcher) unchanged(info os.FileInfo, now time.Time) bool {
+	return w.info != nil && w.seen == w.reported &&
 		os.SameFile(info, w.info) && info.Size() == w.info.Size() && info.ModTime().Equal(w.info.ModTime()) &&
-		w.read.Sub(info.ModTime()) >= fresh && now.Sub(w.read) < readEvery
+		w.readAt.Sub(info.ModTime()) >= racyPeriod && now.Sub(w.readAt) < readInterval
 }
 
-// trouble is called when the file can't be read. That ends the wait of a change
-// too: it has to be seen, and to stay, anew.
-func (w *watch) trouble(now time.Time, err error) {
-	w.seen, w.info = w.known, nil
+// unreadable records that the file could not be read, and reports it after the
+// Delay. A change that waits for its Delay starts again from the beginning.
+func (w *watcher) unreadable(now time.Time, err error) {
+	w.seen, w.info = w.reported, nil
 	switch {
-	case w.lost.IsZero():
-		w.lost = now
-	case !w.told && now.Sub(w.lost) >= w.opts.Delay:
-		w.told = true
-		if w.opts.Trouble != nil {
-			w.opts.Trouble(err)
+	case w.unreadableSince.IsZero():
+		w.unreadableSince = now
+	case !w.errorReported && now.Sub(w.unreadableSince) >= w.opts.Delay:
+		w.errorReported = true
+		if w.opts.Unreadable != nil {
+			w.opts.Unreadable(err)
 		}
 	}
 }

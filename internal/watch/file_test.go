@@ -10,23 +10,25 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// rig is a file that is watched in virtual time, which only a test's sleep
-// moves on: work on real files takes none of it.
+// rig watches a real file in virtual time. Only sleeping advances that time; work
+// on files takes none.
 type rig struct {
 	*testing.T
 	path string
-	stop func() // ends the watch and waits for it
+	stop func() // stops watching and waits for File to return
 
-	mu      sync.Mutex // guards what was told
-	changes []string
-	trouble []error
+	mu      sync.Mutex // guards the fields below
+	changes []string   // reported since the last call of want
+	errors  []error    // reported
 }
 
 const delay = 10 * time.Second
 
-// watched runs a test of a file that has the content "old".
+// watched runs test with a rig whose file has the content "old".
 func watched(t *testing.T, test func(*rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -42,21 +44,22 @@ func newRig(t *testing.T) *rig {
 	return &rig{T: t, path: filepath.Join(t.TempDir(), "config")}
 }
 
+// watch starts to watch the file, with the baseline "old".
 func (r *rig) watch() {
 	ctx, cancel := context.WithCancel(r.Context())
-	over := make(chan struct{})
-	go func() { // ends with ctx
-		defer close(over)
+	done := make(chan struct{})
+	go func() { // returns when ctx ends
+		defer close(done)
 		File(ctx, r.path, Options{
-			Baseline: []byte("old"),
-			Delay:    delay,
-			Changed:  r.changed,
-			Trouble:  r.troubled,
+			Baseline:   []byte("old"),
+			Delay:      delay,
+			Changed:    r.changed,
+			Unreadable: r.unreadable,
 		})
 	}()
 	r.stop = func() {
 		cancel()
-		<-over
+		<-done
 	}
 	r.pass(0)
 }
@@ -67,68 +70,61 @@ func (r *rig) changed(content []byte) {
 	r.changes = append(r.changes, string(content))
 }
 
-func (r *rig) troubled(err error) {
+func (r *rig) unreadable(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.trouble = append(r.trouble, err)
+	r.errors = append(r.errors, err)
 }
 
-// pass lets time pass, and the looks in it.
+// pass advances the time by d and waits until the polls in it have run.
 func (r *rig) pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// want checks which changes were told of since the last time.
+// want checks which changes were reported since the last call.
 func (r *rig) want(changes ...string) {
 	r.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !slices.Equal(r.changes, changes) {
-		r.Fatalf("told of %q, want %q", r.changes, changes)
+		r.Fatalf("reported %q, want %q", r.changes, changes)
 	}
 	r.changes = nil
 }
 
-// wantTrouble checks how often trouble was told of.
-func (r *rig) wantTrouble(times int) {
+// wantErrors checks how many errors were reported in total.
+func (r *rig) wantErrors(times int) {
 	r.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.trouble) != times {
-		r.Fatalf("told of trouble %d times, want %d: %v", len(r.trouble), times, r.trouble)
+	if len(r.errors) != times {
+		r.Fatalf("%d errors reported, want %d: %v", len(r.errors), times, r.errors)
 	}
 }
 
-func (r *rig) check(err error) {
-	r.Helper()
-	if err != nil {
-		r.Fatal(err)
-	}
-}
-
-// write writes in place.
+// write writes the file in place.
 func (r *rig) write(content string) {
 	r.Helper()
-	r.check(os.WriteFile(r.path, []byte(content), 0o600))
+	relaytest.Check(r, os.WriteFile(r.path, []byte(content), 0o600))
 }
 
-// replace writes a new file and gives it the name.
+// replace writes a new file and renames it to the path.
 func (r *rig) replace(content string) {
 	r.Helper()
-	r.check(os.WriteFile(r.path+".new", []byte(content), 0o600))
-	r.check(os.Rename(r.path+".new", r.path))
+	relaytest.Check(r, os.WriteFile(r.path+".new", []byte(content), 0o600))
+	relaytest.Check(r, os.Rename(r.path+".new", r.path))
 }
 
-// settled is longer than any change takes to be told of.
+// settled is longer than it takes to report any change.
 const settled = delay + 2*DefaultInterval
 
 func TestEdits(t *testing.T) {
 	for name, edit := range map[string]func(r *rig, content string){
 		"in place": (*rig).write,
 		"renamed":  (*rig).replace,
-		"deleted and made again": func(r *rig, content string) {
-			r.check(os.Remove(r.path))
+		"deleted and created again": func(r *rig, content string) {
+			relaytest.Check(r, os.Remove(r.path))
 			r.pass(time.Second)
 			r.write(content)
 		},
@@ -147,14 +143,14 @@ func TestEdits(t *testing.T) {
 				r.want("old")
 				r.pass(time.Minute)
 				r.want()
-				r.wantTrouble(0)
+				r.wantErrors(0)
 			})
 		})
 	}
 }
 
-// A change between the load of the baseline and the first look is one.
-func TestChangedBeforeTheWatch(t *testing.T) {
+// A change between reading the baseline and the first poll is reported.
+func TestChangeBeforeFirstPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.write("new")
@@ -165,18 +161,18 @@ func TestChangedBeforeTheWatch(t *testing.T) {
 	})
 }
 
-// Kubernetes swaps a link to a directory on the way to the file.
-func TestLinkSwapped(t *testing.T) {
+// A symbolic link to the directory of the file is replaced, as Kubernetes does.
+func TestSymlinkReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		dir := filepath.Dir(r.path)
 		for _, content := range []string{"old", "new"} {
-			r.check(os.Mkdir(filepath.Join(dir, content), 0o700))
-			r.check(os.WriteFile(filepath.Join(dir, content, "config"), []byte(content), 0o600))
+			relaytest.Check(r, os.Mkdir(filepath.Join(dir, content), 0o700))
+			relaytest.Check(r, os.WriteFile(filepath.Join(dir, content, "config"), []byte(content), 0o600))
 		}
 		link := func(to, name string) {
 			if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
-				t.Skip("no links here: ", err)
+				t.Skip("no symbolic links on this system: ", err)
 			}
 		}
 		link("old", "data")
@@ -185,14 +181,14 @@ func TestLinkSwapped(t *testing.T) {
 		r.pass(settled)
 		r.want()
 		link("new", "data.new")
-		r.check(os.Rename(filepath.Join(dir, "data.new"), filepath.Join(dir, "data")))
+		relaytest.Check(r, os.Rename(filepath.Join(dir, "data.new"), filepath.Join(dir, "data")))
 		r.pass(settled)
 		r.want("new")
 		r.stop()
 	})
 }
 
-// A file that is written bit by bit is one change, a delay after the last bit.
+// A file written in several steps is reported once, a delay after the last step.
 func TestPartialWrites(t *testing.T) {
 	watched(t, func(r *rig) {
 		for n := range 10 {
@@ -205,7 +201,8 @@ func TestPartialWrites(t *testing.T) {
 	})
 }
 
-func TestUndone(t *testing.T) {
+// A change that is undone within the delay is not reported.
+func TestUndoneChange(t *testing.T) {
 	watched(t, func(r *rig) {
 		r.write("new")
 		r.pass(delay / 2)
@@ -215,12 +212,13 @@ func TestUndone(t *testing.T) {
 	})
 }
 
-// A touch changes nothing, and does not keep a change waiting.
+// A new modification time alone is not reported, and does not restart the delay
+// of a change.
 func TestTouch(t *testing.T) {
 	watched(t, func(r *rig) {
 		touch := func() {
-			now := time.Now() // another one each time
-			r.check(os.Chtimes(r.path, now, now))
+			now := time.Now() // differs each time
+			relaytest.Check(r, os.Chtimes(r.path, now, now))
 			r.pass(time.Second)
 		}
 		touch()
@@ -234,17 +232,17 @@ func TestTouch(t *testing.T) {
 	})
 }
 
-// Content must be seen twice to be told of, even without a delay.
+// Even without a delay, content is reported only after two polls have seen it.
 func TestNoDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		w := newWatch(r.path, Options{Changed: r.changed})
+		w := newWatcher(r.path, Options{Changed: r.changed})
 		for _, content := range []string{"1", "2", "3"} {
 			r.write(content)
-			w.look()
+			w.poll()
 		}
 		r.want()
-		w.look()
+		w.poll()
 		r.want("3")
 	})
 }
