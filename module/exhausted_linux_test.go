@@ -61,7 +61,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 			t.Errorf("the backend was blamed: %v", got)
 		}
 	}
-	failed, again := len(p.lines("cannot accept clients, trying on")), len(p.lines("accepting clients again"))
+	failed, again := len(p.lines("accept failed, retrying")), len(p.lines("accepting clients again"))
 	t.Logf("told %d times, %d times as over", failed, again)
 	if again == 0 || again > failed {
 		t.Errorf("told %d times, %d times as over", failed, again)

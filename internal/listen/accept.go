@@ -4,22 +4,22 @@ import "net"
 
 // acceptor is a listening TCP socket.
 type acceptor interface {
-	// accept waits for a client, if there is none yet. Once the socket is closed
-	// it is net.ErrClosed. It is called by one goroutine.
+	// accept returns the next client and whether it had to wait for it. Once the
+	// socket is closed, the error is net.ErrClosed. Only one goroutine may call it.
 	accept() (client net.Conn, waited bool, err error)
-	// beside makes what another goroutine accepts clients by that are waiting
-	// already. It gives nil where there are none, or this cannot tell.
-	beside() (accept func() net.Conn)
+	// helper returns a non-blocking accept for a second goroutine. It yields nil
+	// when no client is queued, when accepting fails, or if the acceptor cannot tell.
+	helper() (acceptQueued func() net.Conn)
 	Addr() net.Addr
 	Close() error
 }
 
-// plainAcceptor accepts clients as package net does, on any system.
-type plainAcceptor struct{ *net.TCPListener }
+// netAcceptor accepts clients with package net, on any system.
+type netAcceptor struct{ *net.TCPListener }
 
-func (a plainAcceptor) accept() (client net.Conn, waited bool, err error) {
+func (a netAcceptor) accept() (client net.Conn, waited bool, err error) {
 	client, err = a.AcceptTCP()
-	return client, true, err // or it may have
+	return client, true, err // whether it waited is unknown
 }
 
-func (a plainAcceptor) beside() (accept func() net.Conn) { return func() net.Conn { return nil } }
+func (a netAcceptor) helper() (acceptQueued func() net.Conn) { return func() net.Conn { return nil } }

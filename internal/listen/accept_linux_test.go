@@ -6,37 +6,39 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// A client's addresses are those of package net's connections, also where the
-// socket listens at a wildcard and for both families.
+// A client's addresses equal those that package net returns, also on wildcard and
+// dual-stack sockets.
 func TestAcceptedAddresses(t *testing.T) {
 	t.Setenv("RELAY_DISABLE", "")
 	for _, test := range []struct{ listen, dial string }{
 		{"127.0.0.1", "127.0.0.1"},
 		{"0.0.0.0", "127.0.0.1"},
 		{"0.0.0.0", "127.1.2.3"},
-		{"", "127.0.0.1"}, // IPv4 on a socket of IPv6: mapped
+		{"", "127.0.0.1"}, // IPv4-mapped on a dual-stack socket
 		{"", "::1"},
 		{"::", "::1"},
 		{"::1", "::1"},
 	} {
-		t.Run(test.listen+" by "+test.dial, func(t *testing.T) {
-			noLeaks(t)
+		t.Run(test.listen+" dialled as "+test.dial, func(t *testing.T) {
+			relaytest.NoLeaks(t)
 			at := freeAddr(t, test.listen)
 			l, err := NewSockets().TCP(at, quiet())
 			if err != nil {
-				t.Skip(err) // no IPv6 here
+				t.Skip(err) // no IPv6 on this system
 			}
 			defer l.Close()
 			peer := dial(t, "tcp", net.JoinHostPort(test.dial, portOf(at.String())))
 			c := accepted[*TCPConn](t, l)
 			wantAddr(t, "local", c.LocalAddr(), peer.RemoteAddr())
 			wantAddr(t, "remote", c.RemoteAddr(), peer.LocalAddr())
-			below, err := c.Net()
-			check(t, err)
-			wantAddr(t, "local", c.LocalAddr(), below.LocalAddr())
-			wantAddr(t, "remote", c.RemoteAddr(), below.RemoteAddr())
+			inner, err := c.Net()
+			relaytest.Check(t, err)
+			wantAddr(t, "local", c.LocalAddr(), inner.LocalAddr())
+			wantAddr(t, "remote", c.RemoteAddr(), inner.RemoteAddr())
 		})
 	}
 }
@@ -54,27 +56,27 @@ func wantAddr(t *testing.T, which string, got, want net.Addr) {
 	}
 }
 
-// Clients come as relays need them, by inheritance or by the call itself.
+// Clients have the flags and options that relays need.
 func TestAcceptedOptions(t *testing.T) {
-	c, _ := light(t)
+	c, _ := newTCPConn(t)
 	flags, err := unix.FcntlInt(uintptr(c.fd), unix.F_GETFL, 0)
-	check(t, err)
+	relaytest.Check(t, err)
 	if flags&unix.O_NONBLOCK == 0 {
-		t.Error("it blocks")
+		t.Error("not non-blocking")
 	}
 	if flags, err = unix.FcntlInt(uintptr(c.fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
-		t.Errorf("it outlives an exec: %v", err)
+		t.Errorf("not close-on-exec: %v", err)
 	}
 	if on, err := unix.GetsockoptInt(c.fd, syscall.IPPROTO_TCP, unix.TCP_NODELAY); err != nil || on == 0 {
-		t.Errorf("it delays: %v", err)
+		t.Errorf("no TCP_NODELAY: %v", err)
 	}
 	conn, err := c.Net()
-	check(t, err)
+	relaytest.Check(t, err)
 	raw, err := conn.SyscallConn()
-	check(t, err)
-	check(t, raw.Control(func(fd uintptr) {
+	relaytest.Check(t, err)
+	relaytest.Check(t, raw.Control(func(fd uintptr) {
 		if on, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE); err != nil || on == 0 {
-			t.Errorf("nobody asks whether it is alive: %v", err)
+			t.Errorf("no SO_KEEPALIVE: %v", err)
 		}
 	}))
 }

@@ -3,18 +3,20 @@ package listen
 import (
 	"net"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// A client is accepted by way of a listener, or by package net alone.
+// BenchmarkTCPAccept compares accepting through a shared socket with package net.
 func BenchmarkTCPAccept(b *testing.B) {
 	accept := func(b *testing.B, l net.Listener) {
 		b.ReportAllocs()
 		for b.Loop() {
 			near, err := net.Dial("tcp", l.Addr().String())
-			check(b, err)
+			relaytest.Check(b, err)
 			far, err := l.Accept()
-			check(b, err)
-			_ = near.(*net.TCPConn).SetLinger(0) // leaves no port waiting
+			relaytest.Check(b, err)
+			_ = near.(*net.TCPConn).SetLinger(0) // leaves no port in TIME_WAIT
 			near.Close()
 			far.Close()
 		}
@@ -22,13 +24,13 @@ func BenchmarkTCPAccept(b *testing.B) {
 	b.Run("shared", func(b *testing.B) { accept(b, openTCP(b, NewSockets(), freeAddr(b, "127.0.0.1"))) })
 	b.Run("plain", func(b *testing.B) {
 		l, err := net.Listen("tcp", freeAddr(b, "127.0.0.1").String())
-		check(b, err)
+		relaytest.Check(b, err)
 		defer l.Close()
 		accept(b, l)
 	})
 }
 
-// takenBy is a client of a real socket that has been taken over by a sink.
+// takenBy returns a client of a real socket that was taken over by sink.
 func takenBy(b *testing.B, host string, sink func([]byte)) (near net.Conn, far *Conn) {
 	l := openUDP(b, NewSockets(), freeAddr(b, host))
 	near = dial(b, "udp", to("127.0.0.1", l.socket.at))
@@ -38,18 +40,19 @@ func takenBy(b *testing.B, host string, sink func([]byte)) (near net.Conn, far *
 	return near, far
 }
 
-// A datagram from the client's socket to the sink, the sending included.
+// BenchmarkUDPReceive measures a datagram from the client to the sink, with its
+// sending.
 func BenchmarkUDPReceive(b *testing.B) {
 	for _, host := range []string{"127.0.0.1", ""} {
 		b.Run("at="+host, func(b *testing.B) {
-			came := make(chan struct{}, 1)
-			near, _ := takenBy(b, host, func([]byte) { came <- struct{}{} })
-			<-came
+			received := make(chan struct{}, 1)
+			near, _ := takenBy(b, host, func([]byte) { received <- struct{}{} })
+			<-received
 			datagram := make([]byte, 512)
 			b.ReportAllocs()
 			for b.Loop() {
 				_, _ = near.Write(datagram)
-				<-came
+				<-received
 			}
 		})
 	}
@@ -70,14 +73,14 @@ func BenchmarkUDPWrite(b *testing.B) {
 	}
 }
 
-// The table and the hand-over alone.
+// BenchmarkDeliver measures the delivery without a kernel socket.
 func BenchmarkDeliver(b *testing.B) {
-	u, l := bare()
-	u.deliver(made(1), nil)
+	u, l := fakeSocket()
+	u.deliver(fakeKey(1), nil)
 	(<-l.conns).Take(0, each(func([]byte) {}))
 	datagram := make([]byte, 512)
 	b.ReportAllocs()
 	for b.Loop() {
-		u.deliver(made(1), datagram)
+		u.deliver(fakeKey(1), datagram)
 	}
 }

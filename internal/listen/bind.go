@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// opener opens a socket of package net.
+// opener opens a socket with package net.
 type opener func(cfg net.ListenConfig, network, address string) (syscall.Conn, error)
 
 func listenTCP(cfg net.ListenConfig, network, address string) (syscall.Conn, error) {
@@ -29,33 +29,34 @@ func listenUDP(cfg net.ListenConfig, network, address string) (syscall.Conn, err
 	return pc.(*net.UDPConn), nil
 }
 
-// bind opens a socket that nobody else has: not another program, whose clients
-// the kernel would deal out between us at random. Within this process an
-// address may be shared for the length of a reload: with a socket of a wider
-// or narrower address, or with one of Caddy's own networks.
+// bind opens a socket on a port that no other program holds. If two programs
+// shared the port, the kernel would distribute the clients between them at
+// random. Sockets of this process may share the port during a reload: those of a
+// wider or narrower address, and those of Caddy's own networks.
 func bind(network string, at netip.AddrPort, open opener) (syscall.Conn, error) {
-	network, address := socketOf(network, at)
-	socket, err := open(plain(nil), network, address)
+	network, address := listenArgs(network, at)
+	socket, err := open(listenConfig(nil), network, address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		if !heldByUs(network, at.Port()) {
 			return nil, fmt.Errorf("%w: another program holds port %d; stop it or choose another port", err, at.Port())
 		}
-		socket, err = open(plain(sharePort), network, address)
+		socket, err = open(listenConfig(sharePort), network, address)
 	}
 	if err != nil {
 		return nil, err
 	}
-	// From now on another socket of this process may join, if it asks to.
+	// Another socket of this process may share the port from now on.
 	if raw, err := socket.SyscallConn(); err == nil {
 		_ = sharePort("", "", raw)
 	}
 	return socket, nil
 }
 
-// socketOf is what package net calls a socket at that address: an IPv4 address
-// never takes IPv6 clients; the IPv6 wildcard takes both, or IPv4 alone on a
-// system that was booted without IPv6, which is why it is not spelled "[::]".
-func socketOf(network string, at netip.AddrPort) (family, address string) {
+// listenArgs returns the network and address for package net. An IPv4 address
+// accepts IPv4 clients only. The IPv6 wildcard accepts both families. It is
+// passed as an empty host and not as "[::]", because package net then falls back
+// to IPv4 on a system without IPv6.
+func listenArgs(network string, at netip.AddrPort) (family, address string) {
 	switch addr := at.Addr(); {
 	case addr.Is4():
 		return network + "4", at.String()
@@ -66,9 +67,9 @@ func socketOf(network string, at netip.AddrPort) (family, address string) {
 	}
 }
 
-// plain asks for TCP without Multipath TCP, which nobody asked for and whose
-// sockets the kernel does not splice.
-func plain(control func(network, address string, raw syscall.RawConn) error) net.ListenConfig {
+// listenConfig returns a config without Multipath TCP: the kernel cannot splice
+// MPTCP sockets.
+func listenConfig(control func(network, address string, raw syscall.RawConn) error) net.ListenConfig {
 	cfg := net.ListenConfig{Control: control}
 	cfg.SetMultipathTCP(false)
 	return cfg

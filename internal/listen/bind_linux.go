@@ -8,23 +8,24 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// sharePort sets SO_REUSEPORT, see socket(7).
+// sharePort sets SO_REUSEPORT. It has the form of [net.ListenConfig.Control].
 func sharePort(_, _ string, raw syscall.RawConn) error {
-	var err error
-	if e := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-	}); e != nil {
-		return e
+	var errno syscall.Errno
+	if err := raw.Control(func(fd uintptr) { errno = netio.SetReusePort(int(fd)) }); err != nil {
+		return err
 	}
-	return err
+	if errno != 0 {
+		return os.NewSyscallError("setsockopt", errno)
+	}
+	return nil
 }
 
-// heldByUs says whether all sockets bound to a port are this process' own, as
-// proc(5) tells: the sockets of the network in /proc/net, our own in
-// /proc/self/fd.
+// heldByUs reports whether all sockets bound to a port belong to this process.
+// It compares the sockets in /proc/net with the descriptors in /proc/self/fd,
+// see proc(5).
 func heldByUs(network string, port uint16) bool {
 	holders := portHolders(strings.TrimRight(network, "46"), port)
 	if len(holders) == 0 {
@@ -45,13 +46,15 @@ func heldByUs(network string, port uint16) bool {
 	return true
 }
 
-// Columns of /proc/net/tcp and its like.
+// Columns of /proc/net/tcp, tcp6, udp and udp6.
 const (
 	columnLocal = 1
 	columnState = 3
 	columnInode = 9
 )
 
+// portHolders returns the inodes of the sockets bound to a port, for TCP of the
+// listening ones only.
 func portHolders(network string, port uint16) (inodes []string) {
 	for _, name := range []string{network, network + "6"} {
 		file, err := os.Open("/proc/net/" + name)

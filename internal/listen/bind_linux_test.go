@@ -11,11 +11,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// Which clients come to which address.
+// An empty host accepts IPv4 and IPv6 clients; 0.0.0.0 accepts IPv4 clients only.
 func TestFamilies(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	wide, four := freeAddr(t, ""), freeAddr(t, "0.0.0.0")
 	both, only4 := openTCP(t, s, wide), openTCP(t, s, four)
@@ -33,12 +35,12 @@ func TestFamilies(t *testing.T) {
 	}
 }
 
-// A reload may change an address to a wider or narrower one: both are open for
+// A reload may change an address to a wider or narrower one. Then both are open for
 // a while.
-func TestOverlap(t *testing.T) {
+func TestOverlappingAddresses(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		t.Run(network, func(t *testing.T) {
-			noLeaks(t)
+			relaytest.NoLeaks(t)
 			s := NewSockets()
 			open := func(at netip.AddrPort) net.Listener {
 				if network == "tcp" {
@@ -48,50 +50,50 @@ func TestOverlap(t *testing.T) {
 			}
 			narrow := freeAddr(t, "127.0.0.1")
 			wide, four := address(t, "", narrow.Port()), address(t, "0.0.0.0", narrow.Port())
-			meet := func(l net.Listener) {
+			wantServed := func(l net.Listener) {
 				t.Helper()
 				near := dial(t, network, narrow.String())
 				send(t, near, "hello")
 				wantRead(t, accepted[net.Conn](t, l), "hello")
 			}
 			current := open(narrow)
-			meet(current)
+			wantServed(current)
 			for _, at := range []netip.AddrPort{wide, narrow, four, wide, four, narrow} {
 				next := open(at)
-				check(t, current.Close())
+				relaytest.Check(t, current.Close())
 				endAll(s)
-				meet(next)
+				wantServed(next)
 				current = next
 			}
 		})
 	}
 }
 
-// A network of Caddy's own on the same port, which a reload replaces.
-func TestJoinCaddy(t *testing.T) {
-	noLeaks(t)
+// A reload may replace a network of Caddy's own on the same port.
+func TestShareWithCaddy(t *testing.T) {
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	shared := net.ListenConfig{Control: sharePort}
 	tcp, udp := freeAddr(t, ""), freeAddr(t, "")
-	theirs, err := shared.Listen(context.Background(), "tcp", to("::", tcp))
-	check(t, err)
-	ours := openTCP(t, s, tcp)
-	check(t, theirs.Close())
+	caddys, err := shared.Listen(context.Background(), "tcp", to("::", tcp))
+	relaytest.Check(t, err)
+	relays := openTCP(t, s, tcp)
+	relaytest.Check(t, caddys.Close())
 	dial(t, "tcp", to("127.0.0.1", tcp))
-	accepted[net.Conn](t, ours)
-	theirs, err = shared.Listen(context.Background(), "tcp", to("::", tcp)) // and back
-	check(t, err)
-	check(t, theirs.Close())
+	accepted[net.Conn](t, relays)
+	caddys, err = shared.Listen(context.Background(), "tcp", to("::", tcp)) // back to Caddy's
+	relaytest.Check(t, err)
+	relaytest.Check(t, caddys.Close())
 
 	packets, err := shared.ListenPacket(context.Background(), "udp", to("::", udp))
-	check(t, err)
+	relaytest.Check(t, err)
 	openUDP(t, s, udp)
-	check(t, packets.Close())
+	relaytest.Check(t, packets.Close())
 
-	// A socket of ours that did not ask to share is not joined.
+	// The port of a socket without SO_REUSEPORT cannot be shared.
 	other := freeAddr(t, "127.0.0.1")
 	alone, err := net.Listen("tcp", other.String())
-	check(t, err)
+	relaytest.Check(t, err)
 	defer alone.Close()
 	if _, err := s.TCP(other, quiet()); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("got %v", err)
@@ -100,28 +102,28 @@ func TestJoinCaddy(t *testing.T) {
 
 const holderVariable = "RELAY_TEST_HOLD"
 
-// Another program that shares its port with anybody is not joined: the kernel
-// would give it half of our clients.
-func TestAnotherProgram(t *testing.T) {
+// The port of another program is not shared even if that program allows it: the
+// kernel would give it half of the clients.
+func TestPortOfAnotherProgram(t *testing.T) {
 	if at := os.Getenv(holderVariable); at != "" {
 		hold(t, at)
 		return
 	}
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	at := freeAddr(t, "127.0.0.1")
 	self, err := os.Executable()
-	check(t, err)
-	cmd := exec.Command(self, "-test.run=^TestAnotherProgram$")
+	relaytest.Check(t, err)
+	cmd := exec.Command(self, "-test.run=^TestPortOfAnotherProgram$")
 	cmd.Env = append(os.Environ(), holderVariable+"="+at.String())
 	stdin, err := cmd.StdinPipe()
-	check(t, err)
+	relaytest.Check(t, err)
 	stdout, err := cmd.StdoutPipe()
-	check(t, err)
-	check(t, cmd.Start())
+	relaytest.Check(t, err)
+	relaytest.Check(t, cmd.Start())
 	line := make([]byte, 5)
 	_, err = io.ReadFull(stdout, line)
-	check(t, err)
+	relaytest.Check(t, err)
 
 	for _, host := range []string{"127.0.0.1", "0.0.0.0", ""} {
 		wanted := address(t, host, at.Port())
@@ -133,24 +135,24 @@ func TestAnotherProgram(t *testing.T) {
 			}
 		}
 	}
-	beside := openTCP(t, s, address(t, "127.0.0.2", at.Port())) // another address
-	check(t, beside.Close())
-	check(t, stdin.Close())
-	check(t, cmd.Wait())
+	elsewhere := openTCP(t, s, address(t, "127.0.0.2", at.Port())) // an address that does not overlap
+	relaytest.Check(t, elsewhere.Close())
+	relaytest.Check(t, stdin.Close())
+	relaytest.Check(t, cmd.Wait())
 	openTCP(t, s, at)
 	openUDP(t, s, at)
 }
 
-// hold is the other program.
+// hold runs in the other program: it holds the port until its input closes.
 func hold(t *testing.T, at string) {
 	shared := net.ListenConfig{Control: sharePort}
 	tcp, err := shared.Listen(context.Background(), "tcp", at)
-	check(t, err)
+	relaytest.Check(t, err)
 	defer tcp.Close()
 	udp, err := shared.ListenPacket(context.Background(), "udp", at)
-	check(t, err)
+	relaytest.Check(t, err)
 	defer udp.Close()
 	_, err = os.Stdout.WriteString("holds")
-	check(t, err)
+	relaytest.Check(t, err)
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }

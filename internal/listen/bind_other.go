@@ -4,10 +4,10 @@ package listen
 
 import "syscall"
 
-// sharePort does nothing: who shares a port with whom differs from system to
-// system, and it is not needed to keep one socket for one address.
+// sharePort does nothing. Port sharing differs between systems, and one socket
+// per address works without it.
 func sharePort(_, _ string, _ syscall.RawConn) error { return nil }
 
-// heldByUs: this system is not asked. Changes between overlapping addresses
-// need two reloads there.
+// heldByUs returns false, because the holders of a port are looked up on Linux
+// only. On this system, a change between overlapping addresses needs two reloads.
 func heldByUs(string, uint16) bool { return false }

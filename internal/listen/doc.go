@@ -1,11 +1,13 @@
-// Package listen has the listening sockets of the networks relay+tcp/ and
-// relay+udp/: one kernel socket per address, however many configs use it.
+// Package listen holds the listening sockets of the networks relay+tcp/ and
+// relay+udp/: one kernel socket per address, shared by all configs that use it.
 //
 // A config opens a listener with [Sockets.TCP] or [Sockets.UDP] and closes it
-// when it ends. New clients go to the listener that was opened last and is not
-// closed; those waiting in the kernel's queue wait on, so that a reload neither
-// refuses nor resets anybody. The socket closes with its last listener, a UDP
-// socket also not before its last [Conn].
+// when the config ends. New clients go to the open listener that was opened last.
+// A reload opens the new config's listener before it closes the old one, so
+// clients in the kernel's queue stay there and no client is refused or reset. The
+// socket closes with its last listener, a UDP socket only after its last [Conn]
+// has ended too.
 //
-// It knows nothing of Caddy and nothing of relays.
+// The package knows nothing of Caddy and of relays. It promises no API to other
+// modules.
 package listen

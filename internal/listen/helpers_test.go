@@ -1,29 +1,25 @@
 package listen
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// patience is how long a test waits for what must come; only a failure takes
-// that long.
-const patience = 20 * time.Second
-
-// nextPort hands out ports below the system's ephemeral ones, so that no
-// outgoing connection of another test takes one in between.
+// nextPort counts the ports that freePort has tried. They are below the ephemeral
+// ports, so that no outgoing connection of another test uses one.
 var nextPort atomic.Int32
 
+// freePort returns a port that is free on all addresses, for TCP and UDP.
 func freePort(t testing.TB) uint16 {
 	t.Helper()
 	for range 2000 {
@@ -52,55 +48,28 @@ func freeAddr(t testing.TB, host string) netip.AddrPort {
 func address(t testing.TB, host string, port uint16) netip.AddrPort {
 	t.Helper()
 	at, err := Address(host, port)
-	check(t, err)
+	relaytest.Check(t, err)
 	return at
 }
 
-// to is at with another host, as a client dials it.
+// to returns the address with the port of at and another host.
 func to(host string, at netip.AddrPort) string {
 	return netip.AddrPortFrom(netip.MustParseAddr(host), at.Port()).String()
 }
 
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain for ", what)
-		}
-	}
-}
-
-// receive is the next of a channel.
-func receive[T any](t testing.TB, what string, from <-chan T) T {
-	t.Helper()
-	select {
-	case one := <-from:
-		return one
-	case <-time.After(patience):
-		t.Fatal("waited in vain for ", what)
-		panic("unreachable")
-	}
-}
-
-// observed is a logger and what was logged.
+// observed returns Options with a logger, and the lines logged with it.
 func observed() (Options, *observer.ObservedLogs) {
 	core, logs := observer.New(zap.DebugLevel)
 	return Options{Log: zap.New(core)}, logs
 }
 
+// quiet returns Options with a logger that discards everything.
 func quiet() Options { return Options{Log: zap.NewNop()} }
 
 func openTCP(t testing.TB, s *Sockets, at netip.AddrPort) *TCPListener {
 	t.Helper()
 	l, err := s.TCP(at, quiet())
-	check(t, err)
+	relaytest.Check(t, err)
 	t.Cleanup(func() { l.Close() })
 	return l
 }
@@ -108,12 +77,12 @@ func openTCP(t testing.TB, s *Sockets, at netip.AddrPort) *TCPListener {
 func openUDP(t testing.TB, s *Sockets, at netip.AddrPort) *UDPListener {
 	t.Helper()
 	l, err := s.UDP(at, quiet())
-	check(t, err)
+	relaytest.Check(t, err)
 	t.Cleanup(func() { l.Close() })
 	return l
 }
 
-// accepted is the next client of a listener.
+// accepted returns the next client of a listener. The client ends with the test.
 func accepted[C net.Conn](t testing.TB, l net.Listener) C {
 	t.Helper()
 	type result struct {
@@ -125,8 +94,8 @@ func accepted[C net.Conn](t testing.TB, l net.Listener) C {
 		conn, err := l.Accept()
 		results <- result{conn, err}
 	}()
-	r := receive(t, "a client", results)
-	check(t, r.err)
+	r := relaytest.Receive(t, "a client", results)
+	relaytest.Check(t, r.err)
 	t.Cleanup(func() {
 		if c, ok := r.conn.(*Conn); ok {
 			c.End()
@@ -139,23 +108,23 @@ func accepted[C net.Conn](t testing.TB, l net.Listener) C {
 
 func dial(t testing.TB, network, at string) net.Conn {
 	t.Helper()
-	conn, err := net.DialTimeout(network, at, patience)
-	check(t, err)
+	conn, err := net.DialTimeout(network, at, relaytest.Limit)
+	relaytest.Check(t, err)
 	t.Cleanup(func() { conn.Close() })
-	check(t, conn.SetDeadline(time.Now().Add(patience)))
+	relaytest.Check(t, conn.SetDeadline(time.Now().Add(relaytest.Limit)))
 	return conn
 }
 
 func send(t testing.TB, conn net.Conn, datagram string) {
 	t.Helper()
 	_, err := conn.Write([]byte(datagram))
-	check(t, err)
+	relaytest.Check(t, err)
 }
 
-// wantRead reads once.
+// wantRead reads once and compares.
 func wantRead(t testing.TB, conn net.Conn, want string) {
 	t.Helper()
-	check(t, conn.SetReadDeadline(time.Now().Add(patience)))
+	relaytest.Check(t, conn.SetReadDeadline(time.Now().Add(relaytest.Limit)))
 	buf := make([]byte, 64<<10)
 	n, err := conn.Read(buf)
 	if err != nil {
@@ -180,62 +149,17 @@ func wantClosed(t testing.TB, err error) {
 	}
 }
 
-func wantGone(t testing.TB, s *Sockets) {
+// wantNoSockets checks that all sockets are closed.
+func wantNoSockets(t testing.TB, s *Sockets) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.tcp)+len(s.udp) != 0 {
-		t.Errorf("left open: %d TCP, %d UDP sockets", len(s.tcp), len(s.udp))
+		t.Errorf("still open: %d TCP, %d UDP sockets", len(s.tcp), len(s.udp))
 	}
 }
 
-// noLeaks fails the test if goroutines that it started outlive it.
-func noLeaks(t testing.TB) {
-	t.Helper()
-	before := goroutines()
-	t.Cleanup(func() {
-		if t.Failed() {
-			return // a test cut short leaves things behind
-		}
-		var left []string
-		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-			left = left[:0]
-			for id, stack := range goroutines() {
-				if _, old := before[id]; !old {
-					left = append(left, stack)
-				}
-			}
-			if len(left) == 0 {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("%d goroutines left:\n%s", len(left), strings.Join(left, "\n\n"))
-				return
-			}
-		}
-	})
-}
-
-// goroutines are the stacks of all goroutines by their ids.
-func goroutines() map[string]string {
-	buf := make([]byte, 1<<20)
-	for {
-		n := runtime.Stack(buf, true)
-		if n < len(buf) {
-			buf = buf[:n]
-			break
-		}
-		buf = make([]byte, 2*len(buf))
-	}
-	stacks := make(map[string]string)
-	for _, stack := range bytes.Split(buf, []byte("\n\n")) {
-		id, _, _ := strings.Cut(string(stack), " [")
-		stacks[id] = string(stack)
-	}
-	return stacks
-}
-
-// each is a sink that is told of datagrams one by one.
+// each returns a sink that passes datagrams on one by one.
 func each(sink func([]byte)) func([][]byte) {
 	return func(datagrams [][]byte) {
 		for _, datagram := range datagrams {

@@ -9,37 +9,37 @@ import (
 	"go.uber.org/zap"
 )
 
-// Options say how a listener is opened.
+// Options configures a listener.
 type Options struct {
-	// Owner tells configs apart: one may listen on an address once.
+	// Owner identifies the config. A config may listen on an address only once.
 	Owner any
-	// Log gets a line for each episode of trouble with the socket, while the
-	// listener is its latest one.
+	// Log receives the first failure and the recovery of the socket, while this
+	// listener is the latest one.
 	Log *zap.Logger
-	// TakeTCP is given clients past Accept, on the socket's own goroutines: for
-	// those who know where whoever accepts would bring each of them. It must not
-	// wait, and closes what it is given. nil: all clients are accepted.
+	// TakeTCP, if set, receives each client on the accept goroutine instead of
+	// through Accept. It must not block and owns the connection.
 	TakeTCP func(net.Conn)
-	// TakeUDP is the same for UDP: it says where a client's datagrams go, as
-	// [Conn.Take] is told, unless so many are new at once that they have to
-	// queue for Accept. nil: all clients are accepted.
+	// TakeUDP, if set, receives each new client on the reading goroutine instead of
+	// through Accept, and returns the sink for its datagrams (see [Conn.Take]). It
+	// must not block. At most maxTakenPerBatch clients of one batch of datagrams
+	// are taken; the others go through Accept.
 	TakeUDP func(*Conn) (sink func(datagrams [][]byte))
 }
 
-// share is a config's listener on a socket.
-type share interface {
+// listener is one config's listener on a socket.
+type listener interface {
 	comparable
 	options() Options
 }
 
-// listeners are the listeners on one socket, the latest last.
-type listeners[L share] struct {
+// listeners holds the open listeners on one socket, the latest last.
+type listeners[L listener] struct {
 	mu   sync.Mutex
 	open []L
-	last *zap.Logger // of the latest listener there is or was
+	last *zap.Logger // of the latest listener, also after it was closed
 }
 
-// add refuses a second listener of one owner.
+// add adds a listener. It rejects a second one of the same owner.
 func (l *listeners[L]) add(one L, at string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,7 +63,7 @@ func (l *listeners[L]) remove(one L) {
 	}
 }
 
-// latest is who gets the next client; ok is false when there is nobody.
+// latest returns the listener that gets new clients; ok is false if none is open.
 func (l *listeners[L]) latest() (one L, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,8 +73,9 @@ func (l *listeners[L]) latest() (one L, ok bool) {
 	return l.open[len(l.open)-1], true
 }
 
-// log is the latest config's: the logger of one that was rejected may be
-// closed with it.
+// log returns the logger of the latest listener. A logger must not be used after
+// its listener was closed, because that of a rejected config may be closed too.
+// The exception is the last listener of all.
 func (l *listeners[L]) log() *zap.Logger {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -2,83 +2,82 @@ package listen
 
 import (
 	"errors"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// read brings datagrams to their clients until the socket is closed. It waits
-// in the poller of package net and takes all that has come in at once.
+// read delivers datagrams to their clients until the socket is closed. It waits
+// in the runtime's poller and receives all queued datagrams of a batch at once.
 func (u *udpSocket) read() {
-	trouble := u.trouble()
+	backoff := u.backoff()
 	raw, err := u.conn.SyscallConn()
 	if err != nil {
-		return // closed already
+		return // already closed
 	}
-	var batch batch
+	var b batch
 	for {
-		if batch.receiver, err = netio.NewReceiver(true); err == nil {
+		if b.receiver, err = netio.NewReceiver(true); err == nil {
 			break
 		}
-		trouble.wait(err)
+		backoff.failure(err)
 	}
-	defer batch.receiver.Free()
-	look := func(fd uintptr) bool {
-		batch.datagrams, err = batch.receiver.Receive(int(fd))
-		return !errors.Is(err, unix.EAGAIN)
+	defer b.receiver.Free()
+	receive := func(fd uintptr) bool {
+		b.datagrams, err = b.receiver.Receive(int(fd))
+		return !errors.Is(err, syscall.EAGAIN)
 	}
-	for raw.Read(look) == nil {
+	for raw.Read(receive) == nil {
 		if err != nil {
-			trouble.wait(err)
+			backoff.failure(err)
 			continue
 		}
-		trouble.over()
-		batch.deliver(u)
+		backoff.success()
+		b.deliver(u)
 	}
 }
 
-// batch is what was received at once.
+// batch holds the datagrams that were received by one system call.
 type batch struct {
 	receiver  *netio.Receiver
 	datagrams [][]byte
 	keys      [netio.Batch]key
-	booked    [netio.Batch]bool
-	group     [][]byte // datagrams of one client
+	grouped   [netio.Batch]bool // delivered with an earlier datagram
+	group     [][]byte          // the datagrams of one client
 }
 
-// deliver hands over the datagrams client by client, those of each in order.
+// deliver delivers the datagrams client by client, and those of each in order.
 func (b *batch) deliver(u *udpSocket) {
 	for i := range b.datagrams {
 		b.keys[i] = key{client: b.receiver.From(i)}
-		if u.several {
-			b.keys[i].local = localOf(b.receiver.Control(i))
+		if u.packetInfo {
+			b.keys[i].local = netio.PacketInfoLocal(b.receiver.Control(i))
 		}
 	}
-	u.fresh = 0
-	clear(b.booked[:])
+	u.takenInBatch = 0
+	clear(b.grouped[:])
 	for i := range b.datagrams {
-		if b.booked[i] {
+		if b.grouped[i] {
 			continue
 		}
 		b.group = append(b.group[:0], b.datagrams[i])
 		for j := i + 1; j < len(b.datagrams); j++ {
 			if b.keys[j] == b.keys[i] {
 				b.group = append(b.group, b.datagrams[j])
-				b.booked[j] = true
+				b.grouped[j] = true
 			}
 		}
 		u.deliver(b.keys[i], b.group...)
 	}
 }
 
-// pathTo is the way back to a client, from the address that it sent to.
+// pathTo returns the path to a client from the address that it sent to.
 func (u *udpSocket) pathTo(k key) path {
-	var from []byte
+	var control []byte
 	if k.local.IsValid() {
-		from = fromLocal(u.sender.ipv4, k.local)
+		control = netio.PacketInfoFrom(u.sender.ipv4, k.local)
 	}
-	return netio.NewPath(k.client, u.sender.ipv4, from)
+	return netio.NewPath(k.client, u.sender.ipv4, control)
 }
 
 type path = netio.Path

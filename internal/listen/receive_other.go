@@ -10,27 +10,27 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// read brings datagrams to their clients until the socket is closed.
+// read delivers datagrams to their clients until the socket is closed.
 func (u *udpSocket) read() {
-	trouble := u.trouble()
+	backoff := u.backoff()
 	buf := netio.GetBuffer()
 	defer buf.Free()
 	for {
 		n, from, err := u.conn.ReadFromUDPAddrPort(buf[:])
 		switch {
 		case err == nil:
-			trouble.over()
-			u.fresh = 0
+			backoff.success()
+			u.takenInBatch = 0
 			u.deliver(key{client: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}, buf[:n])
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
-			trouble.wait(err)
+			backoff.failure(err)
 		}
 	}
 }
 
-// path: the client's address says all.
+// path is empty: the client's address is all that a reply needs.
 type path struct{}
 
 func (u *udpSocket) pathTo(key) path { return path{} }

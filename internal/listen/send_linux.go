@@ -8,31 +8,32 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// sender is how a socket answers its clients: without waiting, and many
-// datagrams at once where the system can.
-type sender struct {
-	raw     syscall.RawConn // set once, as is ipv4
-	ipv4    bool            // takes addresses of IPv4 alone
-	sending netio.Sender
+// replySender sends a socket's datagrams to its clients. It does not block, and
+// sends many datagrams in one system call where the system can.
+type replySender struct {
+	raw    syscall.RawConn // not changed after init, as is ipv4
+	ipv4   bool            // the socket takes IPv4 addresses only
+	sender netio.Sender
 }
 
-func (s *sender) init(conn *net.UDPConn) {
+func (s *replySender) init(conn *net.UDPConn) {
 	s.ipv4 = conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Is4()
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return // closed; nobody will come by it
+		return // the socket is closed and will not have clients
 	}
 	s.raw = raw
-	_ = raw.Control(func(fd uintptr) { s.sending.Init(netio.ProbeFeatures(int(fd))) })
+	_ = raw.Control(func(fd uintptr) { s.sender.Init(netio.ProbeFeatures(int(fd))) })
 }
 
-// reply is what send asks of the descriptor, in a form that costs no memory.
+// reply holds the arguments and the result of one send. It is pooled so that a
+// send allocates nothing.
 type reply struct {
 	client    *Conn
 	datagrams [][]byte
-	one       [1][]byte
+	one       [1][]byte // the memory of datagrams for a single one
 	err       error
-	write     func(fd uintptr) // writeTo, bound once
+	write     func(fd uintptr) // reply.writeTo, bound once
 }
 
 var replies = sync.Pool{New: func() any {
@@ -41,23 +42,24 @@ var replies = sync.Pool{New: func() any {
 	return r
 }}
 
-// send1 is send of one datagram.
-func (c *Conn) send1(datagram []byte) error {
+// sendOne is send for one datagram.
+func (c *Conn) sendOne(datagram []byte) error {
 	r := replies.Get().(*reply)
 	r.one[0] = datagram
 	r.datagrams = r.one[:]
-	return r.run(c)
+	return r.send(c)
 }
 
-// send sends datagrams to the client, those that can be. What finds no room is
-// counted; the error is that of the last that cannot be sent.
+// send sends datagrams to the client. Those that do not fit into the socket
+// buffer are dropped and counted. Those that fail otherwise are skipped; the last
+// error is returned.
 func (c *Conn) send(datagrams [][]byte) error {
 	r := replies.Get().(*reply)
 	r.datagrams = datagrams
-	return r.run(c)
+	return r.send(c)
 }
 
-func (r *reply) run(c *Conn) error {
+func (r *reply) send(c *Conn) error {
 	r.client, r.err = c, nil
 	err := c.socket.sender.raw.Control(r.write)
 	if err == nil && r.err != nil {
@@ -70,17 +72,17 @@ func (r *reply) run(c *Conn) error {
 
 func (r *reply) writeTo(fd uintptr) {
 	c := r.client
-	for left := r.datagrams; len(left) > 0; {
-		sent, err := c.socket.sender.sending.Send(int(fd), &c.back, left)
-		left = left[sent:]
+	for unsent := r.datagrams; len(unsent) > 0; {
+		sent, err := c.socket.sender.sender.Send(int(fd), &c.replyPath, unsent)
+		unsent = unsent[sent:]
 		switch {
 		case err == nil:
 		case netio.Classify(err) == netio.Exhausted:
-			c.socket.sockets.dropped.Add(uint64(len(left)))
-			return // there is no room for the next one either
+			c.socket.sockets.dropped.Add(uint64(len(unsent)))
+			return // the rest would not fit either
 		default:
 			r.err = err
-			left = left[1:]
+			unsent = unsent[1:]
 		}
 	}
 }

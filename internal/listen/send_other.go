@@ -4,12 +4,12 @@ package listen
 
 import "net"
 
-// sender is how a socket answers its clients: through package net.
-type sender struct{}
+// replySender is empty: replies are sent with package net.
+type replySender struct{}
 
-func (*sender) init(*net.UDPConn) {}
+func (*replySender) init(*net.UDPConn) {}
 
-func (c *Conn) send1(datagram []byte) error {
+func (c *Conn) sendOne(datagram []byte) error {
 	_, err := c.socket.conn.WriteToUDPAddrPort(datagram, c.key.client)
 	return err
 }
@@ -17,7 +17,7 @@ func (c *Conn) send1(datagram []byte) error {
 func (c *Conn) send(datagrams [][]byte) error {
 	var last error
 	for _, datagram := range datagrams {
-		if err := c.send1(datagram); err != nil {
+		if err := c.sendOne(datagram); err != nil {
 			last = err
 		}
 	}

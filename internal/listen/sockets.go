@@ -9,29 +9,31 @@ import (
 	"sync/atomic"
 )
 
-// Sockets holds the open sockets of a process. Its lock is held while a socket
-// is opened or closed, so that one is never bound twice and never found while
-// it closes. The locks of listeners are taken below it; those of clients and of
-// a socket's table are held alone.
+// Sockets holds the open sockets of a process.
+//
+// Its lock is held while a socket is opened or closed, so that no address is bound
+// twice and no socket is found while it closes. Lock order: Sockets.mu before
+// listeners.mu. No other lock is taken while Conn.mu or udpSocket.mu is held.
 type Sockets struct {
-	mu  sync.Mutex // guards the maps and the count of users of each socket
+	mu  sync.Mutex // guards the maps and the users of each socket
 	tcp map[netip.AddrPort]*tcpSocket
 	udp map[netip.AddrPort]*udpSocket
 
 	dropped atomic.Uint64
 }
 
-// NewSockets makes an empty set.
+// NewSockets returns an empty set.
 func NewSockets() *Sockets {
 	return &Sockets{tcp: make(map[netip.AddrPort]*tcpSocket), udp: make(map[netip.AddrPort]*udpSocket)}
 }
 
-// Dropped is how many datagrams there was no room for so far, in the queue of
-// their client or for another client.
+// Dropped returns the number of datagrams dropped so far because a queue, a table
+// of clients or a socket buffer was full.
 func (s *Sockets) Dropped() uint64 { return s.dropped.Load() }
 
-// Address is where a socket is bound: no host is every address of both
-// families, as is "::"; "0.0.0.0" is those of IPv4 alone; a name is looked up.
+// Address returns the address that a socket is bound to. An empty host and "::"
+// mean all addresses of both families, "0.0.0.0" all IPv4 addresses. A host name is
+// looked up.
 func Address(host string, port uint16) (netip.AddrPort, error) {
 	if port == 0 {
 		return netip.AddrPort{}, fmt.Errorf("%s: a port from 1 to 65535 is needed", net.JoinHostPort(host, "0"))

@@ -12,20 +12,20 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// tcpSocket is one listening kernel socket.
+// tcpSocket is a listening kernel socket.
 type tcpSocket struct {
 	sockets *Sockets
 	at      netip.AddrPort
 	ln      acceptor
 
-	users     int // listeners not closed; guarded by Sockets.mu
+	users     int // open listeners; guarded by Sockets.mu
 	listeners listeners[*TCPListener]
 	closed    chan struct{}
-	accepting sync.WaitGroup
-	helpers   atomic.Int32 // goroutines that accept beside the socket's own
+	accepting sync.WaitGroup // the goroutines that accept clients
+	helpers   atomic.Int32   // those of startHelper
 }
 
-// TCPListener is one config's share of a TCP socket.
+// TCPListener is one config's listener on a shared TCP socket.
 type TCPListener struct {
 	socket *tcpSocket
 	opts   Options
@@ -36,7 +36,7 @@ type TCPListener struct {
 
 func (l *TCPListener) options() Options { return l.opts }
 
-// TCP opens a listener at that address.
+// TCP opens a listener on an address.
 func (s *Sockets) TCP(at netip.AddrPort, opts Options) (*TCPListener, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +61,7 @@ func (s *Sockets) TCP(at netip.AddrPort, opts Options) (*TCPListener, error) {
 	socket.users++
 	if opened {
 		s.tcp[at] = socket
-		socket.accepting.Go(socket.accept) // ends when the socket is closed
+		socket.accepting.Go(socket.accept) // returns when the socket is closed
 	}
 	return l, nil
 }
@@ -79,7 +79,7 @@ func (l *TCPListener) Accept() (net.Conn, error) {
 // Addr implements net.Listener.
 func (l *TCPListener) Addr() net.Addr { return l.socket.ln.Addr() }
 
-// Close ends this config's share, and the socket if it was the last one.
+// Close closes this listener, and the socket if it was the last one.
 func (l *TCPListener) Close() error {
 	l.once.Do(func() {
 		s := l.socket.sockets
@@ -92,49 +92,50 @@ func (l *TCPListener) Close() error {
 			delete(s.tcp, l.socket.at)
 			close(l.socket.closed)
 			_ = l.socket.ln.Close()
-			l.socket.accepting.Wait() // it never takes the lock that is held here
+			l.socket.accepting.Wait() // cannot deadlock: these goroutines never lock s.mu
 		}
 	})
 	return nil
 }
 
-// accept takes clients and hands them to the latest listener until the socket
-// is closed. What it cannot take now, for want of descriptors or memory, waits
-// in the kernel's queue.
+// accept accepts clients and passes them to the latest listener until the socket
+// is closed. When descriptors or memory run out, clients wait in the kernel's
+// queue.
 func (t *tcpSocket) accept() {
-	trouble := trouble{
+	backoff := backoff{
 		at: t.at, log: t.listeners.log, closed: t.closed,
-		failed: "cannot accept clients, trying on", again: "accepting clients again",
+		failed: "accept failed, retrying", recovered: "accepting clients again",
 	}
-	for crowd := 0; ; {
+	for queued := 0; ; { // clients in a row that were already queued
 		conn, waited, err := t.ln.accept()
-		if crowd++; waited {
-			crowd = 0
+		if queued++; waited {
+			queued = 0
 		}
 		switch {
 		case err == nil:
-			trouble.over()
-			if crowd >= crowded {
-				crowd = 0
-				t.getHelp()
+			backoff.success()
+			if queued >= helperThreshold {
+				queued = 0
+				t.startHelper()
 			}
-			t.hand(conn)
+			t.pass(conn)
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
-			trouble.wait(err)
+			backoff.failure(err)
 		}
 	}
 }
 
-// crowded is how many clients in a row have been waiting already when one more
-// processor is to help: a client that is taken costs as much as it does to
-// connect to a backend.
-const crowded = 8
+// helperThreshold is the number of clients in a row that were already queued
+// after which another goroutine helps to accept. With TakeTCP, accepting a client
+// includes connecting to its backend, so one CPU may be too slow.
+const helperThreshold = 8
 
-// getHelp has another goroutine accept clients as long as some are waiting, if
-// there is a processor for it, and clients are taken as they are accepted.
-func (t *tcpSocket) getHelp() {
+// startHelper starts another goroutine that accepts clients while some are
+// queued. It does so only if a CPU is free for it and the latest listener has a
+// TakeTCP.
+func (t *tcpSocket) startHelper() {
 	if l, ok := t.listeners.latest(); !ok || l.opts.TakeTCP == nil {
 		return
 	}
@@ -142,16 +143,17 @@ func (t *tcpSocket) getHelp() {
 		t.helpers.Add(-1)
 		return
 	}
-	t.accepting.Go(func() { // ends when nobody waits any more
+	t.accepting.Go(func() { // returns when no client is queued
 		defer t.helpers.Add(-1)
-		accept := t.ln.beside()
+		accept := t.ln.helper()
 		for conn := accept(); conn != nil; conn = accept() {
-			t.hand(conn)
+			t.pass(conn)
 		}
 	})
 }
 
-func (t *tcpSocket) hand(conn net.Conn) {
+// pass passes a client to the latest listener, or resets it if none is open.
+func (t *tcpSocket) pass(conn net.Conn) {
 	for {
 		l, ok := t.listeners.latest()
 		if !ok {
@@ -165,7 +167,7 @@ func (t *tcpSocket) hand(conn net.Conn) {
 		select {
 		case l.conns <- conn:
 			return
-		case <-l.done: // closed meanwhile: to the one that is latest now
+		case <-l.done: // closed meanwhile, so try the listener that is the latest now
 		}
 	}
 }

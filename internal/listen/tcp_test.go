@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,84 +14,85 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// New clients go to the latest listener that is not closed.
+// New clients go to the latest open listener.
 func TestTCPLatest(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	at := freeAddr(t, "127.0.0.1")
 	first, second := openTCP(t, s, at), openTCP(t, s, at)
-	meet := func(l net.Listener) {
+	wantServed := func(l net.Listener) {
 		t.Helper()
 		near := dial(t, "tcp", at.String())
 		far := accepted[net.Conn](t, l)
 		send(t, near, "hello")
 		wantRead(t, far, "hello")
 	}
-	meet(second)
+	wantServed(second)
 	third := openTCP(t, s, at)
-	meet(third)
-	check(t, third.Close())
-	meet(second)
-	check(t, first.Close()) // one that is not the latest
-	meet(second)
-	check(t, second.Close())
-	check(t, second.Close())
+	wantServed(third)
+	relaytest.Check(t, third.Close())
+	wantServed(second)
+	relaytest.Check(t, first.Close()) // not the latest
+	wantServed(second)
+	relaytest.Check(t, second.Close())
+	relaytest.Check(t, second.Close())
 	for _, l := range []net.Listener{first, second, third} {
 		_, err := l.Accept()
 		wantClosed(t, err)
 		if l.Addr().String() != at.String() {
-			t.Errorf("the address is %v", l.Addr())
+			t.Errorf("Addr is %v", l.Addr())
 		}
 	}
-	wantGone(t, s)
+	wantNoSockets(t, s)
 }
 
-// A client that a listener has not accepted when it closes goes to the one
-// before.
-func TestTCPCloseHandsOn(t *testing.T) {
-	noLeaks(t)
+// A client that a listener has not accepted before it closes goes to the listener
+// that is the latest then.
+func TestTCPClosePassesClient(t *testing.T) {
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	at := freeAddr(t, "127.0.0.1")
 	first, second := openTCP(t, s, at), openTCP(t, s, at)
 	near := dial(t, "tcp", at.String())
 	send(t, near, "hello")
-	eventually(t, "the client to be offered", func() bool {
-		for _, stack := range goroutines() {
-			if strings.Contains(stack, "[select") && strings.Contains(stack, "tcpSocket).hand") {
+	relaytest.Eventually(t, "the socket to offer the client", func() bool {
+		buf := make([]byte, 1<<20)
+		for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+			if strings.Contains(stack, "[select") && strings.Contains(stack, "tcpSocket).pass") {
 				return true
 			}
 		}
 		return false
 	})
-	check(t, second.Close())
+	relaytest.Check(t, second.Close())
 	wantRead(t, accepted[net.Conn](t, first), "hello")
 }
 
-// The last Close closes the socket, at once and for good.
+// The last Close closes the socket before it returns.
 func TestTCPLastClose(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	at := freeAddr(t, "127.0.0.1")
 	for range 50 {
 		first, second := openTCP(t, s, at), openTCP(t, s, at)
-		check(t, first.Close())
-		check(t, second.Close())
+		relaytest.Check(t, first.Close())
+		relaytest.Check(t, second.Close())
 		if conn, err := net.Dial("tcp", at.String()); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatalf("got %v, %v, want a refusal", conn, err)
 		}
-		wantGone(t, s)
+		wantNoSockets(t, s)
 		other, err := net.Listen("tcp", at.String())
-		check(t, err)
-		check(t, other.Close())
+		relaytest.Check(t, err)
+		relaytest.Check(t, other.Close())
 	}
 }
 
-// Listeners come and go while clients connect all the time: each is served.
-func TestTCPNobodyRefused(t *testing.T) {
-	noLeaks(t)
+// All clients are served while listeners open and close.
+func TestTCPNoClientRefused(t *testing.T) {
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	at := freeAddr(t, "127.0.0.1")
 	var servers sync.WaitGroup
@@ -128,31 +130,31 @@ func TestTCPNobodyRefused(t *testing.T) {
 		})
 	}
 	for i := range 200 {
-		if i%10 == 0 { // a config that is rejected before it accepts anybody
+		if i%10 == 0 { // a config that is rejected before it accepts a client
 			openTCP(t, s, at).Close()
 		}
 		next := openTCP(t, s, at)
 		serve(next)
 		before := served.Load()
-		eventually(t, "a client to be served", func() bool { return served.Load() > before || t.Failed() })
-		check(t, current.Close())
+		relaytest.Eventually(t, "a client to be served", func() bool { return served.Load() > before || t.Failed() })
+		relaytest.Check(t, current.Close())
 		current = next
 	}
 	stop.Store(true)
 	workers.Wait()
-	check(t, current.Close())
+	relaytest.Check(t, current.Close())
 	servers.Wait()
 	t.Logf("%d clients served", served.Load())
 }
 
-// echo is one client.
+// echo connects, sends text and checks that it comes back.
 func echo(at netip.AddrPort, text string) error {
-	conn, err := net.DialTimeout("tcp", at.String(), patience)
+	conn, err := net.DialTimeout("tcp", at.String(), relaytest.Limit)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 	if _, err := conn.Write([]byte(text)); err != nil {
 		return err
 	}
@@ -164,80 +166,4 @@ func echo(at netip.AddrPort, text string) error {
 		return fmt.Errorf("sent %q, got %q", text, buf)
 	}
 	return nil
-}
-
-// One config lists an address twice: it is told, and the rest goes on.
-func TestSameOwner(t *testing.T) {
-	noLeaks(t)
-	s := NewSockets()
-	at := freeAddr(t, "127.0.0.1")
-	opts, other := quiet(), quiet()
-	opts.Owner, other.Owner = new(int), new(int)
-	openers := map[string]func(Options) (net.Listener, error){
-		"tcp": func(o Options) (net.Listener, error) { return s.TCP(at, o) },
-		"udp": func(o Options) (net.Listener, error) { return s.UDP(at, o) },
-	}
-	for network, open := range openers {
-		first, err := open(opts)
-		check(t, err)
-		_, err = open(opts)
-		if err == nil || !strings.Contains(err.Error(), at.String()) || !strings.Contains(err.Error(), "more than once") {
-			t.Errorf("%s: got %v", network, err)
-		}
-		second, err := open(other)
-		check(t, err)
-		check(t, first.Close())
-		again, err := open(opts)
-		check(t, err)
-		check(t, again.Close())
-		check(t, second.Close())
-	}
-	wantGone(t, s)
-}
-
-// The log is the latest config's: the one of a rejected config may be closed.
-func TestLatestLog(t *testing.T) {
-	noLeaks(t)
-	s := NewSockets()
-	at := freeAddr(t, "127.0.0.1")
-	one, two := zap.NewNop(), zap.NewNop()
-	first, err := s.TCP(at, Options{Log: one})
-	check(t, err)
-	second, err := s.TCP(at, Options{Log: two})
-	check(t, err)
-	shared := &first.socket.listeners
-	if shared.log() != two {
-		t.Error("not the latest one's")
-	}
-	check(t, second.Close())
-	if shared.log() != one {
-		t.Error("not that of the one before")
-	}
-	check(t, first.Close())
-	if shared.log() != one {
-		t.Error("not the last one's")
-	}
-}
-
-func TestAddress(t *testing.T) {
-	noLeaks(t)
-	for host, want := range map[string]string{
-		"":                 "[::]:80",
-		"::":               "[::]:80",
-		"0.0.0.0":          "0.0.0.0:80",
-		"127.0.0.1":        "127.0.0.1:80",
-		"::ffff:127.0.0.1": "127.0.0.1:80",
-		"::1":              "[::1]:80",
-		"localhost":        "127.0.0.1:80",
-	} {
-		if got := address(t, host, 80).String(); got != want {
-			t.Errorf("%q is %s, want %s", host, got, want)
-		}
-		if _, err := Address(host, 0); err == nil || !strings.Contains(err.Error(), "a port from 1 to 65535 is needed") {
-			t.Errorf("%q without a port: %v", host, err)
-		}
-	}
-	if _, err := Address("no.such.host.invalid", 80); err == nil {
-		t.Error("a name that nobody knows is taken")
-	}
 }

@@ -8,52 +8,61 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// TCPConn is a client of relay+tcp/: a descriptor, until somebody wants more. A
-// relay takes that over ([TCPConn.Detach]). Whoever has to wait for the client,
-// as a TLS handshake does, gets a connection of package net beneath it.
+// TCPConn is a client of relay+tcp/. It begins as a bare descriptor, which a relay
+// takes over with [TCPConn.Detach]. A caller that has to wait for the client, such
+// as a TLS handshake, turns it into a connection of package net.
 type TCPConn struct {
-	local, remote *net.TCPAddr // set once
+	local, remote *net.TCPAddr // not changed
 
-	mu            sync.Mutex // guards what follows; never held while somebody waits
-	fd            int
+	mu            sync.Mutex // guards the fields below; never held during a wait
+	fd            int        // in connBare
 	state         connState
-	conn          *net.TCPConn // in state waited for
-	readDeadline  time.Time    // for conn, if there will be one
+	conn          *net.TCPConn // in connWrapped
+	readDeadline  time.Time    // kept for conn
 	writeDeadline time.Time
 }
 
+// connState is the state of a [TCPConn].
+//
+//	          a Read that has to wait,
+//	          Write, Net, ...
+//	connBare --------------------------> connWrapped
+//	   |                                      |
+//	   +----------> Close, Detach <-----------+
+//	                      |
+//	                      v
+//	                 connClosed
 type connState uint8
 
 const (
-	untouched connState = iota // fd
-	waitedFor                  // conn
-	over                       // closed, or taken over
+	connBare    connState = iota // TCPConn.fd is the client
+	connWrapped                  // TCPConn.conn is the client
+	connClosed                   // closed or detached
 )
 
-// Net gives the connection of package net that is beneath this one from now on.
+// Net turns the client into a connection of package net and returns it. The
+// TCPConn uses that connection from now on.
 func (c *TCPConn) Net() (*net.TCPConn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch c.state {
-	case waitedFor:
+	case connWrapped:
 		return c.conn, nil
-	case over:
+	case connClosed:
 		return nil, net.ErrClosed
 	}
 	file := os.NewFile(uintptr(c.fd), "tcp client")
-	conn, err := net.FileConn(file) // has a descriptor of its own
+	conn, err := net.FileConn(file) // duplicates the descriptor
 	_ = file.Close()
 	if err != nil {
-		c.state = over
+		c.state = connClosed
 		return nil, err
 	}
-	c.conn, c.state = conn.(*net.TCPConn), waitedFor
-	_ = c.conn.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true}) // as Caddy's own listeners do
+	c.conn, c.state = conn.(*net.TCPConn), connWrapped
+	_ = c.conn.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true}) // like Caddy's own listeners
 	if !c.readDeadline.IsZero() {
 		_ = c.conn.SetReadDeadline(c.readDeadline)
 	}
@@ -63,31 +72,31 @@ func (c *TCPConn) Net() (*net.TCPConn, error) {
 	return c.conn, nil
 }
 
-// Detach gives the client's descriptor, which does not block, to a relay. From
-// then on this connection has nothing but its addresses, and Close does nothing.
+// Detach returns the client's descriptor, which is non-blocking and belongs to the
+// caller. After that, only the addresses of c can be used, and Close does nothing.
 func (c *TCPConn) Detach() (fd int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch c.state {
-	case waitedFor:
+	case connWrapped:
 		fd, err = netio.Duplicate(c.conn)
 		if err != nil {
 			return -1, err
 		}
 		_ = c.conn.Close()
-	case over:
+	case connClosed:
 		return -1, net.ErrClosed
 	default:
 		fd = c.fd
 	}
-	c.state = over
+	c.state = connClosed
 	return fd, nil
 }
 
-// Read implements net.Conn. What is there already is read without more ado:
-// matchers mostly ask for what a client has just said.
+// Read implements net.Conn. If bytes have arrived already, it reads them from the
+// bare descriptor. Matchers seldom need more, because most clients send at once.
 func (c *TCPConn) Read(b []byte) (int, error) {
-	if n, err, done := c.readNow(b); done {
+	if n, err, done := c.readNonblock(b); done {
 		return n, err
 	}
 	conn, err := c.Net()
@@ -97,10 +106,12 @@ func (c *TCPConn) Read(b []byte) (int, error) {
 	return conn.Read(b)
 }
 
-func (c *TCPConn) readNow(b []byte) (n int, err error, done bool) {
+// readNonblock reads from the bare descriptor. done is false if there is none, or
+// if nothing has arrived.
+func (c *TCPConn) readNonblock(b []byte) (n int, err error, done bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state != untouched || len(b) == 0 {
+	if c.state != connBare || len(b) == 0 {
 		return 0, nil, false
 	}
 	if !c.readDeadline.IsZero() && !time.Now().Before(c.readDeadline) {
@@ -145,7 +156,7 @@ func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
 	return conn.WriteTo(w)
 }
 
-// CloseWrite tells the client that no more bytes come.
+// CloseWrite shuts down the sending side, as [net.TCPConn.CloseWrite] does.
 func (c *TCPConn) CloseWrite() error {
 	conn, err := c.Net()
 	if err != nil {
@@ -154,7 +165,7 @@ func (c *TCPConn) CloseWrite() error {
 	return conn.CloseWrite()
 }
 
-// SetLinger says what Close does with what was not sent, as that of package net.
+// SetLinger sets what Close does with unsent bytes, as [net.TCPConn.SetLinger] does.
 func (c *TCPConn) SetLinger(seconds int) error {
 	conn, err := c.Net()
 	if err != nil {
@@ -177,11 +188,11 @@ func (c *TCPConn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state := c.state
-	c.state = over
+	c.state = connClosed
 	switch state {
-	case untouched:
-		return os.NewSyscallError("close", unix.Close(c.fd))
-	case waitedFor:
+	case connBare:
+		netio.CloseDescriptor(c.fd)
+	case connWrapped:
 		return c.conn.Close()
 	}
 	return nil
@@ -199,13 +210,13 @@ func (c *TCPConn) SetDeadline(t time.Time) error {
 	return c.SetWriteDeadline(t)
 }
 
-// SetReadDeadline implements net.Conn. As long as nobody waits it is merely
-// remembered: layer4's routes set and clear one for each client.
+// SetReadDeadline implements net.Conn. A bare client only stores it, because
+// layer4's routes set and clear a deadline for each client.
 func (c *TCPConn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.readDeadline = t
-	if c.state == waitedFor {
+	if c.state == connWrapped {
 		return c.conn.SetReadDeadline(t)
 	}
 	return nil
@@ -216,7 +227,7 @@ func (c *TCPConn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writeDeadline = t
-	if c.state == waitedFor {
+	if c.state == connWrapped {
 		return c.conn.SetWriteDeadline(t)
 	}
 	return nil

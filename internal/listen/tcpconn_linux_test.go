@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// light is a client as relay+tcp/ has it, and its other end.
-func light(t testing.TB) (c *TCPConn, peer *net.TCPConn) {
+// newTCPConn returns a client of a listener and its other end.
+func newTCPConn(t testing.TB) (c *TCPConn, peer *net.TCPConn) {
 	t.Helper()
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	t.Setenv("RELAY_DISABLE", "")
 	at := freeAddr(t, "127.0.0.1")
 	l := openTCP(t, NewSockets(), at)
@@ -25,7 +27,8 @@ func light(t testing.TB) (c *TCPConn, peer *net.TCPConn) {
 	return accepted[*TCPConn](t, l), peer
 }
 
-func (c *TCPConn) is(t testing.TB, want connState) {
+// wantState checks the state.
+func (c *TCPConn) wantState(t testing.TB, want connState) {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -34,134 +37,135 @@ func (c *TCPConn) is(t testing.TB, want connState) {
 	}
 }
 
-// readable waits until there is something to read, without reading.
-func (c *TCPConn) readable(t testing.TB) {
+// waitReadable waits until c has bytes or an end to read.
+func (c *TCPConn) waitReadable(t testing.TB) {
 	t.Helper()
-	eventually(t, "something to read", func() bool {
+	relaytest.Eventually(t, "something to read", func() bool {
 		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, 0)
 		return n > 0
 	})
 }
 
-// What is there is read from the bare descriptor; who has to wait gets a
-// connection beneath, and who writes.
-func TestTCPConnWakesWhenItMust(t *testing.T) {
-	c, peer := light(t)
+// Bytes that have arrived are read from the bare descriptor. A Read that has to wait
+// wraps it.
+func TestTCPConnRead(t *testing.T) {
+	c, peer := newTCPConn(t)
 	send(t, peer, "hello")
-	c.readable(t)
+	c.waitReadable(t)
 	buf := make([]byte, 3)
 	if n, err := c.Read(buf); n != 3 || err != nil || string(buf) != "hel" {
 		t.Fatalf("read %q, %v", buf[:n], err)
 	}
-	c.is(t, untouched)
+	c.wantState(t, connBare)
 	read := make(chan string)
-	go func() { // ends with the word
+	go func() { // returns after "again" was sent
 		rest := make([]byte, 7)
 		_, err := io.ReadFull(c, rest)
-		check(t, err)
+		relaytest.Check(t, err)
 		read <- string(rest)
 	}()
-	eventually(t, "the wait", func() bool {
+	relaytest.Eventually(t, "the Read to wrap the descriptor", func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.state == waitedFor
+		return c.state == connWrapped
 	})
 	send(t, peer, "again")
-	if got := receive(t, "the rest", read); got != "loagain" {
+	if got := relaytest.Receive(t, "the rest", read); got != "loagain" {
 		t.Errorf("read %q", got)
 	}
 	send(t, c, "answer")
 	wantRead(t, peer, "answer")
 }
 
-func TestTCPConnEnds(t *testing.T) {
-	c, peer := light(t)
-	check(t, peer.CloseWrite())
-	c.readable(t)
+// Read reports a FIN as io.EOF and a reset as ECONNRESET.
+func TestTCPConnReadEnd(t *testing.T) {
+	c, peer := newTCPConn(t)
+	relaytest.Check(t, peer.CloseWrite())
+	c.waitReadable(t)
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-		t.Errorf("the end is %d, %v", n, err)
+		t.Errorf("read after FIN: %d, %v", n, err)
 	}
-	check(t, c.CloseWrite())
+	relaytest.Check(t, c.CloseWrite())
 	if n, err := peer.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-		t.Errorf("the other end is %d, %v", n, err)
+		t.Errorf("the peer's read after CloseWrite: %d, %v", n, err)
 	}
 
-	c, peer = light(t)
-	check(t, peer.SetLinger(0))
-	check(t, peer.Close())
-	c.readable(t)
+	c, peer = newTCPConn(t)
+	relaytest.Check(t, peer.SetLinger(0))
+	relaytest.Check(t, peer.Close())
+	c.waitReadable(t)
 	_, err := c.Read(make([]byte, 1))
 	var op *net.OpError
 	if !errors.Is(err, syscall.ECONNRESET) || !errors.As(err, &op) {
-		t.Errorf("a reset is %v", err)
+		t.Errorf("read after a reset: %v", err)
 	}
 }
 
-// A deadline holds whether it is set before or after somebody waits, and one
-// that was taken back does not.
+// Deadlines hold in both states, also those set before the descriptor was wrapped.
+// A deadline that was cleared has no effect.
 func TestTCPConnDeadlines(t *testing.T) {
 	expired := func(err error) {
 		t.Helper()
 		var ne net.Error
 		if !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &ne) || !ne.Timeout() {
-			t.Errorf("an expired deadline is %v", err)
+			t.Errorf("error of an expired deadline: %v", err)
 		}
 	}
-	c, peer := light(t)
+	c, peer := newTCPConn(t)
 	buf := make([]byte, 8)
 	send(t, peer, "hello")
-	c.readable(t)
-	check(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+	c.waitReadable(t)
+	relaytest.Check(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
 	_, err := c.Read(buf)
 	expired(err)
-	c.is(t, untouched)
-	check(t, c.SetDeadline(time.Time{}))
-	wantRead(t, c, "hello") // sets another, of a while
-	c.is(t, untouched)
+	c.wantState(t, connBare)
+	relaytest.Check(t, c.SetDeadline(time.Time{}))
+	wantRead(t, c, "hello") // sets a deadline that does not expire
+	c.wantState(t, connBare)
 
-	check(t, c.SetDeadline(time.Now().Add(10*time.Millisecond)))
+	relaytest.Check(t, c.SetDeadline(time.Now().Add(10*time.Millisecond)))
 	_, err = c.Read(buf) // waits
 	expired(err)
-	c.is(t, waitedFor)
+	c.wantState(t, connWrapped)
 	_, err = c.Write(buf)
 	expired(err)
-	check(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
+	relaytest.Check(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
 	_, err = c.Read(buf)
 	expired(err)
-	check(t, c.SetDeadline(time.Time{}))
+	relaytest.Check(t, c.SetDeadline(time.Time{}))
 	send(t, peer, "more")
 	wantRead(t, c, "more")
 }
 
-// A relay gets a descriptor of its own, in whatever state; everything after
-// that is of a closed connection, and its Close does nothing.
+// Detach returns the client's only descriptor in each state. After that, all methods
+// fail as on a closed connection, and Close does nothing.
 func TestTCPConnDetach(t *testing.T) {
 	for name, before := range map[string]func(*testing.T, *TCPConn, net.Conn){
-		"untouched": func(*testing.T, *TCPConn, net.Conn) {},
+		"connBare": func(*testing.T, *TCPConn, net.Conn) {},
 		"after a read": func(t *testing.T, c *TCPConn, peer net.Conn) {
 			send(t, peer, "hello")
 			wantRead(t, c, "hello")
 		},
 		"after a wait": func(t *testing.T, c *TCPConn, peer net.Conn) {
-			check(t, c.SetReadDeadline(time.Now().Add(time.Millisecond)))
+			relaytest.Check(t, c.SetReadDeadline(time.Now().Add(time.Millisecond)))
 			_, _ = c.Read(make([]byte, 1))
-			c.is(t, waitedFor)
+			c.wantState(t, connWrapped)
 		},
 		"after Net": func(t *testing.T, c *TCPConn, peer net.Conn) {
 			one, err := c.Net()
-			check(t, err)
+			relaytest.Check(t, err)
 			if other, err := c.Net(); other != one || err != nil {
-				t.Errorf("another connection, or %v", err)
+				t.Errorf("Net returned another connection, or %v", err)
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, peer := light(t)
+			c, peer := newTCPConn(t)
 			before(t, c, peer)
 			fd, err := c.Detach()
-			check(t, err)
-			check(t, c.Close())
-			check(t, c.Close())
+			relaytest.Check(t, err)
+			relaytest.Check(t, c.Close())
+			relaytest.Check(t, c.Close())
 			_, err = c.Detach()
 			wantClosed(t, err)
 			_, err = c.Net()
@@ -171,25 +175,25 @@ func TestTCPConnDetach(t *testing.T) {
 			_, err = c.Write([]byte("x"))
 			wantClosed(t, err)
 			if c.RemoteAddr().String() != peer.LocalAddr().String() || c.LocalAddr().String() != peer.RemoteAddr().String() {
-				t.Errorf("between %v and %v", c.LocalAddr(), c.RemoteAddr())
+				t.Errorf("addresses %v and %v", c.LocalAddr(), c.RemoteAddr())
 			}
 			if _, err := unix.Read(fd, make([]byte, 1)); err != unix.EAGAIN {
-				t.Errorf("a read of what is not there: %v", err)
+				t.Errorf("read without data: %v", err)
 			}
 			_, err = unix.Write(fd, []byte("still here"))
-			check(t, err)
+			relaytest.Check(t, err)
 			wantRead(t, peer, "still here")
-			check(t, unix.Close(fd))
+			relaytest.Check(t, unix.Close(fd))
 			if n, err := peer.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-				t.Errorf("the descriptor was not the last: %d, %v", n, err)
+				t.Errorf("another descriptor was left open: %d, %v", n, err)
 			}
 		})
 	}
 }
 
-// Copies and resets are those of package net.
+// ReadFrom, WriteTo, SetLinger and Close act like those of package net.
 func TestTCPConnCopiesAndResets(t *testing.T) {
-	c, peer := light(t)
+	c, peer := newTCPConn(t)
 	text := strings.Repeat("copy ", 10)
 	n, err := c.ReadFrom(strings.NewReader(text))
 	if n != int64(len(text)) || err != nil {
@@ -197,22 +201,22 @@ func TestTCPConnCopiesAndResets(t *testing.T) {
 	}
 	wantRead(t, peer, text)
 	send(t, peer, text)
-	check(t, peer.CloseWrite())
+	relaytest.Check(t, peer.CloseWrite())
 	var got strings.Builder
 	if _, err := c.WriteTo(&got); err != nil || got.String() != text {
 		t.Errorf("copied %q, %v", got.String(), err)
 	}
-	check(t, c.SetLinger(0))
-	check(t, c.Close())
+	relaytest.Check(t, c.SetLinger(0))
+	relaytest.Check(t, c.Close())
 	if _, err := peer.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("a reset is %v", err)
+		t.Errorf("read after a reset: %v", err)
 	}
 }
 
-// Close ends a Read that waits, and one that is about to, and never closes a
-// descriptor that is another's by then; nor does one that is detached meanwhile.
-func TestTCPConnCloseMeanwhile(t *testing.T) {
-	noLeaks(t)
+// Close and Detach during a Read end that Read, and the descriptor is closed exactly
+// once.
+func TestTCPConnCloseDuringRead(t *testing.T) {
+	relaytest.NoLeaks(t)
 	t.Setenv("RELAY_DISABLE", "")
 	at := freeAddr(t, "127.0.0.1")
 	l := openTCP(t, NewSockets(), at)
@@ -234,21 +238,21 @@ func TestTCPConnCloseMeanwhile(t *testing.T) {
 		})
 		both.Wait()
 		if _, err := peer.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("the peer is left with %v", err)
+			t.Errorf("the peer read: %v", err)
 		}
 		peer.Close()
 	}
 }
 
-// Nothing of them is left in any state.
-func TestTCPConnLeavesNothing(t *testing.T) {
-	noLeaks(t)
+// Close and Detach leave no descriptors open in any state.
+func TestTCPConnDescriptorLeaks(t *testing.T) {
+	relaytest.NoLeaks(t)
 	t.Setenv("RELAY_DISABLE", "")
 	at := freeAddr(t, "127.0.0.1")
 	l := openTCP(t, NewSockets(), at)
-	files := func() int {
+	open := func() int {
 		list, err := os.ReadDir("/proc/self/fd")
-		check(t, err)
+		relaytest.Check(t, err)
 		return len(list)
 	}
 	var before int
@@ -257,19 +261,19 @@ func TestTCPConnLeavesNothing(t *testing.T) {
 		c := accepted[*TCPConn](t, l)
 		if i%2 == 1 {
 			_, err := c.Net()
-			check(t, err)
+			relaytest.Check(t, err)
 		}
 		if i%4 < 2 {
-			check(t, c.Close())
+			relaytest.Check(t, c.Close())
 		} else {
 			fd, err := c.Detach()
-			check(t, err)
-			check(t, unix.Close(fd))
+			relaytest.Check(t, err)
+			relaytest.Check(t, unix.Close(fd))
 		}
-		check(t, peer.Close())
+		relaytest.Check(t, peer.Close())
 		if i == 0 {
-			before = files()
+			before = open()
 		}
 	}
-	eventually(t, "all descriptors", func() bool { return files() <= before })
+	relaytest.Eventually(t, "all descriptors to be closed", func() bool { return open() <= before })
 }

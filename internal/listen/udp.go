@@ -7,11 +7,12 @@ import (
 	"sync"
 )
 
-// backlog is how many new clients may wait to be accepted; more are dropped.
+// backlog is the most new clients that may wait to be accepted. Datagrams of
+// further ones are dropped.
 const backlog = 1024
 
-// UDPListener is one config's share of a UDP socket. It accepts a [Conn] for
-// each new client.
+// UDPListener is one config's listener on a shared UDP socket. It accepts a [Conn]
+// for each new client.
 type UDPListener struct {
 	socket *udpSocket
 	opts   Options
@@ -22,7 +23,7 @@ type UDPListener struct {
 
 func (l *UDPListener) options() Options { return l.opts }
 
-// UDP opens a listener at that address.
+// UDP opens a listener on an address.
 func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -35,7 +36,7 @@ func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
 		}
 		socket = newUDPSocket(s, at, conn.(*net.UDPConn))
 		receive, send := growBuffers(socket.conn, socketBuffer)
-		socket.tellLimits(opts.Log, receive, send)
+		socket.logLimits(opts.Log, receive, send)
 	}
 	l := &UDPListener{socket: socket, opts: opts, conns: make(chan *Conn, backlog), done: make(chan struct{})}
 	if err := socket.listeners.add(l, at.String()); err != nil {
@@ -44,8 +45,8 @@ func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
 	socket.users++
 	if opened {
 		s.udp[at] = socket
-		go socket.read()  // ends when the socket is closed
-		go socket.sweep() // the same
+		go socket.read()  // returns when the socket is closed
+		go socket.sweep() // returns when the socket is closed
 	}
 	return l, nil
 }
@@ -63,20 +64,19 @@ func (l *UDPListener) Accept() (net.Conn, error) {
 // Addr implements net.Listener.
 func (l *UDPListener) Addr() net.Addr { return l.socket.conn.LocalAddr() }
 
-// Close ends this config's share. Clients that were accepted go on, those that
-// were not go to the listener that is the latest now.
+// Close closes this listener. Accepted clients continue. Clients that wait to be
+// accepted go to the listener that is the latest now.
 func (l *UDPListener) Close() error {
 	l.once.Do(func() {
 		l.socket.listeners.remove(l)
 		close(l.done)
-		l.passOn()
+		l.passWaiting()
 		l.socket.leave()
 	})
 	return nil
 }
 
-// offer hands a client with its first datagram to a listener, and says whether
-// there was room.
+// offer queues a client for Accept and reports whether there was room.
 func (l *UDPListener) offer(c *Conn) bool {
 	select {
 	case l.conns <- c:
@@ -84,19 +84,20 @@ func (l *UDPListener) offer(c *Conn) bool {
 		return false
 	}
 	select {
-	case <-l.done: // closed while this was on its way
-		l.passOn()
+	case <-l.done: // closed meanwhile
+		l.passWaiting()
 	default:
 	}
 	return true
 }
 
-// passOn offers whom a closed listener has not accepted to others.
-func (l *UDPListener) passOn() {
+// passWaiting passes the clients that this closed listener has not accepted to the
+// latest listener.
+func (l *UDPListener) passWaiting() {
 	for {
 		select {
 		case c := <-l.conns:
-			c.socket.offer(c)
+			c.socket.pass(c)
 		default:
 			return
 		}

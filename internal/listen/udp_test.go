@@ -9,13 +9,15 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// sizes are those at the edges of buffers: of matchers, of caddy-l4's own
-// listeners, of UDP.
+// sizes are at the limits of buffers: those of matchers, of caddy-l4's own
+// listeners, and of UDP.
 var sizes = []int{0, 1, 2, 512, 1472, 2048, 2049, 8999, 9000, 9001, 16000, 32768, 65507}
 
-// payload is a datagram of that size whose every part is recognisable.
+// payload returns a datagram whose bytes depend on their position.
 func payload(size int) []byte {
 	b := make([]byte, size)
 	for i := range b {
@@ -27,17 +29,18 @@ func payload(size int) []byte {
 // wantDatagram reads one datagram and compares it, empty ones too.
 func wantDatagram(t *testing.T, conn net.Conn, want []byte) {
 	t.Helper()
-	check(t, conn.SetReadDeadline(time.Now().Add(patience)))
+	relaytest.Check(t, conn.SetReadDeadline(time.Now().Add(relaytest.Limit)))
 	buf := make([]byte, 64<<10)
 	n, err := conn.Read(buf)
-	check(t, err)
+	relaytest.Check(t, err)
 	if !bytes.Equal(buf[:n], want) {
-		t.Fatalf("a datagram of %d bytes came as one of %d", len(want), n)
+		t.Fatalf("a datagram of %d bytes arrived as one of %d", len(want), n)
 	}
 }
 
+// Datagrams of all sizes arrive whole in both directions, before and after Take.
 func TestUDPSizes(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	for _, host := range []string{"127.0.0.1", "::1", ""} {
 		s := NewSockets()
 		at := freeAddr(t, host)
@@ -53,10 +56,10 @@ func TestUDPSizes(t *testing.T) {
 		both := func(read func(want []byte)) {
 			for _, size := range sizes {
 				_, err := near.Write(payload(size))
-				check(t, err)
+				relaytest.Check(t, err)
 				read(payload(size))
 				_, err = far.Write(payload(size))
-				check(t, err)
+				relaytest.Check(t, err)
 				wantDatagram(t, near, payload(size))
 			}
 		}
@@ -64,19 +67,20 @@ func TestUDPSizes(t *testing.T) {
 		taken := make(chan []byte, 1)
 		far.Take(0, each(func(datagram []byte) { taken <- bytes.Clone(datagram) }))
 		both(func(want []byte) {
-			if got := receive(t, "a datagram", taken); !bytes.Equal(got, want) {
-				t.Fatalf("a datagram of %d bytes came as one of %d", len(want), len(got))
+			if got := relaytest.Receive(t, "a datagram", taken); !bytes.Equal(got, want) {
+				t.Fatalf("a datagram of %d bytes arrived as one of %d", len(want), len(got))
 			}
 		})
 		far.End()
-		check(t, l.Close())
-		wantGone(t, s)
+		relaytest.Check(t, l.Close())
+		wantNoSockets(t, s)
 	}
 }
 
-// A client is who sent and to which address of ours, and hears from that one.
-func TestUDPEnds(t *testing.T) {
-	noLeaks(t)
+// A client is identified by its own address and the local address that it sent to.
+// Replies come from that local address.
+func TestUDPAddresses(t *testing.T) {
+	relaytest.NoLeaks(t)
 	for _, c := range []struct {
 		bound string
 		hosts []string
@@ -90,31 +94,31 @@ func TestUDPEnds(t *testing.T) {
 		at := freeAddr(t, c.bound)
 		l := openUDP(t, s, at)
 		for _, host := range c.hosts {
-			near := dial(t, "udp", to(host, at)) // takes answers from there alone
+			near := dial(t, "udp", to(host, at)) // receives from that address only
 			send(t, near, "one")
 			far := accepted[*Conn](t, l)
 			send(t, near, "two")
 			wantRead(t, far, "one")
 			wantRead(t, far, "two")
 			if got, want := far.RemoteAddr().String(), near.LocalAddr().String(); got != want || far.Client().String() != want {
-				t.Errorf("%q: the client is %s, %s, want %s", c.bound, got, far.Client(), want)
+				t.Errorf("%q: the client's address is %s, %s, want %s", c.bound, got, far.Client(), want)
 			}
 			if got, want := far.LocalAddr().String(), near.RemoteAddr().String(); got != want || far.Local().String() != want {
-				t.Errorf("%q: we are %s, %s, want %s", c.bound, got, far.Local(), want)
+				t.Errorf("%q: the local address is %s, %s, want %s", c.bound, got, far.Local(), want)
 			}
 			if far.Client() != netip.MustParseAddrPort(near.LocalAddr().String()) {
-				t.Errorf("%q: the key %v is not in its plain form", c.bound, far.Client())
+				t.Errorf("%q: the client's address %v is not normalised", c.bound, far.Client())
 			}
 			send(t, far, "answer")
 			wantRead(t, near, "answer")
 		}
 		endAll(s)
-		check(t, l.Close())
-		wantGone(t, s)
+		relaytest.Check(t, l.Close())
+		wantNoSockets(t, s)
 	}
 }
 
-// endAll ends all UDP clients, so that their sockets do not linger.
+// endAll ends all UDP clients, so that sockets without listeners close.
 func endAll(s *Sockets) {
 	s.mu.Lock()
 	var conns []*Conn
@@ -131,32 +135,32 @@ func endAll(s *Sockets) {
 	}
 }
 
-// One socket of a client's that talks to two addresses of ours is two clients.
-func TestUDPLocalAddressTellsApart(t *testing.T) {
-	noLeaks(t)
+// A client socket that sends to two local addresses counts as two clients.
+func TestUDPTwoLocalAddresses(t *testing.T) {
+	relaytest.NoLeaks(t)
 	at := freeAddr(t, "0.0.0.0")
 	l := openUDP(t, NewSockets(), at)
 	near, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	check(t, err)
+	relaytest.Check(t, err)
 	defer near.Close()
 	for _, host := range []string{"127.0.0.1", "127.0.0.2"} {
 		_, err := near.WriteToUDPAddrPort([]byte(host), netip.MustParseAddrPort(to(host, at)))
-		check(t, err)
+		relaytest.Check(t, err)
 		far := accepted[*Conn](t, l)
 		wantRead(t, far, host)
 		send(t, far, "answer")
-		check(t, near.SetReadDeadline(time.Now().Add(patience)))
+		relaytest.Check(t, near.SetReadDeadline(time.Now().Add(relaytest.Limit)))
 		_, from, err := near.ReadFromUDPAddrPort(make([]byte, 100))
-		check(t, err)
+		relaytest.Check(t, err)
 		if from.String() != to(host, at) {
-			t.Errorf("asked %s, the answer is from %s", host, from)
+			t.Errorf("sent to %s, the answer is from %s", host, from)
 		}
 	}
 }
 
-// A client's queue drops what is too much of its own, and nobody else's.
+// A full queue drops datagrams of its own client only.
 func TestUDPQueue(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	at := freeAddr(t, "127.0.0.1")
 	l := openUDP(t, s, at)
@@ -167,7 +171,7 @@ func TestUDPQueue(t *testing.T) {
 			send(t, bob, "b")
 		}
 	}
-	eventually(t, "the queue to overflow", func() bool { return s.Dropped() == 20 })
+	relaytest.Eventually(t, "the queue to overflow", func() bool { return s.Dropped() == 20 })
 	send(t, bob, "ob")
 	annFar, bobFar := accepted[*Conn](t, l), accepted[*Conn](t, l)
 	wantRead(t, bobFar, "b")
@@ -180,46 +184,46 @@ func TestUDPQueue(t *testing.T) {
 	if got := s.Dropped(); got != 20 {
 		t.Errorf("%d datagrams dropped, want 20", got)
 	}
-	check(t, annFar.SetReadDeadline(time.Unix(1, 0)))
+	relaytest.Check(t, annFar.SetReadDeadline(time.Unix(1, 0)))
 	if n, err := annFar.Read(make([]byte, 10)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read %d bytes, %v", n, err)
 	}
-	if got := annFar.socket.waiting.Load(); got != 0 {
-		t.Errorf("%d bytes are said to wait", got)
+	if got := annFar.socket.queuedBytes.Load(); got != 0 {
+		t.Errorf("%d bytes counted as unread", got)
 	}
 }
 
-// Who waits to be accepted when a listener closes goes to the one before, with
-// the datagrams that wait; the last listener ends its own.
-func TestUDPCloseHandsOn(t *testing.T) {
-	noLeaks(t)
+// Clients that wait to be accepted when a listener closes go to the listener that is
+// the latest then, with their queued datagrams. If none is left, they end.
+func TestUDPClosePassesClients(t *testing.T) {
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	at := freeAddr(t, "127.0.0.1")
 	first, second := openUDP(t, s, at), openUDP(t, s, at)
 	near := dial(t, "udp", at.String())
 	send(t, near, "one")
-	eventually(t, "the client to wait", func() bool { return len(second.conns) == 1 })
-	check(t, second.Close())
+	relaytest.Eventually(t, "the client to be queued", func() bool { return len(second.conns) == 1 })
+	relaytest.Check(t, second.Close())
 	_, err := second.Accept()
 	wantClosed(t, err)
 	send(t, near, "two")
 	far := accepted[*Conn](t, first)
 	wantRead(t, far, "one")
 	wantRead(t, far, "two")
-	check(t, far.Close())
+	relaytest.Check(t, far.Close())
 
 	send(t, near, "three")
-	eventually(t, "the client to wait", func() bool { return len(first.conns) == 1 })
-	check(t, first.Close())
-	wantGone(t, s)
+	relaytest.Eventually(t, "the client to be queued", func() bool { return len(first.conns) == 1 })
+	relaytest.Check(t, first.Close())
+	wantNoSockets(t, s)
 	other, err := net.ListenPacket("udp", at.String())
-	check(t, err)
-	check(t, other.Close())
+	relaytest.Check(t, err)
+	relaytest.Check(t, other.Close())
 }
 
-// The client's next datagram after Close makes another Conn.
-func TestUDPCloseAndAgain(t *testing.T) {
-	noLeaks(t)
+// The client's next datagram after Close begins a new Conn.
+func TestUDPNewConnAfterClose(t *testing.T) {
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	at := freeAddr(t, "127.0.0.1")
 	l := openUDP(t, s, at)
@@ -228,13 +232,13 @@ func TestUDPCloseAndAgain(t *testing.T) {
 		send(t, near, "x")
 		far := accepted[*Conn](t, l)
 		wantRead(t, far, "x")
-		check(t, far.Close())
-		check(t, far.Close())
+		relaytest.Check(t, far.Close())
+		relaytest.Check(t, far.Close())
 		if n, err := far.Read(make([]byte, 10)); err == nil {
 			t.Fatalf("read %d bytes after Close", n)
 		}
 		if far.deliver([]byte("late")) {
-			t.Fatal("a datagram was delivered to one that has ended")
+			t.Fatal("a datagram was delivered to a client that has ended")
 		}
 	}
 	wantCounts(t, l.socket, 1, 0, 0)
@@ -252,17 +256,17 @@ func wantCounts(t *testing.T, u *udpSocket, users, clients, untaken int) {
 	}
 }
 
-// A client that ends while its next datagram makes another does not take that
-// one out of the table.
-func TestUDPEndMeetsDatagram(t *testing.T) {
-	noLeaks(t)
-	old := bareConn("a")
+// A client that ends while its next datagram begins a new Conn does not remove that
+// Conn from the table.
+func TestUDPEndDuringDatagram(t *testing.T) {
+	relaytest.NoLeaks(t)
+	old := fakeConn("a")
 	u := old.socket
 	old.mu.Lock()
-	old.closed = true // End has come as far as this
+	old.closed = true // the first half of End
 	old.mu.Unlock()
-	u.deliver(made(1), []byte("b"))
-	u.remove(old, false) // and goes on
+	u.deliver(fakeKey(1), []byte("b"))
+	u.remove(old, false) // the second half
 	wantCounts(t, u, 2, 1, 1)
 	l, _ := u.listener()
 	next := <-l.conns

@@ -8,59 +8,61 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
 const (
-	// maxUntaken is how many clients of a socket may be on their way through
-	// the routes, or with a handler that reads them itself.
+	// maxUntaken bounds the clients of a socket that no relay has taken over: those
+	// in the routes, and those of handlers that read them through net.Conn.
 	maxUntaken = 16384
-	// idleTimeout ends a client that nobody has taken over and nobody hears of.
+	// idleTimeout is the time without datagrams after which a client that was not
+	// taken over ends.
 	idleTimeout = 5 * time.Minute
-	// socketBuffer is asked for in either direction.
+	// socketBuffer is the requested size of the receive and of the send buffer.
 	socketBuffer = 4 << 20
-	// maxFresh is how many clients that are new in one batch of datagrams are
-	// taken at once. Each costs some ten times what a datagram of an old one
-	// does, and the old ones must not wait for a flood of them.
-	maxFresh = 16
+	// maxTakenPerBatch is the most new clients of one batch of datagrams that are
+	// passed to TakeUDP. A new client costs about ten times as much as a datagram of
+	// a known one, so a flood of new clients would delay the known ones.
+	maxTakenPerBatch = 16
 )
 
-// key tells the clients of a socket apart: who sent, and to which of our
-// addresses (the zero Addr unless the socket has several).
+// key identifies a client of a socket.
 type key struct {
 	client netip.AddrPort
-	local  netip.Addr
+	local  netip.Addr // the address that the client sent to; zero unless udpSocket.packetInfo
 }
 
-// udpSocket is one kernel socket and its clients. Its one goroutine reads it,
-// and never waits for a client or for whoever serves it.
+// udpSocket is a kernel socket and its clients. One goroutine reads it. That
+// goroutine never waits for a client, a listener or a sink.
 type udpSocket struct {
-	sockets *Sockets
-	at      netip.AddrPort
-	conn    *net.UDPConn
-	several bool   // bound to a wildcard: which address a datagram came to must be asked
-	sender  sender // back to clients
+	sockets    *Sockets
+	at         netip.AddrPort
+	conn       *net.UDPConn
+	packetInfo bool // bound to a wildcard address, so datagrams come with their local address
+	sender     replySender
 
-	users     int // listeners and clients; guarded by Sockets.mu
-	listeners listeners[*UDPListener]
-	closed    chan struct{}
-	waiting   atomic.Int64 // bytes in the queues of all clients
-	fresh     int          // clients taken of the batch at hand; the reading goroutine's own
+	users        int // listeners and clients; guarded by Sockets.mu
+	listeners    listeners[*UDPListener]
+	closed       chan struct{}
+	queuedBytes  atomic.Int64 // unread bytes in the queues of all clients
+	takenInBatch int          // new clients of the current batch passed to TakeUDP; only the reading goroutine uses it
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	clients map[key]*Conn
-	untaken int
+	untaken int // clients that were not taken over
 }
 
 func newUDPSocket(s *Sockets, at netip.AddrPort, conn *net.UDPConn) *udpSocket {
 	u := &udpSocket{sockets: s, at: at, conn: conn, closed: make(chan struct{}), clients: make(map[key]*Conn)}
-	u.several = at.Addr().IsUnspecified() && askLocal(conn) == nil
+	u.packetInfo = at.Addr().IsUnspecified() && netio.EnablePacketInfo(conn) == nil
 	u.sender.init(conn)
 	return u
 }
 
-// tellLimits says what keeps bursts from being waited for: what finds no room
-// is lost before anybody can count it.
-func (u *udpSocket) tellLimits(log *zap.Logger, receive, send int) {
+// logLimits warns that the kernel capped the socket buffers. Datagrams that do not
+// fit into the receive buffer are dropped by the kernel and not counted.
+func (u *udpSocket) logLimits(log *zap.Logger, receive, send int) {
 	var limits []string
 	if receive < socketBuffer {
 		limits = append(limits, "net.core.rmem_max")
@@ -74,7 +76,7 @@ func (u *udpSocket) tellLimits(log *zap.Logger, receive, send int) {
 	}
 }
 
-// join adds a use of the socket, unless it has been closed.
+// join adds a user of the socket. It returns false if the socket is closed.
 func (u *udpSocket) join() bool {
 	u.sockets.mu.Lock()
 	defer u.sockets.mu.Unlock()
@@ -85,7 +87,7 @@ func (u *udpSocket) join() bool {
 	return true
 }
 
-// leave gives up one use of the socket, and closes it with the last.
+// leave removes a user of the socket, and closes the socket after the last one.
 func (u *udpSocket) leave() {
 	u.sockets.mu.Lock()
 	defer u.sockets.mu.Unlock()
@@ -97,16 +99,16 @@ func (u *udpSocket) leave() {
 	}
 }
 
-// trouble is how the goroutine that reads waits out errors.
-func (u *udpSocket) trouble() trouble {
-	return trouble{
+// backoff returns the backoff of the reading goroutine.
+func (u *udpSocket) backoff() backoff {
+	return backoff{
 		at: u.at, log: u.listeners.log, closed: u.closed,
-		failed: "cannot read datagrams, trying on", again: "reading datagrams again",
+		failed: "receive failed, retrying", recovered: "receiving datagrams again",
 	}
 }
 
-// deliver takes datagrams of one client, in order. It is called by the
-// goroutine that reads alone, so that nobody else makes clients.
+// deliver delivers datagrams of one client, in order. Only the reading goroutine
+// calls it, so no other goroutine adds clients.
 func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
 	u.mu.Lock()
 	c := u.clients[k]
@@ -116,10 +118,10 @@ func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
 	}
 	l, ok := u.listener()
 	if !ok {
-		return // the last config that wanted new clients here has ended
+		return // no config takes new clients here any more
 	}
-	if l.opts.TakeUDP != nil && u.fresh < maxFresh {
-		u.fresh++
+	if l.opts.TakeUDP != nil && u.takenInBatch < maxTakenPerBatch {
+		u.takenInBatch++
 		if c = u.take(l, k); c != nil {
 			c.deliver(datagrams...)
 		}
@@ -127,16 +129,16 @@ func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
 	}
 	if c = u.accept(l, k, len(datagrams)); c != nil {
 		c.deliver(datagrams...)
-		u.offer(c)
+		u.pass(c)
 	}
 }
 
-// take makes a client that nobody accepts.
+// take adds a client that is taken from the beginning.
 func (u *udpSocket) take(l *UDPListener, k key) *Conn {
 	if !u.join() {
 		return nil
 	}
-	c := &Conn{socket: u, key: k, back: u.pathTo(k), taken: true}
+	c := &Conn{socket: u, key: k, replyPath: u.pathTo(k), taken: true}
 	c.sink = l.opts.TakeUDP(c)
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -144,12 +146,13 @@ func (u *udpSocket) take(l *UDPListener, k key) *Conn {
 	return c
 }
 
-// accept makes a client for so many datagrams, if there is room.
+// accept adds a client that begins with this number of datagrams. If there is no
+// room, it counts them as dropped and returns nil.
 func (u *udpSocket) accept(l *UDPListener, k key, datagrams int) *Conn {
 	u.mu.Lock()
 	room := u.untaken < maxUntaken
 	u.mu.Unlock()
-	if !room || u.waiting.Load() >= maxWaiting || len(l.conns) == backlog {
+	if !room || u.queuedBytes.Load() >= maxQueuedBytes || len(l.conns) == backlog {
 		u.sockets.dropped.Add(uint64(datagrams))
 		return nil
 	}
@@ -164,8 +167,9 @@ func (u *udpSocket) accept(l *UDPListener, k key, datagrams int) *Conn {
 	return c
 }
 
-// offer brings a client to a listener, or ends it.
-func (u *udpSocket) offer(c *Conn) {
+// pass passes a client to the latest listener. It ends the client if there is none
+// or its queue is full.
+func (u *udpSocket) pass(c *Conn) {
 	if l, ok := u.listener(); ok && l.offer(c) {
 		return
 	}
@@ -173,9 +177,9 @@ func (u *udpSocket) offer(c *Conn) {
 	_ = c.Close()
 }
 
-// listener is who takes new clients: the latest config's on this socket, or,
-// for a socket that lingers for its clients only, on the one that has taken
-// over its address.
+// listener returns the listener that gets new clients. That is the latest one on
+// this socket. If the socket has none and stays open only for its clients, it is
+// the latest one on a wildcard socket that covers this address.
 func (u *udpSocket) listener() (*UDPListener, bool) {
 	if l, ok := u.listeners.latest(); ok {
 		return l, true
@@ -184,7 +188,7 @@ func (u *udpSocket) listener() (*UDPListener, bool) {
 	defer u.sockets.mu.Unlock()
 	for _, wide := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		if wide.Is4() && !u.at.Addr().Is4() {
-			continue // it gets nothing that is sent to an IPv6 address
+			continue // an IPv4 socket does not cover an IPv6 address
 		}
 		other := u.sockets.udp[netip.AddrPortFrom(wide, u.at.Port())]
 		if other == nil {
@@ -197,14 +201,14 @@ func (u *udpSocket) listener() (*UDPListener, bool) {
 	return nil, false
 }
 
-// leftRoutes books that a client has been taken over.
-func (u *udpSocket) leftRoutes() {
+// countTaken records that a client was taken over.
+func (u *udpSocket) countTaken() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.untaken--
 }
 
-// remove forgets a client that has ended.
+// remove removes an ended client.
 func (u *udpSocket) remove(c *Conn, taken bool) {
 	u.mu.Lock()
 	if u.clients[c.key] == c {
@@ -217,8 +221,8 @@ func (u *udpSocket) remove(c *Conn, taken bool) {
 	u.leave()
 }
 
-// sweep ends clients that nobody has taken over and nobody hears of, until the
-// socket is closed.
+// sweep ends the idle clients that were not taken over, until the socket is
+// closed.
 func (u *udpSocket) sweep() {
 	tick := time.NewTicker(idleTimeout / 10)
 	defer tick.Stop()

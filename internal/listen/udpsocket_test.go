@@ -4,9 +4,13 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+
+	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// client is a client that has been taken over, and what it sends.
+// client returns a client that was taken over, and a channel of its datagrams.
 func client(t *testing.T, l *UDPListener, at string) (near net.Conn, far *Conn, taken chan string) {
 	t.Helper()
 	conn := dial(t, "udp", at)
@@ -20,26 +24,26 @@ func client(t *testing.T, l *UDPListener, at string) (near net.Conn, far *Conn, 
 
 func want(t *testing.T, taken <-chan string, datagram string) {
 	t.Helper()
-	if got := receive(t, "a datagram", taken); got != datagram {
+	if got := relaytest.Receive(t, "a datagram", taken); got != datagram {
 		t.Fatalf("got %s, want %s", brief(got), brief(datagram))
 	}
 }
 
-// A socket without listeners lingers for its clients, takes no new ones, and
-// closes with the last; a listener that comes meanwhile joins it.
-func TestLinger(t *testing.T) {
-	noLeaks(t)
+// A socket without listeners stays open for its clients, takes no new ones, and
+// closes with the last client. A listener opened before that uses the same socket.
+func TestSocketStaysOpenForClients(t *testing.T) {
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	at := freeAddr(t, "127.0.0.1")
 	first := openUDP(t, s, at)
 	ann, annFar, annTaken := client(t, first, at.String())
 	_, bobFar, _ := client(t, first, at.String())
-	check(t, first.Close())
+	relaytest.Check(t, first.Close())
 	cid := dial(t, "udp", at.String())
-	send(t, cid, "is anybody there")
+	send(t, cid, "ignored")
 	_, err := ann.Write([]byte("still here"))
-	check(t, err)
-	want(t, annTaken, "still here") // so cid's has been read, too
+	relaytest.Check(t, err)
+	want(t, annTaken, "still here") // so the datagram before it was read too
 	wantCounts(t, first.socket, 2, 2, 0)
 
 	second := openUDP(t, s, at)
@@ -50,38 +54,38 @@ func TestLinger(t *testing.T) {
 	cidFar := accepted[*Conn](t, second)
 	wantRead(t, cidFar, "now")
 	_, err = ann.Write([]byte("as ever"))
-	check(t, err)
+	relaytest.Check(t, err)
 	want(t, annTaken, "as ever")
-	check(t, second.Close())
+	relaytest.Check(t, second.Close())
 
-	check(t, cidFar.Close())
+	relaytest.Check(t, cidFar.Close())
 	bobFar.End()
 	wantCounts(t, first.socket, 1, 1, 0)
 	annFar.End()
 	annFar.End()
-	wantGone(t, s)
+	wantNoSockets(t, s)
 	again := openUDP(t, s, at)
 	if again.socket == first.socket {
-		t.Error("a closed socket was used")
+		t.Error("a closed socket was reused")
 	}
 	client(t, again, at.String())
 }
 
-// New clients that come by a lingering socket go to the listener which has
-// taken over its address.
-func TestLingerCovered(t *testing.T) {
+// New clients of a socket without listeners go to the listener on a wildcard socket
+// that covers its address.
+func TestCoveredSocket(t *testing.T) {
 	for _, wide := range []string{"", "0.0.0.0"} {
 		t.Run(wide, func(t *testing.T) {
-			noLeaks(t)
+			relaytest.NoLeaks(t)
 			s := NewSockets()
 			narrow := freeAddr(t, "127.0.0.1")
 			first := openUDP(t, s, narrow)
 			ann, _, annTaken := client(t, first, narrow.String())
 			waiting := dial(t, "udp", narrow.String())
 			send(t, waiting, "hello")
-			eventually(t, "a client to wait", func() bool { return len(first.conns) == 1 })
+			relaytest.Eventually(t, "a client to be queued", func() bool { return len(first.conns) == 1 })
 			second := openUDP(t, s, address(t, wide, narrow.Port()))
-			check(t, first.Close())
+			relaytest.Check(t, first.Close())
 			wantRead(t, accepted[*Conn](t, second), "hello")
 
 			bob := dial(t, "udp", narrow.String())
@@ -91,48 +95,49 @@ func TestLingerCovered(t *testing.T) {
 			send(t, bobFar, "answer")
 			wantRead(t, bob, "answer")
 			if bobFar.socket != first.socket {
-				t.Error("the kernel gave a datagram to the wider socket")
+				t.Error("the kernel delivered to the wider socket")
 			}
 			_, err := ann.Write([]byte("still here"))
-			check(t, err)
+			relaytest.Check(t, err)
 			want(t, annTaken, "still here")
 
-			check(t, second.Close())
+			relaytest.Check(t, second.Close())
 			endAll(s)
-			wantGone(t, s)
+			wantNoSockets(t, s)
 		})
 	}
 }
 
-// The clients of a wildcard socket at an address that gets a socket of its own
-// come again by that one, as the same ends; those elsewhere stay.
+// When an address of a wildcard socket gets a socket of its own, that address's
+// clients begin again there, with the same addresses. The other clients stay.
 func TestNarrowerSocket(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	s := NewSockets()
 	wide := freeAddr(t, "0.0.0.0")
 	first := openUDP(t, s, wide)
 	ann, annFar, _ := client(t, first, to("127.0.0.1", wide))
 	bob, _, bobTaken := client(t, first, to("127.0.0.2", wide))
 	second := openUDP(t, s, address(t, "127.0.0.1", wide.Port()))
-	check(t, first.Close())
+	relaytest.Check(t, first.Close())
 	_, err := ann.Write([]byte("again"))
-	check(t, err)
+	relaytest.Check(t, err)
 	annAgain := accepted[*Conn](t, second)
 	wantRead(t, annAgain, "again")
 	if annAgain.Client() != annFar.Client() || annAgain.Local() != annFar.Local() {
-		t.Errorf("it was %v at %v, and is %v at %v", annFar.Client(), annFar.Local(), annAgain.Client(), annAgain.Local())
+		t.Errorf("was %v to %v, is %v to %v", annFar.Client(), annFar.Local(), annAgain.Client(), annAgain.Local())
 	}
 	_, err = bob.Write([]byte("still here"))
-	check(t, err)
+	relaytest.Check(t, err)
 	want(t, bobTaken, "still here")
 }
 
-// Who takes over a lingering socket's address.
-func TestCover(t *testing.T) {
-	noLeaks(t)
+// A socket without listeners is covered by the wildcard socket that the kernel
+// would choose.
+func TestCoveringSocket(t *testing.T) {
+	relaytest.NoLeaks(t)
 	const port = 1
-	for _, c := range []struct{ lingering, open, other, want string }{
-		{"127.0.0.1", "0.0.0.0", "::", "0.0.0.0"}, // as the kernel would
+	for _, c := range []struct{ bound, open, other, want string }{
+		{"127.0.0.1", "0.0.0.0", "::", "0.0.0.0"}, // more specific than ::
 		{"127.0.0.1", "::", "::1", "::"},
 		{"127.0.0.1", "127.0.0.2", "::1", ""},
 		{"::1", "0.0.0.0", "::", "::"},
@@ -147,17 +152,33 @@ func TestCover(t *testing.T) {
 			s.udp[at] = u
 			return u
 		}
-		lingering := socket(c.lingering)
+		covered := socket(c.bound)
 		for _, host := range []string{c.open, c.other} {
 			u := socket(host)
-			check(t, u.listeners.add(&UDPListener{socket: u}, host))
+			relaytest.Check(t, u.listeners.add(&UDPListener{socket: u}, host))
 		}
 		var got string
-		if l, ok := lingering.listener(); ok {
+		if l, ok := covered.listener(); ok {
 			got = l.socket.at.Addr().String()
 		}
 		if got != c.want {
-			t.Errorf("%s, with %s and %s: %q, want %q", c.lingering, c.open, c.other, got, c.want)
+			t.Errorf("%s, with %s and %s: %q, want %q", c.bound, c.open, c.other, got, c.want)
 		}
+	}
+}
+
+// If the kernel grants smaller buffers, one line names the sysctl to raise.
+func TestSocketBufferLimits(t *testing.T) {
+	relaytest.NoLeaks(t)
+	opts, logs := observed()
+	u := &udpSocket{at: freeAddr(t, "127.0.0.1")}
+	u.logLimits(opts.Log, socketBuffer, socketBuffer)
+	if logs.Len() != 0 {
+		t.Errorf("all was granted, but logged: %v", logs.All())
+	}
+	u.logLimits(opts.Log, 212992, socketBuffer)
+	lines := logs.FilterMessage("kernel limits socket buffer").FilterField(zap.Int("got", 212992)).FilterField(zap.Int("wanted", socketBuffer))
+	if lines = lines.FilterField(zap.Strings("sysctl", []string{"net.core.rmem_max"})); lines.Len() != 1 {
+		t.Errorf("logged: %v", logs.All())
 	}
 }

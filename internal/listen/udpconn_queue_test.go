@@ -9,11 +9,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// bare is a socket that the kernel knows nothing of, and its listener: tests
-// call deliver in the place of its goroutine.
-func bare() (*udpSocket, *UDPListener) {
+// fakeSocket returns a udpSocket without a kernel socket, and its listener. Tests
+// call deliver in place of the reading goroutine.
+func fakeSocket() (*udpSocket, *UDPListener) {
 	s := NewSockets()
 	at := netip.MustParseAddrPort("127.0.0.1:1")
 	u := &udpSocket{sockets: s, at: at, closed: make(chan struct{}), clients: make(map[key]*Conn), users: 1}
@@ -25,58 +27,58 @@ func bare() (*udpSocket, *UDPListener) {
 	return u, l
 }
 
-// made is a made-up client.
-func made(i int) key {
+// fakeKey returns the key of the i-th invented client.
+func fakeKey(i int) key {
 	addr := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 	return key{client: netip.AddrPortFrom(addr, 1000)}
 }
 
-// bareConn is a client with these datagrams.
-func bareConn(datagrams ...string) *Conn {
-	u, l := bare()
+// fakeConn returns a client that has sent these datagrams.
+func fakeConn(datagrams ...string) *Conn {
+	u, l := fakeSocket()
 	for _, datagram := range datagrams {
-		u.deliver(made(1), []byte(datagram))
+		u.deliver(fakeKey(1), []byte(datagram))
 	}
 	return <-l.conns
 }
 
-// What matchers have looked at is delivered as the datagrams that it was, what
-// somebody has really read is not.
+// Bytes that matchers have read are delivered again, in the original datagrams.
+// Bytes that were consumed are not.
 func TestTakeUnread(t *testing.T) {
-	noLeaks(t)
-	const chunk = 2048 // caddy-l4 prefetches by such reads
+	relaytest.NoLeaks(t)
+	const chunk = 2048 // the size of caddy-l4's prefetch reads
 	long := func(size int) string { return string(payload(size)) }
 	for _, c := range []struct {
 		name   string
 		sent   []string
 		reads  int
-		unread int // -1: all that was read
+		unread int // -1: all bytes that were read
 		want   []string
 	}{
 		{"nothing read", []string{"a", "b"}, 0, 0, []string{"a", "b"}},
-		{"one looked at", []string{"a", "b"}, 1, -1, []string{"a", "b"}},
-		{"all looked at", []string{"aa", "b", "cc"}, 3, -1, []string{"aa", "b", "cc"}},
-		{"all really read", []string{"aa", "b", "cc"}, 3, 0, nil},
-		{"the last looked at", []string{"aa", "b", "cc"}, 3, 2, []string{"cc"}},
-		{"part of one looked at", []string{"aa", "bcd", "e"}, 2, 2, []string{"cd", "e"}},
-		{"the beginning of a long one looked at", []string{long(5000), "b"}, 1, -1, []string{long(5000), "b"}},
-		{"all of a long one looked at", []string{long(5000), "b"}, 3, -1, []string{long(5000), "b"}},
-		{"the beginning of a long one really read", []string{long(5000), "b"}, 1, 0, []string{long(5000)[chunk:], "b"}},
-		{"the longest, as far as matchers look", []string{long(65507), "b"}, 9, -1, []string{long(65507), "b"}},
+		{"one matched", []string{"a", "b"}, 1, -1, []string{"a", "b"}},
+		{"all matched", []string{"aa", "b", "cc"}, 3, -1, []string{"aa", "b", "cc"}},
+		{"all consumed", []string{"aa", "b", "cc"}, 3, 0, nil},
+		{"the last matched", []string{"aa", "b", "cc"}, 3, 2, []string{"cc"}},
+		{"part of one matched", []string{"aa", "bcd", "e"}, 2, 2, []string{"cd", "e"}},
+		{"the beginning of a long one matched", []string{long(5000), "b"}, 1, -1, []string{long(5000), "b"}},
+		{"all of a long one matched", []string{long(5000), "b"}, 3, -1, []string{long(5000), "b"}},
+		{"the beginning of a long one consumed", []string{long(5000), "b"}, 1, 0, []string{long(5000)[chunk:], "b"}},
+		{"the longest, as far as matchers read", []string{long(65507), "b"}, 9, -1, []string{long(65507), "b"}},
 		{"an exact chunk", []string{long(2048), "b"}, 1, -1, []string{long(2048), "b"}},
 		{"one more than a chunk", []string{"a", long(2049), "b"}, 2, -1, []string{"a", long(2049), "b"}},
-		{"empty ones looked at", []string{"", "a", "", "b", ""}, 5, -1, []string{"", "a", "", "b", ""}},
-		{"empty ones really read", []string{"", "a", "", "b", "c"}, 4, 0, []string{"c"}},
-		{"an empty one alone, looked at or read: who knows", []string{""}, 1, 0, []string{""}},
+		{"empty ones matched", []string{"", "a", "", "b", ""}, 5, -1, []string{"", "a", "", "b", ""}},
+		{"empty ones consumed", []string{"", "a", "", "b", "c"}, 4, 0, []string{"c"}},
+		{"an empty one alone, matched or consumed", []string{""}, 1, 0, []string{""}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			conn := bareConn(c.sent...)
+			conn := fakeConn(c.sent...)
 			u := conn.socket
 			buf := make([]byte, chunk)
 			var read int
 			for range c.reads {
 				n, err := conn.Read(buf)
-				check(t, err)
+				relaytest.Check(t, err)
 				read += n
 			}
 			if c.unread >= 0 {
@@ -88,12 +90,12 @@ func TestTakeUnread(t *testing.T) {
 				t.Errorf("got %d datagrams %.40q, want %d %.40q", len(got), got, len(c.want), c.want)
 			}
 			got = nil
-			u.deliver(made(1), []byte("later"))
+			u.deliver(fakeKey(1), []byte("later"))
 			if !slices.Equal(got, []string{"later"}) {
-				t.Errorf("got %q later", got)
+				t.Errorf("got %q after Take", got)
 			}
-			if n := u.waiting.Load(); n != 0 {
-				t.Errorf("%d bytes are said to wait", n)
+			if n := u.queuedBytes.Load(); n != 0 {
+				t.Errorf("%d bytes counted as unread", n)
 			}
 			wantCounts(t, u, 2, 1, 0)
 			conn.End()
@@ -102,24 +104,24 @@ func TestTakeUnread(t *testing.T) {
 	}
 }
 
-// As much as matchers may look at is kept, in however small datagrams; of a
-// client that is read for long no more than that.
+// As much as matchers may read is kept for Take, however small the datagrams are. If
+// a handler reads on, no more than that is kept.
 func TestTakeHistory(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	const most = 16<<10 + 2048 // layer4.MaxBufLen
 	for _, size := range []int{1, 7, 1000, 2048, 9000} {
-		conn := bareConn("")
+		conn := fakeConn("")
 		var sent, read int
 		buf := make([]byte, 2048)
 		for ; read < 10*most; sent++ {
 			conn.deliver([]byte(strings.Repeat("x", size)))
 			for len(conn.queue) > conn.next {
 				n, err := conn.Read(buf)
-				check(t, err)
+				relaytest.Check(t, err)
 				read += n
 			}
 		}
-		if conn.kept < most || conn.kept > history+size || len(conn.queue) > history+1 {
+		if conn.kept < most || conn.kept > maxHistory+size || len(conn.queue) > maxHistory+1 {
 			t.Errorf("%d datagrams of %d bytes: %d bytes of %d datagrams kept", sent, size, conn.kept, len(conn.queue))
 		}
 		var taken int
@@ -128,26 +130,26 @@ func TestTakeHistory(t *testing.T) {
 			t.Errorf("%d bytes of datagrams of %d bytes taken, want %d", taken, size, most)
 		}
 	}
-	conn := bareConn("")
-	for range 10 * history {
+	conn := fakeConn("")
+	for range 10 * maxHistory {
 		conn.deliver(nil)
 		_, err := conn.Read(nil)
-		check(t, err)
+		relaytest.Check(t, err)
 	}
-	if len(conn.queue) > history+queueLength {
+	if len(conn.queue) > maxHistory+queueLength {
 		t.Errorf("%d empty datagrams kept", len(conn.queue))
 	}
 }
 
-// Datagrams that come while Take delivers those before come after them, one at
-// a time.
-func TestTakeWhileTheyCome(t *testing.T) {
-	noLeaks(t)
+// Datagrams that arrive while Take delivers the queued ones are delivered after
+// them, one call at a time.
+func TestTakeDuringDeliver(t *testing.T) {
+	relaytest.NoLeaks(t)
 	const count = 2000
 	for range 20 {
-		conn := bareConn("0", "1", "2")
+		conn := fakeConn("0", "1", "2")
 		_, err := conn.Read(make([]byte, 10))
-		check(t, err)
+		relaytest.Check(t, err)
 		next, inside := 0, atomic.Int32{}
 		done := make(chan struct{})
 		begin := make(chan struct{})
@@ -155,14 +157,14 @@ func TestTakeWhileTheyCome(t *testing.T) {
 		reader.Go(func() {
 			<-begin
 			for i := 3; i < count; i++ {
-				for conn.socket.waiting.Load() > queueLength { // its queue must not overflow
+				for conn.socket.queuedBytes.Load() > queueLength { // do not overflow the queue
 				}
 				conn.deliver([]byte(fmt.Sprint(i)))
 			}
 		})
 		conn.Take(1, each(func(datagram []byte) {
 			if inside.Add(1) != 1 {
-				t.Error("two at a time")
+				t.Error("two calls at a time")
 			}
 			if next == 1 {
 				close(begin)
@@ -175,46 +177,46 @@ func TestTakeWhileTheyCome(t *testing.T) {
 			}
 			inside.Add(-1)
 		}))
-		receive(t, "the last", done)
+		relaytest.Receive(t, "the last datagram", done)
 		reader.Wait()
 	}
 }
 
-// A relay may end a client while it is given it.
-func TestTakeAndEnd(t *testing.T) {
-	noLeaks(t)
-	conn := bareConn("a", "b", "c")
+// The sink may end the client during Take.
+func TestEndDuringTake(t *testing.T) {
+	relaytest.NoLeaks(t)
+	conn := fakeConn("a", "b", "c")
 	u := conn.socket
 	var got []string
 	conn.Take(0, each(func(datagram []byte) {
 		got = append(got, string(datagram))
 		if len(got) == 2 {
 			conn.End()
-			u.deliver(made(1), []byte("next"))
+			u.deliver(fakeKey(1), []byte("next"))
 		}
 	}))
 	if !slices.Equal(got, []string{"a", "b"}) {
 		t.Errorf("got %q", got)
 	}
-	wantCounts(t, u, 2, 1, 1) // the next one
+	wantCounts(t, u, 2, 1, 1) // the new client
 	l, _ := u.listener()
 	again := <-l.conns
 	again.End() // before Take
 	wantCounts(t, u, 1, 0, 0)
-	again.Take(0, each(func([]byte) { t.Error("one that has ended was delivered") }))
+	again.Take(0, each(func([]byte) { t.Error("a datagram of an ended client was delivered") }))
 	wantCounts(t, u, 1, 0, 0)
-	if n := u.waiting.Load(); n != 0 {
-		t.Errorf("%d bytes are said to wait", n)
+	if n := u.queuedBytes.Load(); n != 0 {
+		t.Errorf("%d bytes counted as unread", n)
 	}
 }
 
-// Close is for whoever accepted the client, End for whoever took it.
-func TestTakeAndClose(t *testing.T) {
-	noLeaks(t)
-	conn := bareConn("a")
+// After Take, only End ends the client; Close does not.
+func TestCloseAfterTake(t *testing.T) {
+	relaytest.NoLeaks(t)
+	conn := fakeConn("a")
 	u := conn.socket
-	conn.Take(0, each(func([]byte) { check(t, conn.Close()) }))
-	check(t, conn.Close())
+	conn.Take(0, each(func([]byte) { relaytest.Check(t, conn.Close()) }))
+	relaytest.Check(t, conn.Close())
 	conn.expire()
 	wantCounts(t, u, 2, 1, 0)
 	conn.Take(0, each(func([]byte) { t.Error("taken twice") }))
@@ -224,25 +226,25 @@ func TestTakeAndClose(t *testing.T) {
 	}
 	conn.End()
 	conn.End()
-	check(t, conn.Close())
+	relaytest.Check(t, conn.Close())
 	wantCounts(t, u, 1, 0, 0)
 }
 
-// However Take, End and Close meet, the books are right.
+// The counts are right in whatever order Take, End and Close run.
 func TestTakeRaces(t *testing.T) {
-	noLeaks(t)
-	u, l := bare()
+	relaytest.NoLeaks(t)
+	u, l := fakeSocket()
 	for i := range 2000 {
-		u.deliver(made(i), []byte("a"))
+		u.deliver(fakeKey(i), []byte("a"))
 		conn := <-l.conns
 		var all sync.WaitGroup
 		all.Go(func() { conn.Take(0, each(func([]byte) {})) })
-		all.Go(func() { check(t, conn.Close()) })
+		all.Go(func() { relaytest.Check(t, conn.Close()) })
 		all.Go(func() { _, _ = conn.Read(make([]byte, 10)) })
 		if i%2 == 0 {
 			all.Go(conn.End)
 		}
-		u.deliver(made(i), []byte("b"))
+		u.deliver(fakeKey(i), []byte("b"))
 		all.Wait()
 		conn.End()
 		for {
@@ -256,7 +258,7 @@ func TestTakeRaces(t *testing.T) {
 		}
 	}
 	wantCounts(t, u, 1, 0, 0)
-	if n := u.waiting.Load(); n != 0 {
-		t.Errorf("%d bytes are said to wait", n)
+	if n := u.queuedBytes.Load(); n != 0 {
+		t.Errorf("%d bytes counted as unread", n)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 type readResult struct {
@@ -15,7 +17,7 @@ type readResult struct {
 	after time.Duration
 }
 
-// reading reads in another goroutine.
+// reading reads once in another goroutine.
 func reading(conn *Conn) <-chan readResult {
 	start := time.Now()
 	result := make(chan readResult, 1)
@@ -33,22 +35,23 @@ func wantResult(t *testing.T, result <-chan readResult, n int, err error, after 
 	}
 }
 
-// A deadline is exact to the nanosecond, may be moved while somebody reads, and
-// goes before data, so that a client who sends without end does not outrun it.
+// A deadline is exact to the nanosecond and may be moved during a Read. It takes
+// precedence over data, so that it also ends the reads of a client that never stops
+// sending.
 func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn := bareConn("a")
+		conn := fakeConn("a")
 		buf := make([]byte, 100)
 		_, err := conn.Read(buf)
-		check(t, err)
-		in := func(d time.Duration) { check(t, conn.SetReadDeadline(time.Now().Add(d))) }
+		relaytest.Check(t, err)
+		in := func(d time.Duration) { relaytest.Check(t, conn.SetReadDeadline(time.Now().Add(d))) }
 
 		in(400 * time.Millisecond)
 		wantResult(t, reading(conn), 0, os.ErrDeadlineExceeded, 400*time.Millisecond)
 		wantResult(t, reading(conn), 0, os.ErrDeadlineExceeded, 0)
 		conn.deliver([]byte("b"))
 		wantResult(t, reading(conn), 0, os.ErrDeadlineExceeded, 0)
-		check(t, conn.SetReadDeadline(time.Time{}))
+		relaytest.Check(t, conn.SetReadDeadline(time.Time{}))
 		wantResult(t, reading(conn), 1, nil, 0)
 
 		later := reading(conn)
@@ -59,21 +62,21 @@ func TestDeadline(t *testing.T) {
 		in(time.Second) // earlier
 		wantResult(t, later, 0, os.ErrDeadlineExceeded, time.Minute+time.Second)
 
-		check(t, conn.SetDeadline(time.Time{}))
+		relaytest.Check(t, conn.SetDeadline(time.Time{}))
 		later = reading(conn)
 		in(time.Second)
 		time.Sleep(999 * time.Millisecond)
-		check(t, conn.SetReadDeadline(time.Time{})) // as the routes do
+		relaytest.Check(t, conn.SetReadDeadline(time.Time{})) // as layer4's routes do
 		time.Sleep(time.Minute)
 		conn.deliver([]byte("cc"))
 		wantResult(t, later, 2, nil, time.Minute+999*time.Millisecond)
 
 		later = reading(conn)
 		synctest.Wait()
-		check(t, conn.SetReadDeadline(time.Unix(1, 0))) // long past
+		relaytest.Check(t, conn.SetReadDeadline(time.Unix(1, 0))) // in the past
 		wantResult(t, later, 0, os.ErrDeadlineExceeded, 0)
-		check(t, conn.SetReadDeadline(time.Time{}))
-		check(t, conn.SetWriteDeadline(time.Unix(1, 0)))
+		relaytest.Check(t, conn.SetReadDeadline(time.Time{}))
+		relaytest.Check(t, conn.SetWriteDeadline(time.Unix(1, 0)))
 
 		one, two := reading(conn), reading(conn)
 		synctest.Wait()
@@ -85,50 +88,50 @@ func TestDeadline(t *testing.T) {
 		in(time.Hour)
 		one, two = reading(conn), reading(conn)
 		synctest.Wait()
-		check(t, conn.Close())
+		relaytest.Check(t, conn.Close())
 		wantResult(t, one, 0, io.EOF, 0)
 		wantResult(t, two, 0, io.EOF, 0)
-		in(time.Hour) // leaves no timer behind
-		if conn.alarm != nil {
-			t.Error("a client that has ended has an alarm")
+		in(time.Hour) // must not start a timer
+		if conn.timer != nil {
+			t.Error("a client that has ended has a timer")
 		}
 	})
 }
 
-// Take ends a Read, and the deadline with it.
+// Take ends a Read and stops its timer.
 func TestDeadlineAndTake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn := bareConn("a")
+		conn := fakeConn("a")
 		_, err := conn.Read(make([]byte, 10))
-		check(t, err)
-		check(t, conn.SetReadDeadline(time.Now().Add(time.Hour)))
+		relaytest.Check(t, err)
+		relaytest.Check(t, conn.SetReadDeadline(time.Now().Add(time.Hour)))
 		result, in := reading(conn), conn.inbox
 		synctest.Wait()
 		conn.Take(0, each(func([]byte) {}))
 		wantResult(t, result, 0, io.EOF, 0)
-		check(t, conn.SetReadDeadline(time.Now().Add(time.Hour)))
-		if in.alarm != nil || conn.inbox != nil {
-			t.Error("a client that was taken has an alarm")
+		relaytest.Check(t, conn.SetReadDeadline(time.Now().Add(time.Hour)))
+		if in.timer != nil || conn.inbox != nil {
+			t.Error("a client that was taken has a timer")
 		}
 		conn.End()
 	})
 }
 
-// A client that nobody takes and nobody hears of ends; a datagram either way
-// keeps it, and one that was taken has another's timeout.
+// An idle client ends, unless it was taken over. A datagram in either direction
+// restarts its timeout.
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, l := bare()
+		u, l := fakeSocket()
 		go u.sweep()
 		defer func() { close(u.closed); synctest.Wait() }()
-		u.deliver(made(1), []byte("taken"))
+		u.deliver(fakeKey(1), []byte("taken"))
 		(<-l.conns).Take(0, each(func([]byte) {}))
-		u.deliver(made(2), []byte("silent"))
+		u.deliver(fakeKey(2), []byte("silent"))
 		silent := <-l.conns
-		u.deliver(made(3), []byte("a"))
+		u.deliver(fakeKey(3), []byte("a"))
 		<-l.conns
 		time.Sleep(idleTimeout - time.Minute)
-		u.deliver(made(3), []byte("b"))
+		u.deliver(fakeKey(3), []byte("b"))
 		wantCounts(t, u, 4, 3, 2)
 		time.Sleep(time.Minute + idleTimeout/10)
 		synctest.Wait()
@@ -142,10 +145,10 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// A datagram that comes when the idle have been picked out keeps its client.
-func TestIdleNoLonger(t *testing.T) {
+// A datagram that arrives just before expire keeps its client.
+func TestDatagramBeforeExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn := bareConn("a")
+		conn := fakeConn("a")
 		time.Sleep(2 * idleTimeout)
 		conn.deliver([]byte("b"))
 		conn.expire()

@@ -1,0 +1,100 @@
+package listen
+
+import (
+	"net"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
+)
+
+// TakeTCP receives the clients instead of Accept if the latest listener has it.
+func TestTakeTCP(t *testing.T) {
+	relaytest.NoLeaks(t)
+	s, at := NewSockets(), freeAddr(t, "127.0.0.1")
+	taken := make(chan net.Conn, 1)
+	opts := quiet()
+	opts.TakeTCP = func(conn net.Conn) { taken <- conn }
+	taking, err := s.TCP(at, opts)
+	relaytest.Check(t, err)
+	peer := dial(t, "tcp", at.String())
+	conn := relaytest.Receive(t, "a client", taken)
+	if conn.RemoteAddr().String() != peer.LocalAddr().String() {
+		t.Errorf("took %v, not %v", conn.RemoteAddr(), peer.LocalAddr())
+	}
+	conn.Close()
+
+	accepting := openTCP(t, s, at)
+	dial(t, "tcp", at.String())
+	accepted[net.Conn](t, accepting).Close()
+	relaytest.Check(t, accepting.Close())
+	dial(t, "tcp", at.String())
+	relaytest.Receive(t, "a client", taken).Close()
+	relaytest.Check(t, taking.Close())
+}
+
+// If one TakeTCP is slow, helpers take the other clients in parallel, as long as a
+// CPU is free.
+func TestTakeTCPHelpers(t *testing.T) {
+	relaytest.NoLeaks(t)
+	if !acceptsDescriptors(t) || runtime.GOMAXPROCS(0) < 2 {
+		t.Skip("only one goroutine accepts clients")
+	}
+	s, at := NewSockets(), freeAddr(t, "127.0.0.1")
+	const clients = 4 * helperThreshold
+	var all sync.WaitGroup
+	all.Add(clients)
+	blocked, release := make(chan struct{}), make(chan struct{})
+	var mu sync.Mutex
+	taken, busy, most := 0, 0, 0
+	opts := quiet()
+	opts.TakeTCP = func(conn net.Conn) {
+		defer all.Done()
+		defer conn.Close()
+		mu.Lock()
+		taken++
+		first := taken == 1
+		busy++
+		most = max(most, busy)
+		mu.Unlock()
+		if first { // the others connect meanwhile
+			close(blocked)
+			<-release
+		} else {
+			time.Sleep(time.Millisecond)
+		}
+		mu.Lock()
+		busy--
+		mu.Unlock()
+	}
+	l, err := s.TCP(at, opts)
+	relaytest.Check(t, err)
+	dial(t, "tcp", at.String())
+	relaytest.Receive(t, "the first client", blocked)
+	for range clients - 1 {
+		dial(t, "tcp", at.String())
+	}
+	close(release)
+	all.Wait()
+	if most < 2 {
+		t.Errorf("%d clients, at most %d taken in parallel", clients, most)
+	}
+	if most > runtime.GOMAXPROCS(0) {
+		t.Errorf("%d clients taken in parallel", most)
+	}
+	relaytest.Check(t, l.Close())
+}
+
+// acceptsDescriptors reports whether clients are accepted as bare descriptors.
+func acceptsDescriptors(t *testing.T) bool {
+	t.Helper()
+	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	relaytest.Check(t, err)
+	a, err := newAcceptor(ln)
+	relaytest.Check(t, err)
+	relaytest.Check(t, a.Close())
+	_, isNet := a.(netAcceptor)
+	return !isNet
+}
