@@ -13,7 +13,7 @@ import (
 //
 // Its lock is held while a socket is opened or closed, so that no address is bound
 // twice and no socket is found while it closes. Lock order: Sockets.mu before
-// listeners.mu. No other lock is taken while Conn.mu or udpSocket.mu is held.
+// listeners.mu. Conn.mu and udpSocket.mu are never held together with another lock.
 type Sockets struct {
 	mu  sync.Mutex // guards the maps and the users of each socket
 	tcp map[netip.AddrPort]*tcpSocket

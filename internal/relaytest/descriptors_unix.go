@@ -16,7 +16,7 @@ func LimitDescriptors(t testing.TB, n int) (restore func()) {
 	var before syscall.Rlimit
 	Check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before))
 	limited := before
-	limited.Cur = uint64(n)
+	set(&limited.Cur, n)
 	Check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limited))
 	restore = func() {
 		t.Helper()
@@ -25,3 +25,6 @@ func LimitDescriptors(t testing.TB, n int) (restore func()) {
 	t.Cleanup(restore)
 	return restore
 }
+
+// set assigns to a field of Rlimit, whose type depends on the system.
+func set[T int64 | uint64](field *T, n int) { *field = T(n) }
