@@ -60,20 +60,21 @@ func (o outcome) again(verdict upstream.Verdict) query {
 	return q
 }
 
-// begun is a first attempt that somebody else has begun: with the addresses at
-// hand, to the first of which a connection is under way, or has failed.
-type begun struct {
-	walk    upstream.Walk
-	attempt upstream.Attempt
-	addrs   []netip.Addr
-	since   time.Time
-	await   func(ctx context.Context) (net.Conn, error) // gives the connection to the first address
+// startedAttempt is a first attempt on cached addresses, the first of which an
+// event loop has dialled.
+type startedAttempt struct {
+	ctx       context.Context // ends the search for a backend
+	walk      upstream.Walk
+	attempt   upstream.Attempt
+	addrs     []netip.Addr
+	since     time.Time
+	dialFirst dial.Func // returns the result for the first address
 }
 
-// connect tries backends until one takes the client, every one of them before
-// it gives up, and goes on from an attempt that has begun, if there is one.
-// gone tells whether the client has left meanwhile.
-func (r *Relay) connect(ctx context.Context, of *tcpRelay, from *begun, gone func() bool) (outcome, error) {
+// connect tries backends until one accepts the client. It returns an error after
+// all of them were tried. It continues an attempt that was started, unless from is
+// nil. gone reports whether the client has left meanwhile.
+func (r *Relay) connect(ctx context.Context, of *tcpRelay, from *startedAttempt, gone func() bool) (outcome, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errSuperseded)
 	t := &attempts{relay: r, client: of.client, note: of.note, results: make(chan outcome)}
@@ -130,7 +131,7 @@ func (t *attempts) next(ctx context.Context) {
 	t.start(ctx, attempt, query{}, nil)
 }
 
-func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query, from *begun) {
+func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query, from *startedAttempt) {
 	t.current = a
 	t.pending++
 	go func() { // waits on the network for one attempt; ends with it or with ctx
@@ -162,7 +163,7 @@ func (t *attempts) failed(ctx context.Context, o outcome) {
 }
 
 // attempt is one try of one backend: lookup, and a dial to all its addresses.
-func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, from *begun) (o outcome) {
+func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, from *startedAttempt) (o outcome) {
 	r := t.relay
 	o = outcome{attempt: a}
 	defer func() {
@@ -179,8 +180,7 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 		o.tried, o.err = r.resolve(ctx, a.Backend, upstream.TCP, q)
 		o.since = time.Now()
 	} else {
-		o.tried, o.since = from.addrs, from.since
-		first = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) { return from.await(ctx) }
+		o.tried, o.since, first = from.addrs, from.since, from.dialFirst
 	}
 	if o.err == nil {
 		o.conn, o.addr, o.err = dial.Any(ctx, o.tried, a.Backend.Port, first)

@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -13,264 +14,321 @@ import (
 
 	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// Client is a TCP client as the relay is given it. The relay closes it.
-type Client struct {
-	// Conn is what the client's bytes are read from and answers written to.
-	Conn net.Conn
-	// Early is what was read from Conn already, by whoever decided that it
-	// comes here; it goes to the backend first.
-	Early []byte
-	// CloseWrite tells the client that no more bytes come, while its own are
-	// still read; nil where Conn has no way to, and the end of one direction
-	// has to be the end of both.
-	CloseWrite func() error
-	// Socket is the plain socket beneath Conn, Conn itself where nothing wraps
-	// it. It is what gets reset; nil where it cannot be reached.
-	Socket net.Conn
-	// Detach gives a descriptor of the client's that does not block and that
-	// the relay closes, and has Conn forget the client but for its addresses.
-	// It is nil where Conn is more than a plain socket.
-	Detach func() (fd int, err error)
-
-	header int // how much of Early is not the client's
-}
-
-// reset cuts the client off with a reset, if there is a socket to reset.
-func (c Client) reset() {
-	if c.Detach != nil {
-		if fd, err := c.Detach(); err == nil {
-			netio.ResetDescriptor(fd)
-			_ = c.Conn.Close() // where it still has a descriptor of its own, somebody may be reading it
-			return
-		}
-	}
-	if c.Socket != nil {
-		netio.Reset(c.Socket)
-	}
-	_ = c.Conn.Close()
-}
-
-// abandon is reset after a panic: what has panicked may do so again.
-func (c Client) abandon() {
-	defer func() { _ = recover() }()
-	c.reset()
-}
-
-// tcpRelay is a TCP relay at work, from the client's arrival to its end.
+// tcpRelay is the relay of one TCP client, from its arrival to its end. It
+// implements [stream.Rules] for the mover of its bytes.
+//
+// Lock order: the mover's lock is taken before mu and before those of Service.
 type tcpRelay struct {
-	relay  *Relay   // set once, as are client, local, began and ticket
-	client net.Addr // who it is for
-	local  net.Addr // where that came in
+	relay  *Relay // set once, as are client, local, began and ticket
+	client net.Addr
+	local  net.Addr // the listener's address
 	began  time.Time
 	ticket ticket
 
+	// first is the attempt that the mover makes on an event loop. It is set before
+	// [stream.Connector.Connect], whose result takes it.
+	first *startedAttempt
+
 	prev, next *tcpRelay // in the service's list; guarded by Service.mu
 
-	mu      sync.Mutex              // guards what follows
+	mu      sync.Mutex              // guards the fields below
+	mover   stream.Mover            // nil before setMover
 	search  context.CancelCauseFunc // ends the search for a backend; nil: there is none
-	carrier carrier                 // carries the bytes, once there are two sides
-	why     reason                  // it was cut; "": it was not
-	backend *upstream.Backend       // who serves it; nil: nobody yet
-	address netip.AddrPort          // of the backend's, and which
-	tally   *tally                  // of the backend's
-	tried   tried                   // the attempts, if they are to be logged
-	dialled time.Duration           // how long the last one took
+	cutBy   stream.Reason           // "": the relay was not cut
+	err     error                   // why there is no backend
+	backend *upstream.Backend       // that serves the client; nil: none yet
+	address netip.AddrPort          // of the backend
+	tally   *tally                  // of the backend
+	tried   tried                   // the attempts, if there is an access log
+	dialled time.Duration           // duration of the last attempt
 }
 
-// carrier is what carries a relay's bytes until cut.
-type carrier interface{ cut(why reason) }
-
-// ServeTCP serves one client. It returns when the relay is over, or when an
-// event loop has taken it over. It logs what became of it. ctx ends the search
-// for a backend, not the relay that follows.
-func (r *Relay) ServeTCP(ctx context.Context, client Client) {
-	if t := r.admit(&client); t != nil && !t.serveOnLoop(ctx, client) {
-		t.serve(ctx, client)
+// ServeTCP serves one client and logs the end of its relay. It returns at the
+// relay's end, or once an event loop has taken over the client. ctx ends the
+// search for a backend, not the relay that follows.
+func (r *Relay) ServeTCP(ctx context.Context, client stream.Client) {
+	if serve := r.startTCP(ctx, client); serve != nil {
+		serve()
 	}
 }
 
-// StartTCP is [Relay.ServeTCP] for those who must not wait for the relay's end,
-// nor for a backend, nor meet a panic.
-func (r *Relay) StartTCP(ctx context.Context, client Client) {
+// StartTCP is [Relay.ServeTCP] for callers that must not block and must not see a
+// panic.
+func (r *Relay) StartTCP(ctx context.Context, client stream.Client) {
 	defer func() {
-		if p := recover(); p != nil {
-			r.panicked(upstream.TCP, client.Conn.RemoteAddr().String(), p)
-			client.abandon()
+		if value := recover(); value != nil {
+			r.panicked(upstream.TCP, client.Conn.RemoteAddr().String(), value)
+			client.ResetAfterPanic()
 		}
 	}()
-	if t := r.admit(&client); t != nil && !t.serveOnLoop(ctx, client) {
-		go t.serve(ctx, client) // ends with the relay
+	if serve := r.startTCP(ctx, client); serve != nil {
+		go serve() // ends with the relay
 	}
 }
 
-// admit books a relay for a client, and puts what the backend is to hear of the
-// client before what the client says. The client is turned away, and there is
-// no relay, where there is no room.
-func (r *Relay) admit(client *Client) *tcpRelay {
+// startTCP admits a client. It returns nil if the client was turned away or is
+// served on an event loop, or else a function that serves it and returns at the
+// end of its relay.
+func (r *Relay) startTCP(ctx context.Context, client stream.Client) (serve func()) {
 	t := &tcpRelay{relay: r, client: client.Conn.RemoteAddr(), local: client.Conn.LocalAddr(), began: time.Now()}
 	if !r.service.enter(t) {
-		client.abandon()
+		client.ResetAfterPanic()
 		return nil
 	}
 	if header := r.opts.ProxyProtocol.header(t.client, t.local); header != nil {
 		client.Early = append(header, client.Early...)
-		client.header = len(header)
+		client.HeaderLen = len(header)
 	}
-	return t
+	if r.opts.TCP != nil {
+		if mover := r.opts.TCP.NewMover(client, t, r.wheel); mover != nil {
+			t.setMover(mover)
+			t.connect(ctx, mover)
+			return nil
+		}
+	}
+	t.setMover(stream.NewMover(client, t, r.wheel))
+	return func() { t.serve(ctx, nil) }
 }
 
-// serve serves the client the portable way.
-func (t *tcpRelay) serve(ctx context.Context, client Client) {
+// setMover sets what moves the relay's bytes, and cuts a relay that was cut
+// before.
+func (t *tcpRelay) setMover(m stream.Mover) {
+	t.mu.Lock()
+	t.mover = m
+	reason := t.cutBy
+	t.mu.Unlock()
+	if reason != "" {
+		m.Cut(reason)
+	}
+}
+
+// guard is deferred by what runs for the relay outside its mover: a panic ends
+// this relay and no other.
+func (t *tcpRelay) guard() {
+	if value := recover(); value != nil {
+		t.Panicked(value)
+		t.mover.Cut(stream.Panicked)
+	}
+}
+
+// connect makes the first attempt on the event loop, without a goroutine, if the
+// addresses of its backend are cached. The attempt loop makes all others.
+func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
+	defer t.guard()
 	r := t.relay
-	defer r.service.leave(t)
-	defer func() {
-		if p := recover(); p != nil {
-			r.panicked(upstream.TCP, t.client.String(), p)
-			client.abandon()
-		}
-	}()
-	gone := func() bool { return client.Socket != nil && netio.PeerStateOf(client.Socket).Reset() }
-	o, err := t.find(ctx, nil, gone)
-	if err != nil {
-		client.reset()
-		t.refused(err)
+	now := time.Now()
+	a := &startedAttempt{ctx: ctx, walk: r.service.Pool.Walk(upstream.TCP), since: now}
+	var known bool
+	if a.attempt, known = a.walk.Next(now); known {
+		a.addrs, known = r.known(a.attempt.Backend)
+	}
+	if !known {
+		go t.serve(ctx, nil) // ends when a backend was found, or none
 		return
 	}
-	l := newLink(client, o.conn, r.opts.IdleTimeout)
-	l.panicked = func(p any) { r.panicked(upstream.TCP, t.client.String(), p) }
-	if why := t.found(l, o); why != "" {
-		l.end(why)
-	}
-	l.up.total, l.down.total = &t.tally.bytesUp, &t.tally.bytesDown
-	why := l.run()
-	t.ended(why, l.up.sum, l.down.sum)
+	a.addrs, _ = query{}.choose(a.addrs, a.attempt.Backend, upstream.TCP)
+	t.first = a
+	m.Connect(netip.AddrPortFrom(a.addrs[0], a.attempt.Backend.Port))
 }
 
-// find looks for a backend, from an attempt on that has begun, if it is not nil.
-func (t *tcpRelay) find(ctx context.Context, from *begun, gone func() bool) (outcome, error) {
+func (t *tcpRelay) takeFirst() *startedAttempt {
+	a := t.first
+	t.first = nil
+	return a
+}
+
+// Connected implements [stream.Rules].
+func (t *tcpRelay) Connected() stream.Totals {
+	a := t.takeFirst()
+	o := outcome{attempt: a.attempt, addr: a.addrs[0], tried: a.addrs, since: a.since, took: time.Since(a.attempt.Began)}
+	t.note(o)
+	t.relay.succeeded(&a.walk, o, upstream.TCP, t.client, time.Now(), false)
+	return t.found(o)
+}
+
+// ConnectFailed implements [stream.Rules]. The attempt continues in the attempt
+// loop, where its first address fails with err. A local shortage is retried.
+func (t *tcpRelay) ConnectFailed(err error) {
+	a := t.takeFirst()
+	a.dialFirst = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+		if netio.Classify(err) == netio.Exhausted {
+			return dial.One(ctx, addr)
+		}
+		return nil, dial.Failed(addr, err)
+	}
+	go t.serve(a.ctx, a) // ends when a backend was found, or none
+}
+
+// ConnectSlow implements [stream.Rules]. The attempt continues in the attempt
+// loop.
+func (t *tcpRelay) ConnectSlow(pending stream.Pending) {
+	a := t.takeFirst()
+	a.dialFirst = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+		conn, err := pending.Await(ctx)
+		if err != nil {
+			return nil, dial.Failed(addr, err)
+		}
+		return conn, nil
+	}
+	go t.serve(a.ctx, a) // ends when a backend was found, or none
+}
+
+// serve finds a backend in the attempt loop, starting with an attempt that has
+// been started already if from is not nil, and has the mover carry the bytes.
+func (t *tcpRelay) serve(ctx context.Context, from *startedAttempt) {
+	defer t.guard()
+	o, err := t.find(ctx, from)
+	if err != nil {
+		t.refuse(err)
+		return
+	}
+	t.mover.Carry(o.conn, t.found(o))
+}
+
+// find finds a backend for the client.
+func (t *tcpRelay) find(ctx context.Context, from *startedAttempt) (outcome, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t.mu.Lock()
 	t.search = cancel
-	why := t.why
+	reason := t.cutBy
 	t.mu.Unlock()
-	if why != "" {
-		cancel(cutError{why})
+	if reason != "" {
+		cancel(cutError{reason})
 	}
-	o, err := t.relay.connect(ctx, t, from, gone)
+	o, err := t.relay.connect(ctx, t, from, t.mover.ClientReset)
 	t.mu.Lock()
 	t.search = nil
 	t.mu.Unlock()
 	return o, err
 }
 
-// note keeps what came of an attempt for the access log.
+// refuse ends the relay of a client without a backend.
+func (t *tcpRelay) refuse(err error) {
+	t.mu.Lock()
+	t.err = err
+	t.mu.Unlock()
+	reason := stream.Refused
+	if errors.Is(err, errClientGone) {
+		reason = stream.ClientReset
+	}
+	t.mover.Cut(reason)
+}
+
+// note keeps the outcome of an attempt for the access log.
 func (t *tcpRelay) note(o outcome) {
-	if t.relay.logs(upstream.TCP) && !errors.Is(o.err, errUnchanged) { // or nobody was asked
+	if t.relay.logs(upstream.TCP) && !errors.Is(o.err, errUnchanged) { // after errUnchanged no backend was dialled
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.tried.add(o)
 	}
 }
 
-// carriedBy books who is to be told of a cut, before there is a backend. If the
-// relay was cut before, it says why.
-func (t *tcpRelay) carriedBy(c carrier) (cut reason) {
+// found records the backend that serves the client, and returns its counters.
+func (t *tcpRelay) found(o outcome) stream.Totals {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.carrier = c
-	return t.why
-}
-
-// found books what carries the relay from now on. If the relay was cut between
-// the search and now, it says why; the caller ends it.
-func (t *tcpRelay) found(c carrier, o outcome) (cut reason) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.carrier = c
 	t.backend, t.address = o.attempt.Backend, netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
 	t.tally, t.dialled = t.relay.service.tallies.get(t.backend, upstream.TCP), o.took
 	t.tally.enter()
 	t.tally.connects.observe(o.took, time.Now())
-	return t.why
+	return stream.Totals{Up: &t.tally.bytesUp, Down: &t.tally.bytesDown}
 }
 
-// cut ends the relay, wherever it stands.
-func (t *tcpRelay) cut(why reason) {
+// cut ends the relay, or the search for its backend.
+func (t *tcpRelay) cut(reason stream.Reason) {
 	t.mu.Lock()
-	t.why = why
-	search, c := t.search, t.carrier
+	t.cutBy = reason
+	search, mover := t.search, t.mover
 	t.mu.Unlock()
 	if search != nil {
-		search(cutError{why})
+		search(cutError{reason})
 	}
-	if c != nil {
-		c.cut(why)
+	if mover != nil {
+		mover.Cut(reason)
 	}
 }
 
-// ended tells of the relay's end.
-func (t *tcpRelay) ended(why reason, up, down int64) {
+// Panicked implements [stream.Rules].
+func (t *tcpRelay) Panicked(value any) {
+	t.relay.panicked(upstream.TCP, t.client.String(), value)
+}
+
+// Ended implements [stream.Rules].
+func (t *tcpRelay) Ended(end stream.End) {
+	defer t.relay.service.leave(t) // also if logging panics
+	t.mu.Lock()
+	served, err := t.backend != nil, t.err
+	t.mu.Unlock()
+	switch {
+	case !served:
+		t.logRefused(end.Reason, err)
+		return
+	case end.Reason == stream.Exhausted:
+		t.relay.service.floods.note(t.relay.log, exhausted, zap.Stringer("network", upstream.TCP), zap.Error(end.Err))
+	}
+	t.logEnd(end)
+}
+
+// logEnd logs the end of a relay that had a backend.
+func (t *tcpRelay) logEnd(end stream.End) {
 	t.tally.leave()
-	t.log(record{backend: t.backend.Text, address: t.address, dialled: t.dialled, bytesUp: up, bytesDown: down, why: why})
+	t.log(record{
+		backend: t.backend.Text, address: t.address, dialled: t.dialled,
+		bytesUp: end.BytesUp, bytesDown: end.BytesDown, why: end.Reason,
+	})
 	if line := t.relay.log.Check(zap.DebugLevel, "relay ended"); line != nil {
 		line.Write(zap.Stringer("network", upstream.TCP),
 			zap.Stringer("client", t.client),
 			zap.String("backend", t.backend.Text),
 			zap.Stringer("address", t.address),
 			zap.Duration("duration", time.Since(t.began)),
-			zap.Int64("bytes_up", up),
-			zap.Int64("bytes_down", down),
-			zap.String("reason", string(why)))
+			zap.Int64("bytes_up", end.BytesUp),
+			zap.Int64("bytes_down", end.BytesDown),
+			zap.String("reason", string(end.Reason)))
 	}
 }
 
-// log writes the relay's line in the access log, if there is one.
+// logRefused logs the end of a client without a backend. It is a refusal only
+// if neither the client nor an operator has ended the search.
+func (t *tcpRelay) logRefused(reason stream.Reason, err error) {
+	r, network := t.relay, zap.Stringer("network", upstream.TCP)
+	if err == nil {
+		err = cutError{reason}
+	}
+	t.log(record{why: reason, err: err})
+	if reason != stream.Refused {
+		r.log.Debug("relay ended", network, zap.Stringer("client", t.client), zap.Duration("duration", time.Since(t.began)), zap.String("reason", string(reason)), zap.Error(err))
+		return
+	}
+	if dial.Class(err) == netio.Exhausted {
+		r.service.floods.note(r.log, exhausted, network, zap.Error(err))
+	}
+	r.service.floods.note(r.log, refusedTCP, network, zap.Stringer("client", t.client), zap.Error(err))
+}
+
+// log writes the relay's line of the access log, if there is one.
 func (t *tcpRelay) log(a record) {
 	if t.relay.logs(upstream.TCP) {
 		a.network, a.client, a.local, a.began = upstream.TCP, t.client, t.local, t.began
-		t.mu.Lock() // of one that is cut an attempt may still come to its end
+		t.mu.Lock() // an attempt of a relay that was cut may still end
 		a.tried = t.tried
 		t.mu.Unlock()
 		t.relay.accessed(a)
 	}
 }
 
-// refused tells of a client that got no backend.
-func (t *tcpRelay) refused(err error) {
-	r, network := t.relay, zap.Stringer("network", upstream.TCP)
-	why, over := cutOff(err)
-	if errors.Is(err, errClientGone) {
-		why, over = clientReset, true
-	}
-	if over {
-		t.log(record{why: why, err: err})
-		r.log.Debug("relay ended", network, zap.Stringer("client", t.client), zap.Duration("duration", time.Since(t.began)), zap.String("reason", string(why)), zap.Error(err))
-		return
-	}
-	t.log(record{why: refusedClient, err: err})
-	if dial.Class(err) == netio.Exhausted {
-		r.service.floods.note(r.log, lackOfOwn, network, zap.Error(err))
-	}
-	r.service.floods.note(r.log, refusedTCP, network, zap.Stringer("client", t.client), zap.Error(err))
-}
+// cutError is the error of a search that was cut.
+type cutError struct{ reason stream.Reason }
 
-// cutError ends the search of a client that is cut.
-type cutError struct{ why reason }
+// Error implements error.
+func (e cutError) Error() string { return fmt.Sprintf("cut: %s", e.reason) }
 
-func (e cutError) Error() string { return "cut: " + string(e.why) }
-
-// cutOff says whether err is that of a client that was cut, and why.
-func cutOff(err error) (why reason, ok bool) {
-	var cut cutError
-	ok = errors.As(err, &cut)
-	return cut.why, ok
-}
-
-// panicked tells of a panic, which is the end of one relay and of nothing else.
-func (r *Relay) panicked(n upstream.Network, client string, p any) {
-	r.log.Error("relay ended by a panic", zap.Stringer("network", n), zap.String("client", client), zap.Any("error", p), zap.ByteString("stack", debug.Stack()))
+// panicked logs a panic, which ends one relay and nothing else.
+func (r *Relay) panicked(n upstream.Network, client string, value any) {
+	r.log.Error("relay ended by a panic", zap.Stringer("network", n), zap.String("client", client), zap.Any("error", value), zap.ByteString("stack", debug.Stack()))
 }

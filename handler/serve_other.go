@@ -1,8 +1,0 @@
-//go:build !linux
-
-package handler
-
-import "context"
-
-// serveOnLoop: this system has no event loops.
-func (t *tcpRelay) serveOnLoop(context.Context, Client) bool { return false }

@@ -1,0 +1,53 @@
+package stream
+
+import (
+	"net"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+)
+
+// Client is a TCP client that is handed to a relay, which closes it.
+type Client struct {
+	// Conn is what the client's bytes are read from and answers are written to.
+	Conn net.Conn
+	// Early is what was read from Conn before, such as by a matcher. It goes to
+	// the backend first.
+	Early []byte
+	// HeaderLen is how many of the first bytes of Early were not sent by the
+	// client (a PROXY protocol header). They are not counted.
+	HeaderLen int
+	// CloseWrite sends the end of the stream, a FIN, while Conn can still be
+	// read. It is nil where Conn cannot be half-closed; then the end of the
+	// backend's stream ends the relay.
+	CloseWrite func() error
+	// Socket is the plain socket that Conn uses, which is Conn itself where
+	// nothing wraps it. It is the one that is reset. It is nil where it cannot be
+	// reached; then a reset becomes a close of Conn.
+	Socket net.Conn
+	// Detach returns a nonblocking descriptor of the client's socket, which the
+	// caller closes. Conn keeps its addresses only. It is nil where Conn is not a
+	// plain socket.
+	Detach func() (fd int, err error)
+}
+
+// Reset closes the client so that it sees a RST, if it has a plain socket. It
+// does nothing to a client that [Client.Detach] was called for.
+func (c Client) Reset() {
+	if c.Detach != nil {
+		if fd, err := c.Detach(); err == nil {
+			netio.ResetDescriptor(fd)
+			_ = c.Conn.Close() // ends a Read that waits on a descriptor of Conn's own
+			return
+		}
+	}
+	if c.Socket != nil {
+		netio.Reset(c.Socket)
+	}
+	_ = c.Conn.Close()
+}
+
+// ResetAfterPanic is Reset for a client whose Conn may be what has panicked.
+func (c Client) ResetAfterPanic() {
+	defer func() { _ = recover() }()
+	c.Reset()
+}

@@ -1,0 +1,92 @@
+package stream
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+)
+
+// SlowConnect is how long a connection may take on an event loop. Then
+// [Rules.ConnectSlow] takes it over, to dial other addresses in parallel, to
+// notice a client that leaves, and to apply the connect timeout.
+const SlowConnect = 10 * time.Millisecond
+
+// Connect implements [Connector].
+func (m *loopMover) Connect(addr netip.AddrPort) {
+	defer m.guard()
+	fd, done, err := netio.ConnectTCPNonblock(addr)
+	buf := netio.GetBuffer()
+	defer buf.Free()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.ends.over:
+		if err == nil {
+			netio.CloseDescriptor(fd)
+		}
+		return
+	case err != nil:
+		m.rules.ConnectFailed(err)
+		return
+	}
+	m.sockets[BackendSide] = socket{fd: fd}
+	if done {
+		m.carryLocked(m.rules.Connected(), buf)
+		return
+	}
+	m.sockets[BackendSide].watchOut = true
+	if err := m.watchLocked(BackendSide); err != nil {
+		m.releaseBackendLocked()
+		netio.CloseDescriptor(fd)
+		m.rules.ConnectFailed(err)
+		return
+	}
+	m.connecting = time.AfterFunc(SlowConnect, m.connectIsSlow)
+}
+
+// connectEventLocked handles an event of the connection that is under way.
+func (m *loopMover) connectEventLocked(events netio.Events, buf *netio.Buffer) (more bool) {
+	fd := m.sockets[BackendSide].fd
+	var errno syscall.Errno
+	if events&(netio.Failed|netio.HungUp) != 0 {
+		errno = netio.SocketError(fd)
+	}
+	m.connecting.Stop()
+	m.connecting = nil
+	if errno == 0 {
+		return m.carryLocked(m.rules.Connected(), buf)
+	}
+	m.releaseBackendLocked()
+	netio.CloseDescriptor(fd)
+	m.rules.ConnectFailed(os.NewSyscallError("connect", errno))
+	return false
+}
+
+// connectIsSlow is called by the timer.
+func (m *loopMover) connectIsSlow() {
+	defer m.guard()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ends.over || m.connecting == nil {
+		return
+	}
+	m.connecting = nil
+	fd := m.sockets[BackendSide].fd
+	m.releaseBackendLocked()
+	m.rules.ConnectSlow(Pending{func(ctx context.Context) (net.Conn, error) { return netio.AwaitConnect(ctx, fd) }})
+}
+
+// releaseBackendLocked removes the backend's socket from the loop and from the
+// relay without closing it.
+func (m *loopMover) releaseBackendLocked() {
+	s := &m.sockets[BackendSide]
+	if s.token != 0 {
+		m.loop.poller.Unwatch(s.token, s.fd)
+	}
+	*s = socket{fd: -1}
+}

@@ -1,0 +1,95 @@
+package stream
+
+import (
+	"runtime"
+	"sync/atomic"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+)
+
+// loops is the [Engine] of Linux: about one event loop per processor. A relay at
+// rest has no goroutine, buffer, pipe or timer.
+type loops struct {
+	all  []*loop // set once
+	next atomic.Uint32
+}
+
+// loop is an event loop. It runs while it has relays.
+type loop struct {
+	poller *netio.Poller[*loopMover]
+	pipes  *pipes
+
+	inject func(*loopMover) // set by tests to make an event panic; otherwise nil
+}
+
+// NewEngine returns an engine with event loops, or nil if RELAY_DISABLE has
+// engine. It runs no goroutine while it has no relays.
+func NewEngine() Engine {
+	if netio.Disabled("engine") {
+		return nil
+	}
+	return newLoops(runtime.GOMAXPROCS(0))
+}
+
+func newLoops(n int) *loops {
+	e := &loops{all: make([]*loop, n)}
+	pipes := newPipes()
+	for i := range e.all {
+		l := &loop{pipes: pipes}
+		l.poller = netio.NewPoller(func() (netio.Run[*loopMover], error) {
+			return &loopRun{loop: l, buf: netio.GetBuffer()}, nil
+		})
+		e.all[i] = l
+	}
+	return e
+}
+
+// NewMover implements [Engine].
+func (e *loops) NewMover(client Client, rules Rules, wheel *Wheel) Connector {
+	if client.Detach == nil {
+		return nil
+	}
+	fd, err := client.Detach()
+	if err != nil {
+		return nil
+	}
+	return newLoopMover(e.all[e.next.Add(1)%uint32(len(e.all))], fd, client, rules, wheel)
+}
+
+// loopRun is one run of a loop, the time during which it has a goroutine.
+type loopRun struct {
+	loop *loop
+	buf  *netio.Buffer // what all relays of the loop read into
+
+	// Relays with more to do than one turn allowed: from the turn before, and
+	// from this one.
+	before, now []*loopMover
+}
+
+// Turn implements [netio.Run].
+func (r *loopRun) Turn(ready []netio.Ready[*loopMover]) (more bool) {
+	r.before, r.now = r.now, r.before[:0]
+	for _, event := range ready {
+		m := event.Value
+		r.queueIf(m.handleEvent(event.Token, event.Events, r.buf), m)
+	}
+	for _, m := range r.before {
+		m.queued = false
+		r.queueIf(m.resume(r.buf), m)
+	}
+	clear(r.before) // release the relays that ended
+	return len(r.now) > 0
+}
+
+func (r *loopRun) queueIf(more bool, m *loopMover) {
+	if more && !m.queued {
+		m.queued = true
+		r.now = append(r.now, m)
+	}
+}
+
+// End implements [netio.Run].
+func (r *loopRun) End() {
+	r.buf.Free()
+	r.loop.pipes.trim()
+}

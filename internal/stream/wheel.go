@@ -1,0 +1,160 @@
+package stream
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// wheelSlots is how many ticks a timeout is divided into. A relay ends at most one
+// tick after its timeout.
+const wheelSlots = 256
+
+// minTick bounds the ticks of short timeouts.
+const minTick = 2 * time.Millisecond
+
+// Wheel ends relays that were idle for a timeout, which all of them share. A relay
+// is checked when its timeout would expire had it been idle all the time, so that
+// moving bytes costs one atomic store. A timer runs while the wheel has relays.
+type Wheel struct {
+	timeout time.Duration // set once, as are tick and epoch
+	tick    time.Duration
+	epoch   time.Time
+
+	mu    sync.Mutex // guards the fields below
+	slots [wheelSlots + 2]*idler
+	at    int64 // the latest tick that was processed
+	count int   // relays in slots
+	timer *time.Timer
+}
+
+// idler is a relay's entry in a Wheel.
+type idler struct {
+	used  atomic.Int64 // when bytes last moved, in nanoseconds after the wheel's epoch
+	owner interface{ expireIfIdle() }
+
+	prev, next *idler // guarded by Wheel.mu, as is slot
+	slot       int    // noSlot: in no slot
+}
+
+const noSlot = -1
+
+func newIdler(owner interface{ expireIfIdle() }) idler { return idler{owner: owner, slot: noSlot} }
+
+// NewWheel returns a wheel for relays with this idle timeout. It runs no
+// goroutine while it has no relays.
+func NewWheel(timeout time.Duration) *Wheel {
+	return &Wheel{timeout: timeout, tick: max(timeout/wheelSlots, minTick), epoch: time.Now()}
+}
+
+func (w *Wheel) now() int64 { return int64(time.Since(w.epoch)) }
+
+// touch records that bytes have moved.
+func (w *Wheel) touch(i *idler) { i.used.Store(w.now()) }
+
+// isIdle reports whether no bytes have moved for the timeout.
+func (w *Wheel) isIdle(i *idler) bool { return w.now()-i.used.Load() >= int64(w.timeout) }
+
+// add puts a relay into the wheel.
+func (w *Wheel) add(i *idler) {
+	w.touch(i)
+	w.putBack(i)
+}
+
+// putBack puts a relay into the wheel again that due has removed and that has
+// moved bytes since.
+func (w *Wheel) putBack(i *idler) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.count == 0 {
+		w.at = w.now() / int64(w.tick)
+		if w.timer == nil {
+			w.timer = time.AfterFunc(w.tick, w.turn)
+		} else {
+			w.timer.Reset(w.tick)
+		}
+	}
+	w.count++
+	w.placeLocked(i)
+}
+
+// remove removes a relay from the wheel, if it is there.
+func (w *Wheel) remove(i *idler) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i.slot == noSlot {
+		return
+	}
+	w.unlinkLocked(i)
+	w.countDownLocked()
+}
+
+func (w *Wheel) countDownLocked() {
+	if w.count--; w.count == 0 {
+		w.timer.Stop()
+	}
+}
+
+// placeLocked puts a relay into the slot of the tick at which its timeout
+// expires, or into the last slot if that is further away.
+func (w *Wheel) placeLocked(i *idler) {
+	due := (i.used.Load()+int64(w.timeout))/int64(w.tick) + 1
+	due = min(max(due, w.at+1), w.at+wheelSlots+1)
+	i.slot = int(due % int64(len(w.slots)))
+	head := w.slots[i.slot]
+	i.prev, i.next = nil, head
+	if head != nil {
+		head.prev = i
+	}
+	w.slots[i.slot] = i
+}
+
+func (w *Wheel) unlinkLocked(i *idler) {
+	if i.prev != nil {
+		i.prev.next = i.next
+	} else {
+		w.slots[i.slot] = i.next
+	}
+	if i.next != nil {
+		i.next.prev = i.prev
+	}
+	i.prev, i.next, i.slot = nil, nil, noSlot
+}
+
+// turn is called by the timer. It calls the owners without the lock, because they
+// take their own locks.
+func (w *Wheel) turn() {
+	for _, i := range w.due() {
+		i.owner.expireIfIdle()
+	}
+}
+
+// due removes the idle relays from the slots of the ticks that have passed and
+// returns them. Relays that were not idle move to a later slot.
+func (w *Wheel) due() (idle []*idler) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.count == 0 {
+		return nil
+	}
+	now := w.now()
+	for last := now / int64(w.tick); w.at < last; {
+		w.at++
+		slot := int(w.at % int64(len(w.slots)))
+		for i := w.slots[slot]; i != nil; {
+			next := i.next
+			w.unlinkLocked(i)
+			if now-i.used.Load() >= int64(w.timeout) {
+				idle = append(idle, i)
+				w.countDownLocked()
+			} else {
+				w.placeLocked(i)
+			}
+			i = next
+		}
+	}
+	if w.count > 0 {
+		w.timer.Reset(w.tick)
+	}
+	return idle
+}
