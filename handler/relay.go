@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
@@ -32,7 +33,8 @@ type Options struct {
 	UDPResponses    int           // a UDP session ends after this many answers to each datagram; 0: never
 	MaxUDPSessions  int           // bound of the session table; 0: what the system has room for
 	Resolver        Resolver
-	Engine          Engine // nil: goroutines, on any system
+	UDP             dgram.Engine // opens the sockets of UDP sessions; nil: dgram.Goroutines
+	TCP             any          // [NewLoops]; nil: goroutines
 	Log             *zap.Logger
 
 	MaxConnections      int // relays of the service at once, TCP and UDP together; 0: any number
@@ -55,8 +57,8 @@ type Relay struct {
 
 // New makes a relay for the service. Nothing starts until a client comes.
 func New(service *Service, opts Options) *Relay {
-	if opts.Engine == nil {
-		opts.Engine = goroutines{}
+	if opts.UDP == nil {
+		opts.UDP = dgram.Goroutines{}
 	}
 	if opts.MaxUDPSessions == 0 {
 		opts.MaxUDPSessions = netio.SessionLimit()

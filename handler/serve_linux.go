@@ -38,7 +38,7 @@ type connecting struct {
 // serveOnLoop has an event loop serve the client; false if it cannot. What it
 // has taken is served, also if that panics.
 func (t *tcpRelay) serveOnLoop(ctx context.Context, client Client) (taken bool) {
-	engine, ok := t.relay.opts.Engine.(*loops)
+	engine, ok := t.relay.opts.TCP.(*loops)
 	if !ok || client.Detach == nil {
 		return false
 	}

@@ -143,14 +143,6 @@ func rawSockaddr(addr netip.AddrPort, space *unix.RawSockaddrInet6) (family int,
 	return unix.AF_INET6, unix.SizeofSockaddrInet6, nil
 }
 
-func addToEpoll(epoll, fd int, event unix.EpollEvent) error {
-	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
-
 func lookAtEpoll(epoll int, events []unix.EpollEvent) int {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)

@@ -16,7 +16,7 @@ func LimitDescriptors(t testing.TB, n int) (restore func()) {
 	var before syscall.Rlimit
 	Check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before))
 	limited := before
-	limited.Cur = uint64(n)
+	setInteger(&limited.Cur, n)
 	Check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limited))
 	restore = func() {
 		t.Helper()
@@ -25,3 +25,6 @@ func LimitDescriptors(t testing.TB, n int) (restore func()) {
 	t.Cleanup(restore)
 	return restore
 }
+
+// setInteger sets a field whose type differs between systems.
+func setInteger[N int64 | uint64](field *N, value int) { *field = N(value) }
