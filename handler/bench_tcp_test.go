@@ -16,7 +16,7 @@ func benchRelay(b *testing.B) (addr string) {
 	b.Helper()
 	server := serveTCP(b, "127.0.0.1:0", echo)
 	service := NewService("bench", upstream.NewPool(backendAddresses(b, server.String()), 0, time.Now()), nil)
-	relay := New(service, Options{ConnectTimeout: limit, IdleTimeout: limit, Resolver: newFakeResolver(), Engine: NewEngine(), Log: zap.NewNop()})
+	relay := New(service, Options{ConnectTimeout: limit, IdleTimeout: limit, Resolver: newFakeResolver(), TCP: stream.NewEngine(), Log: zap.NewNop()})
 	front := serveTCP(b, "127.0.0.1:0", func(conn *net.TCPConn) { relay.ServeTCP(b.Context(), plain(conn)) })
 	return front.String()
 }

@@ -10,7 +10,8 @@
 // over. A UDP client is a session, made by the first datagram given to
 // [Relay.Deliver] and living on its own until nothing has passed for the idle
 // timeout; where its datagrams come from and how answers get back is behind
-// [Replier], and what its backend socket is made of behind [Engine].
+// [Replier], and what its backend socket is made of behind package dgram's
+// Engine.
 //
 // How a TCP relay ends, and what the peers see:
 //

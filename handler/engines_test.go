@@ -1,14 +1,19 @@
 package handler
 
-import "testing"
+import (
+	"testing"
 
-// overEngines runs a test over each of the built-in engines.
-func overEngines(t *testing.T, test func(*testing.T, Engine)) {
-	t.Run("goroutines", func(t *testing.T) { test(t, goroutines{}) })
-	t.Run("loops", func(t *testing.T) { // the same once more on systems without them
-		test(t, NewEngine())
-	})
+	"github.com/async-relay/caddy-relay/internal/dgram"
+)
+
+// overEngines runs a test over each UDP engine.
+func overEngines(t *testing.T, test func(*testing.T, dgram.Engine)) {
+	t.Run("goroutines", func(t *testing.T) { test(t, dgram.Goroutines{}) })
+	t.Run("loops", func(t *testing.T) { test(t, dgram.NewEngine()) }) // goroutines again on systems without event loops
 }
 
-// with is the option that has a rig use an engine.
-func with(e Engine) func(*Options) { return func(o *Options) { o.Engine = e } }
+// withUDP returns an edit of the options that sets the UDP engine.
+func withUDP(e dgram.Engine) func(*Options) { return func(o *Options) { o.UDP = e } }
+
+// with returns an edit of the options that sets the TCP event loops.
+func with(loops any) func(*Options) { return func(o *Options) { o.TCP = loops } }

@@ -6,7 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/dgram"
 )
 
 // This file is how a session's datagrams get to its backend.
@@ -19,7 +19,7 @@ func (s *session) sendBacklogLocked() {
 		i += sent
 		switch {
 		case err == nil:
-		case oneDatagrams(err):
+		case dgram.DatagramRejected(err):
 			s.dropLocked(dropped, s.backlog.datagrams[i], zap.Error(err))
 			s.bookUpLocked()
 			s.backlog.remove(i)
@@ -47,7 +47,7 @@ func (s *session) forwardLocked(datagrams [][]byte, now time.Time) (done int) {
 		done += sent
 		switch {
 		case err == nil:
-		case oneDatagrams(err):
+		case dgram.DatagramRejected(err):
 			s.dropLocked(dropped, datagrams[done], zap.Error(err))
 			done++
 		default:
@@ -70,7 +70,7 @@ func (s *session) sendLocked(datagrams [][]byte, fresh bool) (sent int, err erro
 		datagrams = s.introduceLocked(f, datagrams)
 	}
 	sent, err = f.socket.Send(datagrams)
-	if err != nil && sent == 0 && fresh && !oneDatagrams(err) {
+	if err != nil && sent == 0 && fresh && !dgram.DatagramRejected(err) {
 		sent, err = f.socket.Send(datagrams)
 	}
 	if sent > 0 && !f.introduced {
@@ -105,10 +105,4 @@ func (s *session) sentLocked() {
 	if len(s.backlog.datagrams) == 0 {
 		s.settledLocked() // nobody can answer what was not sent
 	}
-}
-
-// oneDatagrams says whether err concerns the datagram alone: too big, or there
-// was no memory for it.
-func oneDatagrams(err error) bool {
-	return netio.TooBig(err) || netio.Classify(err) == netio.Exhausted
 }

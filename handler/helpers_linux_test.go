@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // deadTCP holds a port that refuses connections: bound, but nobody listens,
@@ -58,3 +61,36 @@ func waitForSYN(t testing.TB, addr string) {
 		return strings.Contains(string(table), want)
 	})
 }
+
+// descriptors counts those of this process but pipes, of which package net keeps
+// some for a copy of its own until a garbage collection.
+func descriptors(t testing.TB) int {
+	t.Helper()
+	all, pipes := openFiles(t)
+	return all - pipes
+}
+
+func openFiles(t testing.TB) (all, pipes int) {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	check(t, err)
+	for _, file := range list {
+		if to, _ := os.Readlink("/proc/self/fd/" + file.Name()); strings.HasPrefix(to, "pipe:") {
+			pipes++
+		}
+	}
+	return len(list), pipes
+}
+
+// pending says whether a datagram waits in a socket.
+func pending(t testing.TB, fd int) bool {
+	t.Helper()
+	n, _, err := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		t.Fatal(err)
+	}
+	return n > 0
+}
+
+// oneLoop returns event loops for TCP relays that are one.
+func oneLoop() *loops { return newLoops(1) }

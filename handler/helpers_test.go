@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -243,7 +244,8 @@ func newRig(t testing.TB, backends []string, edit ...func(*Options)) *rig {
 		ConnectTimeout: limit,
 		IdleTimeout:    limit,
 		Resolver:       r.resolver,
-		Engine:         NewEngine(),
+		UDP:            dgram.NewEngine(),
+		TCP:            stream.NewEngine(),
 		Log:            zap.New(core),
 	}
 	for _, f := range edit {

@@ -7,7 +7,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // Resolver is where names become addresses: package resolver's cache, seen
@@ -32,7 +34,8 @@ type Options struct {
 	UDPResponses    int           // a UDP session ends after this many answers to each datagram; 0: never
 	MaxUDPSessions  int           // bound of the session table; 0: what the system has room for
 	Resolver        Resolver
-	Engine          Engine // nil: goroutines, on any system
+	UDP             dgram.Engine  // opens the sockets of UDP sessions; nil: dgram.Goroutines
+	TCP             stream.Engine // moves the bytes of TCP relays; nil: goroutines
 	Log             *zap.Logger
 
 	MaxConnections      int // relays of the service at once, TCP and UDP together; 0: any number
@@ -49,14 +52,14 @@ type Options struct {
 type Relay struct {
 	service *Service
 	opts    Options
-	log     *zap.Logger // with the service's name
-	wheel   *wheel      // of the relays on event loops
+	log     *zap.Logger   // with the service's name
+	wheel   *stream.Wheel // ends idle TCP relays
 }
 
 // New makes a relay for the service. Nothing starts until a client comes.
 func New(service *Service, opts Options) *Relay {
-	if opts.Engine == nil {
-		opts.Engine = goroutines{}
+	if opts.UDP == nil {
+		opts.UDP = dgram.Goroutines{}
 	}
 	if opts.MaxUDPSessions == 0 {
 		opts.MaxUDPSessions = netio.SessionLimit()
@@ -65,7 +68,7 @@ func New(service *Service, opts Options) *Relay {
 		service: service,
 		opts:    opts,
 		log:     opts.Log.With(zap.String("service", service.Name)),
-		wheel:   newWheel(opts.IdleTimeout),
+		wheel:   stream.NewWheel(opts.IdleTimeout),
 	}
 }
 

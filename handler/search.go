@@ -104,7 +104,7 @@ func (s *session) resolvedLocked(addrs []netip.Addr, err error) {
 func (s *session) openLocked() {
 	for ; s.at < len(s.addrs); s.at++ {
 		f := &flow{session: s}
-		socket, err := s.relay.opts.Engine.Open(netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port), f)
+		socket, err := s.relay.opts.UDP.Open(netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port), f)
 		if err == nil {
 			f.socket = socket
 			s.flow, s.phase = f, open

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -212,9 +213,13 @@ func TestCutWhileClientsCome(t *testing.T) {
 	noLeaks(t)
 	server := serveTCP(t, "127.0.0.1:0", echo)
 	backend := newUDPBackend(t, echoDatagram)
-	overEngines(t, func(t *testing.T, engine Engine) {
+	overEngines(t, func(t *testing.T, engine dgram.Engine) {
 		for _, backend := range []string{server.String(), backend.addr} {
-			r := newRig(t, []string{backend}, with(engine))
+			r := newRig(t, []string{backend}, withUDP(engine), func(o *Options) {
+				if _, plain := engine.(dgram.Goroutines); plain {
+					o.TCP = nil
+				}
+			})
 			var clients sync.WaitGroup
 			for i := range 8 {
 				clients.Go(func() {

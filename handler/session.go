@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -93,8 +94,8 @@ type search struct {
 // the session has left is deaf.
 type flow struct {
 	session    *session
-	socket     Socket // guarded by session.mu, as is introduced
-	introduced bool   // the backend was told who the client is
+	socket     dgram.Socket // guarded by session.mu, as is introduced
+	introduced bool         // the backend was told who the client is
 }
 
 // way is a Replier with a count of its users: the session, and each reply
@@ -198,7 +199,7 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 	return taken
 }
 
-// Datagrams implements [Sink].
+// Datagrams implements [dgram.Sink].
 func (f *flow) Datagrams(datagrams [][]byte) {
 	s := f.session
 	defer s.guard()
@@ -242,7 +243,7 @@ func (s *session) answered(f *flow, datagrams [][]byte) (way *way, wanted int) {
 	return way, wanted
 }
 
-// Failed implements [Sink].
+// Failed implements [dgram.Sink].
 func (f *flow) Failed(err error) {
 	s := f.session
 	defer s.guard()

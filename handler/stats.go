@@ -96,26 +96,6 @@ type tally struct {
 	_                        [64]byte
 }
 
-// counter counts the bytes of one way of a relay, and those of its backend. It
-// belongs to whoever moves the bytes.
-type counter struct {
-	sum   int64
-	total *atomic.Uint64 // of the backend; nil: nobody asks
-	skip  int            // of what is still to come, what is not to be counted
-}
-
-func (c *counter) add(n int) {
-	if c.skip > 0 {
-		skipped := min(n, c.skip)
-		c.skip -= skipped
-		n -= skipped
-	}
-	c.sum += int64(n)
-	if c.total != nil {
-		c.total.Add(uint64(n))
-	}
-}
-
 // tallies are those of a service, by backend as it is written in the
 // configuration. Those of a backend that has left it go with its last relay.
 type tallies struct {

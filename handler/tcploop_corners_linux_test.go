@@ -30,7 +30,7 @@ func (r *rig) pairFor(client *net.TCPConn) *pair {
 	}
 	fd, err := netio.Detach(client)
 	check(r.t, err)
-	return r.relay.opts.Engine.(*loops).newPair(t, fd)
+	return r.relay.opts.TCP.(*loops).newPair(t, fd)
 }
 
 // outcomeOf is a connection as the attempt loop or a loop itself has it.
@@ -127,7 +127,7 @@ func bitByBit(t *testing.T) (r *rig, lay func(bits int) (p *pair, fd int, backen
 	noLeaks(t)
 	server, conns := handOver(t, "127.0.0.1:0")
 	r = newRig(t, []string{server.String()}, onOneLoop())
-	pool := r.relay.opts.Engine.(*loops).tcp[0].pipes
+	pool := r.relay.opts.TCP.(*loops).tcp[0].pipes
 	narrow := pool.get()
 	if narrow == nil {
 		t.Skip("nothing is spliced")

@@ -75,7 +75,7 @@ func TestPanicOnALoopEndsOneRelay(t *testing.T) {
 // Nor is one left behind that panics while it waits for its backend.
 func TestPanicWhileConnecting(t *testing.T) {
 	r, silent, wantNothingLeft := slow(t)
-	arm := injected(r.relay.opts.Engine.(*loops).tcp[0])
+	arm := injected(r.relay.opts.TCP.(*loops).tcp[0])
 	near, far := tcpPair(t)
 	arm(near.LocalAddr().String())
 	p := r.pairFor(far)

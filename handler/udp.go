@@ -27,35 +27,6 @@ type Replier interface {
 	Release()
 }
 
-// Engine makes the backend sockets of UDP sessions. The one built in works on
-// any system with a goroutine a socket; another may carry them in event loops.
-type Engine interface {
-	// Open makes a socket connected to addr. What comes in on it is given to
-	// sink, in order, until the socket is closed; never from within Open, Send
-	// or Close, which are called under the lock that the sink takes.
-	Open(addr netip.AddrPort, sink Sink) (Socket, error)
-}
-
-// Socket is a session's connected socket.
-type Socket interface {
-	// Send sends datagrams in order, says how many went out, and keeps no
-	// slice. The error is that of the next one, which was not sent; it may
-	// concern an earlier one (an ICMP message that came back).
-	Send(datagrams [][]byte) (sent int, err error)
-	// Close closes the socket. The sink may be called once more by what was
-	// under way.
-	Close()
-}
-
-// Sink takes what a Socket receives. Its methods may block only as long as a
-// session's own lock is held.
-type Sink interface {
-	// Datagrams are some from the backend, in order, valid until it returns.
-	Datagrams(datagrams [][]byte)
-	// Failed is an error of the socket, such as an ICMP port unreachable.
-	Failed(err error)
-}
-
 // Deliver hands in datagrams of a client, in order, which begin a session if
 // there is none. It keeps no slice, and waits neither for a lookup nor for a
 // backend. client is the way back from now on. The session that took them is

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/dgram"
 )
 
 // This file asks that datagrams which come at once fare as they would one by
@@ -139,12 +141,12 @@ func TestUDPGroupsOverRealSockets(t *testing.T) {
 		t.Run("off="+off, func(t *testing.T) {
 			noLeaks(t)
 			t.Setenv("RELAY_DISABLE", off)
-			engine := NewEngine()
-			if _, plain := engine.(goroutines); strings.Contains(off, "engine") && !plain {
+			engine := dgram.NewEngine()
+			if _, plain := engine.(dgram.Goroutines); strings.Contains(off, "engine") && !plain {
 				t.Fatalf("%T", engine)
 			}
 			b := newUDPBackend(t, echoDatagram)
-			r := newRig(t, []string{b.addr}, with(engine))
+			r := newRig(t, []string{b.addr}, withUDP(engine))
 			client := new(udpClient)
 			for round, sizes := range [][]int{{100, 100, 100, 100}, {1200, 1200, 3}, {0}, {1, 0, 65507, 2, 2}} {
 				var want []string

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -39,12 +40,12 @@ type fakeSocket struct {
 	engine *fakeEngine
 	number int
 	addr   netip.AddrPort
-	sink   Sink
+	sink   dgram.Sink
 	closed bool // guarded by engine.mu
 }
 
-// Open implements [Engine].
-func (e *fakeEngine) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
+// Open implements [dgram.Engine].
+func (e *fakeEngine) Open(addr netip.AddrPort, sink dgram.Sink) (dgram.Socket, error) {
 	if e.onOpen != nil {
 		if err := e.onOpen(addr); err != nil {
 			e.write("open %s: %v", addr, err)
@@ -64,7 +65,7 @@ func (e *fakeEngine) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 	return s, nil
 }
 
-// Send implements [Socket].
+// Send implements [dgram.Socket].
 func (s *fakeSocket) Send(datagrams [][]byte) (sent int, err error) {
 	for i, datagram := range datagrams {
 		if err := s.send(datagram); err != nil {
@@ -90,7 +91,7 @@ func (s *fakeSocket) send(datagram []byte) error {
 	return err
 }
 
-// Close implements [Socket].
+// Close implements [dgram.Socket].
 func (s *fakeSocket) Close() {
 	e := s.engine
 	e.mu.Lock()
@@ -227,7 +228,7 @@ func newUDPRig(t testing.TB, backends []string, edit ...func(*Options)) *udpRig 
 	t.Helper()
 	engine := new(fakeEngine)
 	edit = append([]func(*Options){func(o *Options) {
-		o.Engine = engine
+		o.UDP = engine
 		o.MaxUDPSessions = 1 << 20
 	}}, edit...)
 	return &udpRig{rig: newRig(t, backends, edit...), engine: engine}

@@ -2,14 +2,12 @@ package handler
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
-	"net/netip"
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -17,10 +15,10 @@ import (
 
 func TestUDPDatagramSizes(t *testing.T) { overEngines(t, testUDPDatagramSizes) }
 
-func testUDPDatagramSizes(t *testing.T, engine Engine) {
+func testUDPDatagramSizes(t *testing.T, engine dgram.Engine) {
 	noLeaks(t)
 	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{b.addr}, with(engine))
+	r := newRig(t, []string{b.addr}, withUDP(engine))
 	for n, size := range []int{0, 1, 2, 512, 1472, 2048, 9000, 16000, 65507} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			client := new(udpClient)
@@ -38,9 +36,9 @@ func testUDPDatagramSizes(t *testing.T, engine Engine) {
 
 func TestUDPTooBigForTheWay(t *testing.T) { overEngines(t, testUDPTooBigForTheWay) }
 
-func testUDPTooBigForTheWay(t *testing.T, engine Engine) {
+func testUDPTooBigForTheWay(t *testing.T, engine dgram.Engine) {
 	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{b.addr}, with(engine))
+	r := newRig(t, []string{b.addr}, withUDP(engine))
 	client := new(udpClient)
 	r.deliver(1, client, string(make([]byte, 65508)), "fits")
 	client.waitFor(t, "fits")
@@ -49,10 +47,10 @@ func testUDPTooBigForTheWay(t *testing.T, engine Engine) {
 
 func TestUDPOrder(t *testing.T) { overEngines(t, testUDPOrder) }
 
-func testUDPOrder(t *testing.T, engine Engine) {
+func testUDPOrder(t *testing.T, engine dgram.Engine) {
 	noLeaks(t)
 	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{b.addr}, with(engine))
+	r := newRig(t, []string{b.addr}, withUDP(engine))
 	clients := make([]udpClient, 8)
 	const each = 200
 	for n := range each {
@@ -74,11 +72,11 @@ func testUDPOrder(t *testing.T, engine Engine) {
 
 func TestUDPDeadPort(t *testing.T) { overEngines(t, testUDPDeadPort) }
 
-func testUDPDeadPort(t *testing.T, engine Engine) {
+func testUDPDeadPort(t *testing.T, engine dgram.Engine) {
 	t.Run("the very first datagram is answered by the second backend", func(t *testing.T) {
 		noLeaks(t)
 		b := newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{deadAddr, b.addr}, with(engine))
+		r := newRig(t, []string{deadAddr, b.addr}, withUDP(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		client.waitFor(t, "a")
@@ -92,7 +90,7 @@ func testUDPDeadPort(t *testing.T, engine Engine) {
 	t.Run("of a burst nothing is lost, in order", func(t *testing.T) {
 		noLeaks(t)
 		b := newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{deadAddr, deadAddr2, b.addr}, with(engine))
+		r := newRig(t, []string{deadAddr, deadAddr2, b.addr}, withUDP(engine))
 		client := new(udpClient)
 		var burst []string
 		for i := range 16 {
@@ -104,7 +102,7 @@ func testUDPDeadPort(t *testing.T, engine Engine) {
 	})
 	t.Run("everywhere: refused, one second later a new round", func(t *testing.T) {
 		noLeaks(t)
-		r := newRig(t, []string{deadAddr, deadAddr2}, with(engine))
+		r := newRig(t, []string{deadAddr, deadAddr2}, withUDP(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		r.line("client refused")
@@ -120,7 +118,7 @@ func testUDPDeadPort(t *testing.T, engine Engine) {
 	t.Run("a session whose backend dies moves with what was not answered", func(t *testing.T) {
 		noLeaks(t)
 		dies, lives := newUDPBackend(t, echoDatagram), newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{dies.addr, lives.addr}, with(engine))
+		r := newRig(t, []string{dies.addr, lives.addr}, withUDP(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		client.waitFor(t, "a")
@@ -137,7 +135,7 @@ func testUDPDeadPort(t *testing.T, engine Engine) {
 		b := newUDPBackend(t, echoDatagram)
 		_, port, err := net.SplitHostPort(b.addr)
 		check(t, err)
-		r := newRig(t, []string{"a.example:" + port}, with(engine))
+		r := newRig(t, []string{"a.example:" + port}, withUDP(engine))
 		r.resolver.setCached("a.example", "::1", "127.0.0.1") // nobody is on ::1, if there is IPv6 at all
 		client := new(udpClient)
 		r.deliver(1, client, "a")
@@ -147,42 +145,12 @@ func testUDPDeadPort(t *testing.T, engine Engine) {
 	})
 }
 
-// failureSink counts failures.
-type failureSink struct{ count atomic.Int64 }
-
-func (*failureSink) Datagrams([][]byte) {}
-func (s *failureSink) Failed(error)     { s.count.Add(1) }
-
-func TestUDPEngineGivesBrokenSocketsUp(t *testing.T) {
-	overEngines(t, testUDPEngineGivesBrokenSocketsUp)
-}
-
-func testUDPEngineGivesBrokenSocketsUp(t *testing.T, engine Engine) {
-	noLeaks(t)
-	sink := new(failureSink)
-	socket, err := engine.Open(netip.MustParseAddrPort(deadAddr), sink)
-	check(t, err)
-	// Each send to a dead port is an error for the receiver or the next send.
-	eventually(t, "the end of the socket", func() bool {
-		for range 100 {
-			if errors.Is(send(socket, []byte("a")), net.ErrClosed) {
-				return true
-			}
-		}
-		return false
-	})
-	socket.Close() // as its session does
-	if got := sink.count.Load(); got != maxFailures {
-		t.Fatalf("%d failures, want %d", got, maxFailures)
-	}
-}
-
 func TestUDPManyClients(t *testing.T) { overEngines(t, testUDPManyClients) }
 
-func testUDPManyClients(t *testing.T, engine Engine) {
+func testUDPManyClients(t *testing.T, engine dgram.Engine) {
 	noLeaks(t)
 	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{deadAddr, b.addr}, with(engine), func(o *Options) { o.UDPReplyTimeout = 5 * time.Second })
+	r := newRig(t, []string{deadAddr, b.addr}, withUDP(engine), func(o *Options) { o.UDPReplyTimeout = 5 * time.Second })
 	clients := make([]udpClient, 100)
 	for i := range clients {
 		r.deliver(i, &clients[i], "a")

@@ -9,18 +9,20 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/internal/dgram"
 )
 
 func TestUDPStressSockets(t *testing.T) { overEngines(t, testUDPStressSockets) }
 
 // moody is an engine that fails now and then.
 type moody struct {
-	Engine
+	dgram.Engine
 	opened atomic.Int64
 }
 
-// Open implements [Engine].
-func (m *moody) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
+// Open implements [dgram.Engine].
+func (m *moody) Open(addr netip.AddrPort, sink dgram.Sink) (dgram.Socket, error) {
 	switch m.opened.Add(1) % 50 {
 	case 0:
 		return nil, errNoPort
@@ -32,7 +34,7 @@ func (m *moody) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 
 // The same turmoil as in [TestUDPStress], over real sockets: backends that
 // answer, are silent or refuse, while sessions come, go and are cut.
-func testUDPStressSockets(t *testing.T, engine Engine) {
+func testUDPStressSockets(t *testing.T, engine dgram.Engine) {
 	noLeaks(t)
 	steady := newUDPBackend(t, echoDatagram)
 	var silence atomic.Bool
@@ -43,7 +45,7 @@ func testUDPStressSockets(t *testing.T, engine Engine) {
 		return d
 	})
 	r := newRig(t, []string{deadAddr, moodyOne.addr, steady.addr}, func(o *Options) {
-		o.Engine = &moody{Engine: engine}
+		o.UDP = &moody{Engine: engine}
 		o.Log = o.Log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))
 		o.IdleTimeout = 20 * time.Millisecond
 		o.UDPReplyTimeout = 2 * time.Millisecond

@@ -7,8 +7,8 @@ import (
 
 	"github.com/mholt/caddy-l4/layer4"
 
-	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // isDatagrams tells a UDP association from a stream.
@@ -18,27 +18,27 @@ func isDatagrams(cx *layer4.Connection) bool {
 
 // clientOf finds the plain socket in a TCP connection, if nothing lies over
 // it, and how to end and reset what does lie over it.
-func clientOf(cx *layer4.Connection) handler.Client {
+func clientOf(cx *layer4.Connection) stream.Client {
 	if client, ok := plainClient(cx.Conn); ok {
 		// What matchers have read lies in cx, in a buffer that is not ours to keep.
 		client.Early = slices.Clone(cx.MatchingBytes())
 		return client
 	}
-	return handler.Client{Conn: cx, CloseWrite: closeWriteOf(cx), Socket: socketOf(cx)}
+	return stream.Client{Conn: cx, CloseWrite: closeWriteOf(cx), Socket: socketOf(cx)}
 }
 
 // plainClient is a client with nothing over its socket.
-func plainClient(conn net.Conn) (client handler.Client, ok bool) {
+func plainClient(conn net.Conn) (client stream.Client, ok bool) {
 	switch c := conn.(type) {
 	case *net.TCPConn:
-		return handler.Client{
+		return stream.Client{
 			Conn: c, CloseWrite: c.CloseWrite, Socket: c,
 			Detach: func() (int, error) { return netio.Duplicate(c) }, // whoever accepted it closes its own
 		}, true
 	case detachable:
-		return handler.Client{Conn: c, CloseWrite: c.CloseWrite, Socket: c, Detach: c.Detach}, true
+		return stream.Client{Conn: c, CloseWrite: c.CloseWrite, Socket: c, Detach: c.Detach}, true
 	}
-	return handler.Client{}, false
+	return stream.Client{}, false
 }
 
 // detachable is a client of relay+tcp/ where that is light ([listen.TCPConn]).

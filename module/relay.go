@@ -95,7 +95,8 @@ func (r *Relay) dataPath(opts caddyfile.Options, log *zap.Logger) handler.Option
 		ProxyProtocol:       handler.ProxyProtocol(opts.ProxyProtocol),
 		ProxyProtocolEvery:  opts.ProxyProtocolEvery,
 		Resolver:            r.service,
-		Engine:              engine,
+		UDP:                 udpEngine,
+		TCP:                 tcpEngine,
 		Log:                 log,
 	}
 	if opts.AccessLog != "off" {

@@ -15,15 +15,20 @@ import (
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/hook"
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
 // services holds what each service keeps across reloads, by serviceKey.
 var services = caddy.NewUsagePool()
 
-// engine carries the backend sockets of all UDP sessions of the process.
-var engine = handler.NewEngine()
+// The engines of all relays of the process.
+var (
+	udpEngine = dgram.NewEngine() // opens the backend sockets of UDP sessions
+	tcpEngine = stream.NewEngine()
+)
 
 // service is the state of a service, shared by the handlers of its name in
 // all configs that are loaded. It stays in services for as long as it has

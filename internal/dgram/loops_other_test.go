@@ -1,10 +1,10 @@
 //go:build !linux
 
-package handler
+package dgram
 
 import "testing"
 
 func loopPort(t testing.TB, _ Socket) uint16 {
-	t.Error("there are no loops")
+	t.Error("this system has no event loops")
 	return 0
 }

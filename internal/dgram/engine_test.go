@@ -1,4 +1,4 @@
-package handler
+package dgram
 
 import (
 	"bytes"
@@ -14,65 +14,16 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
-
-// This file asks of both engines what the interface promises.
-
-// collector is a sink that keeps what it is told.
-type collector struct {
-	mu        sync.Mutex
-	datagrams [][]byte
-	errs      []error
-}
-
-// Datagrams implements [Sink].
-func (c *collector) Datagrams(datagrams [][]byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, datagram := range datagrams {
-		c.datagrams = append(c.datagrams, bytes.Clone(datagram))
-	}
-}
-
-// Failed implements [Sink].
-func (c *collector) Failed(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.errs = append(c.errs, err)
-}
-
-// told is what it was told so far.
-func (c *collector) told() ([][]byte, []error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.datagrams, c.errs
-}
-
-func (c *collector) count() (datagrams, errs int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.datagrams), len(c.errs)
-}
-
-// send sends datagrams in one call.
-func send(socket Socket, datagrams ...[]byte) error {
-	_, err := socket.Send(datagrams)
-	return err
-}
-
-func openSocket(t testing.TB, engine Engine, addr string, sink Sink) Socket {
-	t.Helper()
-	socket, err := engine.Open(netip.MustParseAddrPort(addr), sink)
-	check(t, err)
-	return socket
-}
 
 func TestEngineManySockets(t *testing.T) { overEngines(t, testEngineManySockets) }
 
-// Each of many sockets gets what is its own, in order.
+// Each of many sockets receives its own datagrams only, in order.
 func testEngineManySockets(t *testing.T, engine Engine) {
-	noLeaks(t)
-	backend := newUDPBackend(t, echoDatagram)
+	relaytest.NoLeaks(t)
+	backend := newBackend(t)
 	const sockets, each = 300, 20
 	sinks := make([]collector, sockets)
 	list := make([]Socket, sockets)
@@ -81,15 +32,15 @@ func testEngineManySockets(t *testing.T, engine Engine) {
 	}
 	for n := range each {
 		for i, socket := range list {
-			check(t, send(socket, []byte(fmt.Sprint(i, n))))
-			if i%50 == 49 { // the backend's queue is short
-				eventually(t, "the echo", func() bool { got, _ := sinks[i].count(); return got > n })
+			relaytest.Check(t, send(socket, []byte(fmt.Sprint(i, n))))
+			if i%50 == 49 { // the backend's receive queue is short
+				relaytest.Eventually(t, "the echo", func() bool { got, _ := sinks[i].count(); return got > n })
 			}
 		}
 	}
 	for i := range sinks {
-		eventually(t, "all echoes", func() bool { got, _ := sinks[i].count(); return got == each })
-		got, _ := sinks[i].told()
+		relaytest.Eventually(t, "all echoes", func() bool { got, _ := sinks[i].count(); return got == each })
+		got, _ := sinks[i].received()
 		for n, d := range got {
 			if want := fmt.Sprint(i, n); string(d) != want {
 				t.Fatalf("socket %d got %q, want %q", i, d, want)
@@ -104,57 +55,57 @@ func TestEngineSizes(t *testing.T) { overEngines(t, testEngineSizes) }
 func testEngineSizes(t *testing.T, engine Engine) {
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"} {
 		t.Run(addr, func(t *testing.T) {
-			noLeaks(t)
+			relaytest.NoLeaks(t)
 			at := netip.MustParseAddrPort(addr)
 			conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at.Addr().Unmap(), 0)))
 			if err != nil && at.Addr() == netip.IPv6Loopback() {
 				t.Skip(err)
 			}
-			check(t, err)
+			relaytest.Check(t, err)
 			defer conn.Close()
 			to := netip.AddrPortFrom(at.Addr(), conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 			sink := new(collector)
 			socket, err := engine.Open(to, sink)
-			check(t, err)
+			relaytest.Check(t, err)
 			defer socket.Close()
 			buf := make([]byte, 1<<16)
 			for i, size := range []int{0, 1, 2, 512, 1472, 2048, 2049, 8999, 9000, 9001, 16000, 32768, 65507} {
 				datagram := bytes.Repeat([]byte{byte(i + 1)}, size)
-				check(t, send(socket, datagram))
+				relaytest.Check(t, send(socket, datagram))
 				n, from, err := conn.ReadFromUDPAddrPort(buf)
-				check(t, err)
+				relaytest.Check(t, err)
 				if !bytes.Equal(buf[:n], datagram) {
-					t.Fatalf("of %d bytes %d arrived", size, n)
+					t.Fatalf("%d bytes were sent, %d arrived", size, n)
 				}
 				_, err = conn.WriteToUDPAddrPort(datagram, from)
-				check(t, err)
-				eventually(t, "the answer", func() bool { got, _ := sink.count(); return got > i })
-				if got, _ := sink.told(); !bytes.Equal(got[i], datagram) {
-					t.Fatalf("of %d bytes %d came back", size, len(got[i]))
+				relaytest.Check(t, err)
+				relaytest.Eventually(t, "the answer", func() bool { got, _ := sink.count(); return got > i })
+				if got, _ := sink.received(); !bytes.Equal(got[i], datagram) {
+					t.Fatalf("%d bytes were sent, %d came back", size, len(got[i]))
 				}
 			}
-			if err := send(socket, make([]byte, 65528)); !oneDatagrams(err) {
-				t.Errorf("too big: %v", err)
+			if err := send(socket, make([]byte, 65528)); !DatagramRejected(err) {
+				t.Errorf("too large: %v", err)
 			}
 		})
 	}
 }
 
-func TestEngineTellsOfErrors(t *testing.T) { overEngines(t, testEngineTellsOfErrors) }
+func TestEngineReportsErrors(t *testing.T) { overEngines(t, testEngineReportsErrors) }
 
-// An ICMP message reaches the sink without another send, and the socket goes on.
-func testEngineTellsOfErrors(t *testing.T, engine Engine) {
+// An ICMP error reaches the sink without another send, and the socket stays usable.
+func testEngineReportsErrors(t *testing.T, engine Engine) {
 	if runtime.GOOS == "windows" {
-		t.Skip("has another error")
+		t.Skip("Windows reports another error")
 	}
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	sink := new(collector)
 	socket := openSocket(t, engine, deadAddr, sink)
 	defer socket.Close()
 	for n := 1; n <= 3; n++ {
-		check(t, send(socket, []byte("a")))
-		eventually(t, "the error", func() bool { _, errs := sink.count(); return errs == n })
-		_, errs := sink.told()
+		relaytest.Check(t, send(socket, []byte("a")))
+		relaytest.Eventually(t, "the error", func() bool { _, errs := sink.count(); return errs == n })
+		_, errs := sink.received()
 		if err := errs[n-1]; !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "read") {
 			t.Fatal(err)
 		}
@@ -164,20 +115,20 @@ func testEngineTellsOfErrors(t *testing.T, engine Engine) {
 func TestEngineOpenFails(t *testing.T) { overEngines(t, testEngineOpenFails) }
 
 func testEngineOpenFails(t *testing.T, engine Engine) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	for _, addr := range []string{"[fe80::1%nosuchif]:53", "[fe80::1%4000000000]:53"} {
 		if socket, err := engine.Open(netip.MustParseAddrPort(addr), new(collector)); err == nil {
 			socket.Close()
 			t.Errorf("%s opened", addr)
 		} else if op := (*net.OpError)(nil); !errors.As(err, &op) || op.Addr == nil {
-			t.Errorf("%v does not say where", err)
+			t.Errorf("%v does not name the address", err)
 		}
 	}
-	// A broadcast address is a backend like any other.
+	// A backend may have a broadcast address.
 	openSocket(t, engine, "255.255.255.255:9", new(collector)).Close()
 }
 
-// portSink checks that datagrams carry the port of the socket they come by.
+// portSink checks that each datagram contains the port of the socket that received it.
 type portSink struct {
 	port  atomic.Uint32
 	count chan struct{}
@@ -203,16 +154,18 @@ func (s *portSink) Datagrams(datagrams [][]byte) {
 // Failed implements [Sink].
 func (*portSink) Failed(error) {}
 
-func TestEngineStrangersDatagrams(t *testing.T) { overEngines(t, testEngineStrangersDatagrams) }
+func TestEngineDatagramsOfOtherSockets(t *testing.T) {
+	overEngines(t, testEngineDatagramsOfOtherSockets)
+}
 
-// Sockets are opened and closed while datagrams stream in, so that descriptors
-// change hands all the time: none ever gets what was sent to another.
-func testEngineStrangersDatagrams(t *testing.T, engine Engine) {
-	noLeaks(t)
+// Sockets are opened and closed while datagrams arrive, so that descriptor
+// numbers are reused all the time. No socket receives what was sent to another.
+func testEngineDatagramsOfOtherSockets(t *testing.T, engine Engine) {
+	relaytest.NoLeaks(t)
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	check(t, err)
+	relaytest.Check(t, err)
 	var streams sync.WaitGroup
-	streams.Go(func() { // to each question a stream of answers that say whose they are
+	streams.Go(func() { // many answers to each query, each with the port that it is sent to
 		var buf [16]byte
 		for {
 			_, from, err := conn.ReadFromUDPAddrPort(buf[:])
@@ -240,8 +193,8 @@ func testEngineStrangersDatagrams(t *testing.T, engine Engine) {
 				}
 				sink.port.Store(uint32(localPort(t, socket)))
 				_ = send(socket, []byte("?"))
-				if i%2 == 0 { // else it is closed before the stream begins
-					receiveFrom(t, "a datagram", sink.count)
+				if i%2 == 0 { // else the socket is closed before the answers arrive
+					relaytest.Receive(t, "a datagram", sink.count)
 				}
 				socket.Close()
 			}
@@ -255,24 +208,16 @@ func testEngineStrangersDatagrams(t *testing.T, engine Engine) {
 	}
 }
 
-// localPort is a socket's own; nobody has sent to it yet.
-func localPort(t testing.TB, socket Socket) uint16 {
-	if s, ok := socket.(*udpSocket); ok {
-		return s.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-	}
-	return loopPort(t, socket)
-}
-
 func TestEngineOneSlowSink(t *testing.T) { overEngines(t, testEngineOneSlowSink) }
 
-// Whoever blocks may hold others up, but takes nothing from them.
+// A sink that blocks may delay other sockets, but causes no loss there.
 func testEngineOneSlowSink(t *testing.T, engine Engine) {
-	noLeaks(t)
-	backend := newUDPBackend(t, echoDatagram)
+	relaytest.NoLeaks(t)
+	backend := newBackend(t)
 	slow := newStuckSink()
 	stuck := openSocket(t, engine, backend.addr, slow)
-	check(t, send(stuck, []byte("a")))
-	receiveFrom(t, "its datagram", slow.entered)
+	relaytest.Check(t, send(stuck, []byte("a")))
+	relaytest.Receive(t, "the datagram", slow.entered)
 	sinks := make([]collector, 8)
 	list := make([]Socket, len(sinks))
 	var want []string
@@ -282,15 +227,15 @@ func testEngineOneSlowSink(t *testing.T, engine Engine) {
 			if n == 0 {
 				list[i] = openSocket(t, engine, backend.addr, &sinks[i])
 			}
-			check(t, send(list[i], []byte(fmt.Sprint(n))))
-			receiveFrom(t, "the datagram at the backend", backend.got)
+			relaytest.Check(t, send(list[i], []byte(fmt.Sprint(n))))
+			relaytest.Receive(t, "the datagram at the backend", backend.got)
 		}
 	}
 	close(slow.release)
 	for i := range sinks {
-		eventually(t, "all datagrams", func() bool { got, _ := sinks[i].count(); return got == len(want) })
+		relaytest.Eventually(t, "all datagrams", func() bool { got, _ := sinks[i].count(); return got == len(want) })
 		var got []string
-		datagrams, _ := sinks[i].told()
+		datagrams, _ := sinks[i].received()
 		for _, d := range datagrams {
 			got = append(got, string(d))
 		}
@@ -302,23 +247,33 @@ func testEngineOneSlowSink(t *testing.T, engine Engine) {
 	stuck.Close()
 }
 
-// stuckSink blocks with its datagrams until it is released.
-type stuckSink struct {
-	entered chan string // each datagram, when it comes
-	release chan struct{}
-}
-
-func newStuckSink() *stuckSink {
-	return &stuckSink{entered: make(chan string, 64), release: make(chan struct{})}
-}
+// failureSink counts errors.
+type failureSink struct{ count atomic.Int64 }
 
 // Datagrams implements [Sink].
-func (s *stuckSink) Datagrams(datagrams [][]byte) {
-	for _, d := range datagrams {
-		s.entered <- string(d)
-		<-s.release
-	}
-}
+func (*failureSink) Datagrams([][]byte) {}
 
 // Failed implements [Sink].
-func (*stuckSink) Failed(error) {}
+func (s *failureSink) Failed(error) { s.count.Add(1) }
+
+func TestEngineStopsBrokenSockets(t *testing.T) { overEngines(t, testEngineStopsBrokenSockets) }
+
+// A socket that reports maxFailures errors in a row is treated as closed.
+func testEngineStopsBrokenSockets(t *testing.T, engine Engine) {
+	relaytest.NoLeaks(t)
+	sink := new(failureSink)
+	socket := openSocket(t, engine, deadAddr, sink)
+	// Each send to a dead port causes an error, for the receiver or for the next send.
+	relaytest.Eventually(t, "the end of the socket", func() bool {
+		for range 100 {
+			if errors.Is(send(socket, []byte("a")), net.ErrClosed) {
+				return true
+			}
+		}
+		return false
+	})
+	socket.Close() // as its session does
+	if got := sink.count.Load(); got != maxFailures {
+		t.Fatalf("%d failures, want %d", got, maxFailures)
+	}
+}

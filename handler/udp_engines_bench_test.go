@@ -4,20 +4,22 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/dgram"
 )
 
 // benchEngines runs a benchmark over each engine; loops are only on Linux.
-func benchEngines(b *testing.B, bench func(*testing.B, Engine)) {
-	b.Run("goroutines", func(b *testing.B) { bench(b, goroutines{}) })
-	b.Run("loops", func(b *testing.B) { bench(b, NewEngine()) })
+func benchEngines(b *testing.B, bench func(*testing.B, dgram.Engine)) {
+	b.Run("goroutines", func(b *testing.B) { bench(b, dgram.Goroutines{}) })
+	b.Run("loops", func(b *testing.B) { bench(b, dgram.NewEngine()) })
 }
 
 // BenchmarkUDPEcho is a datagram to a real backend on loopback and back, one
 // client at a time.
 func BenchmarkUDPEcho(b *testing.B) {
-	benchEngines(b, func(b *testing.B, engine Engine) {
+	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
 		backend := newUDPBackend(b, echoDatagram)
-		r := benchRig(b, backend.addr, with(engine))
+		r := benchRig(b, backend.addr, withUDP(engine))
 		client := &nopReplier{took: make(chan struct{}, 1)}
 		datagram := [][]byte{make([]byte, 64)}
 		b.ReportAllocs()
@@ -30,9 +32,9 @@ func BenchmarkUDPEcho(b *testing.B) {
 
 // BenchmarkUDPEchoMany is the same with many clients side by side.
 func BenchmarkUDPEchoMany(b *testing.B) {
-	benchEngines(b, func(b *testing.B, engine Engine) {
+	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
 		backend := newUDPBackend(b, echoDatagram)
-		r := benchRig(b, backend.addr, with(engine))
+		r := benchRig(b, backend.addr, withUDP(engine))
 		datagram := [][]byte{make([]byte, 64)}
 		var clients atomic.Int64
 		b.SetParallelism(32)
@@ -51,9 +53,9 @@ func BenchmarkUDPEchoMany(b *testing.B) {
 // BenchmarkUDPOpen is a session from its first datagram to its end, beside
 // one that stays.
 func BenchmarkUDPOpen(b *testing.B) {
-	benchEngines(b, func(b *testing.B, engine Engine) {
+	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
 		backend := newUDPBackend(b, func([]byte) []byte { return nil })
-		r := benchRig(b, backend.addr, with(engine))
+		r := benchRig(b, backend.addr, withUDP(engine))
 		client := new(nopReplier)
 		r.relay.Deliver(udpKey(0), [][]byte{nil}, client)
 		b.ReportAllocs()
@@ -69,10 +71,10 @@ func BenchmarkUDPOpen(b *testing.B) {
 // sockets are not in it.
 func BenchmarkUDPSessionMemory(b *testing.B) {
 	const sessions = 10_000
-	benchEngines(b, func(b *testing.B, engine Engine) {
+	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
 		backend := newUDPBackend(b, echoDatagram)
 		for b.Loop() {
-			r := benchRig(b, backend.addr, with(engine))
+			r := benchRig(b, backend.addr, withUDP(engine))
 			client := &nopReplier{took: make(chan struct{}, 1)}
 			datagram := [][]byte{make([]byte, 64)}
 			before := inUse()

@@ -1,0 +1,55 @@
+package dgram
+
+import (
+	"net/netip"
+	"testing"
+)
+
+// benchEngines runs a benchmark over each engine.
+func benchEngines(b *testing.B, bench func(*testing.B, Engine)) {
+	b.Run("goroutines", func(b *testing.B) { bench(b, Goroutines{}) })
+	b.Run("loops", func(b *testing.B) { bench(b, NewEngine()) })
+}
+
+// countSink reports each datagram.
+type countSink struct{ received chan struct{} }
+
+// Datagrams implements [Sink].
+func (s countSink) Datagrams(datagrams [][]byte) {
+	for range datagrams {
+		s.received <- struct{}{}
+	}
+}
+
+// Failed implements [Sink].
+func (countSink) Failed(error) {}
+
+// BenchmarkEcho sends one datagram to a backend on loopback and receives it back.
+func BenchmarkEcho(b *testing.B) {
+	benchEngines(b, func(b *testing.B, engine Engine) {
+		sink := countSink{make(chan struct{}, 1)}
+		socket := openSocket(b, engine, newBackend(b).addr, sink)
+		defer socket.Close()
+		datagram := [][]byte{make([]byte, 64)}
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = socket.Send(datagram)
+			<-sink.received
+		}
+	})
+}
+
+// BenchmarkOpen opens and closes a socket.
+func BenchmarkOpen(b *testing.B) {
+	benchEngines(b, func(b *testing.B, engine Engine) {
+		addr, sink := netip.MustParseAddrPort(newBackend(b).addr), new(collector)
+		b.ReportAllocs()
+		for b.Loop() {
+			socket, err := engine.Open(addr, sink)
+			if err != nil {
+				b.Fatal(err)
+			}
+			socket.Close()
+		}
+	})
+}

@@ -1,0 +1,50 @@
+package dgram
+
+import (
+	"net/netip"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
+)
+
+// Engine opens the sockets of UDP sessions. Any number of goroutines may use it.
+type Engine interface {
+	// Open returns a socket connected to addr. What the socket receives is passed
+	// to sink, in order, until the socket is closed. The sink is never called
+	// from within Open, Send or Close, because the caller may hold the lock that
+	// the sink's methods take.
+	Open(addr netip.AddrPort, sink Sink) (Socket, error)
+}
+
+// Socket is a connected UDP socket. Its methods must not be called concurrently.
+type Socket interface {
+	// Send sends datagrams in order and returns how many were sent. It does not
+	// wait for space in the socket's buffer, and keeps no slice. The error
+	// belongs to the first datagram that was not sent, or to an earlier one: an
+	// ICMP error that has arrived for an earlier datagram fails the next send.
+	Send(datagrams [][]byte) (sent int, err error)
+	// Close closes the socket. A call of the sink that has begun may still be
+	// running, and one more may follow.
+	Close()
+}
+
+// Sink handles what a [Socket] receives. Its methods may wait for a session's
+// lock and must not block otherwise.
+type Sink interface {
+	// Datagrams handles datagrams from the backend, in order. They are valid
+	// until it returns.
+	Datagrams(datagrams [][]byte)
+	// Failed handles an error of the socket, such as ECONNREFUSED after an ICMP
+	// port unreachable. The socket stays usable.
+	Failed(err error)
+}
+
+// DatagramRejected reports whether an error of [Socket.Send] concerns only that
+// datagram: it is too large for the path, or there was no memory or buffer space
+// for it. The next datagram may be sent.
+func DatagramRejected(err error) bool {
+	return netio.TooBig(err) || netio.Classify(err) == netio.Exhausted
+}
+
+// maxFailures is how many errors in a row a socket may report. Then it is
+// treated as closed, so that a permanent error does not cause a busy loop.
+const maxFailures = 1000

@@ -1,0 +1,129 @@
+package dgram
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
+)
+
+// overEngines runs a test over each engine. On systems without event loops it
+// runs over Goroutines twice.
+func overEngines(t *testing.T, test func(*testing.T, Engine)) {
+	t.Run("goroutines", func(t *testing.T) { test(t, Goroutines{}) })
+	t.Run("loops", func(t *testing.T) { test(t, NewEngine()) })
+}
+
+// collector is a Sink that records what it receives.
+type collector struct {
+	mu        sync.Mutex
+	datagrams [][]byte
+	errs      []error
+}
+
+// Datagrams implements [Sink].
+func (c *collector) Datagrams(datagrams [][]byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, datagram := range datagrams {
+		c.datagrams = append(c.datagrams, bytes.Clone(datagram))
+	}
+}
+
+// Failed implements [Sink].
+func (c *collector) Failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, err)
+}
+
+// received returns what the sink has received so far.
+func (c *collector) received() ([][]byte, []error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.datagrams, c.errs
+}
+
+func (c *collector) count() (datagrams, errs int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.datagrams), len(c.errs)
+}
+
+// stuckSink blocks with each datagram until it is released.
+type stuckSink struct {
+	entered chan string // receives each datagram when it arrives
+	release chan struct{}
+}
+
+func newStuckSink() *stuckSink {
+	return &stuckSink{entered: make(chan string, 64), release: make(chan struct{})}
+}
+
+// Datagrams implements [Sink].
+func (s *stuckSink) Datagrams(datagrams [][]byte) {
+	for _, d := range datagrams {
+		s.entered <- string(d)
+		<-s.release
+	}
+}
+
+// Failed implements [Sink].
+func (*stuckSink) Failed(error) {}
+
+// send sends datagrams in one call.
+func send(socket Socket, datagrams ...[]byte) error {
+	_, err := socket.Send(datagrams)
+	return err
+}
+
+func openSocket(t testing.TB, engine Engine, addr string, sink Sink) Socket {
+	t.Helper()
+	socket, err := engine.Open(netip.MustParseAddrPort(addr), sink)
+	relaytest.Check(t, err)
+	return socket
+}
+
+// localPort returns the port of a socket. Nothing has been sent to it yet.
+func localPort(t testing.TB, socket Socket) uint16 {
+	if s, ok := socket.(*goSocket); ok {
+		return s.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	}
+	return loopPort(t, socket)
+}
+
+// backend is a UDP server on loopback that sends every datagram back.
+type backend struct {
+	addr string
+	got  chan string // receives each datagram
+}
+
+func newBackend(t testing.TB) *backend {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	relaytest.Check(t, err)
+	b := &backend{addr: conn.LocalAddr().String(), got: make(chan string, 1024)}
+	t.Cleanup(func() { _ = conn.Close() })
+	go func() { // ends when the socket is closed
+		buf := make([]byte, 1<<16)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			select {
+			case b.got <- string(buf[:n]):
+			default: // the test does not read so many
+			}
+			_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
+		}
+	}()
+	return b
+}
+
+// deadAddr is a port of loopback without a listener. It is below 1024, because
+// a socket of the test could get a higher one.
+const deadAddr = "127.0.0.1:1"

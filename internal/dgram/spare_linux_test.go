@@ -1,0 +1,281 @@
+package dgram
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
+)
+
+// reopen opens a socket after the spare socket has rested, and fails the test if
+// Open does not return the spare socket.
+func reopen(t *testing.T, e *loops, addr string, sink Sink, spare Socket) Socket {
+	t.Helper()
+	time.Sleep(restTime)
+	s := openSocket(t, e, addr, sink)
+	if s != spare {
+		t.Fatal("Open returned a new socket, want the spare one")
+	}
+	return s
+}
+
+// A socket serves one session after another. No session receives late answers or
+// errors of an earlier one.
+func TestSpareSocketIsolatesSessions(t *testing.T) {
+	relaytest.NoLeaks(t)
+	for _, host := range []string{"127.0.0.1", "[::1]"} {
+		t.Run(host, func(t *testing.T) {
+			backend, err := net.ListenPacket("udp", host+":0")
+			if err != nil && host == "[::1]" {
+				t.Skip(err)
+			}
+			relaytest.Check(t, err)
+			defer backend.Close()
+			at := backend.LocalAddr().String()
+			query := func(s Socket, text string) net.Addr {
+				t.Helper()
+				relaytest.Check(t, send(s, []byte(text)))
+				buf := make([]byte, 100)
+				relaytest.Check(t, backend.SetReadDeadline(time.Now().Add(relaytest.Limit)))
+				n, from, err := backend.ReadFrom(buf)
+				relaytest.Check(t, err)
+				if string(buf[:n]) != text {
+					t.Fatalf("the backend got %q, want %q", buf[:n], text)
+				}
+				return from
+			}
+			answer := func(to net.Addr, text string) {
+				t.Helper()
+				_, err := backend.WriteTo([]byte(text), to)
+				relaytest.Check(t, err)
+			}
+
+			e := newLoops(2)
+			first := new(collector)
+			socket := openSocket(t, e, at, first)
+			old := query(socket, "one")
+			answer(old, "answer one")
+			relaytest.Eventually(t, "the answer", func() bool { got, _ := first.count(); return got == 1 })
+			socket.Close()
+			answer(old, "late, between two sessions")
+
+			second := new(collector)
+			socket = reopen(t, e, at, second, socket)
+			answer(old, "late, to the port of an earlier session")
+			now := query(socket, "two")
+			if now.String() == old.String() {
+				t.Errorf("both sessions have the address %v", now)
+			}
+			answer(now, "answer two")
+			relaytest.Eventually(t, "the answer", func() bool { got, _ := second.count(); return got > 0 })
+			got, errs := second.received()
+			if len(got) != 1 || string(got[0]) != "answer two" || len(errs) != 0 {
+				t.Errorf("the second session received %q, %v", got, errs)
+			}
+			if n, _ := first.count(); n != 1 {
+				t.Errorf("the first session received %d datagrams", n)
+			}
+			socket.Close()
+
+			// An error of one session is not reported to the next one.
+			dead := netip.AddrPortFrom(netip.MustParseAddrPort(at).Addr(), 1).String()
+			third := new(collector)
+			socket = reopen(t, e, dead, third, socket)
+			relaytest.Check(t, send(socket, []byte("refused")))
+			relaytest.Eventually(t, "the refusal", func() bool { _, errs := third.count(); return errs > 0 })
+			_ = send(socket, []byte("and another"))
+			socket.Close()
+			fourth := new(collector)
+			socket = reopen(t, e, at, fourth, socket)
+			now = query(socket, "four")
+			answer(now, "answer four")
+			relaytest.Eventually(t, "the answer", func() bool { got, _ := fourth.count(); return got > 0 })
+			if got, errs := fourth.received(); len(got) != 1 || string(got[0]) != "answer four" || len(errs) != 0 {
+				t.Errorf("the session after an error received %q, %v", got, errs)
+			}
+			socket.Close()
+		})
+	}
+}
+
+// What was in the socket's receive queue when its session ended is discarded.
+func TestSpareSocketIsEmptied(t *testing.T) {
+	backend := newBackend(t)
+	e := newLoops(1)
+	stuck := newStuckSink() // the loop reads nothing more while it waits here
+	blocker := openSocket(t, e, backend.addr, stuck)
+	relaytest.Check(t, send(blocker, []byte("a")))
+	relaytest.Receive(t, "a datagram", stuck.entered)
+	old := openSocket(t, e, backend.addr, new(collector))
+	for i := range 5 {
+		relaytest.Check(t, send(old, []byte(fmt.Sprint("old ", i))))
+	}
+	relaytest.Eventually(t, "its echo in the kernel", func() bool { return pending(t, old.(*loopSocket).fd) })
+	old.Close()
+	sink := new(collector)
+	socket := reopen(t, e, backend.addr, sink, old)
+	if pending(t, socket.(*loopSocket).fd) {
+		t.Error("the receive queue of the reused socket is not empty")
+	}
+	relaytest.Check(t, send(socket, []byte("new")))
+	close(stuck.release)
+	relaytest.Eventually(t, "the echo", func() bool { got, _ := sink.count(); return got > 0 })
+	if got, _ := sink.received(); len(got) != 1 || string(got[0]) != "new" {
+		t.Errorf("got %q", got)
+	}
+	socket.Close()
+	blocker.Close()
+}
+
+// Errors are counted per session: a socket that fails once in each of many
+// sessions is not broken.
+func TestSpareSocketResetsFailures(t *testing.T) {
+	e := newLoops(1)
+	for n := range maxFailures + 5 {
+		sink := closer{socket: make(chan Socket, 1), closed: make(chan string, 1)}
+		socket := openSocket(t, e, deadAddr, sink)
+		sink.socket <- socket
+		if err := send(socket, []byte("a")); err != nil {
+			t.Fatalf("session %d: %v", n, err)
+		}
+		relaytest.Receive(t, "the refusal", sink.closed)
+		e.spares.mu.Lock()
+		e.spares.ipv4[0].since = time.Time{} // skip the rest
+		e.spares.mu.Unlock()
+	}
+}
+
+// closer is a Sink that closes its socket when the socket fails, as sessions do.
+type closer struct {
+	socket chan Socket
+	closed chan string // receives the error
+}
+
+// Datagrams implements [Sink].
+func (closer) Datagrams([][]byte) {}
+
+// Failed implements [Sink].
+func (c closer) Failed(err error) {
+	(<-c.socket).Close()
+	c.closed <- err.Error()
+}
+
+// A spare socket whose receive queue holds more than is discarded is not reused.
+func TestSpareSocketWithFullQueue(t *testing.T) {
+	backend, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	relaytest.Check(t, err)
+	defer backend.Close()
+	at := backend.LocalAddr().String()
+	answer := func(s Socket, text string) {
+		t.Helper()
+		_, err := backend.WriteToUDPAddrPort([]byte(text), netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), loopPort(t, s)))
+		relaytest.Check(t, err)
+	}
+	e := newLoops(1)
+	stuck := newStuckSink() // the loop reads nothing more while it waits here
+	blocker := openSocket(t, e, at, stuck)
+	answer(blocker, "a")
+	relaytest.Receive(t, "a datagram", stuck.entered)
+	old := openSocket(t, e, at, new(collector))
+	old.(*loopSocket).growBuffers()
+	for range 2500 { // as many as a buffer of 1 MiB holds, if the system allows that size
+		answer(old, "old")
+	}
+	old.Close()
+	time.Sleep(restTime)
+	sink := new(collector)
+	socket := openSocket(t, e, at, sink)
+	answer(socket, "new")
+	close(stuck.release)
+	relaytest.Eventually(t, "a datagram", func() bool { got, _ := sink.count(); return got > 0 })
+	if got, _ := sink.received(); len(got) != 1 || string(got[0]) != "new" {
+		t.Errorf("the next session received %d datagrams, the first is %q", len(got), got[0])
+	}
+	socket.Close()
+	blocker.Close()
+}
+
+// Spare sockets are limited in number, rest before they are reused, serve their
+// own address family only, and are closed after a while.
+func TestSpareSocketsAreBounded(t *testing.T) {
+	relaytest.NoLeaks(t)
+	before := descriptors(t)
+	e := newLoops(1)
+	var list []Socket
+	for range maxSpares + 20 {
+		list = append(list, openSocket(t, e, "127.0.0.1:9", new(collector)))
+	}
+	for _, s := range list {
+		s.Close()
+	}
+	if spares := len(e.spares.ipv4); spares > maxSpares {
+		t.Errorf("%d spare sockets", spares)
+	}
+	if e.spares.take(false, 0) != nil {
+		t.Error("an IPv4 socket was returned for IPv6")
+	}
+	at := time.Now()
+	fresh := openSocket(t, e, "127.0.0.1:9", new(collector))
+	if s := fresh.(*loopSocket); time.Since(at) < restTime/2 && s.fd == list[len(list)-1].(*loopSocket).fd {
+		t.Error("a socket was reused that has not rested")
+	}
+	fresh.Close()
+	relaytest.Eventually(t, "all descriptors to be closed", func() bool { return descriptors(t) <= before })
+}
+
+// Without free descriptors, a spare socket is used at once.
+func TestSpareSocketWithoutRest(t *testing.T) {
+	e := newLoops(1)
+	spare := openSocket(t, e, "127.0.0.1:9", new(collector))
+	spare.Close()
+	if s := e.reuse(netip.MustParseAddrPort("127.0.0.1:9"), new(collector), 0); s != spare {
+		t.Errorf("got %v", s)
+	}
+	// A spare socket that cannot be connected is closed.
+	spare.Close()
+	nowhere := netip.MustParseAddrPort("255.255.255.255:0")
+	if s := e.reuse(nowhere, new(collector), 0); s == nil {
+		if !spare.(*loopSocket).closed {
+			t.Error("the spare socket is neither used nor closed")
+		}
+	} else {
+		s.Close()
+	}
+}
+
+// Spare sockets leave descriptors free: fewer are kept if the limit is low, and
+// all are closed if a session of the other family needs a descriptor.
+func TestSpareSocketsReleaseDescriptors(t *testing.T) {
+	if !relaytest.InChild(t) {
+		return
+	}
+	restore := relaytest.LimitDescriptors(t, 64)
+	e := newLoops(1)
+	var list []Socket
+	for range 24 {
+		list = append(list, openSocket(t, e, "127.0.0.1:9", new(collector)))
+	}
+	open := descriptors(t)
+	for _, s := range list {
+		s.Close()
+	}
+	if left := descriptors(t); left > open-20 {
+		t.Errorf("%d of 24 sockets are kept, with a limit of 64 descriptors", 24-(open-left))
+	}
+	restore()
+
+	e = newLoops(1)
+	evicted := openSocket(t, e, "127.0.0.1:9", new(collector))
+	restore = relaytest.LimitDescriptors(t, nextDescriptor(t))
+	evicted.Close()
+	_, err := e.Open(netip.MustParseAddrPort("[::1]:9"), new(collector))
+	restore()
+	if errors.Is(err, syscall.EMFILE) {
+		t.Error(err)
+	}
+}
