@@ -24,10 +24,13 @@ var arrows = map[string][]string{
 	"resolver":           {},
 	"internal/dgram":     {"internal/netio"},
 	"internal/dial":      {"internal/netio"},
+	"internal/dgram":     {"internal/netio"},
+	"internal/dial":      {"internal/netio"},
 	"internal/hook":      {},
 	"internal/listen":    {"internal/netio"},
 	"internal/netio":     {},
 	"internal/relaytest": {},
+	"internal/stream":    {"internal/netio"},
 	"internal/watch":     {},
 }
 

@@ -108,31 +108,6 @@ func TestResetAfterHalfClose(t *testing.T) {
 	r.wantEnd(backendReset, 0, 0)
 }
 
-// The system tells of a reset once. If the write of one direction is told, the
-// read of the other finds what looks like an orderly end, and must not be
-// taken in by it.
-func TestResetThatAWriteWasToldOf(t *testing.T) {
-	if !canSeeResets(t) {
-		t.Skip("this system is not asked")
-	}
-	noLeaks(t)
-	client, clientFar := tcpPair(t)
-	backendFar, backend := tcpPair(t)
-	resetNow(t, backendFar)
-	eventually(t, "the reset", func() bool { return netio.PeerStateOf(backend).Reset() })
-	if _, err := backend.Write([]byte("x")); err == nil {
-		t.Fatal("the write was not told")
-	}
-	l := newLink(plain(clientFar), backend, limit)
-	l.panicked = func(p any) { t.Error(p) }
-	why := make(chan reason)
-	go func() { why <- l.run() }()
-	wantEnding(t, "the client", client, "RST")
-	if got := receiveFrom(t, "the end", why); got != backendReset {
-		t.Errorf("ended by %s", got)
-	}
-}
-
 func canSeeResets(t *testing.T) bool {
 	near, far := tcpPair(t)
 	resetNow(t, near)

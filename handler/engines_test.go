@@ -14,6 +14,3 @@ func overEngines(t *testing.T, test func(*testing.T, dgram.Engine)) {
 
 // withUDP returns an edit of the options that sets the UDP engine.
 func withUDP(e dgram.Engine) func(*Options) { return func(o *Options) { o.UDP = e } }
-
-// with returns an edit of the options that sets the TCP event loops.
-func with(loops any) func(*Options) { return func(o *Options) { o.TCP = loops } }

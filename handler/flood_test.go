@@ -9,6 +9,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // A flood of refused clients is a line a second, and each is counted.
@@ -19,7 +21,7 @@ func TestRefusalsAreALineASecond(t *testing.T) {
 		began := time.Now()
 		for i := range 10_000 { // in ten seconds, and none as a second ends
 			near, far := net.Pipe()
-			r.relay.ServeTCP(t.Context(), Client{Conn: far})
+			r.relay.ServeTCP(t.Context(), stream.Client{Conn: far})
 			_ = near.Close()
 			if i%100 == 99 {
 				time.Sleep(97 * time.Millisecond)

@@ -91,6 +91,3 @@ func pending(t testing.TB, fd int) bool {
 	}
 	return n > 0
 }
-
-// oneLoop returns event loops for TCP relays that are one.
-func oneLoop() *loops { return newLoops(1) }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // tcpServer is a backend: each connection is given to serve on a goroutine.
@@ -185,15 +186,15 @@ func (r *rig) client() (conn *net.TCPConn, done <-chan struct{}) {
 }
 
 // plain is the client of a socket that nothing wraps.
-func plain(conn *net.TCPConn) Client {
-	return Client{
+func plain(conn *net.TCPConn) stream.Client {
+	return stream.Client{
 		Conn: conn, CloseWrite: conn.CloseWrite, Socket: conn,
 		Detach: func() (int, error) { return netio.Detach(conn) },
 	}
 }
 
 // serve runs ServeTCP for a client.
-func (r *rig) serve(ctx context.Context, c Client) <-chan struct{} {
+func (r *rig) serve(ctx context.Context, c stream.Client) <-chan struct{} {
 	r.t.Helper()
 	done := make(chan struct{})
 	client, local := c.Conn.RemoteAddr().String(), c.Conn.LocalAddr().String()

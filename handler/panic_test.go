@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -69,7 +70,7 @@ func TestPanicEndsOneRelay(t *testing.T) {
 
 			b := test.brittle
 			b.Conn = far
-			done := r.serve(context.Background(), Client{Conn: b, CloseWrite: far.CloseWrite, Socket: far})
+			done := r.serve(context.Background(), stream.Client{Conn: b, CloseWrite: far.CloseWrite, Socket: far})
 			backend := receiveFrom(t, "a connection", conns)
 			if b.write {
 				say(t, backend, "hello")
@@ -133,7 +134,7 @@ func TestClientPanicsDuringTheSearch(t *testing.T) {
 	silent := newSilentTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{silent.String()})
 	near, far := tcpPair(t)
-	done := r.serve(context.Background(), Client{Conn: far, Socket: haunted{far}})
+	done := r.serve(context.Background(), stream.Client{Conn: far, Socket: haunted{far}})
 	wantEnding(t, "the client", near, "RST")
 	receiveFrom(t, "the end", done)
 	wantPanicLine(t, r, "haunted")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -149,21 +150,22 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// A relay that is cut after its search and before its link ends all the same,
-// also if the search has ended for another reason meanwhile.
-func TestCutBetweenSearchAndLink(t *testing.T) {
+// A relay that is cut before it has a mover ends once it has one.
+func TestCutBeforeTheMoverIsSet(t *testing.T) {
 	noLeaks(t)
+	r := newRig(t, []string{"192.0.2.1:80"})
 	client, far := tcpPair(t)
-	backend, near := tcpPair(t)
-	relay := &tcpRelay{relay: newRig(t, []string{"192.0.2.1:80"}).relay}
-	relay.cut(shutdown)
-	l := newLink(plain(far), near, limit)
-	l.end(relay.found(l, outcome{attempt: upstream.Attempt{Backend: new(upstream.Backend)}}))
-	if got := l.run(); got != shutdown {
-		t.Errorf("ended for %s", got)
+	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
+	if !r.service.enter(relay) {
+		t.Fatal("not admitted")
 	}
+	relay.cut(shutdown)
+	relay.setMover(stream.NewMover(plain(far), relay, r.relay.wheel))
 	wantEnding(t, "the client", client, "RST")
-	wantEnding(t, "the backend", backend, "RST")
+	r.wantReasons(shutdown)
+	if tcp, _ := r.service.Active(); tcp != 0 {
+		t.Errorf("%d active", tcp)
+	}
 }
 
 // A connection that panics as it is cut keeps nobody else from being cut.
@@ -173,7 +175,7 @@ func TestCutSurvivesAPanic(t *testing.T) {
 	r := newRig(t, []string{server.String()})
 	for range 3 {
 		_, far := tcpPair(t)
-		r.serve(t.Context(), Client{Conn: brittle{Conn: far, close: true}, CloseWrite: far.CloseWrite, Socket: far})
+		r.serve(t.Context(), stream.Client{Conn: brittle{Conn: far, close: true}, CloseWrite: far.CloseWrite, Socket: far})
 		receiveFrom(t, "a connection", conns)
 	}
 	r.waitLinked(3)
@@ -184,7 +186,7 @@ func TestCutSurvivesAPanic(t *testing.T) {
 	// Nor does one that comes too late.
 	r.service.Close()
 	near, far := tcpPair(t)
-	receiveFrom(t, "the end", r.serve(t.Context(), Client{Conn: brittle{Conn: far, close: true}, Socket: far}))
+	receiveFrom(t, "the end", r.serve(t.Context(), stream.Client{Conn: brittle{Conn: far, close: true}, Socket: far}))
 	wantEnding(t, "a late client", near, "RST")
 }
 
@@ -198,7 +200,7 @@ func (r *rig) waitLinked(want int) {
 		n := 0
 		for t := r.service.relays; t != nil; t = t.next {
 			t.mu.Lock()
-			if t.carrier != nil {
+			if t.backend != nil {
 				n++
 			}
 			t.mu.Unlock()

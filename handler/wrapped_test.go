@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // A client of no sockets at all: net.Pipe has neither half-close nor reset.
@@ -23,7 +25,7 @@ func TestPipeClient(t *testing.T) {
 	server, conns := handOver(t, "127.0.0.1:0")
 	r := newRig(t, []string{server.String()})
 	near, far := net.Pipe()
-	done := r.serve(context.Background(), Client{Conn: far, Early: []byte("early ")})
+	done := r.serve(context.Background(), stream.Client{Conn: far, Early: []byte("early ")})
 	backend := receiveFrom(t, "a connection", conns)
 	say(t, near, "bird")
 	hear(t, backend, "early bird")
@@ -41,7 +43,7 @@ func TestPipeClientIsRefused(t *testing.T) {
 	noLeaks(t)
 	r := newRig(t, []string{deadTCP(t, "127.0.0.1:0")})
 	near, far := net.Pipe()
-	done := r.serve(context.Background(), Client{Conn: far})
+	done := r.serve(context.Background(), stream.Client{Conn: far})
 	wantEnding(t, "the client", near, "FIN")
 	receiveFrom(t, "the end", done)
 	r.line("client refused")
@@ -56,7 +58,7 @@ func TestWrappedClientIsReset(t *testing.T) {
 	server, conns := handOver(t, "127.0.0.1:0")
 	r := newRig(t, []string{server.String()})
 	near, far := tcpPair(t)
-	r.serve(context.Background(), Client{Conn: wrapped{far}, CloseWrite: far.CloseWrite, Socket: far})
+	r.serve(context.Background(), stream.Client{Conn: wrapped{far}, CloseWrite: far.CloseWrite, Socket: far})
 	backend := receiveFrom(t, "a connection", conns)
 	check(t, backend.CloseWrite())
 	wantEnding(t, "the client", near, "FIN")
@@ -66,7 +68,7 @@ func TestWrappedClientIsReset(t *testing.T) {
 	wantEnding(t, "the backend", backend, "RST")
 
 	near, far = tcpPair(t)
-	r.serve(context.Background(), Client{Conn: wrapped{far}, CloseWrite: far.CloseWrite, Socket: far})
+	r.serve(context.Background(), stream.Client{Conn: wrapped{far}, CloseWrite: far.CloseWrite, Socket: far})
 	backend = receiveFrom(t, "a connection", conns)
 	say(t, backend, "hello")
 	hear(t, near, "hello")
@@ -87,7 +89,7 @@ func tlsRelay(t *testing.T, edit ...func(*Options)) (r *rig, client *tls.Conn, s
 	go func() { shaken <- inside.Handshake() }()
 	check(t, client.Handshake())
 	check(t, receiveFrom(t, "a handshake", shaken))
-	done = r.serve(context.Background(), Client{Conn: inside, CloseWrite: inside.CloseWrite, Socket: far})
+	done = r.serve(context.Background(), stream.Client{Conn: inside, CloseWrite: inside.CloseWrite, Socket: far})
 	backend = receiveFrom(t, "a connection", conns)
 	r.line("connected") // or a reset might be the dial's
 	return r, client, near, backend, done

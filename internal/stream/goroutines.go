@@ -49,7 +49,7 @@ func (m *goroutineMover) Carry(backend net.Conn, totals Totals) {
 	m.mu.Lock()
 	if m.ends.over {
 		m.mu.Unlock()
-		_ = backend.Close()
+		netio.Reset(backend)
 		return
 	}
 	m.backend = backend

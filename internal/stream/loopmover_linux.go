@@ -88,7 +88,7 @@ func (m *loopMover) Carry(backend net.Conn, totals Totals) {
 	switch {
 	case m.ends.over:
 		if err == nil {
-			netio.CloseDescriptor(fd)
+			netio.ResetDescriptor(fd)
 		}
 	case err != nil:
 		m.exhaustedLocked(err)

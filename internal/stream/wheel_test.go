@@ -1,4 +1,4 @@
-package handler
+package stream
 
 import (
 	"math/rand/v2"
@@ -12,20 +12,20 @@ import (
 // that bytes have moved just then.
 type spoke struct {
 	idler
-	wheel *wheel
+	wheel *Wheel
 	busy  bool // ends only at the second look
 
 	mu    sync.Mutex // guards ended
 	ended []time.Time
 }
 
-func newSpoke(w *wheel) *spoke {
+func newSpoke(w *Wheel) *spoke {
 	s := &spoke{wheel: w}
-	s.owner, s.slot = s, -1
+	s.idler = newIdler(s)
 	return s
 }
 
-func (s *spoke) endIdle() {
+func (s *spoke) expireIfIdle() {
 	if s.busy {
 		s.busy = false
 		s.wheel.add(&s.idler)
@@ -58,7 +58,7 @@ func TestWheelIsNeverEarlyAndHardlyLate(t *testing.T) {
 		time.Second, 10*time.Minute + 1, time.Hour, 24*time.Hour - 1,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWheel(timeout)
+			w := NewWheel(timeout)
 			var spokes [200]*spoke
 			var added [len(spokes)]time.Time
 			for i := range spokes {
@@ -81,7 +81,7 @@ func TestWheelIsNeverEarlyAndHardlyLate(t *testing.T) {
 // Bytes that move put the end off, whenever they do: by a store and no more.
 func TestWheelSparesTheUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWheel(time.Minute)
+		w := NewWheel(time.Minute)
 		used, idle := newSpoke(w), newSpoke(w)
 		began := time.Now()
 		w.add(&used.idler)
@@ -105,7 +105,7 @@ func TestWheelSparesTheUsed(t *testing.T) {
 // Bytes may move between the look and the end.
 func TestWheelTakesBackWhatIsNotIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWheel(time.Minute)
+		w := NewWheel(time.Minute)
 		s := newSpoke(w)
 		s.busy = true
 		w.add(&s.idler)
@@ -126,7 +126,7 @@ func TestWheelTakesBackWhatIsNotIdle(t *testing.T) {
 // one finds a wheel that turns.
 func TestWheelStopsWhenEmpty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWheel(time.Minute)
+		w := NewWheel(time.Minute)
 		for range 5 {
 			out, stays := newSpoke(w), newSpoke(w)
 			w.add(&out.idler)
@@ -154,7 +154,7 @@ func TestWheelStopsWhenEmpty(t *testing.T) {
 // Those of one slot leave it in any order without losing the others.
 func TestWheelChains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWheel(time.Minute)
+		w := NewWheel(time.Minute)
 		var spokes [32]*spoke
 		for i := range spokes {
 			spokes[i] = newSpoke(w)

@@ -1,11 +1,10 @@
 package handler
 
 import (
-	"io"
-	"net"
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -34,7 +33,7 @@ func slow(t *testing.T, edit ...func(*Options)) (r *rig, silent *silentTCP, want
 	t.Helper()
 	noLeaks(t)
 	silent = newSilentTCP(t, lo(t, 1)+":0")
-	r = newRig(t, []string{silent.String()}, append(edit, onOneLoop())...)
+	r = newRig(t, []string{silent.String()}, edit...)
 	before := descriptors(t)
 	return r, silent, func() {
 		t.Helper()
@@ -84,7 +83,7 @@ func TestCutOfASlowConnect(t *testing.T) {
 				case "in the attempt loop":
 					r.waitSearching()
 				case "somewhere between":
-					time.Sleep(takeOverAfter - time.Millisecond + time.Duration(i)*200*time.Microsecond)
+					time.Sleep(stream.SlowConnect - time.Millisecond + time.Duration(i)*200*time.Microsecond)
 				}
 				r.service.cut(shutdown)
 				wantEnding(t, "the client", client, "RST")
@@ -136,7 +135,7 @@ func TestSeveralAddressesOnALoop(t *testing.T) {
 				port = deadTCP(t, first+":0")
 			}
 			serveTCP(t, hostPort(second, port), greet("second"))
-			r := newRig(t, []string{hostPort("a.test", port)}, onOneLoop())
+			r := newRig(t, []string{hostPort("a.test", port)})
 			r.resolver.setCached("a.test", first, second)
 			for range 3 { // from the second on, the one that served comes first
 				client, _ := r.client()
@@ -145,48 +144,4 @@ func TestSeveralAddressesOnALoop(t *testing.T) {
 			r.wantLines("connected", 3, "backend failed, first strike", 0)
 		})
 	}
-}
-
-// What connects while the attempt loop is about to take it over serves, one way
-// or the other, and once.
-func TestConnectionAtTheTurn(t *testing.T) {
-	noLeaks(t)
-	server, conns := handOver(t, lo(t, 1)+":0")
-	r := newRig(t, []string{server.String()}, onOneLoop())
-	for range 50 {
-		near, far := tcpPair(t)
-		p := r.pairFor(far)
-		fd, _, err := connectTCP(server.listener.Addr().(*net.TCPAddr).AddrPort())
-		check(t, err)
-		backend := receiveFrom(t, "a connection", conns)
-		_, b := r.outcomeOf(server.String())
-		c := &connecting{begun: b, ctx: t.Context(), fd: fd}
-		p.mu.Lock() // nothing is told before the turn
-		go p.waitForBackend(c)
-		p.mu.Unlock()
-		p.takeOver(c)
-		_, err = io.WriteString(near, "hello")
-		check(t, err)
-		hear(t, backend, "hello")
-		p.cut(clientReset)
-	}
-	r.wantLines("relay ended", 50, "relay ended by a panic", 0)
-}
-
-// A connection that comes for a relay that is over is closed.
-func TestConnectionForOneThatIsOver(t *testing.T) {
-	noLeaks(t)
-	server, conns := handOver(t, lo(t, 1)+":0")
-	r := newRig(t, []string{server.String()}, onOneLoop())
-	before := descriptors(t)
-	near, far := tcpPair(t)
-	p := r.pairFor(far)
-	p.cut(shutdown) // and the search is not told
-	p.search(t.Context(), nil)
-	backend := receiveFrom(t, "a connection", conns)
-	wantEnding(t, "the backend", backend, "FIN")
-	r.wantReasons(shutdown)
-	check(t, near.Close())
-	check(t, backend.Close())
-	eventually(t, "all descriptors", func() bool { return descriptors(t) <= before })
 }
