@@ -56,13 +56,13 @@ func checkServices(t *testing.T, out []byte, want []corpusService) {
 		if got := time.Duration(*relay.Cooldown).Seconds(); got != s.Cooldown {
 			t.Errorf("cooldown %v, want %v", got, s.Cooldown)
 		}
-		checkWatching(t, relay.Config.Options(), s)
+		checkHealthAndHook(t, relay.Config.Options(), s)
 	}
 }
 
-// checkWatching compares health check and event hook, which are there only
-// where they ever ran.
-func checkWatching(t *testing.T, got Options, want corpusService) {
+// checkHealthAndHook compares health check and event hook. The config has them
+// only if they had an effect in async-relay.
+func checkHealthAndHook(t *testing.T, got Options, want corpusService) {
 	t.Helper()
 	runs := want.HealthCheck != nil && want.HealthCheck.Enabled && want.Protocol != "udp"
 	if check := got.HealthCheck; runs != (check != nil) {
