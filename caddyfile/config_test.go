@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -15,12 +16,8 @@ func TestJSON(t *testing.T) {
 	var c Config
 	text := `{"backends": ["a:1"], "failback": true, "max_connections": 5, "proxy_protocol": "v2",
 		"health_check": {"interval": "30s", "send": "PING\r\n\\x00"}, "event_hook": {"command": "notify", "timeout": "1d"}}`
-	if err := caddy.StrictUnmarshalJSON([]byte(text), &c); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Validate(); err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, caddy.StrictUnmarshalJSON([]byte(text), &c))
+	relaytest.Check(t, c.Validate())
 	o := c.Options()
 	if o.HealthCheck.Interval != 30*time.Second || string(o.HealthCheck.Send) != "PING\r\n\x00" || !o.Failback {
 		t.Errorf("health check %+v, failback %v", o.HealthCheck, o.Failback)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -26,9 +27,7 @@ func intPtr(n int) *int { return &n }
 func checkRoundTrip(t *testing.T, c Config) {
 	t.Helper()
 	out, err := json.Marshal(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, err)
 	var back Config
 	decoder := json.NewDecoder(bytes.NewReader(out))
 	decoder.DisallowUnknownFields()
@@ -43,9 +42,7 @@ func checkRoundTrip(t *testing.T, c Config) {
 func indent(t *testing.T, v any) string {
 	t.Helper()
 	out, err := json.MarshalIndent(v, "", "\t")
-	if err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, err)
 	return string(out) + "\n"
 }
 
@@ -61,15 +58,11 @@ func glob(t testing.TB, pattern string) []string {
 func readTestFile(t testing.TB, file string) []byte {
 	t.Helper()
 	body, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, err)
 	return body
 }
 
 func writeTestFile(t *testing.T, file, text string) {
 	t.Helper()
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, os.WriteFile(file, []byte(text), 0o644))
 }

@@ -7,14 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2"
 )
 
 func TestResolved(t *testing.T) {
 	zone := filepath.Join(t.TempDir(), "zone")
-	if err := os.WriteFile(zone, []byte("example.com\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, os.WriteFile(zone, []byte("example.com\n"), 0o600))
 	t.Setenv("RELAY_TEST_NAME", "web")
 	t.Setenv("RELAY_TEST_PORT", "8080")
 	t.Setenv("RELAY_TEST_DNS", "9.9.9.9")
@@ -32,9 +31,7 @@ func TestResolved(t *testing.T) {
 	}
 	before := c.Backends[0]
 	got, err := c.Resolved(repl)
-	if err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, err)
 	want := Config{
 		Name: "web proxy", Backends: []string{"db.example.com:8080", "b:1"}, Resolvers: []string{"9.9.9.9:53"}, Cooldown: durationPtr(1),
 		HealthCheck: &HealthCheck{Rise: intPtr(1), Send: `{"name":"web"}\n`, Expect: "8080"},

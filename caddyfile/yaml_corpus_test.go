@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
@@ -130,9 +131,7 @@ func TestSharedCorpus(t *testing.T) {
 
 func testCorpus(t *testing.T, dir string) {
 	var expected struct{ Cases map[string]corpusCase }
-	if err := json.Unmarshal(readTestFile(t, filepath.Join(dir, "expected.json")), &expected); err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, json.Unmarshal(readTestFile(t, filepath.Join(dir, "expected.json")), &expected))
 	files, _ := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if len(files) == 0 || len(files) != len(expected.Cases) {
 		t.Fatalf("%d files, but %d cases in expected.json", len(files), len(expected.Cases))
@@ -184,9 +183,7 @@ func (c corpusCase) check(t *testing.T, body []byte) {
 	want := c.Head
 	if c.BetterValues != nil {
 		// Decoding into want replaces only the values that are given.
-		if err := json.Unmarshal(c.BetterValues, &want); err != nil {
-			t.Fatal(err)
-		}
+		relaytest.Check(t, json.Unmarshal(c.BetterValues, &want))
 	}
 	checkServices(t, out, want.Services)
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -46,9 +47,7 @@ func checkServices(t *testing.T, out []byte, want []corpusService) {
 		}
 		for i, text := range relay.Backends {
 			b, err := ParseBackend(text)
-			if err != nil {
-				t.Fatal(err)
-			}
+			relaytest.Check(t, err)
 			if want := net.JoinHostPort(s.Backends[i].Host, strconv.Itoa(s.Backends[i].Port)); b.Text != want {
 				t.Errorf("backend %s, want %s", b.Text, want)
 			}

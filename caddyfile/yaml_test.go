@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -34,9 +35,7 @@ func yamlOutcome(t *testing.T, body []byte) string {
 	}
 	decodeWhole(t, out)
 	var text bytes.Buffer
-	if err := json.Indent(&text, out, "", "\t"); err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, json.Indent(&text, out, "", "\t"))
 	text.WriteByte('\n')
 	for _, w := range warnings {
 		fmt.Fprintf(&text, "warning: %s\n", w)
@@ -76,9 +75,7 @@ func decodeWhole(t *testing.T, out []byte) (whole wholeConfig) {
 			t.Fatalf("server %q must have one handler: %s", name, out)
 		}
 		resolved, err := server.Routes[0].Handle[0].Resolved(caddy.NewReplacer())
-		if err != nil {
-			t.Fatal(err)
-		}
+		relaytest.Check(t, err)
 		if resolved.Name != name {
 			t.Errorf("server %q has service %q", name, resolved.Name)
 		}
