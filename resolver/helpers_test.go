@@ -11,22 +11,22 @@ import (
 	"time"
 )
 
-var errDown = errors.New("the test took DNS down")
+var errDown = errors.New("DNS is down")
 
-// patience is what the tests give a lookup.
+// patience is the patience of the lookups of the tests.
 const patience = time.Second
 
-// fakeDNS is a DNS that does what a test wants, and counts what it is asked.
+// fakeDNS is a DNS whose answers a test controls. It records queries.
 type fakeDNS struct {
 	mu    sync.Mutex
 	addrs map[string][]netip.Addr // a name not in here gets an empty answer
-	err   error                   // the answer to everything, if set
-	takes time.Duration           // how long an answer takes
-	hangs bool                    // answers come when ctx ends
+	err   error                   // the result of every query, if set
+	takes time.Duration           // time until an answer
+	hangs bool                    // queries fail when ctx ends
 
 	asked []query
-	busy  int // queries now
-	most  int // queries at one time
+	busy  int // concurrent queries now
+	most  int // maximum of busy
 }
 
 type query struct {
@@ -64,7 +64,7 @@ func (d *fakeDNS) lookup(ctx context.Context, host string) ([]netip.Addr, error)
 	return slices.Clone(d.addrs[host]), nil
 }
 
-// set changes what the DNS does.
+// set changes the answers of the DNS.
 func (d *fakeDNS) set(change func(d *fakeDNS)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -77,7 +77,7 @@ func (d *fakeDNS) queries() []query {
 	return slices.Clone(d.asked)
 }
 
-// wantQueries fails the test unless n queries were asked since the DNS was made.
+// wantQueries fails the test unless the DNS got n queries in total.
 func (d *fakeDNS) wantQueries(t *testing.T, n int) {
 	t.Helper()
 	if got := len(d.queries()); got != n {
@@ -85,49 +85,63 @@ func (d *fakeDNS) wantQueries(t *testing.T, n int) {
 	}
 }
 
-// diary is an Observer that writes down what it is told.
-type diary struct {
+// eventLog is an Observer that records its calls.
+type eventLog struct {
 	mu    sync.Mutex
 	lines []string
 }
 
-func (d *diary) write(format string, args ...any) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.lines = append(d.lines, fmt.Sprintf(format, args...))
+func (l *eventLog) write(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, fmt.Sprintf(format, args...))
 }
 
-func (d *diary) Resolved(host string, addrs []netip.Addr) { d.write("resolved %s %v", host, addrs) }
-func (d *diary) Failed(host string, err error)            { d.write("failed %s: %v", host, err) }
+func (l *eventLog) Resolved(host string, addrs []netip.Addr) { l.write("resolved %s %v", host, addrs) }
+func (l *eventLog) Failed(host string, err error)            { l.write("failed %s: %v", host, err) }
 
-func (d *diary) Changed(host string, old, new []netip.Addr) {
-	d.write("changed %s %v %v", host, old, new)
+func (l *eventLog) Changed(host string, old, new []netip.Addr) {
+	l.write("changed %s %v %v", host, old, new)
 }
 
-func (d *diary) Stale(host string, addrs []netip.Addr, age time.Duration, err error) {
-	d.write("stale %s %v %v: %v", host, addrs, age.Round(time.Minute), err)
+func (l *eventLog) Stale(host string, addrs []netip.Addr, age time.Duration, err error) {
+	l.write("stale %s %v %v: %v", host, addrs, age.Round(time.Minute), err)
 }
 
-// want fails the test unless the diary has these lines, and forgets them. Their order is not
-// looked at: an Observer may be called concurrently.
-func (d *diary) want(t *testing.T, lines ...string) {
+// want fails the test unless the log has these lines, and removes them. Their order is ignored,
+// because an Observer may be called concurrently.
+func (l *eventLog) want(t *testing.T, lines ...string) {
 	t.Helper()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	slices.Sort(d.lines)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	slices.Sort(l.lines)
 	slices.Sort(lines)
-	if !slices.Equal(d.lines, lines) {
-		t.Fatalf("observer was told %q, want %q", d.lines, lines)
+	if !slices.Equal(l.lines, lines) {
+		t.Fatalf("observer calls: %q, want %q", l.lines, lines)
 	}
-	d.lines = nil
+	l.lines = nil
 }
 
-// newCache makes a Cache with a TTL of an hour that asks dns. It is closed with the test.
-func newCache(t testing.TB, dns *fakeDNS) (*Cache, *diary) {
-	d := &diary{}
-	c := New(Config{Lookup: dns.lookup, Observer: d})
+// newCache returns a Cache with a TTL of an hour that queries dns. It is closed at the end of the
+// test.
+func newCache(t testing.TB, dns *fakeDNS) (*Cache, *eventLog) {
+	events := &eventLog{}
+	c := New(Config{Lookup: dns.lookup, Observer: events})
 	t.Cleanup(c.Close)
-	return c, d
+	return c, events
+}
+
+// newFilledCache returns a Cache like newCache, with fresh entries for n hosts.
+func newFilledCache(t *testing.T, n int) (c *Cache, dns *fakeDNS, hosts []string) {
+	dns = &fakeDNS{addrs: map[string][]netip.Addr{}}
+	c, _ = newCache(t, dns)
+	for i := range n {
+		host := fmt.Sprintf("n%d.example", i)
+		dns.addrs[host] = ips("192.0.2.1")
+		lookup(t, c, host, false, "192.0.2.1")
+		hosts = append(hosts, host)
+	}
+	return c, dns, hosts
 }
 
 // ips parses addresses.
@@ -139,18 +153,20 @@ func ips(addrs ...string) []netip.Addr {
 	return parsed
 }
 
-// names maps one name to addresses.
+// names returns the records of one name.
 func names(host string, addrs ...string) map[string][]netip.Addr {
 	return map[string][]netip.Addr{host: ips(addrs...)}
 }
 
-// lookup fails the test unless the answer is addrs, stale or not. Any goroutine may call it.
+// lookup looks host up and fails the test unless the answer is addrs and as stale as expected. Any
+// goroutine may call it.
 func lookup(t *testing.T, c *Cache, host string, stale bool, addrs ...string) {
 	t.Helper()
 	answer, err := c.Lookup(t.Context(), host, patience)
 	wantAnswer(t, answer, err, stale, addrs...)
 }
 
+// wantAnswer fails the test unless the answer is addrs and as stale as expected.
 func wantAnswer(t *testing.T, answer Answer, err error, stale bool, addrs ...string) {
 	t.Helper()
 	if err != nil || answer.Stale != stale || !slices.Equal(answer.Addrs, ips(addrs...)) {
@@ -158,7 +174,7 @@ func wantAnswer(t *testing.T, answer Answer, err error, stale bool, addrs ...str
 	}
 }
 
-// elapsed fails the test unless d passed since.
+// elapsed fails the test unless exactly d has passed since then.
 func elapsed(t *testing.T, since time.Time, d time.Duration) {
 	t.Helper()
 	if got := time.Since(since); got != d {

@@ -9,52 +9,52 @@ import (
 	"time"
 )
 
-// headStart is how long a server may be silent before the next is asked alongside.
+// headStart is how long a server may be silent before the next one is queried in parallel.
 const headStart = time.Second
 
-// askFunc asks for the addresses of host, as Config.Lookup does.
-type askFunc func(ctx context.Context, host string) ([]netip.Addr, error)
+// lookupFunc has the contract of Config.Lookup.
+type lookupFunc func(ctx context.Context, host string) ([]netip.Addr, error)
 
-// asker asks DNS servers in order of preference. See Config.Servers for how.
-type asker struct {
-	servers   []askFunc
+// serverList queries DNS servers in order of preference, as described at Config.Servers.
+type serverList struct {
+	lookups   []lookupFunc // one per server
 	headStart time.Duration
 }
 
-func newAsker(servers []netip.AddrPort) *asker {
-	a := &asker{headStart: headStart}
-	for _, server := range servers {
-		a.servers = append(a.servers, askServer(server))
+func newServerList(addrs []netip.AddrPort) *serverList {
+	s := &serverList{headStart: headStart}
+	for _, addr := range addrs {
+		s.lookups = append(s.lookups, lookupOn(addr))
 	}
-	return a
+	return s
 }
 
-// reply is what one server said.
+// reply is the result of one server.
 type reply struct {
 	addrs []netip.Addr
 	err   error
 }
 
-// lookup asks the servers and returns the first reply that settles the matter, or all errors. Its
-// goroutines, one for each server asked, end before it does.
-func (a *asker) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	var asking sync.WaitGroup
-	defer asking.Wait()
+// lookup queries the servers. It returns the first reply that is an answer or "no such host", or else
+// the errors of all servers. It runs one goroutine for each queried server, and waits for them.
+func (s *serverList) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	var queries sync.WaitGroup
+	defer queries.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	replies := make(chan reply, len(a.servers)) // room for all: no goroutine ever waits to send
+	replies := make(chan reply, len(s.lookups)) // has room for all, so sending never blocks
 	next := 0
-	askNext := func() {
-		ask := a.servers[next]
+	queryNext := func() {
+		lookup := s.lookups[next]
 		next++
-		asking.Go(func() {
-			addrs, err := ask(ctx, host)
+		queries.Go(func() {
+			addrs, err := lookup(ctx, host)
 			replies <- reply{addrs, err}
 		})
 	}
-	askNext()
-	tick := time.NewTicker(a.headStart)
+	queryNext()
+	tick := time.NewTicker(s.headStart)
 	defer tick.Stop()
 	var errs []error
 	for {
@@ -63,14 +63,14 @@ func (a *asker) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 			if r.err == nil || isNoSuchHost(r.err) {
 				return r.addrs, r.err
 			}
-			if errs = append(errs, r.err); len(errs) == len(a.servers) {
+			if errs = append(errs, r.err); len(errs) == len(s.lookups) {
 				return nil, errors.Join(errs...)
 			}
 		case <-tick.C:
 		}
-		if next < len(a.servers) {
-			askNext()
-			tick.Reset(a.headStart)
+		if next < len(s.lookups) {
+			queryNext()
+			tick.Reset(s.headStart)
 		}
 	}
 }
@@ -80,32 +80,32 @@ func isNoSuchHost(err error) bool {
 	return errors.As(err, &dnsErr) && dnsErr.IsNotFound
 }
 
-// askServer returns a function that asks one server. Go's own resolver does the work: it reads the
-// hosts file, asks for A and AAAA, and turns to TCP when an answer is truncated. It believes that it
-// asks the servers of the system, but all of its connections go to this one.
-func askServer(server netip.AddrPort) askFunc {
+// lookupOn returns a function that queries one server with Go's own resolver. That resolver reads the
+// hosts file, queries A and AAAA, and repeats a query over TCP if the answer is truncated. It is
+// configured for the servers of the system, but all of its connections are redirected to this server.
+func lookupOn(server netip.AddrPort) lookupFunc {
 	resolver := &net.Resolver{PreferGo: true, Dial: dialTo(server)}
 	return asWritten(server, resolver.LookupNetIP)
 }
 
-// asWritten makes lookup ask for names as written: rooted, so that it tries no search domains. Its
-// errors name the server that was really asked, and the name without the dot.
-func asWritten(server netip.AddrPort, lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)) askFunc {
+// asWritten wraps lookup so that it queries names as written: it adds the trailing dot, which disables
+// search domains. In errors it replaces the server by the one that was queried, and removes the dot.
+func asWritten(server netip.AddrPort, lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)) lookupFunc {
 	return func(ctx context.Context, host string) ([]netip.Addr, error) {
 		addrs, err := lookup(ctx, "ip", host+".")
 		var dnsErr *net.DNSError
 		if errors.As(err, &dnsErr) {
-			told := *dnsErr
-			told.Name, told.Server = host, server.String()
-			err = &told
+			corrected := *dnsErr
+			corrected.Name, corrected.Server = host, server.String()
+			err = &corrected
 		}
 		return addrs, err
 	}
 }
 
-// dialTo returns a dial function that goes to server, whatever address it is given. Its connections
-// are closed when ctx ends: Go's resolver gives them a deadline, but would go on reading from a
-// silent server for seconds after a lookup was given up.
+// dialTo returns a dial function that connects to server and ignores the given address. It closes its
+// connections when ctx ends. Go's resolver would only give them a deadline, and so continue to read
+// from a silent server for seconds after a lookup was canceled.
 func dialTo(server netip.AddrPort) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var d net.Dialer
