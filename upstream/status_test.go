@@ -96,22 +96,22 @@ func TestNetworkString(t *testing.T) {
 }
 
 // What backends counted is not lost when they leave.
-func TestPast(t *testing.T) {
+func TestDeparted(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	walk := p.Walk(TCP)
 	a, _ := walk.Next(start)
 	walk.Failed(a, start, errors.New("refused"))
 	a, _ = walk.Again(a, start)
 	walk.Failed(a, start, errors.New("refused"))
-	want := func(tcp Past) {
+	want := func(tcp Departed) {
 		t.Helper()
-		if got := [...]Past{TCP: p.Past(TCP), UDP: p.Past(UDP)}; got != [...]Past{TCP: tcp, UDP: {}} {
+		if got := [...]Departed{TCP: p.Departed(TCP), UDP: p.Departed(UDP)}; got != [...]Departed{TCP: tcp, UDP: {}} {
 			t.Errorf("got %+v, want %+v over TCP", got, tcp)
 		}
 	}
-	want(Past{})
+	want(Departed{})
 	p.Update(addresses("b"), 0)
-	want(Past{Failed: 2, Demotions: 1})
+	want(Departed{Failed: 2, Demotions: 1})
 	p.Update(addresses("a b"), 0)
-	want(Past{Failed: 2, Demotions: 1})
+	want(Departed{Failed: 2, Demotions: 1})
 }
