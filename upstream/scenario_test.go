@@ -9,37 +9,37 @@ import (
 	"time"
 )
 
-// start is when every pool of the tests is made. Nothing here reads a clock.
+// start is the time at which the tests create their pools. No test reads a clock.
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 var errRefused = errors.New("connection refused")
 
-// step is one row of a story: somebody does something, and that is all that
-// comes of it. The rules are told as stories because they are about sequences.
+// step is one action of a scenario with all of its effects. The tests of the rules
+// are scenarios, because the rules are about sequences of events.
 type step struct {
-	do     string // "who verb what", see story.play
-	told   string // what the actor learns: a backend, "refused" or a verdict
-	change string // what the report did, see changeText; "" for nothing at all
-	queue  string // the queue afterwards, see queueText; "" for as it was before
+	do     string // "actor verb argument", see scenario.do
+	result string // what the actor gets: a backend, "refused", a verdict or an error
+	change string // the Change, see changeText; "" for its zero value
+	queue  string // the queue afterwards, see queueText; "" if it does not change
 }
 
-// story plays steps on one pool. A client is made by its first mention; its
-// name ends in @udp if it is one of UDP.
-type story struct {
+// scenario runs steps on one pool. A client is created by its first step. The name
+// of a UDP client ends with "@udp".
+type scenario struct {
 	t        *testing.T
 	pool     *Pool
 	cooldown time.Duration
 	now      time.Time
 	walks    map[string]*Walk
-	attempts map[string]Attempt // the client's latest on a backend, by "client backend"
-	last     string             // the queue after the step before
+	attempts map[string]Attempt // latest attempt by "client backend"
+	last     string             // the queue after the previous step
 }
 
-// play tells a story of the backends and checks every step of it; that changes
-// count the backends as the snapshot does goes without saying.
+// play runs a scenario and checks every step. It also checks that the counts of a
+// Change match the snapshot.
 func play(t *testing.T, backends string, cooldown time.Duration, steps []step) {
 	t.Helper()
-	s := &story{
+	s := &scenario{
 		t: t, now: start, cooldown: cooldown,
 		pool:     NewPool(addresses(backends), cooldown, start),
 		walks:    make(map[string]*Walk),
@@ -47,9 +47,9 @@ func play(t *testing.T, backends string, cooldown time.Duration, steps []step) {
 		last:     backends,
 	}
 	for i, row := range steps {
-		told, change := s.do(row.do)
-		if told != row.told {
-			t.Errorf("step %d, %q: told %q, want %q", i+1, row.do, told, row.told)
+		result, change := s.do(row.do)
+		if result != row.result {
+			t.Errorf("step %d, %q: result %q, want %q", i+1, row.do, result, row.result)
 		}
 		if got := changeText(change); got != row.change {
 			t.Errorf("step %d, %q: change %q, want %q", i+1, row.do, got, row.change)
@@ -67,68 +67,69 @@ func play(t *testing.T, backends string, cooldown time.Duration, steps []step) {
 			t.Errorf("step %d, %q: queue %q, want %q", i+1, row.do, got, s.last)
 		}
 		if t.Failed() {
-			t.FailNow() // what follows would only repeat it
+			t.FailNow() // later failures would only follow from this one
 		}
 	}
 }
 
-func (s *story) do(line string) (told string, change Change) {
-	who, rest, _ := strings.Cut(line, " ")
-	verb, what, _ := strings.Cut(rest, " ")
-	switch who + " " + verb {
+// do performs one step.
+func (s *scenario) do(line string) (result string, change Change) {
+	actor, rest, _ := strings.Cut(line, " ")
+	verb, arg, _ := strings.Cut(rest, " ")
+	switch actor + " " + verb {
 	case "time passes":
-		d, err := time.ParseDuration(what)
+		d, err := time.ParseDuration(arg)
 		if err != nil {
 			s.t.Fatal(err)
 		}
 		s.now = s.now.Add(d)
 		return "", Change{}
 	case "operator drains", "operator resumes":
-		changed, err := s.pool.SetDrained(s.pool.Backend(what), verb == "drains")
+		changed, err := s.pool.SetDrained(s.pool.Backend(arg), verb == "drains")
 		if err != nil {
 			return err.Error(), Change{}
 		}
 		if !changed {
-			return "no news", Change{}
+			return "unchanged", Change{}
 		}
 		return "", Change{}
 	case "operator resets":
 		return "", s.pool.Reset()
 	case "checker returns":
-		return "", s.pool.Failback(s.pool.Backend(what))
+		return "", s.pool.Failback(s.pool.Backend(arg))
 	case "operator loads":
-		s.pool.Update(addresses(what), s.cooldown)
+		s.pool.Update(addresses(arg), s.cooldown)
 		return "", Change{}
 	}
-	walk := s.walk(who)
-	held, known := s.attempts[who+" "+what]
+	walk := s.walk(actor)
+	attempt, known := s.attempts[actor+" "+arg]
 	if slices.Contains([]string{"fails", "succeeds", "again", "waits"}, verb) && !known {
 		s.t.Fatalf("%q: no such attempt", line)
 	}
 	switch verb {
 	case "next":
 		a, ok := walk.Next(s.now)
-		return s.began(who, a, ok, false), Change{}
+		return s.began(actor, a, ok, false), Change{}
 	case "again":
-		a, ok := walk.Again(held, s.now)
-		return s.began(who, a, ok, true), Change{}
+		a, ok := walk.Again(attempt, s.now)
+		return s.began(actor, a, ok, true), Change{}
 	case "resumes":
-		return s.began(who, walk.Resume(s.pool.Backend(what), s.now), true, false), Change{}
+		return s.began(actor, walk.Resume(s.pool.Backend(arg), s.now), true, false), Change{}
 	case "probes":
-		*walk = s.pool.Probe(s.pool.Backend(what), walk.network)
+		*walk = s.pool.Probe(s.pool.Backend(arg), walk.network)
 		a, ok := walk.Next(s.now)
-		return s.began(who, a, ok, false), Change{}
+		return s.began(actor, a, ok, false), Change{}
 	case "fails":
-		verdict, change := walk.Failed(held, s.now, errRefused)
+		verdict, change := walk.Failed(attempt, s.now, errRefused)
 		return verdictText(verdict), change
 	case "succeeds":
-		return "", walk.Succeeded(held, s.now)
+		return "", walk.Succeeded(attempt, s.now)
 	case "exhausts":
-		walk.Exhaust(s.pool.Backend(what))
+		walk.Exhaust(s.pool.Backend(arg))
 		return "", Change{}
-	case "waits": // still, on an attempt: was it told to go on?
-		if isClosed(held.Demoted()) {
-			return "go on", Change{}
+	case "waits": // checks whether the channel of its attempt is closed
+		if isClosed(attempt.Demoted()) {
+			return "demoted", Change{}
 		}
 		return "", Change{}
 	}
@@ -136,49 +137,49 @@ func (s *story) do(line string) (told string, change Change) {
 	return "", Change{}
 }
 
-// counts is what the change of a step must say of how many are available.
-func (s *story) counts(line string, c Change) (available, total int) {
-	who, _, _ := strings.Cut(line, " ")
+// counts returns the numbers that the Change of a step must have.
+func (s *scenario) counts(line string, c Change) (available, total int) {
+	actor, _, _ := strings.Cut(line, " ")
 	if c.Strike == 0 && !c.Recovered && line != "operator resets" {
 		return 0, 0
 	}
 	list := s.pool.Snapshot(s.now)
 	for _, b := range list {
-		if state := b.Networks[networkOf(who)].State; state == Up || state == Struck {
+		if state := b.Networks[networkOf(actor)].State; state == Up || state == Struck {
 			available++
 		}
 	}
 	return available, len(list)
 }
 
-func networkOf(who string) Network {
-	if strings.HasSuffix(who, "@udp") {
+func networkOf(actor string) Network {
+	if strings.HasSuffix(actor, "@udp") {
 		return UDP
 	}
 	return TCP
 }
 
-func (s *story) walk(who string) *Walk {
-	if s.walks[who] == nil {
-		walk := s.pool.Walk(networkOf(who))
-		s.walks[who] = &walk
+func (s *scenario) walk(actor string) *Walk {
+	if s.walks[actor] == nil {
+		walk := s.pool.Walk(networkOf(actor))
+		s.walks[actor] = &walk
 	}
-	return s.walks[who]
+	return s.walks[actor]
 }
 
-// began keeps the client's new attempt and names its backend.
-func (s *story) began(who string, a Attempt, ok, second bool) string {
+// began stores the client's new attempt and returns the name of its backend.
+func (s *scenario) began(actor string, a Attempt, ok, second bool) string {
 	if !ok {
 		return "refused"
 	}
 	if a.Second() != second || !a.Began.Equal(s.now) {
-		s.t.Errorf("%s: attempt on %s has Second %v and Began %v, want %v and %v", who, a.Backend.Text, a.Second(), a.Began, second, s.now)
+		s.t.Errorf("%s: attempt on %s has Second %v and Began %v, want %v and %v", actor, a.Backend.Text, a.Second(), a.Began, second, s.now)
 	}
-	s.attempts[who+" "+a.Backend.Text] = a
+	s.attempts[actor+" "+a.Backend.Text] = a
 	return a.Backend.Text
 }
 
-// addresses makes backends of the names in a list.
+// addresses returns the addresses of the names in a list.
 func addresses(list string) []Address {
 	var as []Address
 	for _, name := range strings.Fields(list) {
@@ -200,7 +201,7 @@ func verdictText(v Verdict) string {
 	return [...]string{Next: "next", Retry: "retry", RetryIfChanged: "retry if changed"}[v]
 }
 
-// changeText tells a change in words, every field that is set.
+// changeText describes a Change by its fields that are set.
 func changeText(c Change) string {
 	var parts []string
 	if c.Strike != 0 {
@@ -224,8 +225,8 @@ func changeText(c Change) string {
 	return strings.Join(parts, ", ")
 }
 
-// queueText tells the queue in words, such as "b:struck c a:down:udp-cooling":
-// what is not up on a network is said.
+// queueText describes the queue, such as "b:struck c a:down:udp-cooling". It names
+// every state other than up.
 func queueText(p *Pool, now time.Time) string {
 	var parts []string
 	for _, s := range p.Snapshot(now) {
@@ -233,7 +234,7 @@ func queueText(p *Pool, now time.Time) string {
 		if state := s.Networks[TCP].State; state != Up {
 			text += ":" + string(state)
 		}
-		if state := s.Networks[UDP].State; state != Up && state != Draining { // which holds for both, and was said
+		if state := s.Networks[UDP].State; state != Up && state != Draining { // Draining holds for both networks and is already in the text
 			text += ":udp-" + string(state)
 		}
 		parts = append(parts, text)
@@ -241,8 +242,8 @@ func queueText(p *Pool, now time.Time) string {
 	return strings.Join(parts, " ")
 }
 
-// checkSnapshot says where a pool's snapshot contradicts itself, the order or
-// the backends.
+// checkSnapshot returns an error if the snapshot of a pool contradicts itself, the
+// order or the backends.
 func checkSnapshot(p *Pool, now time.Time) error {
 	var texts []string
 	seen := make(map[int]bool)
@@ -251,16 +252,16 @@ func checkSnapshot(p *Pool, now time.Time) error {
 		b := s.Backend
 		texts = append(texts, b.Text)
 		if s.Position != i {
-			return fmt.Errorf("%s at place %d says position %d", b.Text, i, s.Position)
+			return fmt.Errorf("%s at index %d has position %d", b.Text, i, s.Position)
 		}
 		if s.Configured < 0 || s.Configured >= len(list) || seen[s.Configured] {
-			return fmt.Errorf("%s has configured place %d of %d, which is taken or none", b.Text, s.Configured, len(list))
+			return fmt.Errorf("%s has configured index %d of %d, which is out of range or a duplicate", b.Text, s.Configured, len(list))
 		}
 		seen[s.Configured] = true
 		for n, ns := range s.Networks {
 			n := Network(n)
 			if ns.Strikes < 0 || ns.Strikes > 1 {
-				return fmt.Errorf("%s %s has %d strikes at rest", b.Text, n, ns.Strikes)
+				return fmt.Errorf("%s %s has %d strikes, want 0 or 1", b.Text, n, ns.Strikes)
 			}
 			if ns.Strikes > 0 && b.Down(n) {
 				return fmt.Errorf("%s %s is down and has strikes", b.Text, n)
@@ -269,7 +270,7 @@ func checkSnapshot(p *Pool, now time.Time) error {
 				return fmt.Errorf("%s %s: down %v, but since %v", b.Text, n, b.Down(n), ns.DownSince)
 			}
 			if (ns.State == Cooling) != ns.CoolingUntil.After(now) {
-				return fmt.Errorf("%s %s is %s until %v, and it is %v", b.Text, n, ns.State, ns.CoolingUntil, now)
+				return fmt.Errorf("%s %s is %s until %v, but the time is %v", b.Text, n, ns.State, ns.CoolingUntil, now)
 			}
 			if ns.State != Draining {
 				if down := ns.State == Down || ns.State == Cooling; down != b.Down(n) {
@@ -282,7 +283,18 @@ func checkSnapshot(p *Pool, now time.Time) error {
 		}
 	}
 	if order := p.Order(); !slices.Equal(order, texts) {
-		return fmt.Errorf("order %v, but the snapshot says %v", order, texts)
+		return fmt.Errorf("order %v, but the snapshot has %v", order, texts)
 	}
 	return nil
+}
+
+// demotion returns the steps of a client that fails twice on the first backend of
+// the queue and thereby demotes it.
+func demotion(client, backend, change, queueStruck, queue string) []step {
+	return []step{
+		{client + " next", backend, "", ""},
+		{client + " fails " + backend, "retry", "strike 1", queueStruck},
+		{client + " again " + backend, backend, "", ""},
+		{client + " fails " + backend, "next", "strike 2, demoted" + change, queue},
+	}
 }
