@@ -15,7 +15,7 @@ type setting struct {
 }
 
 // settings lists the effective values in the order of the struct. The fields of
-// an object follow an entry that says whether the object is present.
+// an object follow the entry of the object itself, which is on or off.
 func (c Config) settings() []setting {
 	o := c.Options()
 	check, hook := HealthCheckOptions{}, EventHookOptions{}

@@ -65,9 +65,7 @@ func TestAnswerForAnAddressIsTheAddress(t *testing.T) {
 
 func TestDefaultTTLIsAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		dns.set(func(d *fakeDNS) { d.err = errDown }) // nothing refreshes the entry
 		time.Sleep(time.Hour - 1)
 		if _, ok := c.Cached("a.example"); !ok {
@@ -125,9 +123,7 @@ func TestFailuresAreRememberedForFiveSeconds(t *testing.T) {
 
 func TestRememberedFailureReturnsStaleAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		c.Flush("")
 		dns.set(func(d *fakeDNS) { d.err = errDown })
 		lookup(t, c, "a.example", true, "192.0.2.1")
@@ -182,9 +178,7 @@ func TestRefresh(t *testing.T) {
 
 func TestRefreshFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		time.Sleep(time.Minute)
 		dns.set(func(d *fakeDNS) { d.err = errDown })
 		refresh := func() {

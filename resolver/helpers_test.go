@@ -24,9 +24,9 @@ type fakeDNS struct {
 	takes time.Duration           // time until an answer
 	hangs bool                    // queries fail when ctx ends
 
-	asked []query
-	busy  int // concurrent queries now
-	most  int // maximum of busy
+	queried []query
+	busy    int // concurrent queries now
+	most    int // maximum of busy
 }
 
 type query struct {
@@ -36,7 +36,7 @@ type query struct {
 
 func (d *fakeDNS) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	d.mu.Lock()
-	d.asked = append(d.asked, query{host, time.Now()})
+	d.queried = append(d.queried, query{host, time.Now()})
 	d.busy++
 	d.most = max(d.most, d.busy)
 	takes, hangs := d.takes, d.hangs
@@ -74,7 +74,7 @@ func (d *fakeDNS) set(change func(d *fakeDNS)) {
 func (d *fakeDNS) queries() []query {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Clone(d.asked)
+	return slices.Clone(d.queried)
 }
 
 // wantQueries fails the test unless the DNS got n queries in total.
@@ -129,6 +129,14 @@ func newCache(t testing.TB, dns *fakeDNS) (*Cache, *eventLog) {
 	c := New(Config{Lookup: dns.lookup, Observer: events})
 	t.Cleanup(c.Close)
 	return c, events
+}
+
+// newResolvedCache returns a Cache like newCache, with a fresh entry for a.example.
+func newResolvedCache(t *testing.T) (*Cache, *fakeDNS, *eventLog) {
+	dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
+	c, events := newCache(t, dns)
+	lookup(t, c, "a.example", false, "192.0.2.1")
+	return c, dns, events
 }
 
 // newFilledCache returns a Cache like newCache, with fresh entries for n hosts.

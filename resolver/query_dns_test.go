@@ -28,7 +28,7 @@ type dnsServer struct {
 	rcode    int                 // the answer to every query, if not 0
 	silent   bool                // no answers at all
 	truncate bool                // UDP answers are truncated
-	asked    []string            // queries, such as "udp A a.example."
+	queried  []string            // queries, such as "udp A a.example."
 }
 
 func startDNS(t *testing.T, records map[string][]string) *dnsServer {
@@ -77,7 +77,7 @@ func (s *dnsServer) ServeDNS(w dns.ResponseWriter, request *dns.Msg) {
 	defer s.mu.Unlock()
 	question := request.Question[0]
 	network := w.LocalAddr().Network()
-	s.asked = append(s.asked, network+" "+dns.TypeToString[question.Qtype]+" "+question.Name)
+	s.queried = append(s.queried, network+" "+dns.TypeToString[question.Qtype]+" "+question.Name)
 	if s.silent {
 		return
 	}
@@ -109,13 +109,13 @@ func (s *dnsServer) ServeDNS(w dns.ResponseWriter, request *dns.Msg) {
 	_ = w.WriteMsg(reply)
 }
 
-// questions returns the queries of the server, sorted and without duplicates.
-func (s *dnsServer) questions() []string {
+// queries returns the queries of the server, sorted and without duplicates.
+func (s *dnsServer) queries() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	asked := slices.Clone(s.asked)
-	slices.Sort(asked)
-	return slices.Compact(asked)
+	queried := slices.Clone(s.queried)
+	slices.Sort(queried)
+	return slices.Compact(queried)
 }
 
 // cacheOf returns a Cache that queries the servers with the given head start.
@@ -176,7 +176,7 @@ func TestTruncatedAnswerIsQueriedOverTCP(t *testing.T) {
 	s.set(func(s *dnsServer) { s.truncate = true })
 	wantSet(t, cacheOf(t, time.Hour, s), "a.example", many...)
 	want := []string{"tcp A a.example.", "tcp AAAA a.example.", "udp A a.example.", "udp AAAA a.example."}
-	if got := s.questions(); !slices.Equal(got, want) {
+	if got := s.queries(); !slices.Equal(got, want) {
 		t.Errorf("queries %q, want %q", got, want)
 	}
 }
@@ -206,8 +206,8 @@ func TestNoSuchHostEndsTheLookup(t *testing.T) {
 	if want := "lookup a.example: no such host (from " + first.addr.String() + ")"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
-	if asked := second.questions(); len(asked) > 0 {
-		t.Errorf("the second server was queried: %q", asked)
+	if queried := second.queries(); len(queried) > 0 {
+		t.Errorf("the second server was queried: %q", queried)
 	}
 }
 

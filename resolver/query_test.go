@@ -28,7 +28,7 @@ func TestServersInOrder(t *testing.T) {
 	const ms = time.Millisecond
 	for name, test := range map[string]struct {
 		servers []fakeServer
-		asked   []time.Duration // when each server is queried
+		queried []time.Duration // when each server is queried
 		want    string          // address or error
 		takes   time.Duration
 	}{
@@ -68,14 +68,14 @@ func TestServersInOrder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				asked := make([]time.Duration, len(test.servers))
-				for i := range asked {
-					asked[i] = -1
+				queried := make([]time.Duration, len(test.servers))
+				for i := range queried {
+					queried[i] = -1
 				}
 				list := newServerList(make([]netip.AddrPort, len(test.servers)))
 				for i, s := range test.servers {
 					list.lookups[i] = func(ctx context.Context, host string) ([]netip.Addr, error) {
-						asked[i] = time.Since(start)
+						queried[i] = time.Since(start)
 						select {
 						case <-time.After(s.takes):
 						case <-ctx.Done():
@@ -98,13 +98,13 @@ func TestServersInOrder(t *testing.T) {
 				} else {
 					wantAnswer(t, answer, err, false, test.want)
 				}
-				for i := range asked {
+				for i := range queried {
 					want := time.Duration(-1)
-					if i < len(test.asked) {
-						want = test.asked[i]
+					if i < len(test.queried) {
+						want = test.queried[i]
 					}
-					if asked[i] != want {
-						t.Errorf("server %d was queried at %v, want %v", i, asked[i], want)
+					if queried[i] != want {
+						t.Errorf("server %d was queried at %v, want %v", i, queried[i], want)
 					}
 				}
 			})

@@ -48,9 +48,7 @@ func TestUsedNamesAreRefreshed(t *testing.T) {
 
 func TestUnusedNamesAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		_, _ = c.Lookup(t.Context(), "none.example", patience)
 		dns.wantQueries(t, 2)
 		// a.example was used within the TTL before its first refresh, but not before the second.
@@ -139,18 +137,18 @@ func TestConcurrentRefreshesAreLimited(t *testing.T) {
 		c, dns, hosts := newFilledCache(t, n)
 		c.Hold(hosts...)
 		// Queries take so long that due entries queue up. All must be queried in the end.
-		dns.set(func(d *fakeDNS) { d.hangs, d.asked, d.most = true, nil, 0 })
+		dns.set(func(d *fakeDNS) { d.hangs, d.queried, d.most = true, nil, 0 })
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if dns.most != maxRefreshing {
 			t.Errorf("%d concurrent refreshes, want %d", dns.most, maxRefreshing)
 		}
-		asked := map[string]bool{}
+		queried := map[string]bool{}
 		for _, q := range dns.queries() {
-			asked[q.host] = true
+			queried[q.host] = true
 		}
-		if len(asked) != n {
-			t.Errorf("%d of %d names were queried", len(asked), n)
+		if len(queried) != n {
+			t.Errorf("%d of %d names were queried", len(queried), n)
 		}
 	})
 }
@@ -165,13 +163,11 @@ func TestStaleDuringAnOutage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-				c, events := newCache(t, dns)
+				c, dns, events := newResolvedCache(t)
 				c.Hold("a.example")
-				lookup(t, c, "a.example", false, "192.0.2.1")
 				synctest.Wait()
 				events.want(t, "resolved a.example [192.0.2.1]")
-				dns.set(func(d *fakeDNS) { d.err, d.asked = errDown, nil })
+				dns.set(func(d *fakeDNS) { d.err, d.queried = errDown, nil })
 
 				// The observer is called once, when the first refresh fails.
 				time.Sleep(100 * time.Minute)
@@ -235,9 +231,7 @@ func TestStaleDuringAnOutage(t *testing.T) {
 
 func TestStaleNamesInUseAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		dns.set(func(d *fakeDNS) { d.err = errDown })
 		time.Sleep(time.Hour)
 		for range 24 {
@@ -249,10 +243,8 @@ func TestStaleNamesInUseAreKept(t *testing.T) {
 
 func TestNoRefreshAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
+		c, dns, _ := newResolvedCache(t)
 		c.Hold("a.example")
-		lookup(t, c, "a.example", false, "192.0.2.1")
 		c.Close()
 		// refreshLoop does this if its timer fires during Close.
 		c.refreshDue(time.Now().Add(time.Hour))

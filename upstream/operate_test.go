@@ -107,22 +107,12 @@ func TestFailbackKeepsConfiguredOrder(t *testing.T) {
 // A failback may overtake a backend that is down.
 func TestFailbackPastDownBackend(t *testing.T) {
 	play(t, "a b", 0, slices.Concat(
-		demotion("ann", "a", ", order b a", "a:struck b", "b a:down"),
-		demotion("bob", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
+		bothDown(),
 		recovery("b", "a:down b"),
 		[]step{{"checker returns b", "", "order b a", "b a:down"}},
 		recovery("a", "b a"),
 		[]step{{"checker returns a", "", "order a b", "a b"}},
 	))
-}
-
-// recovery returns the steps of a successful probe of a down backend.
-func recovery(backend, queue string) []step {
-	probe := "r" + backend
-	return []step{
-		{probe + " probes " + backend, backend, "", ""},
-		{probe + " succeeds " + backend, "", "recovered after 0s", queue},
-	}
 }
 
 // A removed backend does not fail back.

@@ -81,10 +81,7 @@ func TestLongestCooledFirst(t *testing.T) {
 func TestSuccessEndsCooldown(t *testing.T) {
 	play(t, "a c", time.Hour, slices.Concat(
 		demotion("ann", "a", ", order c a, cooling until 1h0m0s", "a:struck c", "c a:cooling"),
-		[]step{
-			{"p probes a", "a", "", ""},
-			{"p succeeds a", "", "recovered after 0s", "c a"},
-		},
+		recovery("a", "c a"),
 		demotion("u@udp", "c", ", order a c, cooling until 1h0m0s", "c:udp-struck a", "a c:udp-cooling"),
 		[]step{{"bob next", "a", "", ""}},
 	))

@@ -45,8 +45,7 @@ func TestDownBackendIsRetriedOnceIfChanged(t *testing.T) {
 // A backend stays down until it succeeds, even at the front of the queue.
 func TestDownAtTheFrontIsNotMovedAgain(t *testing.T) {
 	play(t, "a b", 0, slices.Concat(
-		demotion("ann", "a", ", order b a", "a:struck b", "b a:down"),
-		demotion("bob", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
+		bothDown(),
 		[]step{
 			{"cid next", "a", "", ""},
 			{"cid fails a", "retry if changed", "", ""},
@@ -135,8 +134,7 @@ func TestFailuresFromBeforeTheRecoveryAreStale(t *testing.T) {
 // all_backends_unavailable is reported once until any backend succeeds.
 func TestAllUnavailableOnceUntilOneSucceeds(t *testing.T) {
 	play(t, "a b", 0, slices.Concat(
-		demotion("ann", "a", ", order b a", "a:struck b", "b a:down"),
-		demotion("bob", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
+		bothDown(),
 		[]step{
 			{"cid next", "a", "", ""},
 			{"cid fails a", "retry if changed", "", ""},
@@ -155,10 +153,7 @@ func TestAllUnavailableOnceUntilOneSucceeds(t *testing.T) {
 func TestNotAllUnavailableWhileOneIsUp(t *testing.T) {
 	play(t, "a b", 0, slices.Concat(
 		demotion("ann", "a", ", order b a", "a:struck b", "b a:down"),
-		[]step{
-			{"p probes a", "a", "", ""},
-			{"p succeeds a", "", "recovered after 0s", "b a"},
-		},
+		recovery("a", "b a"),
 		demotion("bob", "b", ", order a b", "b:struck a", "a b:down"),
 		[]step{{"bob next", "a", "", ""}},
 	))

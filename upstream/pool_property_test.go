@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 )
 
@@ -42,26 +43,24 @@ func TestRandom(t *testing.T) {
 // TestRandomCoversAllSituations checks that the simulation reaches every situation,
 // because it cannot test those that it does not reach.
 func TestRandomCoversAllSituations(t *testing.T) {
-	var covered coverage
-	var demotions, recoveries, allUnavailable int
+	covered := make(map[string]int)
 	for seed := range uint64(30) {
 		s := newSimulation(seed, false)
 		s.run(t, 1500, s.event)
-		covered.add(s.covered)
-		demotions += s.model.demotions
-		recoveries += s.model.recoveries
-		allUnavailable += s.model.allUnavailable
+		maps.Copy(s.covered, map[string]int{
+			"demotions": s.model.demotions, "recoveries": s.model.recoveries, "all unavailable": s.model.allUnavailable,
+		})
+		for situation, n := range s.covered {
+			covered[situation] += n
+		}
 	}
-	for what, n := range map[string]int{
-		"demotions": demotions, "recoveries": recoveries, "all unavailable": allUnavailable,
-		"refusals": covered.refusals, "late successes": covered.lateSuccesses, "old dials that won": covered.oldDialWins,
-		"second attempts on a down backend": covered.secondsOnDown, "failures without a strike": covered.staleFailures,
-		"retries": covered.retries, "sessions resumed": covered.resumed,
-		"drains": covered.drains, "refused drains of the last backend": covered.refusedDrains, "resets": covered.resets,
-		"failbacks": covered.failbacks, "failbacks past demoted backends": covered.failbacksPast,
+	for _, situation := range []string{
+		"demotions", "recoveries", "all unavailable", "refusals", "late successes", "old dials that won",
+		"second attempts on a down backend", "failures without a strike", "retries", "sessions resumed",
+		"drains", "refused drains of the last backend", "resets", "failbacks", "failbacks past demoted backends",
 	} {
-		if n < 10 {
-			t.Errorf("%s: %d times, want at least 10", what, n)
+		if n := covered[situation]; n < 10 {
+			t.Errorf("%s: %d times, want at least 10", situation, n)
 		}
 	}
 }
@@ -156,19 +155,4 @@ func (s *simulation) setMachines(alive bool) {
 			}
 		}
 	}
-}
-
-func (s *coverage) add(o coverage) {
-	s.refusals += o.refusals
-	s.lateSuccesses += o.lateSuccesses
-	s.oldDialWins += o.oldDialWins
-	s.secondsOnDown += o.secondsOnDown
-	s.staleFailures += o.staleFailures
-	s.retries += o.retries
-	s.resumed += o.resumed
-	s.drains += o.drains
-	s.refusedDrains += o.refusedDrains
-	s.resets += o.resets
-	s.failbacks += o.failbacks
-	s.failbacksPast += o.failbacksPast
 }

@@ -197,25 +197,21 @@ func TestStrikesAreKeptPerNetwork(t *testing.T) {
 func TestHundredClientsCauseTwoStrikes(t *testing.T) {
 	const clients = 100
 	steps := []step{}
-	for i := range clients {
-		steps = append(steps, step{do: fmt.Sprintf("c%d next", i), result: "a"})
-	}
-	for i := range clients {
-		row := step{do: fmt.Sprintf("c%d fails a", i), result: "retry"}
-		if i == 0 {
-			row.change, row.queue = "strike 1", "a:struck b"
+	// each appends the rows for each client. Only the first client changes the queue.
+	each := func(rows ...step) {
+		for i := range clients {
+			for _, row := range rows {
+				row.do = fmt.Sprintf("c%d %s", i, row.do)
+				if i > 0 {
+					row.change, row.queue = "", ""
+				}
+				steps = append(steps, row)
+			}
 		}
-		steps = append(steps, row)
 	}
-	for i := range clients {
-		steps = append(steps, step{do: fmt.Sprintf("c%d again a", i), result: "a"})
-	}
-	for i := range clients {
-		row := step{do: fmt.Sprintf("c%d fails a", i), result: "next"}
-		if i == 0 {
-			row.change, row.queue = "strike 2, demoted, order b a", "b a:down"
-		}
-		steps = append(steps, row, step{do: fmt.Sprintf("c%d next", i), result: "b"})
-	}
+	each(step{"next", "a", "", ""})
+	each(step{"fails a", "retry", "strike 1", "a:struck b"})
+	each(step{"again a", "a", "", ""})
+	each(step{"fails a", "next", "strike 2, demoted, order b a", "b a:down"}, step{"next", "b", "", ""})
 	play(t, "a b", 0, steps)
 }

@@ -130,10 +130,7 @@ func TestChangedAddressIsANewBackend(t *testing.T) {
 // all_backends_unavailable again. After a new backend was added, the next outage is
 // reported.
 func TestUpdateAndAllUnavailable(t *testing.T) {
-	outage := slices.Concat(
-		demotion("ann", "a", ", order b a", "a:struck b", "b a:down"),
-		demotion("bob", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
-	)
+	outage := bothDown()
 	t.Run("fewer", func(t *testing.T) {
 		play(t, "a b", 0, slices.Concat(outage,
 			[]step{
@@ -170,10 +167,7 @@ func TestUpdateAndAllUnavailable(t *testing.T) {
 func TestNewBackendDoesNotOvertakeFirst(t *testing.T) {
 	play(t, "a b", 0, slices.Concat(
 		demotion("ann", "a", ", order b a", "a:struck b", "b a:down"),
-		[]step{
-			{"p probes a", "a", "", ""},
-			{"p succeeds a", "", "recovered after 0s", "b a"},
-		},
+		recovery("a", "b a"),
 		demotion("bob", "b", ", order a b", "b:struck a", "a b:down"),
 		[]step{
 			{"q probes b", "b", "", ""},

@@ -298,3 +298,20 @@ func demotion(client, backend, change, queueStruck, queue string) []step {
 		{client + " fails " + backend, "next", "strike 2, demoted" + change, queue},
 	}
 }
+
+// bothDown returns the steps that demote a and then b of the queue "a b".
+func bothDown() []step {
+	return slices.Concat(
+		demotion("ann", "a", ", order b a", "a:struck b", "b a:down"),
+		demotion("bob", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
+	)
+}
+
+// recovery returns the steps of a successful probe of a down backend.
+func recovery(backend, queue string) []step {
+	probe := "probe-" + backend
+	return []step{
+		{probe + " probes " + backend, backend, "", ""},
+		{probe + " succeeds " + backend, "", "recovered after 0s", queue},
+	}
+}

@@ -37,15 +37,15 @@ func (s *simulation) setDrained(b *Backend, drained bool) {
 	}
 	switch {
 	case want:
-		s.covered.drains++
+		s.covered["drains"]++
 		r.drained = drained
 	case wantErr != nil:
-		s.covered.refusedDrains++
+		s.covered["refused drains of the last backend"]++
 	}
 }
 
 func (s *simulation) reset() {
-	s.covered.resets++
+	s.covered["resets"]++
 	got := s.pool.Reset()
 	if want := s.model.reset(); !reflect.DeepEqual(got, want) {
 		fail("reset: change %+v, want %+v", got, want)
@@ -74,9 +74,9 @@ func (s *simulation) failback(b *Backend) {
 		fail("%s overtook %s on its way back", b.Text, leader.Text)
 	}
 	if got.Order != nil {
-		s.covered.failbacks++
+		s.covered["failbacks"]++
 		if len(s.model.moved) > 0 {
-			s.covered.failbacksPast++
+			s.covered["failbacks past demoted backends"]++
 		}
 	}
 }

@@ -22,7 +22,7 @@ type simulation struct {
 
 	alive   map[string]*[networks]bool // whether the machine of each name is alive, per network
 	clients []*client                  // the clients with attempts in progress
-	covered coverage
+	covered map[string]int             // number of times by situation
 }
 
 // client is one walk of a client or a probe.
@@ -30,7 +30,7 @@ type client struct {
 	walk      Walk
 	network   Network
 	only      *Backend // the backend of a probe; nil: a client
-	pending   []*dial  // the client waits at most for the last; the others are old dials that may still win
+	pending   []*dial  // the client waits for the last one at most; earlier ones may still win
 	waiting   bool
 	tried     map[*Backend]int
 	exhausted map[*Backend]bool
@@ -46,12 +46,6 @@ type dial struct {
 	wins    bool
 }
 
-// coverage counts the situations of a run, so that a test can require all of them.
-type coverage struct {
-	refusals, lateSuccesses, oldDialWins, secondsOnDown, staleFailures, retries, resumed int
-	drains, refusedDrains, resets, failbacks, failbacksPast                              int
-}
-
 // violation is the panic value for a broken rule.
 type violation string
 
@@ -60,7 +54,7 @@ func fail(format string, args ...any) { panic(violation(fmt.Sprintf(format, args
 const names = "a b c d e f"
 
 func newSimulation(seed uint64, updates bool) *simulation {
-	s := &simulation{seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), now: start, updates: updates, alive: make(map[string]*[networks]bool)}
+	s := &simulation{seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), now: start, updates: updates, alive: make(map[string]*[networks]bool), covered: make(map[string]int)}
 	for _, name := range strings.Fields(names) {
 		s.alive[name] = &[networks]bool{true, true}
 	}
@@ -173,7 +167,7 @@ func (s *simulation) next(c *client) {
 		s.began(c, a, false)
 		return
 	}
-	s.covered.refusals++
+	s.covered["refusals"]++
 	for _, b := range s.pool.backends() {
 		if c.only == nil && !s.model.records[b].drained && c.tried[b] == 0 {
 			fail("refused, but %s was not tried", b.Text)
@@ -232,10 +226,10 @@ func (s *simulation) exhaust(c *client, b *Backend) {
 func (s *simulation) win(c *client, d *dial, waited bool) {
 	b := d.attempt.Backend
 	if !waited {
-		s.covered.oldDialWins++
+		s.covered["old dials that won"]++
 	}
 	if !s.alive[b.Text][c.network] {
-		s.covered.lateSuccesses++
+		s.covered["late successes"]++
 		s.model.records[b].on[c.network].outage.lateSuccesses++
 	}
 	got := c.walk.Succeeded(d.attempt, s.now)
@@ -243,7 +237,7 @@ func (s *simulation) win(c *client, d *dial, waited bool) {
 		fail("success on %s: change %+v, want %+v", b.Text, got, want)
 	}
 	if c.only == nil && c.network == UDP && s.rng.IntN(2) == 0 { // a UDP session that waits for its next answer
-		s.covered.resumed++
+		s.covered["sessions resumed"]++
 		c.newRound()
 		s.began(c, c.walk.Resume(b, s.now), false)
 		return
@@ -265,7 +259,7 @@ func (s *simulation) lose(c *client, d *dial, waited bool) {
 		c.exhausted[b] = true
 	}
 	if got.Strike == 0 {
-		s.covered.staleFailures++
+		s.covered["failures without a strike"]++
 	}
 	if !waited {
 		return // the client no longer waits for this dial
@@ -277,10 +271,10 @@ func (s *simulation) lose(c *client, d *dial, waited bool) {
 			s.next(c)
 			return
 		}
-		s.covered.secondsOnDown++
+		s.covered["second attempts on a down backend"]++
 		fallthrough
 	case Retry:
-		s.covered.retries++
+		s.covered["retries"]++
 		again, ok := c.walk.Again(d.attempt, s.now)
 		if !ok || again.Backend != b {
 			fail("no second attempt on %s", b.Text)
