@@ -132,8 +132,9 @@ type Config struct {
 	// Default: `off`.
 	ProxyProtocol string `json:"proxy_protocol,omitempty"`
 
-	// Which datagrams of a UDP session carry the header: only the `first` one,
-	// or `every` one. Requires proxy_protocol v2. Default: `first`.
+	// Which datagrams of a UDP session carry the header: only the `first` one to
+	// each backend, or `every` one. Requires proxy_protocol v2. Default:
+	// `first`.
 	ProxyProtocolUDP string `json:"proxy_protocol_udp,omitempty"`
 }
 

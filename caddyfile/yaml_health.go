@@ -29,7 +29,7 @@ func readHealthCheck(v value, tcp bool) *healthCheckJSON {
 	case !enabled:
 		return nil
 	case !tcp:
-		v.rep.warn(v.line, v.at, "ignored: a UDP backend is probed only with a payload to send, which this file format does not have")
+		v.warn("ignored: a UDP backend is probed only with a payload to send, which this file format does not have")
 		return nil
 	}
 	return &healthCheckJSON{Interval: duration(interval), Timeout: duration(timeout)}

@@ -38,10 +38,10 @@ func readEventHook(v value) *eventHookJSON {
 
 	switch {
 	case !f.enabled(true):
-		v.rep.warn(v.line, v.at, "ignored: not enabled; async-relay has no such key and runs the command")
+		v.warn("ignored: not enabled; async-relay has no such key and runs the command")
 		return nil
 	case len(hook.Events) == 0:
-		v.rep.warn(v.line, v.at, "ignored: no events listed, so the command never runs")
+		v.warn("ignored: no events listed, so the command never runs")
 		return nil
 	}
 	return hook

@@ -23,6 +23,9 @@ type value struct {
 // fail reports a problem with v.
 func (v value) fail(format string, args ...any) { v.rep.fail(v.line, v.at, format, args...) }
 
+// warn adds a warning about v.
+func (v value) warn(format string, args ...any) { v.rep.warn(v.line, v.at, format, args...) }
+
 // mustBe reports that v is not what was expected.
 func (v value) mustBe(what string) { v.fail("must be %s, got %s", what, describe(v.node)) }
 
@@ -61,9 +64,9 @@ func (v value) fields(known ...string) fields {
 		if slices.Contains(known, p.key) {
 			f.byKey[p.key] = child
 		} else if meant := suggestKey(p.key, known); meant != "" {
-			v.rep.warn(child.line, child.at, "unknown key, ignored; did you mean %q?", meant)
+			child.warn("unknown key, ignored; did you mean %q?", meant)
 		} else {
-			v.rep.warn(child.line, child.at, "unknown key, ignored")
+			child.warn("unknown key, ignored")
 		}
 	}
 	return f

@@ -36,7 +36,7 @@ func readWebUI(v value, services []service) {
 			return
 		}
 	}
-	v.rep.warn(v.line, v.at, "ignored: the web page is not supported, so nothing listens on %s; "+
+	v.warn("ignored: the web page is not supported, so nothing listens on %s; "+
 		"use GET /relay/services of Caddy's admin API", listen)
 }
 
