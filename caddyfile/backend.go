@@ -14,26 +14,26 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// Backend is where a relay connects to.
+// Backend is one target of a relay.
 type Backend struct {
-	// Text is the backend as logs show it: "host:port", with names as they
-	// were written, addresses in their usual spelling and brackets around
-	// IPv6. It reads back as the same Backend.
+	// Text is the backend as logs show it: "host:port". A name is spelled as in
+	// the config. An address has its canonical spelling, with brackets around
+	// IPv6. ParseBackend returns the same Backend for it.
 	Text string
 
-	// Host is what to look up or dial: a name in lower-case ASCII
-	// (punycode where it was written in other letters), or an address with
-	// its zone.
+	// Host is the name to look up or the address to dial. A name is in
+	// lower-case ASCII (punycode if it has other characters). An IPv6 address
+	// includes its zone.
 	Host string
 
 	Port uint16
 
-	// Addr is the address where Host is one, and the zero Addr otherwise.
-	// IPv4-mapped IPv6 has become IPv4.
+	// Addr is the address if Host is one, else the zero Addr. IPv4-mapped IPv6
+	// addresses are converted to IPv4.
 	Addr netip.Addr
 }
 
-// endpoint is what makes two backends the same one, however they are written.
+// endpoint identifies a backend. It is equal for all spellings of the backend.
 type endpoint struct {
 	host string
 	port uint16
@@ -41,11 +41,11 @@ type endpoint struct {
 
 func (b Backend) endpoint() endpoint { return endpoint{b.Host, b.Port} }
 
-// networkPrefix is a network in Caddy's notation, as in "tcp/example.com:80".
+// networkPrefix matches a network in Caddy's notation, as in "tcp/example.com:80".
 var networkPrefix = regexp.MustCompile(`^(?i:[a-z][a-z0-9+]*)/[^/]`)
 
-// ParseBackend reads "host:port", "ipv4:port" or "[ipv6]:port". Its errors
-// quote the text and say what was expected instead.
+// ParseBackend parses "host:port", "ipv4:port" or "[ipv6]:port". Its errors
+// quote the text and say what was expected.
 func ParseBackend(text string) (Backend, error) {
 	b, err := parseBackend(text)
 	if err != nil {
@@ -82,8 +82,9 @@ func parseBackend(text string) (Backend, error) {
 	return b, nil
 }
 
-// splitBackend cuts text at the colon before the port, and names the mistakes
-// that would otherwise show up as an odd host. The host keeps its brackets.
+// splitBackend splits text at the colon before the port. The host keeps its
+// brackets. Common mistakes that would otherwise be reported as an odd host get
+// errors of their own.
 func splitBackend(text string) (host, port string, err error) {
 	switch {
 	case text == "":
@@ -95,9 +96,9 @@ func splitBackend(text string) (host, port string, err error) {
 	case strings.Contains(text, "://"):
 		return "", "", errors.New("a URL is not a backend; expected host:port")
 	case networkPrefix.MatchString(text):
-		return "", "", errors.New("no network in front of a backend; a TCP client gets a TCP backend and a UDP client a UDP backend")
+		return "", "", errors.New("a network prefix is not allowed, because the network is that of the client; expected host:port")
 	case strings.Contains(text, "@"):
-		return "", "", errors.New("a user is not part of a backend; expected host:port")
+		return "", "", errors.New("a user name is not allowed; expected host:port")
 	}
 
 	if strings.HasPrefix(text, "[") {
@@ -115,7 +116,7 @@ func splitBackend(text string) (host, port string, err error) {
 		return host, rest[1:], nil
 	}
 
-	// Whether 2001:db8::1:80 ends in a port is anybody's guess.
+	// 2001:db8::1:80 is ambiguous: 80 may be the port or a part of the address.
 	host, port, found := strings.Cut(text, ":")
 	switch {
 	case strings.Contains(text, "::") || strings.Count(text, ":") > 6:
@@ -132,7 +133,7 @@ func splitBackend(text string) (host, port string, err error) {
 
 func blankOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 
-// parsePort takes ASCII digits only: no sign, no blank, no separators.
+// parsePort accepts ASCII digits only: no sign, no blanks, no separators.
 func parsePort(text string) (uint16, error) {
 	if text == "" {
 		return 0, errors.New("port is empty; expected a number from 1 to 65535")
@@ -162,27 +163,28 @@ func parseBracketed(text string) (netip.Addr, error) {
 	return addr.Unmap(), nil
 }
 
-// plainZone refuses zones that would not survive being written in brackets
-// with a port behind them.
+// plainZone reports whether the zone of addr can be written in brackets with a
+// port after them.
 func plainZone(addr netip.Addr) bool { return !strings.ContainsAny(addr.Zone(), "[]%/") }
 
-// names maps a name in any script to ASCII, as browsers do before a lookup.
-var names = idna.New(
+// idnaProfile converts a name in any script to ASCII, as browsers do before a
+// lookup.
+var idnaProfile = idna.New(
 	idna.MapForLookup(),
 	idna.Transitional(false),
 	idna.BidiRule(),
 	idna.StrictDomainName(false),
 )
 
-// parseHost reads an IPv4 address or a name, and returns the name in
-// lower-case ASCII.
+// parseHost parses an IPv4 address or a name. It returns a name in lower-case
+// ASCII.
 func parseHost(text string) (string, netip.Addr, error) {
 	if addr, err := netip.ParseAddr(text); err == nil && addr.Is4() {
 		return text, addr, nil
 	}
 	name := strings.ToLower(text)
 	if strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }) {
-		ascii, err := names.ToASCII(name)
+		ascii, err := idnaProfile.ToASCII(name)
 		if err != nil {
 			return "", netip.Addr{}, fmt.Errorf("%q is not a host name: %w", text, err)
 		}
@@ -194,9 +196,9 @@ func parseHost(text string) (string, netip.Addr, error) {
 	return name, netip.Addr{}, nil
 }
 
-// checkName holds the rules of DNS names, with underscores allowed because
-// container networks use them. One dot may end a name, which keeps the
-// system's search domains out.
+// checkName applies the rules of DNS names. Underscores are allowed, because
+// container networks use them. A name may end with one dot, which disables the
+// system's search domains.
 func checkName(name string) error {
 	name = strings.TrimSuffix(name, ".")
 	if len(name) > 253 {
@@ -216,10 +218,10 @@ func checkName(name string) error {
 			}
 		}
 	}
-	// The system would read such a name as an address with parts left out:
+	// The system's resolver would read such a name as an abbreviated address:
 	// 127.1 as 127.0.0.1, but 10 as 0.0.0.10.
 	if last := labels[len(labels)-1]; strings.Trim(last, "0123456789") == "" {
-		return errors.New("it ends in a number like an IPv4 address, which has four numbers from 0 to 255")
+		return errors.New("it ends with a number, but is not an IPv4 address (four numbers from 0 to 255)")
 	}
 	return nil
 }

@@ -40,12 +40,12 @@ func TestParseBackend(t *testing.T) {
 			t.Errorf("%s: got %+v, %v, want %+v", tt.in, got, err, want)
 		}
 		if again, err := ParseBackend(got.Text); err != nil || again != got {
-			t.Errorf("%s: reads back as %+v, %v", got.Text, again, err)
+			t.Errorf("%s: parsed again as %+v, %v", got.Text, again, err)
 		}
 	}
 }
 
-func TestParseBackendRefuses(t *testing.T) {
+func TestParseBackendRejects(t *testing.T) {
 	long := strings.Repeat("a", 63)
 	for in, want := range map[string]string{
 		"":                          "expected host:port",
@@ -65,10 +65,10 @@ func TestParseBackendRefuses(t *testing.T) {
 		"example.com:0x50":          "must be a number",
 		"example.com:٨٠":            "must be a number",
 		"http://example.com:80":     "a URL",
-		"user@example.com:22":       "a user",
-		"tcp/example.com:80":        "a TCP client gets a TCP backend",
-		"UDP/1.2.3.4:80":            "a TCP client gets a TCP backend",
-		"relay+tcp/x:80":            "a TCP client gets a TCP backend",
+		"user@example.com:22":       "a user name",
+		"tcp/example.com:80":        "a network prefix is not allowed",
+		"UDP/1.2.3.4:80":            "a network prefix is not allowed",
+		"relay+tcp/x:80":            "a network prefix is not allowed",
 		"example.com/x:80":          "'/' is not allowed",
 		" example.com:80":           "blanks",
 		"example.com:80 ":           "blanks",
@@ -118,4 +118,41 @@ func TestParseBackendRefuses(t *testing.T) {
 			t.Errorf("%q: %v, want %q", in, err, want)
 		}
 	}
+}
+
+func FuzzParseBackend(f *testing.F) {
+	for _, text := range []string{
+		"example.com:80", "[2001:db8::1]:443", "[fe80::1%eth0]:80", "10.0.0.1:65535", "bücher.example:80", "my_service:1",
+		"[::ffff:10.0.0.1]:80", "2001:db8::1:80", "tcp/x:80", "http://x:80", "u@x:80", "127.1:80", "a..b:80", "[x]:80", "x:٨٠", "",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		b, err := ParseBackend(text)
+		if err != nil {
+			if b != (Backend{}) || !strings.HasPrefix(err.Error(), strconv.Quote(text)) {
+				t.Fatalf("got %+v with error %v", b, err)
+			}
+			return
+		}
+		if again, err := ParseBackend(b.Text); err != nil || again != b {
+			t.Fatalf("%+v parsed again as %+v, %v", b, again, err)
+		}
+		if b.Host == "" || b.Port == 0 || strings.ContainsFunc(b.Text, blankOrControl) || b.Addr.Is4In6() {
+			t.Fatalf("invalid backend: %+v", b)
+		}
+		for _, c := range []byte(b.Host) {
+			if !b.Addr.IsValid() && c >= 0x80 {
+				t.Fatalf("host %q is not ASCII", b.Host)
+			}
+		}
+		// Host alone must identify the backend, because it is what is looked up.
+		host := b.Host
+		if b.Addr.Is6() {
+			host = "[" + host + "]"
+		}
+		if again, err := ParseBackend(host + ":1"); err != nil || again.Host != b.Host || again.Addr != b.Addr {
+			t.Fatalf("host of %+v parsed as %+v, %v", b, again, err)
+		}
+	})
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// Defaults of the settings that are not off when they are left out.
+// The defaults of the settings that are on when they are absent.
 const (
 	DefaultConnectTimeout = 5 * time.Second
 	DefaultIdleTimeout    = 5 * time.Minute
@@ -22,120 +22,124 @@ const (
 	DefaultHookTimeout = 30 * time.Second
 )
 
-// Config holds the settings of one relay as they are written. Only backends
-// must be given. Durations are written as "5s", "10m", "1h" or "1d"; settings
-// that may be absent are pointers, because absent and zero differ.
+// Config holds the settings of one relay as they are written. Only backends are
+// required. Durations are written as "5s", "10m", "1h" or "1d" and are at most
+// 100 years. A setting whose zero differs from its absence is a pointer.
 type Config struct {
-	// The name of the service in logs, metrics and the admin API, and the
-	// identity of its pool of backends across config reloads: relays of one
-	// name share one pool and must have the same settings. Default: the
-	// backends joined by ",". A relay without a name is identified by all its
-	// settings together and starts afresh when one changes, so name what you
-	// want to keep through edits. May contain `{env.*}` and `{file.*}`
+	// The name of the service. It appears in logs, metrics and the admin API,
+	// and it identifies the pool of backends across config reloads. Relays with
+	// the same name share one pool and must have the same settings. Default:
+	// the backends joined by ",". A relay without a name is identified by all
+	// its settings together and loses its state when one of them changes, so
+	// set a name to keep the state. May contain `{env.*}` and `{file.*}`
 	// placeholders.
 	Name string `json:"name,omitempty"`
 
-	// The backends in order of preference: at least one, none twice, each
-	// `host:port`, `ipv4:port` or `[ipv6]:port` with a port from 1 to 65535.
-	// A TCP client is relayed to the TCP port and a UDP client to the UDP port
-	// of the same backend, so no network is written in front. May contain
-	// `{env.*}` and `{file.*}` placeholders, which are resolved when the
-	// config is loaded.
+	// The backends in order of preference: at least one, without duplicates.
+	// Each is `host:port`, `ipv4:port` or `[ipv6]:port` with a port from 1 to
+	// 65535. A network prefix such as `tcp/` is not allowed: TCP clients are
+	// relayed over TCP and UDP clients over UDP. May contain `{env.*}` and
+	// `{file.*}` placeholders, which are resolved when the config is loaded.
 	Backends []string `json:"backends,omitempty"`
 
-	// How long one attempt on one backend may take, the lookup of its name
-	// included, over all of its addresses. Must be greater than zero.
-	// Default: 5s.
+	// The time limit of one attempt on one backend, including the lookup of its
+	// name and all of its addresses. Must be greater than zero. Default: 5s.
 	ConnectTimeout *caddy.Duration `json:"connect_timeout,omitempty"`
 
 	// A relay ends when no byte or datagram has passed in either direction for
-	// this long; traffic in one direction keeps both alive. Must be greater
+	// this long. Traffic in one direction keeps both alive. Must be greater
 	// than zero. Default: 5m.
 	IdleTimeout *caddy.Duration `json:"idle_timeout,omitempty"`
 
-	// How long a backend is passed over after its second failure in a row,
-	// as long as there is another one to try. Default: 0, which is off: the
-	// backend only moves to the end of the queue.
+	// How long a backend is passed over after its second strike. Cooling
+	// backends are still tried, longest-cooled first, when a client has no
+	// other backend left. Default: 0 (off), which only moves the backend to
+	// the end of the queue.
 	Cooldown *caddy.Duration `json:"cooldown,omitempty"`
 
-	// How long the addresses of a backend's name are used before it is looked
-	// up again. A failing backend is looked up afresh at once, whatever is
-	// left of this time. Must be greater than zero. Default: 1h.
+	// How long the addresses of a backend's name are used before the name is
+	// looked up again. After a failed attempt the name is looked up at once,
+	// whatever its age. Must be greater than zero. Default: 1h.
 	DNSTTL *caddy.Duration `json:"dns_ttl,omitempty"`
 
-	// DNS servers to ask for the names of backends, each `ip` or `ip:port`;
-	// the port is 53 unless given. Default: the resolver of the system. May
+	// The DNS servers to query for the names of backends, each `ip` or
+	// `ip:port`. The default port is 53. Default: the system's resolver. May
 	// contain `{env.*}` and `{file.*}` placeholders.
 	Resolvers []string `json:"resolvers,omitempty"`
 
-	// Probes of all backends at regular times, so that a dead one is found
-	// before a client runs into it, and one that is back before it is needed.
-	// Their failures and successes count like those of clients. Default: off;
-	// an empty object turns them on.
+	// Probes all backends at regular intervals. A failed backend is thus found
+	// before a client is sent to it, and a recovered one before it is needed.
+	// Failures and successes of probes count like those of clients. Default:
+	// off. An empty object turns health checks on with their defaults.
 	HealthCheck *HealthCheck `json:"health_check,omitempty"`
 
-	// Whether a backend that was found well by as many probes in a row as
-	// health_check.rise says returns to its configured place. Needs
-	// health_check. Default: false: a backend that went to the end of the
-	// queue comes forward only as those before it fail.
+	// Whether a demoted backend returns to its configured place after
+	// health_check.rise successful probes in a row. Requires health_check.
+	// Default: false, which moves a demoted backend forward only as those
+	// before it fail.
 	Failback bool `json:"failback,omitempty"`
 
 	// A command to run when a backend fails or recovers. Default: off.
 	EventHook *EventHook `json:"event_hook,omitempty"`
 
 	// A UDP backend that was sent datagrams and has answered none of them for
-	// this long has failed that attempt, and the datagrams go to the next one.
-	// For services that always answer. Default: 0, which is off: only an error
-	// reported by the network is a failure.
+	// this long has failed that attempt. Its unanswered datagrams are then sent
+	// again, first to the same backend and then to the next one. Set it only
+	// for services that always answer. Default: 0 (off), where only errors
+	// reported by the network are failures.
 	UDPReplyTimeout *caddy.Duration `json:"udp_reply_timeout,omitempty"`
 
-	// A UDP session ends after this many answers from the backend to each
-	// datagram of the client, as nginx's proxy_responses counts them; 1 suits
-	// DNS, also where a client asks twice from one port. Default: 0, which is
-	// off: sessions end by idle_timeout.
+	// A UDP session ends after this many answers to each datagram of the
+	// client, counted like nginx's proxy_responses. 1 suits DNS, even for
+	// clients that send several queries from one port. Default: 0 (off), where
+	// sessions end by idle_timeout.
 	UDPResponses *int `json:"udp_responses,omitempty"`
 
-	// How many relays the service may have at once, TCP connections and UDP
-	// sessions together; a client beyond that is refused, and counted.
-	// Default: 0, which is no bound.
+	// The maximum number of concurrent relays of the service, TCP connections
+	// and UDP sessions together. Clients above the limit are refused and
+	// counted. Default: 0 (no limit).
 	MaxConnections *int `json:"max_connections,omitempty"`
 
-	// The same for the relays of one client address. Default: 0, which is no
-	// bound.
+	// The maximum number of concurrent relays of the service for one client
+	// address. Clients above the limit are refused and counted. Default: 0 (no
+	// limit).
 	MaxConnectionsPerIP *int `json:"max_connections_per_ip,omitempty"`
 
-	// How many UDP sessions there may be at once, 1 or more; when there are
-	// that many, a new client takes the place of the longest idle. Default:
-	// the least of 65536, 80 % of the system's ephemeral ports and half its
-	// limit of open files.
+	// The maximum number of concurrent UDP sessions, at least 1. When it is
+	// reached, a new client replaces the session that has been idle longest.
+	// Default: the least of 65536, 80 % of the system's ephemeral ports and
+	// half its limit of open files.
 	MaxUDPSessions *int `json:"max_udp_sessions,omitempty"`
 
-	// How long the relays of a service may go on after a reload took the
-	// service out of the config; then they are cut. Default: 0, which lets
-	// them finish.
+	// How long the relays of a service may continue after a reload removed the
+	// service from the config. Then they are cut. Default: 0, which lets them
+	// finish.
 	GracePeriod *caddy.Duration `json:"grace_period,omitempty"`
 
-	// How long relays may go on after Caddy was told to stop, while nobody new
-	// is served; then they are cut. 0 cuts at once. Default: 10s.
+	// How long relays may continue after Caddy received the signal to stop,
+	// while no new clients are accepted. Then they are cut. 0 cuts them at
+	// once. Default: 10s.
 	ShutdownTimeout *caddy.Duration `json:"shutdown_timeout,omitempty"`
 
-	// Which relays get a line in the access log at their end: `off`, `tcp` or
-	// `all`, which is UDP sessions too. Default: off.
+	// Which relays write an access log line when they end: `off`, `tcp` (TCP
+	// connections) or `all` (also UDP sessions). Default: `off`.
 	AccessLog string `json:"access_log,omitempty"`
 
-	// The version of the PROXY protocol in which a backend is told who the
-	// client is: `off`, `v1` or `v2`. The backend must expect it. A TCP
-	// connection to the backend begins with the header, a datagram has it
-	// ahead of its payload. v1 has no form for UDP: with it UDP sessions get
-	// no header. Default: off.
+	// The version of the PROXY protocol header that tells a backend the address
+	// of the client: `off`, `v1` or `v2`. The backend must expect the header.
+	// It precedes the first bytes of a TCP connection and the payload of a
+	// datagram. v1 has no form for UDP, so UDP sessions then carry no header.
+	// Default: `off`.
 	ProxyProtocol string `json:"proxy_protocol,omitempty"`
 
-	// Which datagrams of a UDP session carry the header: the `first`, or
-	// `every` one. Needs proxy_protocol v2. Default: first.
+	// Which datagrams of a UDP session carry the header: only the `first` one to
+	// each backend, or `every` one. Requires proxy_protocol v2. Default:
+	// `first`.
 	ProxyProtocolUDP string `json:"proxy_protocol_udp,omitempty"`
 }
 
-// Service is the name of the service, or its backends where it has none.
+// Service returns the name of the service, or its backends joined by "," if it
+// has no name.
 func (c Config) Service() string {
 	if c.Name != "" {
 		return c.Name

@@ -7,14 +7,15 @@ import (
 	"time"
 )
 
-// setting is the effective value of one field: a key that is equal where the
-// relay would behave the same, and the text to show.
+// setting is the effective value of one field.
 type setting struct {
-	field, key, text string
+	field string // JSON name
+	key   string // equal for values with which the relay behaves the same
+	text  string // the value as error messages show it
 }
 
-// settings lists the effective values in the order of the struct, those of an
-// object behind whether there is one.
+// settings lists the effective values in the order of the struct. The fields of
+// an object follow the entry of the object itself, which is on or off.
 func (c Config) settings() []setting {
 	o := c.Options()
 	check, hook := HealthCheckOptions{}, EventHookOptions{}
@@ -25,42 +26,42 @@ func (c Config) settings() []setting {
 		hook = *o.EventHook
 	}
 	return []setting{
-		same("name", o.Service),
+		plain("name", o.Service),
 		{"backends", backendsKey(c.Backends), list(c.Backends, "none")},
-		same("connect_timeout", duration(o.ConnectTimeout)),
-		same("idle_timeout", duration(o.IdleTimeout)),
-		same("cooldown", duration(o.Cooldown)),
-		same("dns_ttl", duration(o.DNSTTL)),
+		plain("connect_timeout", duration(o.ConnectTimeout)),
+		plain("idle_timeout", duration(o.IdleTimeout)),
+		plain("cooldown", duration(o.Cooldown)),
+		plain("dns_ttl", duration(o.DNSTTL)),
 		{"resolvers", fmt.Sprint(o.Resolvers), list(c.Resolvers, "the system's")},
-		same("health_check", onOff(o.HealthCheck != nil)),
-		same("health_check.network", probed(check)),
-		same("health_check.interval", duration(check.Interval)),
-		same("health_check.timeout", duration(check.Timeout)),
-		same("health_check.rise", strconv.Itoa(check.Rise)),
-		same("health_check.send", payload(check.Send)),
-		same("health_check.expect", payload(check.Expect)),
-		same("failback", onOff(o.Failback)),
-		same("event_hook", onOff(o.EventHook != nil)),
-		same("event_hook.command", hook.Command),
+		plain("health_check", onOff(o.HealthCheck != nil)),
+		plain("health_check.network", probed(check)),
+		plain("health_check.interval", duration(check.Interval)),
+		plain("health_check.timeout", duration(check.Timeout)),
+		plain("health_check.rise", strconv.Itoa(check.Rise)),
+		plain("health_check.send", payload(check.Send)),
+		plain("health_check.expect", payload(check.Expect)),
+		plain("failback", onOff(o.Failback)),
+		plain("event_hook", onOff(o.EventHook != nil)),
+		plain("event_hook.command", hook.Command),
 		{"event_hook.args", fmt.Sprintf("%q", hook.Args), list(hook.Args, "none")},
-		same("event_hook.events", list(hook.Events, "none")),
-		same("event_hook.timeout", duration(hook.Timeout)),
-		same("udp_reply_timeout", duration(o.UDPReplyTimeout)),
-		same("udp_responses", strconv.Itoa(o.UDPResponses)),
-		same("max_connections", strconv.Itoa(o.MaxConnections)),
-		same("max_connections_per_ip", strconv.Itoa(o.MaxConnectionsPerIP)),
-		same("max_udp_sessions", sessions(o.MaxUDPSessions)),
-		same("grace_period", duration(o.GracePeriod)),
-		same("shutdown_timeout", duration(o.ShutdownTimeout)),
-		same("access_log", o.AccessLog),
-		same("proxy_protocol", proxyVersion(o.ProxyProtocol)),
-		same("proxy_protocol_udp", firstOrEvery(o.ProxyProtocolEvery)),
+		plain("event_hook.events", list(hook.Events, "none")),
+		plain("event_hook.timeout", duration(hook.Timeout)),
+		plain("udp_reply_timeout", duration(o.UDPReplyTimeout)),
+		plain("udp_responses", strconv.Itoa(o.UDPResponses)),
+		plain("max_connections", strconv.Itoa(o.MaxConnections)),
+		plain("max_connections_per_ip", strconv.Itoa(o.MaxConnectionsPerIP)),
+		plain("max_udp_sessions", sessions(o.MaxUDPSessions)),
+		plain("grace_period", duration(o.GracePeriod)),
+		plain("shutdown_timeout", duration(o.ShutdownTimeout)),
+		plain("access_log", o.AccessLog),
+		plain("proxy_protocol", proxyVersion(o.ProxyProtocol)),
+		plain("proxy_protocol_udp", firstOrEvery(o.ProxyProtocolEvery)),
 	}
 }
 
-// Diff returns the JSON name of the first field whose effective value, with
-// defaults filled in, differs between two valid configs, and both values as
-// text. The field is empty when the two mean the same.
+// Diff compares the effective values of two valid configs, with defaults filled
+// in. It returns the JSON name of the first field that differs and both values
+// as text. The field is empty if all effective values are equal.
 func Diff(a, b Config) (field, av, bv string) {
 	bs := b.settings()
 	for i, s := range a.settings() {
@@ -71,7 +72,8 @@ func Diff(a, b Config) (field, av, bv string) {
 	return "", "", ""
 }
 
-func same(field, text string) setting { return setting{field, text, text} }
+// plain returns a setting whose text is also its key.
+func plain(field, text string) setting { return setting{field, text, text} }
 
 func list(texts []string, none string) string {
 	if len(texts) == 0 {
@@ -80,7 +82,8 @@ func list(texts []string, none string) string {
 	return strings.Join(texts, ", ")
 }
 
-// backendsKey is equal for lists that name the same endpoints in one order.
+// backendsKey returns a text that is equal for lists of the same endpoints in
+// the same order, however they are written.
 func backendsKey(texts []string) string {
 	keys := make([]string, len(texts))
 	for i, text := range texts {
@@ -137,7 +140,7 @@ func payload(bytes []byte) string {
 	return strconv.Quote(string(bytes))
 }
 
-// duration is Go's notation without the zeros at its end: 30m, not 30m0s.
+// duration formats d like Go, but without trailing zero units: 30m, not 30m0s.
 func duration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {

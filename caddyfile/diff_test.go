@@ -21,27 +21,27 @@ func TestDiff(t *testing.T) {
 		{base, "", "", ""},
 		{web(func(c *Config) { c.Backends = []string{"A:01", "b:1"} }), "", "", ""},
 		{web(func(c *Config) {
-			c.ConnectTimeout, c.IdleTimeout, c.Cooldown = lasting(DefaultConnectTimeout), lasting(DefaultIdleTimeout), lasting(0)
-			c.DNSTTL, c.UDPReplyTimeout, c.UDPResponses = lasting(DefaultDNSTTL), lasting(0), number(0)
-			c.GracePeriod, c.ShutdownTimeout = lasting(0), lasting(DefaultShutdownTimeout)
+			c.ConnectTimeout, c.IdleTimeout, c.Cooldown = durationPtr(DefaultConnectTimeout), durationPtr(DefaultIdleTimeout), durationPtr(0)
+			c.DNSTTL, c.UDPReplyTimeout, c.UDPResponses = durationPtr(DefaultDNSTTL), durationPtr(0), intPtr(0)
+			c.GracePeriod, c.ShutdownTimeout = durationPtr(0), durationPtr(DefaultShutdownTimeout)
 		}), "", "", ""},
 		{web(func(c *Config) { c.Name = "x" }), "name", "web", "x"},
 		{web(func(c *Config) { c.Backends = []string{"b:1", "a:1"} }), "backends", "a:1, b:1", "b:1, a:1"},
 		{web(func(c *Config) { c.Backends = nil }), "backends", "a:1, b:1", "none"},
-		{web(func(c *Config) { c.ConnectTimeout = lasting(time.Second); c.Cooldown = lasting(1) }), "connect_timeout", "5s", "1s"},
-		{web(func(c *Config) { c.IdleTimeout = lasting(90 * time.Minute) }), "idle_timeout", "5m", "1h30m"},
-		{web(func(c *Config) { c.Cooldown = lasting(100 * time.Hour) }), "cooldown", "0s", "100h"},
-		{web(func(c *Config) { c.DNSTTL = lasting(10 * time.Second) }), "dns_ttl", "1h", "10s"},
+		{web(func(c *Config) { c.ConnectTimeout = durationPtr(time.Second); c.Cooldown = durationPtr(1) }), "connect_timeout", "5s", "1s"},
+		{web(func(c *Config) { c.IdleTimeout = durationPtr(90 * time.Minute) }), "idle_timeout", "5m", "1h30m"},
+		{web(func(c *Config) { c.Cooldown = durationPtr(100 * time.Hour) }), "cooldown", "0s", "100h"},
+		{web(func(c *Config) { c.DNSTTL = durationPtr(10 * time.Second) }), "dns_ttl", "1h", "10s"},
 		{web(func(c *Config) { c.Resolvers = []string{"1.1.1.1"} }), "resolvers", "the system's", "1.1.1.1"},
-		{web(func(c *Config) { c.UDPReplyTimeout = lasting(1) }), "udp_reply_timeout", "0s", "1ns"},
-		{web(func(c *Config) { c.UDPResponses = number(1) }), "udp_responses", "0", "1"},
-		{web(func(c *Config) { c.MaxUDPSessions = number(1) }), "max_udp_sessions", "default", "1"},
-		{web(func(c *Config) { c.GracePeriod = lasting(time.Minute) }), "grace_period", "0s", "1m"},
-		{web(func(c *Config) { c.ShutdownTimeout = lasting(0) }), "shutdown_timeout", "10s", "0s"},
-		{web(func(c *Config) { c.MaxConnections, c.MaxConnectionsPerIP = number(0), number(0) }), "", "", ""},
+		{web(func(c *Config) { c.UDPReplyTimeout = durationPtr(1) }), "udp_reply_timeout", "0s", "1ns"},
+		{web(func(c *Config) { c.UDPResponses = intPtr(1) }), "udp_responses", "0", "1"},
+		{web(func(c *Config) { c.MaxUDPSessions = intPtr(1) }), "max_udp_sessions", "default", "1"},
+		{web(func(c *Config) { c.GracePeriod = durationPtr(time.Minute) }), "grace_period", "0s", "1m"},
+		{web(func(c *Config) { c.ShutdownTimeout = durationPtr(0) }), "shutdown_timeout", "10s", "0s"},
+		{web(func(c *Config) { c.MaxConnections, c.MaxConnectionsPerIP = intPtr(0), intPtr(0) }), "", "", ""},
 		{web(func(c *Config) { c.AccessLog, c.ProxyProtocol = "off", "off" }), "", "", ""},
-		{web(func(c *Config) { c.MaxConnections = number(5) }), "max_connections", "0", "5"},
-		{web(func(c *Config) { c.MaxConnectionsPerIP = number(5) }), "max_connections_per_ip", "0", "5"},
+		{web(func(c *Config) { c.MaxConnections = intPtr(5) }), "max_connections", "0", "5"},
+		{web(func(c *Config) { c.MaxConnectionsPerIP = intPtr(5) }), "max_connections_per_ip", "0", "5"},
 		{web(func(c *Config) { c.AccessLog = "tcp" }), "access_log", "off", "tcp"},
 		{web(func(c *Config) { c.ProxyProtocol = "v1" }), "proxy_protocol", "off", "v1"},
 		{web(func(c *Config) { c.HealthCheck = &HealthCheck{}; c.Failback = true }), "health_check", "off", "on"},
@@ -52,7 +52,7 @@ func TestDiff(t *testing.T) {
 	}
 }
 
-// TestDiffOfObjects begins with a health check and an event hook.
+// TestDiffOfObjects compares configs with a health check and an event hook.
 func TestDiffOfObjects(t *testing.T) {
 	web := func(change func(*HealthCheck, *EventHook)) Config {
 		c := Config{Backends: []string{"a:1"}, HealthCheck: &HealthCheck{Send: `A\n`}, EventHook: &EventHook{Command: "x"}}
@@ -67,21 +67,21 @@ func TestDiffOfObjects(t *testing.T) {
 		bv    string
 	}{
 		{web(func(h *HealthCheck, e *EventHook) {
-			h.Interval, h.Timeout, h.Rise = lasting(DefaultHealthInterval), lasting(DefaultHealthTimeout), number(DefaultHealthRise)
+			h.Interval, h.Timeout, h.Rise = durationPtr(DefaultHealthInterval), durationPtr(DefaultHealthTimeout), intPtr(DefaultHealthRise)
 			h.Send = "hex:410a"
-			e.Args, e.Timeout = []string{}, lasting(DefaultHookTimeout)
+			e.Args, e.Timeout = []string{}, durationPtr(DefaultHookTimeout)
 			e.Events = []string{"backend_recovered", "all_backends_unavailable", "backend_failed", "backend_failed"}
 		}), "", "", ""},
-		{web(func(h *HealthCheck, _ *EventHook) { h.Interval = lasting(1) }), "health_check.interval", "1m", "1ns"},
-		{web(func(h *HealthCheck, _ *EventHook) { h.Timeout = lasting(1) }), "health_check.timeout", "5s", "1ns"},
-		{web(func(h *HealthCheck, _ *EventHook) { h.Rise = number(1) }), "health_check.rise", "2", "1"},
+		{web(func(h *HealthCheck, _ *EventHook) { h.Interval = durationPtr(1) }), "health_check.interval", "1m", "1ns"},
+		{web(func(h *HealthCheck, _ *EventHook) { h.Timeout = durationPtr(1) }), "health_check.timeout", "5s", "1ns"},
+		{web(func(h *HealthCheck, _ *EventHook) { h.Rise = intPtr(1) }), "health_check.rise", "2", "1"},
 		{web(func(h *HealthCheck, _ *EventHook) { h.Send = "" }), "health_check.send", `"A\n"`, "nothing"},
 		{web(func(h *HealthCheck, _ *EventHook) { h.Expect = "B" }), "health_check.expect", "nothing", `"B"`},
 		{web(func(_ *HealthCheck, e *EventHook) { e.Command = "y" }), "event_hook.command", "x", "y"},
 		{web(func(_ *HealthCheck, e *EventHook) { e.Args = []string{"a b", "c"} }), "event_hook.args", "none", "a b, c"},
 		{web(func(_ *HealthCheck, e *EventHook) { e.Events = []string{"backend_failed"} }),
 			"event_hook.events", "backend_failed, backend_recovered, all_backends_unavailable", "backend_failed"},
-		{web(func(_ *HealthCheck, e *EventHook) { e.Timeout = lasting(time.Second) }), "event_hook.timeout", "30s", "1s"},
+		{web(func(_ *HealthCheck, e *EventHook) { e.Timeout = durationPtr(time.Second) }), "event_hook.timeout", "30s", "1s"},
 	} {
 		checkDiff(t, base, tt.b, tt.field, tt.av, tt.bv)
 	}
@@ -97,13 +97,13 @@ func TestDiffOfObjects(t *testing.T) {
 	checkDiff(t, v2, every, "proxy_protocol_udp", "first", "every")
 }
 
-// checkDiff asks both ways round.
+// checkDiff compares a with b and b with a.
 func checkDiff(t *testing.T, a, b Config, wantField, wantA, wantB string) {
 	t.Helper()
 	if field, av, bv := Diff(a, b); field != wantField || av != wantA || bv != wantB {
 		t.Errorf("got %q %q %q, want %q %q %q", field, av, bv, wantField, wantA, wantB)
 	}
 	if field, av, bv := Diff(b, a); field != wantField || av != wantB || bv != wantA {
-		t.Errorf("the other way: got %q %q %q, want %q %q %q", field, av, bv, wantField, wantB, wantA)
+		t.Errorf("reversed: got %q %q %q, want %q %q %q", field, av, bv, wantField, wantB, wantA)
 	}
 }

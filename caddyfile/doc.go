@@ -1,14 +1,15 @@
-// Package caddyfile holds every written form of a relay's settings: the plain
+// Package caddyfile defines every written form of a relay's settings: the plain
 // [Config] with its JSON tags and field documentation, its Caddyfile grammar,
-// and the [Adapter] that turns async-relay's YAML files into Caddy's JSON.
+// and the [Adapter] that converts async-relay's YAML files to Caddy's JSON. The
+// package is part of caddy-relay and promises no API to other modules.
 //
 //	relay example.com:80 192.168.1.10:80 [2001:db8::1]:80 {
 //		name web-proxy
 //		idle_timeout 10m
 //	}
 //
-// A Config is a value without a life of its own. Whoever runs the relay calls
-// [Config.Resolved] to fill in placeholders, [Config.Validate] to have every
-// problem reported at once, and [Config.Options] for the settings with their
-// defaults filled in, in that order.
+// A Config is a plain value and starts nothing. To run a relay, call these
+// methods in this order: [Config.Resolved] replaces placeholders,
+// [Config.Validate] reports all problems at once, and [Config.Options] returns
+// the settings with their defaults filled in.
 package caddyfile

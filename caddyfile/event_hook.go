@@ -9,37 +9,38 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// EventHook says which command to run on which events. What happened is in the
-// environment of the command, and no shell is involved.
+// EventHook holds the command to run on events. The command gets the details of
+// the event in its environment. It is run directly, without a shell.
 type EventHook struct {
-	// The command: a path, or a name to be found in PATH. May contain
-	// `{env.*}` and `{file.*}` placeholders.
+	// The command: a path, or a name that is searched in PATH. Required. May
+	// contain `{env.*}` and `{file.*}` placeholders.
 	Command string `json:"command,omitempty"`
 
-	// The arguments of the command, one each, as they are. May contain
-	// `{env.*}` and `{file.*}` placeholders.
+	// The arguments of the command. Each element is passed as one argument. May
+	// contain `{env.*}` and `{file.*}` placeholders. Default: none.
 	Args []string `json:"args,omitempty"`
 
-	// The events to run it on, of `backend_failed` (second strike),
-	// `backend_recovered` (its first success since) and
-	// `all_backends_unavailable` (the last one went down). Default: all.
+	// The events that run the command: `backend_failed` (the second strike of a
+	// backend), `backend_recovered` (its first success after that) and
+	// `all_backends_unavailable` (the last available backend failed). Default:
+	// all.
 	Events []string `json:"events,omitempty"`
 
-	// How long the command may take; then it is ended, with all that it
-	// started. Must be greater than zero. Default: 30s.
+	// The time limit of the command. A command that exceeds it is killed with
+	// its whole process group. Must be greater than zero. Default: 30s.
 	Timeout *caddy.Duration `json:"timeout,omitempty"`
 }
 
-// EventHookOptions are the settings of an event hook with every default filled
+// EventHookOptions holds the settings of an event hook with every default filled
 // in.
 type EventHookOptions struct {
 	Command string
 	Args    []string
-	Events  []string // at least one, none twice
+	Events  []string // at least one, without duplicates
 	Timeout time.Duration
 }
 
-// hookEvents are all events there are, in the order of a backend's life.
+// hookEvents lists all events, in the order in which an outage causes them.
 var hookEvents = []string{"backend_failed", "backend_recovered", "all_backends_unavailable"}
 
 func (h *EventHook) options() *EventHookOptions {
@@ -49,7 +50,7 @@ func (h *EventHook) options() *EventHookOptions {
 	o := &EventHookOptions{
 		Command: h.Command,
 		Args:    h.Args,
-		Timeout: orDefault(h.Timeout, DefaultHookTimeout),
+		Timeout: durationOr(h.Timeout, DefaultHookTimeout),
 	}
 	for _, event := range hookEvents {
 		if len(h.Events) == 0 || slices.Contains(h.Events, event) {
@@ -59,8 +60,8 @@ func (h *EventHook) options() *EventHookOptions {
 	return o
 }
 
-// problems are those that Validate can not find in the tables of settings.
-func (h *EventHook) problems(fail func(field string, err error)) {
+// validate reports the problems that the tables of settings cannot find.
+func (h *EventHook) validate(fail func(field string, err error)) {
 	if h == nil {
 		return
 	}
@@ -82,7 +83,7 @@ func checkCommand(command string) error {
 	return checkArgument(command)
 }
 
-// checkArgument refuses what no system passes on to a command.
+// checkArgument rejects NUL characters, which no system can pass to a command.
 func checkArgument(text string) error {
 	if strings.Contains(text, "\x00") {
 		return fmt.Errorf("must not contain a NUL character, got %s", quoted(text))

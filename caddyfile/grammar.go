@@ -10,19 +10,20 @@ import (
 	cfile "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// option is one line of a block. Everything the grammar refuses alike,
-// whichever option it is, is decided from its table.
+// option describes one option of a block. The table of options is the grammar:
+// unknown options, repeated options and wrong argument counts are rejected in
+// the same way for all of them.
 type option struct {
-	name       string // within the block of another: that one's name, a dot, its own
-	min, max   int    // arguments
+	name       string // "outer.inner" if it belongs to the block of another option
+	min, max   int    // number of arguments
 	repeatable bool
 	set        func(c *Config, args []string) error
 
-	block block  // the block that may follow; nil: none may
-	short string // the option in block that an argument stands for, if any
+	block block  // the block that may follow; nil: none
+	short string // the option of block that is set by an argument; "": none
 }
 
-// apply sets what the line says, and names the option in its errors.
+// apply sets the option and adds its name to errors.
 func (o option) apply(c *Config, args []string) error {
 	if err := o.set(c, args); err != nil {
 		return fmt.Errorf("%s: %w", o.name, err)
@@ -33,7 +34,7 @@ func (o option) apply(c *Config, args []string) error {
 	return o.block[o.short].apply(c, args)
 }
 
-// block is the options that a block may hold, by their own names.
+// block holds the options that a block may contain, by their inner names.
 type block map[string]option
 
 var options = optionTable()
@@ -110,8 +111,8 @@ func optionTable() block {
 //		proxy_protocol_udp     first|every
 //	}
 //
-// The order of backends is that of their writing; only backend may be
-// repeated.
+// The backends are in the order in which they are written. Only the option
+// backend may be repeated.
 func (c *Config) UnmarshalCaddyfile(d *cfile.Dispenser) error {
 	d.Next() // the name of the handler
 	wrapper := d.Val()
@@ -124,13 +125,13 @@ func (c *Config) UnmarshalCaddyfile(d *cfile.Dispenser) error {
 		return err
 	}
 	if len(c.Backends) == 0 {
-		return d.Errf("%s needs at least one backend, as host:port", wrapper)
+		return d.Errf("%s requires at least one backend, as host:port", wrapper)
 	}
 	return nil
 }
 
-// read reads the block of wrapper, if there is one here. seen has what was
-// given already.
+// read parses the block of the option wrapper if one follows. seen holds the
+// options of the block that were already set.
 func (b block) read(d *cfile.Dispenser, c *Config, wrapper string, seen map[string]bool) error {
 	nesting := d.Nesting()
 	for d.NextBlock(nesting) {
@@ -156,10 +157,10 @@ func (b block) read(d *cfile.Dispenser, c *Config, wrapper string, seen map[stri
 			if err := o.block.read(d, c, name, inside); err != nil {
 				return err
 			}
-			if lineGoesOn(d) {
-				return d.Errf("malformed %s option '%s': nothing may follow its block on the line", wrapper, name)
+			if moreOnLine(d) {
+				return d.Errf("malformed %s option '%s': unexpected text after its block", wrapper, name)
 			}
-		} else if lineGoesOn(d) {
+		} else if moreOnLine(d) {
 			return d.Errf("malformed %s option '%s': blocks are not supported", wrapper, name)
 		}
 	}
@@ -169,9 +170,9 @@ func (b block) read(d *cfile.Dispenser, c *Config, wrapper string, seen map[stri
 	return nil
 }
 
-// lineGoesOn reports whether something follows on the line: after arguments
-// only a block can, an empty one included.
-func lineGoesOn(d *cfile.Dispenser) bool {
+// moreOnLine reports whether the current line has more tokens. After the
+// arguments this can only be a block, which may be empty.
+func moreOnLine(d *cfile.Dispenser) bool {
 	if d.NextLine() {
 		d.Prev()
 		return false
@@ -179,8 +180,8 @@ func lineGoesOn(d *cfile.Dispenser) bool {
 	return d.Next()
 }
 
-// placeholder is text whose value is known only when the config is loaded,
-// and which is checked then.
+// placeholder matches a placeholder. Text with one is checked when the config is
+// loaded, because its value is known only then.
 var placeholder = regexp.MustCompile(`\{[^{}]+\}`)
 
 func addBackends(c *Config, args []string) error {
@@ -219,7 +220,7 @@ func setHealthCheck(c *Config, _ []string) error {
 	return nil
 }
 
-// setEventHook takes a command line, cut into arguments already.
+// setEventHook sets the command and its arguments.
 func setEventHook(c *Config, args []string) error {
 	if err := checkCommand(args[0]); err != nil {
 		return err
@@ -243,7 +244,7 @@ func setEvents(c *Config, args []string) error {
 	return nil
 }
 
-// setFailback takes no argument for on.
+// setFailback treats a missing argument as "on".
 func setFailback(c *Config, args []string) error {
 	word := "on"
 	if len(args) == 1 {

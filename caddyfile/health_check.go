@@ -11,50 +11,52 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// HealthCheck says how backends are probed.
+// HealthCheck holds the settings of the probes of backends.
 //
-// A probe of a TCP backend connects; with send it also sends that and waits
-// for an answer. A UDP backend has nothing to connect to: only an answer to
-// what was sent tells that one is well, so UDP needs send.
+// A probe of a TCP backend connects. If send is set, it then sends that payload
+// and waits for an answer. UDP has no connections, so a probe of a UDP backend
+// requires send and succeeds only if the backend answers.
 type HealthCheck struct {
-	// What is probed: `tcp`, `udp`, which needs send, or `both`. Default: `tcp`.
+	// The network to probe: `tcp`, `udp` or `both`. `udp` and `both` require
+	// send. Default: `tcp`.
 	Network string `json:"network,omitempty"`
 
-	// How long after one probe of a backend the next begins. Must be greater
-	// than zero. Default: 60s.
+	// The time between the starts of two probes of a backend, varied randomly
+	// by up to a tenth. A probe that takes longer delays the next one. Must be
+	// greater than zero. Default: 60s.
 	Interval *caddy.Duration `json:"interval,omitempty"`
 
-	// How long one probe may take, the lookup of the name and the answer
-	// included. Must be greater than zero; may be longer than interval.
-	// Default: 5s.
+	// The time limit of one probe, including the lookup of the name and the
+	// answer. Must be greater than zero. May be longer than interval. Default:
+	// 5s.
 	Timeout *caddy.Duration `json:"timeout,omitempty"`
 
-	// How many probes in a row must find a backend well before failback
-	// returns it to its place, 1 or more. Default: 2.
+	// The number of successful probes in a row after which failback returns a
+	// backend to its configured place, at least 1. Has no effect without
+	// failback. Default: 2.
 	Rise *int `json:"rise,omitempty"`
 
-	// What a probe sends once it is connected. Text is sent as it is, with the
-	// escapes `\r`, `\n`, `\t`, `\\` and `\xNN` (two hex digits) understood;
-	// with the prefix `hex:` it is bytes as pairs of hex digits, as in
-	// `hex:0a0b`. At most 65507 bytes. May contain `{env.*}` and `{file.*}`
-	// placeholders, which are replaced before escapes are read; other braces
-	// are written `\{` and `\}`. Default: nothing.
+	// The payload that a probe sends, at most 65507 bytes. It is either text
+	// with the escapes `\r`, `\n`, `\t`, `\\` and `\xNN` (two hex digits), or
+	// `hex:` and pairs of hex digits, as in `hex:0a0b`. May contain `{env.*}`
+	// and `{file.*}` placeholders, which are replaced before escapes are
+	// interpreted. Write other braces as `\{` and `\}`. Default: none.
 	Send string `json:"send,omitempty"`
 
-	// What the answer must contain, written like send, which it needs.
-	// Default: any answer will do.
+	// The bytes that the answer must contain, written like send. Requires send.
+	// Default: any answer is accepted.
 	Expect string `json:"expect,omitempty"`
 }
 
-// HealthCheckOptions are the settings of health checks with every default
+// HealthCheckOptions holds the settings of health checks with every default
 // filled in.
 type HealthCheckOptions struct {
-	TCP, UDP bool // what is probed
+	TCP, UDP bool // the networks to probe
 	Interval time.Duration
 	Timeout  time.Duration
 	Rise     int
-	Send     []byte // empty: connecting is enough
-	Expect   []byte // empty: any answer will do
+	Send     []byte // empty: a TCP connect is enough
+	Expect   []byte // empty: any answer is accepted
 }
 
 func (h *HealthCheck) options() *HealthCheckOptions {
@@ -64,29 +66,29 @@ func (h *HealthCheck) options() *HealthCheckOptions {
 	o := &HealthCheckOptions{
 		TCP:      h.Network != "udp",
 		UDP:      h.Network == "udp" || h.Network == "both",
-		Interval: orDefault(h.Interval, DefaultHealthInterval),
-		Timeout:  orDefault(h.Timeout, DefaultHealthTimeout),
-		Rise:     countOr(h.Rise, DefaultHealthRise),
+		Interval: durationOr(h.Interval, DefaultHealthInterval),
+		Timeout:  durationOr(h.Timeout, DefaultHealthTimeout),
+		Rise:     intOr(h.Rise, DefaultHealthRise),
 	}
 	o.Send, _ = parsePayload(h.Send)
 	o.Expect, _ = parsePayload(h.Expect)
 	return o
 }
 
-// maxPayload is what one datagram holds.
+// maxPayload is the size of the largest datagram.
 const maxPayload = 65507
 
-// hexPrefix tells a payload in hex from text. Text that begins with it is
-// written `\x68ex:`.
+// hexPrefix marks a payload in hex. A text payload that begins with it is written
+// `\x68ex:`.
 const hexPrefix = "hex:"
 
-// parsePayload returns the bytes that text stands for, which is none for
-// none.
+// parsePayload decodes text, which has the format described at
+// [HealthCheck.Send]. Empty text gives no bytes.
 func parsePayload(text string) (payload []byte, err error) {
 	if digits, ok := strings.CutPrefix(text, hexPrefix); ok {
 		payload, err = hex.DecodeString(digits)
 		if err != nil || len(payload) == 0 {
-			return nil, fmt.Errorf("must be pairs of hex digits behind hex:, as in hex:0a0b, got %s", quoted(text))
+			return nil, fmt.Errorf("must be pairs of hex digits after hex:, as in hex:0a0b, got %s", quoted(text))
 		}
 	} else if payload, err = unescape(text); err != nil {
 		return nil, err
@@ -97,7 +99,8 @@ func parsePayload(text string) (payload []byte, err error) {
 	return payload, nil
 }
 
-// escapes are the letters that may follow a backslash, besides x.
+// escapes maps the letters that may follow a backslash, other than x, to their
+// bytes.
 var escapes = map[byte]byte{'r': '\r', 'n': '\n', 't': '\t', '\\': '\\'}
 
 func unescape(text string) (out []byte, err error) {
@@ -108,7 +111,7 @@ func unescape(text string) (out []byte, err error) {
 			return out, nil
 		}
 		if rest == "" {
-			return nil, errors.New(`must not end in a single backslash; write \\ for one`)
+			return nil, errors.New(`must not end with a single backslash; write \\ for a backslash`)
 		}
 		if b, ok := escapes[rest[0]]; ok {
 			out, text = append(out, b), rest[1:]
@@ -120,21 +123,21 @@ func unescape(text string) (out []byte, err error) {
 		}
 		if len(b) == 0 || err != nil {
 			letter, _ := utf8.DecodeRuneInString(rest)
-			return nil, fmt.Errorf(`must have only the escapes \r, \n, \t, \\ and \xNN, with two hex digits, got a backslash before %q`, letter)
+			return nil, fmt.Errorf(`must use only the escapes \r, \n, \t, \\ and \xNN (two hex digits), got a backslash before %q`, letter)
 		}
 		out, text = append(out, b...), rest[3:]
 	}
 }
 
-// problems are those that Validate can not find in the tables of settings.
-func (h *HealthCheck) problems(fail func(field string, err error)) {
+// validate reports the problems that the tables of settings cannot find.
+func (h *HealthCheck) validate(fail func(field string, err error)) {
 	if h == nil {
 		return
 	}
 	if (h.Network == "udp" || h.Network == "both") && h.Send == "" {
-		fail("health_check.network", fmt.Errorf("%s needs health_check.send, because a UDP backend shows by its answer that it is well", h.Network))
+		fail("health_check.network", fmt.Errorf("%s requires health_check.send, because a UDP probe succeeds only with an answer", h.Network))
 	}
 	if h.Expect != "" && h.Send == "" {
-		fail("health_check.expect", errors.New("needs health_check.send, because nothing answers to nothing"))
+		fail("health_check.expect", errors.New("requires health_check.send"))
 	}
 }

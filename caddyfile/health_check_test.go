@@ -16,7 +16,7 @@ func TestParsePayload(t *testing.T) {
 		`\\n`:                           `\n`,
 		`\x00\xfF\x41`:                  "\x00\xffA",
 		`\x41B`:                         "AB",
-		"\r\n\x00":                      "\r\n\x00", // JSON and heredocs have their own ways to write these
+		"\r\n\x00":                      "\r\n\x00", // JSON and heredocs can contain these bytes themselves
 		"grün":                          "grün",
 		`{"a":1}`:                       `{"a":1}`,
 		"hex:0a0B":                      "\n\v",
@@ -36,10 +36,10 @@ func TestParsePayload(t *testing.T) {
 	}
 }
 
-func TestParsePayloadRefuses(t *testing.T) {
+func TestParsePayloadRejects(t *testing.T) {
 	const (
-		inHex  = "must be pairs of hex digits behind hex:, as in hex:0a0b, got "
-		escape = `must have only the escapes \r, \n, \t, \\ and \xNN, with two hex digits, got a backslash before `
+		inHex  = "must be pairs of hex digits after hex:, as in hex:0a0b, got "
+		escape = `must use only the escapes \r, \n, \t, \\ and \xNN (two hex digits), got a backslash before `
 	)
 	for text, want := range map[string]string{
 		"hex:":                            inHex + `"hex:"`,
@@ -47,8 +47,8 @@ func TestParsePayloadRefuses(t *testing.T) {
 		"hex:0g":                          inHex + `"hex:0g"`,
 		"hex:0a 0b":                       inHex + `"hex:0a 0b"`,
 		`hex:\n`:                          inHex + `"hex:\\n"`,
-		`a\`:                              `must not end in a single backslash; write \\ for one`,
-		`a\\\`:                            `must not end in a single backslash; write \\ for one`,
+		`a\`:                              `must not end with a single backslash; write \\ for a backslash`,
+		`a\\\`:                            `must not end with a single backslash; write \\ for a backslash`,
 		`\q`:                              escape + `'q'`,
 		`a\N\n`:                           escape + `'N'`,
 		`\0`:                              escape + `'0'`,
@@ -75,7 +75,7 @@ func FuzzPayload(f *testing.F) {
 		payload, err := parsePayload(text)
 		if err != nil {
 			if payload != nil {
-				t.Fatalf("%q with %v", payload, err)
+				t.Fatalf("got %q with error %v", payload, err)
 			}
 			return
 		}
@@ -83,18 +83,18 @@ func FuzzPayload(f *testing.F) {
 			t.Fatalf("%d bytes of %q", len(payload), text)
 		}
 		if !strings.Contains(text, `\`) && !strings.HasPrefix(text, hexPrefix) && string(payload) != text {
-			t.Fatalf("plain text became %q", payload)
+			t.Fatalf("got %q for plain text %q", payload, text)
 		}
-		// All bytes can be written both ways.
+		// Every payload can be written with escapes and in hex.
 		escaped := ""
 		for _, b := range payload {
 			escaped += `\x` + hex.EncodeToString([]byte{b})
 		}
 		if again, err := parsePayload(escaped); err != nil || !bytes.Equal(again, payload) {
-			t.Fatalf("%q became %q, %v", payload, again, err)
+			t.Fatalf("got %q, %v, want %q", again, err, payload)
 		}
 		if again, err := parsePayload(hexPrefix + hex.EncodeToString(payload)); text != "" && (err != nil || !bytes.Equal(again, payload)) {
-			t.Fatalf("%q became %q, %v", payload, again, err)
+			t.Fatalf("got %q, %v, want %q", again, err, payload)
 		}
 	})
 }

@@ -7,52 +7,53 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// Options are the settings of a relay with every default filled in.
+// Options holds the settings of a relay with every default filled in.
 type Options struct {
 	Service  string    // name in logs, metrics and the admin API
-	Named    bool      // whether the service was given a name
+	Named    bool      // whether the config has a name
 	Backends []Backend // in order of preference
 
 	ConnectTimeout      time.Duration
 	IdleTimeout         time.Duration
 	Cooldown            time.Duration // 0: off
 	DNSTTL              time.Duration
-	Resolvers           []netip.AddrPort    // none: the system's
+	Resolvers           []netip.AddrPort    // empty: the system's resolver
 	HealthCheck         *HealthCheckOptions // nil: off
 	Failback            bool                // only with HealthCheck
 	EventHook           *EventHookOptions   // nil: off
 	UDPReplyTimeout     time.Duration       // 0: off
 	UDPResponses        int                 // 0: off
-	MaxConnections      int                 // 0: no bound
-	MaxConnectionsPerIP int                 // 0: no bound
-	MaxUDPSessions      int                 // 0: let the relay decide
-	GracePeriod         time.Duration       // 0: let them finish
+	MaxConnections      int                 // 0: no limit
+	MaxConnectionsPerIP int                 // 0: no limit
+	MaxUDPSessions      int                 // 0: the default of the running relay
+	GracePeriod         time.Duration       // 0: no limit
 	ShutdownTimeout     time.Duration       // 0: cut at once
 	AccessLog           string              // "off", "tcp" or "all"
-	ProxyProtocol       int                 // version, 0: off
-	ProxyProtocolEvery  bool                // every datagram, not just a session's first; only with version 2
+	ProxyProtocol       int                 // version; 0: off
+	ProxyProtocolEvery  bool                // header in every datagram, not only in a session's first; only with version 2
 }
 
-// Options fills in the defaults. The config must be one that
-// [Config.Validate] finds no fault with; text it would refuse is left out.
+// Options returns the settings with defaults filled in. The config must be valid
+// (see [Config.Validate]). Backends and resolvers that are not valid are left
+// out.
 func (c Config) Options() Options {
 	o := Options{
 		Service:             c.Service(),
 		Named:               c.Name != "",
-		ConnectTimeout:      orDefault(c.ConnectTimeout, DefaultConnectTimeout),
-		IdleTimeout:         orDefault(c.IdleTimeout, DefaultIdleTimeout),
-		Cooldown:            orDefault(c.Cooldown, 0),
-		DNSTTL:              orDefault(c.DNSTTL, DefaultDNSTTL),
+		ConnectTimeout:      durationOr(c.ConnectTimeout, DefaultConnectTimeout),
+		IdleTimeout:         durationOr(c.IdleTimeout, DefaultIdleTimeout),
+		Cooldown:            durationOr(c.Cooldown, 0),
+		DNSTTL:              durationOr(c.DNSTTL, DefaultDNSTTL),
 		HealthCheck:         c.HealthCheck.options(),
 		Failback:            c.Failback,
 		EventHook:           c.EventHook.options(),
-		UDPReplyTimeout:     orDefault(c.UDPReplyTimeout, 0),
-		UDPResponses:        countOr(c.UDPResponses, 0),
-		MaxConnections:      countOr(c.MaxConnections, 0),
-		MaxConnectionsPerIP: countOr(c.MaxConnectionsPerIP, 0),
-		MaxUDPSessions:      countOr(c.MaxUDPSessions, 0),
-		GracePeriod:         orDefault(c.GracePeriod, 0),
-		ShutdownTimeout:     orDefault(c.ShutdownTimeout, DefaultShutdownTimeout),
+		UDPReplyTimeout:     durationOr(c.UDPReplyTimeout, 0),
+		UDPResponses:        intOr(c.UDPResponses, 0),
+		MaxConnections:      intOr(c.MaxConnections, 0),
+		MaxConnectionsPerIP: intOr(c.MaxConnectionsPerIP, 0),
+		MaxUDPSessions:      intOr(c.MaxUDPSessions, 0),
+		GracePeriod:         durationOr(c.GracePeriod, 0),
+		ShutdownTimeout:     durationOr(c.ShutdownTimeout, DefaultShutdownTimeout),
 		AccessLog:           c.AccessLog,
 		ProxyProtocolEvery:  c.ProxyProtocolUDP == "every",
 	}
@@ -78,14 +79,14 @@ func (c Config) Options() Options {
 	return o
 }
 
-func orDefault(d *caddy.Duration, def time.Duration) time.Duration {
+func durationOr(d *caddy.Duration, def time.Duration) time.Duration {
 	if d == nil {
 		return def
 	}
 	return time.Duration(*d)
 }
 
-func countOr(n *int, def int) int {
+func intOr(n *int, def int) int {
 	if n == nil {
 		return def
 	}

@@ -1,10 +1,8 @@
 package caddyfile
 
 import (
-	"cmp"
 	"net/netip"
 	"reflect"
-	"strings"
 	"testing"
 	"time"
 )
@@ -25,12 +23,12 @@ func TestOptions(t *testing.T) {
 	}
 
 	full := Config{
-		Name: "x", Backends: []string{"a:1"}, ConnectTimeout: lasting(1), IdleTimeout: lasting(2), Cooldown: lasting(3),
-		DNSTTL: lasting(4), Resolvers: []string{"1.1.1.1", "::ffff:1.1.1.2", "[::1]:5353", "fe80::1%eth0"}, UDPReplyTimeout: lasting(5),
-		UDPResponses: number(6), MaxUDPSessions: number(7), GracePeriod: lasting(8), ShutdownTimeout: lasting(9),
-		MaxConnections: number(10), MaxConnectionsPerIP: number(11), AccessLog: "all", ProxyProtocol: "v2", ProxyProtocolUDP: "every",
-		HealthCheck: &HealthCheck{Interval: lasting(12), Timeout: lasting(13), Rise: number(14), Send: `A\r\n`, Expect: "hex:00ff"},
-		EventHook:   &EventHook{Command: "c", Args: []string{"a"}, Events: []string{"backend_recovered"}, Timeout: lasting(15)},
+		Name: "x", Backends: []string{"a:1"}, ConnectTimeout: durationPtr(1), IdleTimeout: durationPtr(2), Cooldown: durationPtr(3),
+		DNSTTL: durationPtr(4), Resolvers: []string{"1.1.1.1", "::ffff:1.1.1.2", "[::1]:5353", "fe80::1%eth0"}, UDPReplyTimeout: durationPtr(5),
+		UDPResponses: intPtr(6), MaxUDPSessions: intPtr(7), GracePeriod: durationPtr(8), ShutdownTimeout: durationPtr(9),
+		MaxConnections: intPtr(10), MaxConnectionsPerIP: intPtr(11), AccessLog: "all", ProxyProtocol: "v2", ProxyProtocolUDP: "every",
+		HealthCheck: &HealthCheck{Interval: durationPtr(12), Timeout: durationPtr(13), Rise: intPtr(14), Send: `A\r\n`, Expect: "hex:00ff"},
+		EventHook:   &EventHook{Command: "c", Args: []string{"a"}, Events: []string{"backend_recovered"}, Timeout: durationPtr(15)},
 		Failback:    true,
 	}
 	want = Options{
@@ -62,58 +60,8 @@ func TestOptions(t *testing.T) {
 		t.Errorf("proxy protocol %d, every %v", empty.ProxyProtocol, empty.ProxyProtocolEvery)
 	}
 
-	// Zero is a setting of its own where the default is another.
-	if got := (Config{ShutdownTimeout: lasting(0)}).Options().ShutdownTimeout; got != 0 {
-		t.Errorf("shutdown_timeout 0 became %s", got)
+	// Zero differs from an absent setting with another default.
+	if got := (Config{ShutdownTimeout: durationPtr(0)}).Options().ShutdownTimeout; got != 0 {
+		t.Errorf("got shutdown_timeout %s, want 0", got)
 	}
-}
-
-// TestOneSetOfFields keeps the struct, the grammar and Diff in step.
-func TestOneSetOfFields(t *testing.T) {
-	inStruct := fieldsOf(t, reflect.TypeFor[Config](), "")
-	var inDiff []string
-	for _, s := range (Config{}).settings() {
-		inDiff = append(inDiff, s.field)
-	}
-	if !reflect.DeepEqual(inStruct, inDiff) {
-		t.Errorf("fields of Config %v, of Diff %v", inStruct, inDiff)
-	}
-
-	// The command line of the hook are the arguments of event_hook.
-	written := map[string]string{"backends": "backend", "event_hook.command": "event_hook", "event_hook.args": "event_hook"}
-	names := make(map[string]bool)
-	for _, field := range inStruct {
-		name := cmp.Or(written[field], field)
-		names[name] = true
-		outer, inner, nested := strings.Cut(name, ".")
-		o, ok := options[outer]
-		if nested {
-			o, ok = o.block[inner]
-		}
-		if !ok || o.name != name {
-			t.Errorf("%s: can not be written in a Caddyfile", field)
-		}
-	}
-	inGrammar := len(options)
-	for _, o := range options {
-		inGrammar += len(o.block)
-	}
-	if inGrammar != len(names) {
-		t.Errorf("%d options for %d fields", inGrammar, len(names))
-	}
-}
-
-// fieldsOf has the fields of an object behind the object.
-func fieldsOf(t *testing.T, object reflect.Type, prefix string) (names []string) {
-	for i := range object.NumField() {
-		name, rest, _ := strings.Cut(object.Field(i).Tag.Get("json"), ",")
-		if rest != "omitempty" {
-			t.Errorf("%s: written even when absent", name)
-		}
-		names = append(names, prefix+name)
-		if inner := object.Field(i).Type; inner.Kind() == reflect.Pointer && inner.Elem().Kind() == reflect.Struct {
-			names = append(names, fieldsOf(t, inner.Elem(), prefix+name+".")...)
-		}
-	}
-	return names
 }

@@ -8,11 +8,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// Resolved returns a copy of the config with the {env.*} and {file.*}
-// placeholders replaced in its name, backends and resolvers, in what health
-// checks send and expect and in the command line of the event hook, and reports
-// every one that has no value. No other placeholder is possible: the config is
-// loaded once, ahead of all clients.
+// Resolved returns a copy of the config with its {env.*} and {file.*}
+// placeholders replaced. They may be in the name, the backends, the resolvers,
+// the payloads of health checks and the command line of the event hook. The
+// error lists every placeholder without a value and every other placeholder:
+// the config is loaded before any client exists, so nothing else has a value.
 func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 	var problems []error
 	resolve := func(field, text string) string {
@@ -51,6 +51,8 @@ func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 	return r, nil
 }
 
+// loadTimeOnly accepts the placeholders that have a value when the config is
+// loaded, and rejects all others.
 func loadTimeOnly(placeholder string, value any) (any, error) {
 	env, isEnv := strings.CutPrefix(placeholder, "env.")
 	file, isFile := strings.CutPrefix(placeholder, "file.")
@@ -58,9 +60,9 @@ func loadTimeOnly(placeholder string, value any) (any, error) {
 	case isEnv && empty:
 		return nil, fmt.Errorf("environment variable %s is not set or empty", env)
 	case isFile && empty:
-		return nil, fmt.Errorf("file %s can not be read or is empty", file)
+		return nil, fmt.Errorf("file %s cannot be read or is empty", file)
 	case !isEnv && !isFile:
-		return nil, fmt.Errorf("placeholder {%s} is not possible here, only {env.*} and {file.*} are", placeholder)
+		return nil, fmt.Errorf("placeholder {%s} not allowed here, use {env.*} or {file.*}", placeholder)
 	}
 	return value, nil
 }

@@ -7,14 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2"
 )
 
 func TestResolved(t *testing.T) {
 	zone := filepath.Join(t.TempDir(), "zone")
-	if err := os.WriteFile(zone, []byte("example.com\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, os.WriteFile(zone, []byte("example.com\n"), 0o600))
 	t.Setenv("RELAY_TEST_NAME", "web")
 	t.Setenv("RELAY_TEST_PORT", "8080")
 	t.Setenv("RELAY_TEST_DNS", "9.9.9.9")
@@ -26,26 +25,24 @@ func TestResolved(t *testing.T) {
 		Name:        "{env.RELAY_TEST_NAME} proxy",
 		Backends:    []string{"db.{file." + zone + "}:{env.RELAY_TEST_PORT}", "b:1"},
 		Resolvers:   []string{"{env.RELAY_TEST_DNS}:53"},
-		Cooldown:    lasting(1),
-		HealthCheck: &HealthCheck{Rise: number(1), Send: `\{"name":"{env.RELAY_TEST_NAME}"\}\n`, Expect: "{env.RELAY_TEST_PORT}"},
-		EventHook:   &EventHook{Command: "/{env.RELAY_TEST_NAME}", Args: []string{"{file." + zone + "}", `\{x\}`}, Timeout: lasting(1)},
+		Cooldown:    durationPtr(1),
+		HealthCheck: &HealthCheck{Rise: intPtr(1), Send: `\{"name":"{env.RELAY_TEST_NAME}"\}\n`, Expect: "{env.RELAY_TEST_PORT}"},
+		EventHook:   &EventHook{Command: "/{env.RELAY_TEST_NAME}", Args: []string{"{file." + zone + "}", `\{x\}`}, Timeout: durationPtr(1)},
 	}
 	before := c.Backends[0]
 	got, err := c.Resolved(repl)
-	if err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, err)
 	want := Config{
-		Name: "web proxy", Backends: []string{"db.example.com:8080", "b:1"}, Resolvers: []string{"9.9.9.9:53"}, Cooldown: lasting(1),
-		HealthCheck: &HealthCheck{Rise: number(1), Send: `{"name":"web"}\n`, Expect: "8080"},
-		EventHook:   &EventHook{Command: "/web", Args: []string{"example.com", "{x}"}, Timeout: lasting(1)},
+		Name: "web proxy", Backends: []string{"db.example.com:8080", "b:1"}, Resolvers: []string{"9.9.9.9:53"}, Cooldown: durationPtr(1),
+		HealthCheck: &HealthCheck{Rise: intPtr(1), Send: `{"name":"web"}\n`, Expect: "8080"},
+		EventHook:   &EventHook{Command: "/web", Args: []string{"example.com", "{x}"}, Timeout: durationPtr(1)},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	if c.Backends[0] != before || c.HealthCheck.Expect != "{env.RELAY_TEST_PORT}" || c.EventHook.Command != "/{env.RELAY_TEST_NAME}" ||
 		c.EventHook.Args[1] != `\{x\}` {
-		t.Errorf("the original changed to %+v", c)
+		t.Errorf("Resolved changed its receiver to %+v", c)
 	}
 
 	bad := Config{
@@ -62,18 +59,18 @@ func TestResolved(t *testing.T) {
 	}
 	lines := strings.Split(err.Error(), "\n")
 	wantLines := []string{
-		"name: placeholder {some.var} is not possible here, only {env.*} and {file.*} are",
+		"name: placeholder {some.var} not allowed here, use {env.*} or {file.*}",
 		"backends: environment variable RELAY_TEST_UNSET is not set or empty",
 		"backends: environment variable RELAY_TEST_EMPTY is not set or empty",
-		"backends: file relay-test-missing can not be read or is empty",
-		"backends: placeholder {l4.conn.remote_addr} is not possible here, only {env.*} and {file.*} are",
-		"backends: placeholder {time.now} is not possible here, only {env.*} and {file.*} are",
+		"backends: file relay-test-missing cannot be read or is empty",
+		"backends: placeholder {l4.conn.remote_addr} not allowed here, use {env.*} or {file.*}",
+		"backends: placeholder {time.now} not allowed here, use {env.*} or {file.*}",
 		"resolvers: environment variable RELAY_TEST_NO_DNS is not set or empty",
-		`health_check.send: placeholder {"a":1} is not possible here, only {env.*} and {file.*} are`,
+		`health_check.send: placeholder {"a":1} not allowed here, use {env.*} or {file.*}`,
 		"health_check.expect: environment variable RELAY_TEST_UNSET is not set or empty",
-		"event_hook.command: placeholder {event.name} is not possible here, only {env.*} and {file.*} are",
+		"event_hook.command: placeholder {event.name} not allowed here, use {env.*} or {file.*}",
 		"event_hook.args: environment variable RELAY_TEST_EMPTY is not set or empty",
-		"event_hook.args: file relay-test-missing can not be read or is empty",
+		"event_hook.args: file relay-test-missing cannot be read or is empty",
 	}
 	for i, want := range wantLines {
 		wantLines[i] = "service {some.var}: " + want

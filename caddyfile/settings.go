@@ -3,6 +3,7 @@ package caddyfile
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,20 +11,19 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// The tables in this file hold the settings that are alike, for the grammar
-// and for Validate. A field within an object has the object's name and a dot
-// in front, and its get returns nil where there is no such object.
+// The tables in this file list the settings by kind, for the grammar and for
+// Validate. The field of a nested object is written "object.field". Its get
+// function returns nil if the config has no such object.
 
-// maxDuration keeps sums of a few durations and a point in time from
-// overflowing, and is longer than anybody waits.
+// maxDuration is small enough that a few durations can be added to a point in
+// time without overflow.
 const maxDuration = 100 * 365 * 24 * time.Hour
 
-// durationSetting is a setting that is a duration, and whether zero has a
-// meaning for it.
+// durationSetting describes a setting that is a duration.
 type durationSetting struct {
 	field string
 	get   func(*Config) **caddy.Duration
-	zero  bool
+	zero  bool // whether zero is allowed
 }
 
 var durationSettings = []durationSetting{
@@ -64,11 +64,11 @@ func (s durationSetting) set(c *Config, args []string) error {
 	return nil
 }
 
-// countSetting is a setting that is a whole number, and the least it may be.
+// countSetting describes a setting that is a whole number.
 type countSetting struct {
 	field string
 	get   func(*Config) **int
-	least int
+	min   int
 }
 
 var countSettings = []countSetting{
@@ -80,8 +80,8 @@ var countSettings = []countSetting{
 }
 
 func (s countSetting) check(n int) error {
-	if n < s.least {
-		return fmt.Errorf("must be at least %d, got %d", s.least, n)
+	if n < s.min {
+		return fmt.Errorf("must be at least %d, got %d", s.min, n)
 	}
 	return nil
 }
@@ -98,11 +98,11 @@ func (s countSetting) set(c *Config, args []string) error {
 	return nil
 }
 
-// choiceSetting is a setting that is one of a few words, the default first.
+// choiceSetting describes a setting that is one of a few words.
 type choiceSetting struct {
 	field string
 	get   func(*Config) *string
-	words []string
+	words []string // the default first
 }
 
 var choiceSettings = []choiceSetting{
@@ -113,10 +113,8 @@ var choiceSettings = []choiceSetting{
 }
 
 func (s choiceSetting) check(word string) error {
-	for _, w := range s.words {
-		if w == word {
-			return nil
-		}
+	if slices.Contains(s.words, word) {
+		return nil
 	}
 	last := len(s.words) - 1
 	return fmt.Errorf("must be %s or %s, got %s", strings.Join(s.words[:last], ", "), s.words[last], quoted(word))
@@ -130,7 +128,7 @@ func (s choiceSetting) set(c *Config, args []string) error {
 	return nil
 }
 
-// payloadSetting is a setting that stands for bytes.
+// payloadSetting describes a setting that encodes bytes.
 type payloadSetting struct {
 	field string
 	get   func(*Config) *string
@@ -146,8 +144,8 @@ func (s payloadSetting) check(text string) error {
 	return err
 }
 
-// set leaves text with braces unchecked: what they stand for is known when the
-// config is loaded.
+// set does not check text with braces. They may be placeholders, whose values
+// are known only when the config is loaded.
 func (s payloadSetting) set(c *Config, args []string) error {
 	if args[0] == "" {
 		return errors.New("must not be empty")
@@ -161,23 +159,25 @@ func (s payloadSetting) set(c *Config, args []string) error {
 	return nil
 }
 
-// ofHealthCheck makes the way to a field of the health check one that begins
-// at the config.
+// ofHealthCheck turns the accessor of a field of the health check into one that
+// starts at the config.
 func ofHealthCheck[T any](get func(*HealthCheck) *T) func(*Config) *T {
-	return func(c *Config) *T {
-		if c.HealthCheck == nil {
-			return nil
-		}
-		return get(c.HealthCheck)
-	}
+	return ofObject(func(c *Config) *HealthCheck { return c.HealthCheck }, get)
 }
 
-// ofEventHook is the same for the event hook.
+// ofEventHook turns the accessor of a field of the event hook into one that
+// starts at the config.
 func ofEventHook[T any](get func(*EventHook) *T) func(*Config) *T {
+	return ofObject(func(c *Config) *EventHook { return c.EventHook }, get)
+}
+
+// ofObject joins the accessor of an object of the config and that of a field of
+// the object. The result returns nil if the config has no such object.
+func ofObject[O, T any](object func(*Config) *O, get func(*O) *T) func(*Config) *T {
 	return func(c *Config) *T {
-		if c.EventHook == nil {
-			return nil
+		if o := object(c); o != nil {
+			return get(o)
 		}
-		return get(c.EventHook)
+		return nil
 	}
 }

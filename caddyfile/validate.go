@@ -11,12 +11,12 @@ import (
 	"unicode/utf8"
 )
 
-// Validate reports everything that is wrong with the config, one problem a
-// line, each with the service, the field, the value and what was expected:
+// Validate reports all problems of the config, one per line. Each line has the
+// service, the field, the value and what was expected:
 //
 //	service web-proxy: connect_timeout: must be greater than zero, got 0s
 //
-// Placeholders must have been resolved before, see [Config.Resolved].
+// Call [Config.Resolved] first, because placeholders are not valid here.
 func (c Config) Validate() error {
 	var problems []error
 	fail := func(field string, err error) {
@@ -53,18 +53,18 @@ func (c Config) Validate() error {
 			fail(s.field, s.check(*text))
 		}
 	}
-	c.HealthCheck.problems(fail)
+	c.HealthCheck.validate(fail)
 	if c.Failback && c.HealthCheck == nil {
-		fail("failback", errors.New("needs health_check, whose probes tell that a backend is well again"))
+		fail("failback", errors.New("requires health_check, whose probes decide when a backend returns"))
 	}
-	c.EventHook.problems(fail)
+	c.EventHook.validate(fail)
 	if c.ProxyProtocolUDP != "" && c.ProxyProtocol != "v2" {
-		fail("proxy_protocol_udp", errors.New("needs proxy_protocol v2, which alone has a header for UDP"))
+		fail("proxy_protocol_udp", errors.New("requires proxy_protocol v2, because v1 has no header for UDP"))
 	}
 	return errors.Join(problems...)
 }
 
-// problem says which setting of which service err is about.
+// problem adds the service and the field to err.
 func (c Config) problem(field string, err error) error {
 	service := c.Service()
 	if service == "" {
@@ -75,8 +75,8 @@ func (c Config) problem(field string, err error) error {
 	return fmt.Errorf("service %s: %s: %w", service, field, err)
 }
 
-// checkServiceName refuses what would make a log line or a label unreadable.
-// The empty name is fine: it is the absent one.
+// checkServiceName rejects names that would make a log line or a metrics label
+// unreadable. The empty name is valid and means that there is none.
 func checkServiceName(name string) error {
 	switch {
 	case name == "":
@@ -103,7 +103,7 @@ func checkBackends(texts []string) (problems []error) {
 			continue
 		}
 		if first, ok := seen[b.endpoint()]; ok {
-			problems = append(problems, fmt.Errorf("%q: must be listed once, is the same backend as %q", text, first))
+			problems = append(problems, fmt.Errorf("%q: listed twice, first as %q", text, first))
 			continue
 		}
 		seen[b.endpoint()] = text
@@ -111,8 +111,8 @@ func checkBackends(texts []string) (problems []error) {
 	return problems
 }
 
-// parseResolver reads "ip" or "ip:port". Brackets around IPv6 may be left out
-// where no port follows.
+// parseResolver parses "ip" or "ip:port". An IPv6 address needs brackets only if
+// a port follows.
 func parseResolver(text string) (netip.AddrPort, error) {
 	const dns = "53"
 	r, err := netip.ParseAddrPort(text)
@@ -123,7 +123,7 @@ func parseResolver(text string) (netip.AddrPort, error) {
 		r, err = netip.ParseAddrPort("[" + text + "]:" + dns)
 	}
 	if err != nil || r.Port() == 0 || strings.ContainsFunc(text, blankOrControl) || !plainZone(r.Addr()) {
-		return netip.AddrPort{}, fmt.Errorf("%q: must be an address or address:port, with a port from 1 to 65535", text)
+		return netip.AddrPort{}, fmt.Errorf("%q: must be an IP address or ip:port, with a port from 1 to 65535", text)
 	}
 	return netip.AddrPortFrom(r.Addr().Unmap(), r.Port()), nil
 }

@@ -6,30 +6,24 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
-
-func lasting(d time.Duration) *caddy.Duration { return (*caddy.Duration)(&d) }
-
-func number(n int) *int { return &n }
 
 func TestValidateAccepts(t *testing.T) {
 	for _, c := range []Config{
 		{Backends: []string{"example.com:80"}},
 		{Backends: []string{"example.com:80", "example.com:81", "[::1]:80", "127.0.0.1:80"}, Name: "Büro – 1"},
 		{
-			Backends: []string{"a:1"}, ConnectTimeout: lasting(1), IdleTimeout: lasting(maxDuration), Cooldown: lasting(0),
-			DNSTTL: lasting(time.Hour), UDPReplyTimeout: lasting(0), UDPResponses: number(0), MaxUDPSessions: number(1),
-			GracePeriod: lasting(0), ShutdownTimeout: lasting(0),
+			Backends: []string{"a:1"}, ConnectTimeout: durationPtr(1), IdleTimeout: durationPtr(maxDuration), Cooldown: durationPtr(0),
+			DNSTTL: durationPtr(time.Hour), UDPReplyTimeout: durationPtr(0), UDPResponses: intPtr(0), MaxUDPSessions: intPtr(1),
+			GracePeriod: durationPtr(0), ShutdownTimeout: durationPtr(0),
 			Resolvers: []string{"1.1.1.1", "1.1.1.1:5353", "::1", "[::1]", "[::1]:5353", "fe80::1%eth0"},
 		},
-		{Backends: []string{"a:1"}, GracePeriod: lasting(maxDuration), ShutdownTimeout: lasting(maxDuration)},
+		{Backends: []string{"a:1"}, GracePeriod: durationPtr(maxDuration), ShutdownTimeout: durationPtr(maxDuration)},
 		{Backends: []string{"a:1"}, HealthCheck: &HealthCheck{}, Failback: true, EventHook: &EventHook{Command: "x"}},
 		{
-			Backends: []string{"a:1"}, MaxConnections: number(0), MaxConnectionsPerIP: number(0), AccessLog: "off", ProxyProtocol: "off",
-			HealthCheck: &HealthCheck{Interval: lasting(1), Timeout: lasting(2), Rise: number(1), Send: "x"},
-			EventHook:   &EventHook{Command: "a b", Args: []string{"", " "}, Events: []string{"backend_failed", "backend_failed"}, Timeout: lasting(1)},
+			Backends: []string{"a:1"}, MaxConnections: intPtr(0), MaxConnectionsPerIP: intPtr(0), AccessLog: "off", ProxyProtocol: "off",
+			HealthCheck: &HealthCheck{Interval: durationPtr(1), Timeout: durationPtr(2), Rise: intPtr(1), Send: "x"},
+			EventHook:   &EventHook{Command: "a b", Args: []string{"", " "}, Events: []string{"backend_failed", "backend_failed"}, Timeout: durationPtr(1)},
 		},
 		{Backends: []string{"a:1"}, ProxyProtocol: "v1", AccessLog: "tcp"},
 		{Backends: []string{"a:1"}, ProxyProtocol: "v2", ProxyProtocolUDP: "first", AccessLog: "all"},
@@ -41,7 +35,7 @@ func TestValidateAccepts(t *testing.T) {
 	}
 }
 
-func TestValidateRefuses(t *testing.T) {
+func TestValidateRejects(t *testing.T) {
 	web := func(change func(*Config)) Config {
 		c := Config{Name: "web", Backends: []string{"example.com:80"}}
 		change(&c)
@@ -58,22 +52,22 @@ func TestValidateRefuses(t *testing.T) {
 		{web(func(c *Config) { c.Name = "a\nb" }), `service "a\nb": name: must not contain control characters, got "a\nb"`},
 		{web(func(c *Config) { c.Name = "a\xff" }), `service "a\xff": name: must be valid UTF-8, got "a\xff"`},
 		{web(func(c *Config) { c.Backends = []string{"bücher.example:80", "XN--bcher-kva.Example:80"} }),
-			`service web: backends: "XN--bcher-kva.Example:80": must be listed once, is the same backend as "bücher.example:80"`},
+			`service web: backends: "XN--bcher-kva.Example:80": listed twice, first as "bücher.example:80"`},
 		{web(func(c *Config) { c.Backends = []string{"[::1]:80", "[0::1]:80"} }),
-			`service web: backends: "[0::1]:80": must be listed once, is the same backend as "[::1]:80"`},
+			`service web: backends: "[0::1]:80": listed twice, first as "[::1]:80"`},
 		{web(func(c *Config) { c.Backends = []string{"1.2.3.4:80", "[::ffff:1.2.3.4]:80"} }),
-			`service web: backends: "[::ffff:1.2.3.4]:80": must be listed once, is the same backend as "1.2.3.4:80"`},
-		{web(func(c *Config) { c.ConnectTimeout = lasting(0) }), "service web: connect_timeout: must be greater than zero, got 0s"},
-		{web(func(c *Config) { c.IdleTimeout = lasting(-time.Second) }), "service web: idle_timeout: must be greater than zero, got -1s"},
-		{web(func(c *Config) { c.DNSTTL = lasting(0) }), "service web: dns_ttl: must be greater than zero, got 0s"},
-		{web(func(c *Config) { c.Cooldown = lasting(-1) }), "service web: cooldown: must not be negative, got -1ns"},
-		{web(func(c *Config) { c.UDPReplyTimeout = lasting(-1) }), "service web: udp_reply_timeout: must not be negative, got -1ns"},
-		{web(func(c *Config) { c.GracePeriod = lasting(-1) }), "service web: grace_period: must not be negative, got -1ns"},
-		{web(func(c *Config) { c.ShutdownTimeout = lasting(-time.Second) }), "service web: shutdown_timeout: must not be negative, got -1s"},
-		{web(func(c *Config) { c.Cooldown = lasting(math.MaxInt64) }),
+			`service web: backends: "[::ffff:1.2.3.4]:80": listed twice, first as "1.2.3.4:80"`},
+		{web(func(c *Config) { c.ConnectTimeout = durationPtr(0) }), "service web: connect_timeout: must be greater than zero, got 0s"},
+		{web(func(c *Config) { c.IdleTimeout = durationPtr(-time.Second) }), "service web: idle_timeout: must be greater than zero, got -1s"},
+		{web(func(c *Config) { c.DNSTTL = durationPtr(0) }), "service web: dns_ttl: must be greater than zero, got 0s"},
+		{web(func(c *Config) { c.Cooldown = durationPtr(-1) }), "service web: cooldown: must not be negative, got -1ns"},
+		{web(func(c *Config) { c.UDPReplyTimeout = durationPtr(-1) }), "service web: udp_reply_timeout: must not be negative, got -1ns"},
+		{web(func(c *Config) { c.GracePeriod = durationPtr(-1) }), "service web: grace_period: must not be negative, got -1ns"},
+		{web(func(c *Config) { c.ShutdownTimeout = durationPtr(-time.Second) }), "service web: shutdown_timeout: must not be negative, got -1s"},
+		{web(func(c *Config) { c.Cooldown = durationPtr(math.MaxInt64) }),
 			"service web: cooldown: must be at most 876000h0m0s (100 years), got 2562047h47m16.854775807s"},
-		{web(func(c *Config) { c.UDPResponses = number(-1) }), "service web: udp_responses: must be at least 0, got -1"},
-		{web(func(c *Config) { c.MaxUDPSessions = number(0) }), "service web: max_udp_sessions: must be at least 1, got 0"},
+		{web(func(c *Config) { c.UDPResponses = intPtr(-1) }), "service web: udp_responses: must be at least 0, got -1"},
+		{web(func(c *Config) { c.MaxUDPSessions = intPtr(0) }), "service web: max_udp_sessions: must be at least 1, got 0"},
 	} {
 		if err := tt.c.Validate(); err == nil || err.Error() != tt.want {
 			t.Errorf("%+v:\ngot  %v\nwant %s", tt.c, err, tt.want)
@@ -81,8 +75,9 @@ func TestValidateRefuses(t *testing.T) {
 	}
 }
 
-// TestValidateRefusesOperations begins with a health check and an event hook.
-func TestValidateRefusesOperations(t *testing.T) {
+// TestValidateRejectsHooksAndLimits changes a config with a health check and an
+// event hook.
+func TestValidateRejectsHooksAndLimits(t *testing.T) {
 	web := func(change func(*Config, *HealthCheck, *EventHook)) Config {
 		c := Config{Name: "web", Backends: []string{"example.com:80"}, HealthCheck: &HealthCheck{}, EventHook: &EventHook{Command: "x"}}
 		change(&c, c.HealthCheck, c.EventHook)
@@ -92,28 +87,28 @@ func TestValidateRefusesOperations(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.MaxConnections = number(-1) }), "max_connections: must be at least 0, got -1"},
-		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.MaxConnectionsPerIP = number(-1) }),
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.MaxConnections = intPtr(-1) }), "max_connections: must be at least 0, got -1"},
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.MaxConnectionsPerIP = intPtr(-1) }),
 			"max_connections_per_ip: must be at least 0, got -1"},
 		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.AccessLog = "udp" }), `access_log: must be off, tcp or all, got "udp"`},
 		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.ProxyProtocol = "2" }), `proxy_protocol: must be off, v1 or v2, got "2"`},
 		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.ProxyProtocol, c.ProxyProtocolUDP = "v2", "all" }),
 			`proxy_protocol_udp: must be first or every, got "all"`},
 		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.ProxyProtocol, c.ProxyProtocolUDP = "v1", "first" }),
-			"proxy_protocol_udp: needs proxy_protocol v2, which alone has a header for UDP"},
+			"proxy_protocol_udp: requires proxy_protocol v2, because v1 has no header for UDP"},
 		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.ProxyProtocolUDP = "every" }),
-			"proxy_protocol_udp: needs proxy_protocol v2, which alone has a header for UDP"},
+			"proxy_protocol_udp: requires proxy_protocol v2, because v1 has no header for UDP"},
 		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.HealthCheck, c.Failback = nil, true }),
-			"failback: needs health_check, whose probes tell that a backend is well again"},
-		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Interval = lasting(0) }), "health_check.interval: must be greater than zero, got 0s"},
-		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Timeout = lasting(-1) }), "health_check.timeout: must be greater than zero, got -1ns"},
-		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Rise = number(0) }), "health_check.rise: must be at least 1, got 0"},
+			"failback: requires health_check, whose probes decide when a backend returns"},
+		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Interval = durationPtr(0) }), "health_check.interval: must be greater than zero, got 0s"},
+		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Timeout = durationPtr(-1) }), "health_check.timeout: must be greater than zero, got -1ns"},
+		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Rise = intPtr(0) }), "health_check.rise: must be at least 1, got 0"},
 		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Send = "hex:0" }),
-			`health_check.send: must be pairs of hex digits behind hex:, as in hex:0a0b, got "hex:0"`},
+			`health_check.send: must be pairs of hex digits after hex:, as in hex:0a0b, got "hex:0"`},
 		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Send, h.Expect = "x", `x\` }),
-			`health_check.expect: must not end in a single backslash; write \\ for one`},
+			`health_check.expect: must not end with a single backslash; write \\ for a backslash`},
 		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Expect = "x" }),
-			"health_check.expect: needs health_check.send, because nothing answers to nothing"},
+			"health_check.expect: requires health_check.send"},
 		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Command = "" }),
 			`event_hook.command: must be the path or name of a command, got ""`},
 		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Command = " \t" }),
@@ -124,7 +119,7 @@ func TestValidateRefusesOperations(t *testing.T) {
 			`event_hook.args: must not contain a NUL character, got "\x00"`},
 		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Events = []string{"backend_failed", "backend_up"} }),
 			`event_hook.events: must be one of backend_failed, backend_recovered, all_backends_unavailable, got "backend_up"`},
-		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Timeout = lasting(0) }), "event_hook.timeout: must be greater than zero, got 0s"},
+		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Timeout = durationPtr(0) }), "event_hook.timeout: must be greater than zero, got 0s"},
 	} {
 		if err := tt.c.Validate(); err == nil || err.Error() != "service web: "+tt.want {
 			t.Errorf("%+v:\ngot  %v\nwant %s", tt.c, err, tt.want)
@@ -132,11 +127,11 @@ func TestValidateRefusesOperations(t *testing.T) {
 	}
 }
 
-func TestValidateRefusesResolvers(t *testing.T) {
+func TestValidateRejectsResolvers(t *testing.T) {
 	for _, text := range []string{"", "dns.example", "1.1.1.1:", "1.1.1.1:0", "1.1.1.1:65536", "1.1.1.1:dns", " 1.1.1.1",
 		"[1.1.1.1]", "[::1", "::1]", "[::1]x", "udp/1.1.1.1", "1.1.1", "fe80::1%a b"} {
 		err := Config{Name: "web", Backends: []string{"a:1"}, Resolvers: []string{text}}.Validate()
-		if err == nil || !strings.HasPrefix(err.Error(), "service web: resolvers: "+strconv.Quote(text)+": must be an address") {
+		if err == nil || !strings.HasPrefix(err.Error(), "service web: resolvers: "+strconv.Quote(text)+": must be an IP address or ip:port, ") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
@@ -144,9 +139,9 @@ func TestValidateRefusesResolvers(t *testing.T) {
 
 func TestValidateReportsAll(t *testing.T) {
 	err := Config{
-		Name: "\t", ConnectTimeout: lasting(0), Resolvers: []string{"x", "y"}, MaxUDPSessions: number(-1),
+		Name: "\t", ConnectTimeout: durationPtr(0), Resolvers: []string{"x", "y"}, MaxUDPSessions: intPtr(-1),
 		Backends: []string{"a", "b", "c:1", "C:1"}, AccessLog: "x", ProxyProtocolUDP: "x", EventHook: &EventHook{Events: []string{"x", "y"}},
-		HealthCheck: &HealthCheck{Interval: lasting(0), Rise: number(0), Send: "hex:", Expect: "hex:"},
+		HealthCheck: &HealthCheck{Interval: durationPtr(0), Rise: intPtr(0), Send: "hex:", Expect: "hex:"},
 	}.Validate()
 	if err == nil {
 		t.Fatal("accepted")

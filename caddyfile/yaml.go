@@ -4,20 +4,19 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// Adapter is the config adapter "async-relay": it takes the YAML files of the
-// program of that name unchanged and turns them into a whole Caddy config,
-// each service into a layer4 server of its name.
+// Adapter implements the config adapter "async-relay". It converts the YAML files
+// of the program async-relay, unchanged, to a complete Caddy config. Each service
+// becomes a layer4 server with the name of the service.
 //
-// The files are YAML 1.1, as that program reads them. What it accepts and can
-// not serve is refused, keys nobody knows and features that do not act here are
-// warned about, and all problems of a file come in one report, one a line:
+// The files are YAML 1.1, as async-relay reads them. Values that async-relay
+// accepts but cannot serve are errors. Unknown keys and unsupported features are
+// warnings. All problems of a file are reported together, one per line:
 //
 //	line 7: service "edge": listen.port: must be 1 to 65535, got 65536
 type Adapter struct{}
 
-// Adapt implements [caddyconfig.Adapter]. The one option it looks at is
-// "filename", which its warnings then carry. The same body always gives the
-// same bytes.
+// Adapt implements [caddyconfig.Adapter]. Its only option is "filename", which
+// its warnings then contain. Equal bodies give equal output.
 func (Adapter) Adapt(body []byte, options map[string]any) ([]byte, []caddyconfig.Warning, error) {
 	rep := &report{}
 	rep.file, _ = options["filename"].(string)
@@ -33,8 +32,8 @@ func (Adapter) Adapt(body []byte, options map[string]any) ([]byte, []caddyconfig
 	return out, rep.allWarnings(), nil
 }
 
-// readFile reads as much of the file as makes sense, so that one run shows
-// every problem. What it returns is of use only if there were none.
+// readFile reads as much of the file as possible, so that one run reports every
+// problem. The services are complete only if rep has no problems.
 func readFile(rep *report, body []byte) []service {
 	node := parseYAML(rep, body)
 	if node == nil {
@@ -42,10 +41,10 @@ func readFile(rep *report, body []byte) []service {
 	}
 	root := value{rep: rep, node: node, line: node.Line}
 	if root.node.Kind != yamlMapping {
-		root.expected(`a mapping with the key "services"`)
+		root.mustBe(`a mapping with the key "services"`)
 		return nil
 	}
-	fields := root.fields("services", "web_ui", "_meta") // _meta: the original's own notes
+	fields := root.fields("services", "web_ui", "_meta") // async-relay writes _meta itself
 	services := readServices(fields)
 	if v, ok := fields.get("web_ui"); ok {
 		readWebUI(v, services)

@@ -19,15 +19,15 @@ const (
 	yamlAlias    = yaml.AliasNode
 )
 
-// parseYAML returns the root of the one document in body, after all checks
-// that need no knowledge of the format. It returns nil where the problems
-// leave nothing to go on with.
+// parseYAML returns the root node of the only document in body, after all checks
+// that do not depend on the keys. It returns nil if the document cannot be read
+// any further.
 func parseYAML(rep *report, body []byte) *yaml.Node {
 	body = bytes.TrimPrefix(body, []byte("\uFEFF"))
 	if !checkText(rep, body) {
 		return nil
 	}
-	body = takeVersion(body)
+	body = commentOutVersion(body)
 
 	var document, second yaml.Node
 	decoder := yaml.NewDecoder(bytes.NewReader(body))
@@ -55,8 +55,8 @@ func parseYAML(rep *report, body []byte) *yaml.Node {
 	return root
 }
 
-// checkText refuses bytes that are not text before the parser does, whose
-// errors would not say where they are.
+// checkText reports the first byte that is not text. The parser rejects it too,
+// but without its line.
 func checkText(rep *report, body []byte) bool {
 	line := 1
 	for i := 0; i < len(body); {
@@ -76,13 +76,14 @@ func checkText(rep *report, body []byte) bool {
 	return true
 }
 
-// version finds the directive that may stand above the document.
-var version = regexp.MustCompile(`\A(?:[ \t]*(?:#[^\n]*)?\r?\n)*(%)YAML[ \t]+1\.\d+`)
+// versionDirective matches the %YAML directive that may precede the document.
+var versionDirective = regexp.MustCompile(`\A(?:[ \t]*(?:#[^\n]*)?\r?\n)*(%)YAML[ \t]+1\.\d+`)
 
-// takeVersion turns the version directive into a comment: the parser knows
-// only 1.1, and nothing here differs in later ones.
-func takeVersion(body []byte) []byte {
-	if at := version.FindSubmatchIndex(body); at != nil {
+// commentOutVersion turns the version directive into a comment. The parser
+// accepts only version 1.1, and the files have the same meaning in later 1.x
+// versions.
+func commentOutVersion(body []byte) []byte {
+	if at := versionDirective.FindSubmatchIndex(body); at != nil {
 		body = bytes.Clone(body)
 		body[at[2]] = '#'
 	}
@@ -92,28 +93,29 @@ func takeVersion(body []byte) []byte {
 var (
 	errorLine = regexp.MustCompile(`^line (\d+): `)
 
-	// fromGrammar tells the errors that come with no line, or with that of the
-	// block around the mistake, from those that come with its own.
-	fromGrammar = regexp.MustCompile(`^(unknown anchor|found (undefined|duplicate)|` +
+	// withoutOwnLine matches the parser errors that have no line, or the line of
+	// the block around the mistake.
+	withoutOwnLine = regexp.MustCompile(`^(unknown anchor|found (undefined|duplicate)|` +
 		`did not find expected (node content|key|',' or|'-' indicator|<))`)
 )
 
+// syntaxError reports an error of the YAML parser.
 func syntaxError(rep *report, body []byte, err error) {
 	line, text := 1, strings.TrimPrefix(err.Error(), "yaml: ")
 	if at := errorLine.FindStringSubmatch(text); at != nil {
 		line, _ = strconv.Atoi(at[1])
 		text = strings.TrimPrefix(text, at[0])
 	}
-	if fromGrammar.MatchString(text) {
+	if withoutOwnLine.MatchString(text) {
 		line = lastLineRead(body)
 	}
 	rep.fail(line, place{}, "not valid YAML: %s", text)
 }
 
-// lastLineRead is the line of the last text that the parser looked at before
-// it gave up.
+// lastLineRead returns the line of the last text that the parser read before it
+// failed.
 func lastLineRead(body []byte) int {
-	source := &byteByByte{body: body}
+	source := &oneByteReader{body: body}
 	decoder := yaml.NewDecoder(source)
 	for range 2 {
 		if decoder.Decode(new(yaml.Node)) != nil {
@@ -124,17 +126,18 @@ func lastLineRead(body []byte) int {
 	return 1 + bytes.Count(read, []byte("\n"))
 }
 
-// byteByByte hands out no more than the parser needs to see.
-type byteByByte struct {
+// oneByteReader returns one byte per call, so that read is the number of bytes
+// that the parser needed.
+type oneByteReader struct {
 	body []byte
 	read int
 }
 
-func (b *byteByByte) Read(p []byte) (int, error) {
-	if b.read == len(b.body) {
+func (r *oneByteReader) Read(p []byte) (int, error) {
+	if r.read == len(r.body) {
 		return 0, io.EOF
 	}
-	p[0] = b.body[b.read]
-	b.read++
+	p[0] = r.body[r.read]
+	r.read++
 	return 1, nil
 }

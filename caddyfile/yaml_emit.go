@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// The part of Caddy's JSON that a file becomes. Durations are text, which is
-// what a person reads who looks at the result.
+// The part of Caddy's JSON that the adapter writes. Durations are text, so that
+// the output of "caddy adapt" is readable.
 type (
 	caddyJSON struct {
 		Apps appsJSON `json:"apps"`
@@ -45,18 +45,19 @@ type (
 	}
 )
 
-// literal keeps braces from being read as placeholders, which
-// these files do not have.
-var literal = strings.NewReplacer("{", `\{`, "}", `\}`)
+// braceEscaper escapes braces, which would otherwise be placeholders. The YAML
+// files have no placeholders.
+var braceEscaper = strings.NewReplacer("{", `\{`, "}", `\}`)
 
+// emit returns the Caddy config of the services as JSON.
 func emit(services []service) ([]byte, error) {
 	servers := make(map[string]serverJSON, len(services))
 	for _, s := range services {
 		servers[s.name] = serverJSON{
-			Listen: s.networks(),
+			Listen: s.listenAddresses(),
 			Routes: []routeJSON{{Handle: []relayJSON{{
 				Handler:  "relay",
-				Name:     literal.Replace(s.name),
+				Name:     braceEscaper.Replace(s.name),
 				Backends: s.backends,
 				Cooldown: duration(s.cooldown),
 

@@ -1,7 +1,7 @@
 package caddyfile
 
-// readHealthCheck returns nil where no checks are to be made. The original
-// connects to TCP backends and never probes the others.
+// readHealthCheck returns nil if backends are not to be probed. async-relay
+// probes TCP backends by connecting, and never probes UDP backends.
 func readHealthCheck(v value, tcp bool) *healthCheckJSON {
 	f, ok := v.mapping("enabled", "interval", "timeout")
 	if !ok {
@@ -29,7 +29,7 @@ func readHealthCheck(v value, tcp bool) *healthCheckJSON {
 	case !enabled:
 		return nil
 	case !tcp:
-		v.rep.warn(v.line, v.at, "has no effect: a UDP backend is probed only with something to send and to expect, which this file can not say")
+		v.warn("ignored: a UDP backend is probed only with a payload to send, which this file format does not have")
 		return nil
 	}
 	return &healthCheckJSON{Interval: duration(interval), Timeout: duration(timeout)}

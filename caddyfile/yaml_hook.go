@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// readEventHook returns nil where the command is never to run. The original
-// knows no enabled, and has no events unless some are listed.
+// readEventHook returns nil if the command never runs. async-relay has no key
+// "enabled" here, and runs the command only for the listed events.
 func readEventHook(v value) *eventHookJSON {
 	f, ok := v.mapping("enabled", "command", "args", "events", "timeout")
 	if !ok {
 		return nil
 	}
 	hook := &eventHookJSON{}
-	if v, ok := f.need("command", commandExpected); ok {
-		command, _ := v.word(commandExpected)
+	if v, ok := f.required("command", commandExpected); ok {
+		command, _ := v.rawText(commandExpected)
 		hook.Command = hookText(v, command)
 	}
 	if v, ok := f.get("args"); ok {
@@ -22,7 +22,7 @@ func readEventHook(v value) *eventHookJSON {
 		for _, arg := range args {
 			s, ok := arg.scalar()
 			if !ok || s.kind == scalarNull {
-				arg.expected("text")
+				arg.mustBe("text")
 			}
 			hook.Args = append(hook.Args, hookText(arg, s.text))
 		}
@@ -38,21 +38,21 @@ func readEventHook(v value) *eventHookJSON {
 
 	switch {
 	case !f.enabled(true):
-		v.rep.warn(v.line, v.at, "not enabled, so the command never runs; async-relay knows no such key and runs it")
+		v.warn("ignored: not enabled; async-relay has no such key and runs the command")
 		return nil
 	case len(hook.Events) == 0:
-		v.rep.warn(v.line, v.at, "has no effect: no events are listed, so the command never runs")
+		v.warn("ignored: no events listed, so the command never runs")
 		return nil
 	}
 	return hook
 }
 
-// hookText is text for a command, whose braces are no placeholders.
+// hookText returns a command or argument with its braces escaped.
 func hookText(v value, text string) string {
 	if err := checkArgument(text); err != nil {
 		v.fail("%v", err)
 	}
-	return literal.Replace(text)
+	return braceEscaper.Replace(text)
 }
 
 func readEvents(v value) (names []string) {
@@ -61,7 +61,7 @@ func readEvents(v value) (names []string) {
 	for _, event := range events {
 		name, ok := event.text(what)
 		if ok && !slices.Contains(hookEvents, name) {
-			event.expected(what)
+			event.mustBe(what)
 		}
 		names = append(names, name)
 	}

@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// The networks of listen addresses: the relay's own, which survive reloads and
-// take IPv4 alone on an IPv4 address.
+// The networks of listen addresses. They are the relay's own, which keep their
+// sockets over reloads and accept only IPv4 on an IPv4 address.
 const (
 	networkTCP = "relay+tcp"
 	networkUDP = "relay+udp"
 )
 
-// listenAddress is where a service, or the web page, listens.
+// listenAddress is the address on which a service or the web page listens.
 type listenAddress struct {
-	host string     // name or address; empty where none could be read
-	addr netip.Addr // valid where host is an address
-	port uint16     // 0 where none could be read
+	host string     // name or address; empty if it could not be read
+	addr netip.Addr // valid if host is an address
+	port uint16     // 0 if it could not be read
 }
 
 const addressExpected = `an address, "0.0.0.0" for all of IPv4, "::" for all, or a host name`
@@ -28,10 +28,10 @@ func readListen(v value) (l listenAddress) {
 	if !ok {
 		return l
 	}
-	if v, ok := f.need("address", addressExpected); ok {
+	if v, ok := f.required("address", addressExpected); ok {
 		l.host, l.addr = readAddress(v)
 	}
-	if v, ok := f.need("port", "1 to 65535"); ok {
+	if v, ok := f.required("port", "1 to 65535"); ok {
 		l.port, _ = v.port()
 	}
 	return l
@@ -56,7 +56,7 @@ func readAddress(v value) (string, netip.Addr) {
 		if err == nil {
 			return host, addr
 		}
-		v.expected(addressExpected)
+		v.mustBe(addressExpected)
 	}
 	return "", netip.Addr{}
 }
@@ -65,8 +65,8 @@ func (l listenAddress) String() string {
 	return net.JoinHostPort(l.host, strconv.Itoa(int(l.port)))
 }
 
-// networks is where the service listens, in Caddy's notation.
-func (s service) networks() (addresses []string) {
+// listenAddresses returns the addresses of the service in Caddy's notation.
+func (s service) listenAddresses() (addresses []string) {
 	if s.tcp {
 		addresses = append(addresses, networkTCP+"/"+s.listen.String())
 	}
@@ -76,9 +76,9 @@ func (s service) networks() (addresses []string) {
 	return addresses
 }
 
-// overlaps reports whether a client could be meant for both addresses. The
-// kernel may let both bind all the same, and then deals clients out at random
-// or to the narrower one, which no file says it wants.
+// overlaps reports whether a client can reach both addresses on one network. The
+// kernel may nevertheless allow both sockets. It then distributes clients at
+// random or gives them to the more specific address.
 func (l listenAddress) overlaps(m listenAddress) bool {
 	switch {
 	case l.port != m.port || l.port == 0 || l.host == "" || m.host == "":
@@ -92,8 +92,9 @@ func (l listenAddress) overlaps(m listenAddress) bool {
 func (l listenAddress) all() bool     { return l.addr.Is6() && l.addr.IsUnspecified() }
 func (l listenAddress) allIPv4() bool { return l.addr.Is4() && l.addr.IsUnspecified() }
 
-// checkClashes reports each service that listens where one before it does.
-func checkClashes(rep *report, services []service) {
+// checkListenConflicts reports each service whose listen address overlaps with
+// that of an earlier service.
+func checkListenConflicts(rep *report, services []service) {
 	onPort := make(map[uint16][]service)
 	for _, s := range services {
 		for _, first := range onPort[s.listen.port] {
@@ -102,7 +103,7 @@ func checkClashes(rep *report, services []service) {
 				protocol = "udp"
 			}
 			if (s.tcp && first.tcp || s.udp && first.udp) && s.listen.overlaps(first.listen) {
-				rep.fail(s.line, place{s.label, "listen"}, "%s on %s is taken by %s on line %d, which listens on %s",
+				rep.fail(s.line, place{s.label, "listen"}, "%s on %s conflicts with %s on line %d, which listens on %s",
 					protocol, s.listen, first.label, first.line, first.listen)
 				break
 			}

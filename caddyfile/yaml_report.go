@@ -10,12 +10,13 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// place says where in the file something is, besides its line.
+// place identifies a value in the file by its service and key.
 type place struct {
-	service string // as the report names it; empty outside of services
-	field   string // keys joined by dots, seen from the service or the root
+	service string // as in the report; empty outside of services
+	field   string // keys from the service or the root, joined by dots
 }
 
+// key returns the place of a key in the mapping at p.
 func (p place) key(name string) place {
 	if p.field != "" {
 		name = p.field + "." + name
@@ -23,7 +24,7 @@ func (p place) key(name string) place {
 	return place{p.service, name}
 }
 
-// report collects what is wrong with a file and what is worth a warning.
+// report collects the problems and warnings of a file.
 type report struct {
 	file     string
 	problems []problem
@@ -56,13 +57,14 @@ func (r *report) warn(line int, at place, format string, args ...any) {
 	})
 }
 
-// allWarnings is in the order of the file.
+// allWarnings returns the warnings in the order of their lines.
 func (r *report) allWarnings() []caddyconfig.Warning {
 	slices.SortStableFunc(r.warnings, func(a, b caddyconfig.Warning) int { return a.Line - b.Line })
 	return r.warnings
 }
 
-// err is all problems in the order of the file, one a line, or nil.
+// err returns all problems in the order of their lines, one per line, or nil if
+// there are none.
 func (r *report) err() error {
 	if len(r.problems) == 0 {
 		return nil
@@ -75,43 +77,11 @@ func (r *report) err() error {
 	return errors.New(strings.Join(lines, "\n"))
 }
 
-// quoted is text for a report, cut short where it is long.
+// quoted returns text in quotes, shortened if it is long.
 func quoted(text string) string {
 	const most = 60
 	if runes := []rune(text); len(runes) > most {
 		text = string(runes[:most]) + "..."
 	}
 	return strconv.Quote(text)
-}
-
-// nearest is the known key that key was probably meant to be, or "".
-func nearest(key string, known []string) string {
-	best, least := "", 3
-	for _, k := range known {
-		if d := distance(strings.ToLower(key), k); d < least && d < len(k)/2 {
-			best, least = k, d
-		}
-	}
-	return best
-}
-
-// distance is the number of letters to add, drop or change to turn a into b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

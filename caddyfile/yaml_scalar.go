@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// scalarKind is the type YAML 1.1 gives a scalar.
+// scalarKind is the type of a scalar in YAML 1.1.
 type scalarKind int
 
 const (
@@ -20,18 +20,18 @@ const (
 	scalarFloat
 )
 
-// scalar is a scalar as the original reads it. The parser underneath follows
-// other rules in places (base 60, octal, yes and no), so its own idea of the
-// types is not used.
+// scalar is a scalar with the type that async-relay gives it. The type of the
+// YAML parser is not used, because the parser follows other rules for base 60,
+// octal numbers, yes and no.
 type scalar struct {
-	kind   scalarKind
-	text   string  // as written, without quotes
-	truth  bool    // of a bool
-	number float64 // of an int or float; exact as far as anything here counts
+	kind    scalarKind
+	text    string  // as written, without quotes
+	boolean bool    // value of a bool
+	number  float64 // value of an int or float; exact for all valid ports and durations
 }
 
-// The patterns of YAML 1.1 as PyYAML has them. A float needs a dot, and an
-// exponent a sign: 8e3 is text.
+// The patterns of YAML 1.1 as in PyYAML. A float needs a dot and its exponent
+// needs a sign, so 8e3 is text.
 var (
 	intPattern = regexp.MustCompile(`^(?:[-+]?0b[01_]+|[-+]?0[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|` +
 		`[-+]?0x[0-9a-fA-F_]+|[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+)$`)
@@ -41,12 +41,13 @@ var (
 	boolPattern = regexp.MustCompile(`^(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$`)
 	nullPattern = regexp.MustCompile(`^(?:~|null|Null|NULL|)$`)
 
-	// decimal is a number given as text.
+	// decimal matches text that is a decimal number.
 	decimal = regexp.MustCompile(`^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$`)
 )
 
-// resolveScalar gives n its type: the one its tag asks for where the text is
-// fit for it, text where it is quoted, else the one its form implies.
+// resolveScalar returns n with its type. A tag determines the type if the text is
+// valid for it. Quoted text is text. Otherwise the form of the text determines
+// the type.
 func resolveScalar(n *yaml.Node) scalar {
 	const quotes = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
 	tag := ""
@@ -65,7 +66,7 @@ func resolveScalar(n *yaml.Node) scalar {
 		s.kind = scalarBool
 		switch strings.ToLower(s.text) {
 		case "yes", "true", "on":
-			s.truth = true
+			s.boolean = true
 		}
 	case may("!!int") && intPattern.MatchString(s.text):
 		s.kind, s.number = scalarInt, intValue(s.text)
@@ -77,7 +78,7 @@ func resolveScalar(n *yaml.Node) scalar {
 	return s
 }
 
-// intValue is the value of text that intPattern matches.
+// intValue returns the value of text that intPattern matches.
 func intValue(text string) float64 {
 	text, sign := signOf(strings.ReplaceAll(text, "_", ""))
 	base := 10.0
@@ -99,7 +100,7 @@ func intValue(text string) float64 {
 	return sign * number
 }
 
-// floatValue is the value of text that floatPattern or decimal matches.
+// floatValue returns the value of text that floatPattern or decimal matches.
 func floatValue(text string) float64 {
 	text, sign := signOf(strings.ReplaceAll(text, "_", ""))
 	switch strings.ToLower(text) {
@@ -111,8 +112,8 @@ func floatValue(text string) float64 {
 	return sign * base60(text)
 }
 
-// base60 reads hours, minutes and seconds as in 1:30:00, or a plain number.
-// A number too large for a float64 is infinite, and refused as such.
+// base60 parses a number in base 60, such as 1:30:00, or a plain number. A number
+// too large for a float64 becomes infinite, which all callers reject.
 func base60(text string) (number float64) {
 	for part := range strings.SplitSeq(text, ":") {
 		n, _ := strconv.ParseFloat(part, 64)

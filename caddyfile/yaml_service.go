@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// defaultCooldown is what a service of the original has unless it says
-// otherwise. A relay written for Caddy has none.
+// defaultCooldown is the cooldown of a YAML service without backend_cooldown, as
+// in async-relay. It differs from the default of Config, which is 0.
 const defaultCooldown = 30 * time.Minute
 
-// service is one entry of the list of services.
+// service is one element of the list of services.
 type service struct {
 	name     string
-	label    string // what reports call it
+	label    string // its name in reports
 	line     int
 	listen   listenAddress
 	tcp, udp bool
@@ -24,10 +24,10 @@ type service struct {
 
 const servicesExpected = "a list of services"
 
-// readServices reads all services, those with problems included as far as they
-// can be read.
+// readServices reads all services. A service with problems is read as far as
+// possible.
 func readServices(root fields) (services []service) {
-	list, ok := root.need("services", servicesExpected)
+	list, ok := root.required("services", servicesExpected)
 	if !ok {
 		return nil
 	}
@@ -39,18 +39,18 @@ func readServices(root fields) (services []service) {
 		list.fail("must be %s with at least one, got an empty list", servicesExpected)
 	}
 
-	named := make(map[string]int)
+	lines := make(map[string]int) // by name
 	for i, item := range items {
 		item.at = place{service: serviceLabel(item.node, i)}
 		s := readService(item)
-		if first, ok := named[s.name]; ok && s.name != "" {
-			item.rep.fail(s.line, item.at.key("name"), "must be unique, but the service on line %d has it too", first)
+		if first, ok := lines[s.name]; ok && s.name != "" {
+			item.rep.fail(s.line, item.at.key("name"), "must be unique, first used on line %d", first)
 			continue
 		}
-		named[s.name] = s.line
+		lines[s.name] = s.line
 		services = append(services, s)
 	}
-	checkClashes(root.rep, services)
+	checkListenConflicts(root.rep, services)
 	return services
 }
 
@@ -60,13 +60,13 @@ func readService(v value) service {
 	if !ok {
 		return s
 	}
-	if v, ok := f.need("name", "text"); ok {
+	if v, ok := f.required("name", "text"); ok {
 		s.name = readName(v)
 	}
-	if v, ok := f.need("listen", "a mapping with address and port"); ok {
+	if v, ok := f.required("listen", "a mapping with address and port"); ok {
 		s.listen = readListen(v)
 	}
-	if v, ok := f.need("backends", backendsExpected); ok {
+	if v, ok := f.required("backends", backendsExpected); ok {
 		s.backends = readBackends(v)
 	}
 	s.tcp, s.udp = true, true
@@ -86,7 +86,7 @@ func readService(v value) service {
 }
 
 func readName(v value) string {
-	name, ok := v.word("text")
+	name, ok := v.rawText("text")
 	if !ok {
 		return ""
 	}
@@ -111,7 +111,7 @@ func readProtocol(v value) (tcp, udp bool) {
 	case "both":
 		return true, true
 	}
-	v.expected(what)
+	v.mustBe(what)
 	return false, false
 }
 
@@ -133,12 +133,12 @@ func readBackends(v value) (texts []string) {
 		}
 		text = strings.Trim(text, " \t")
 		b, err := ParseBackend(text)
-		if err == nil && first[b.endpoint()] != 0 {
-			item.fail("%q: must be listed once, is the same backend as on line %d", text, first[b.endpoint()])
-			continue
-		}
 		if err != nil {
 			item.fail("%v", err)
+			continue
+		}
+		if line, ok := first[b.endpoint()]; ok {
+			item.fail("%q: listed twice, first on line %d", text, line)
 			continue
 		}
 		first[b.endpoint()] = item.line

@@ -1,174 +1,125 @@
 package caddyfile
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
-	"math"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2"
-	"go.yaml.in/yaml/v3"
 )
 
-// TestScalars has the types and values that PyYAML gives each text.
-func TestScalars(t *testing.T) {
-	for text, want := range map[string]any{
-		"":               nil,
-		"~":              nil,
-		"null":           nil,
-		"nUll":           "nUll",
-		`""`:             "",
-		"yes":            true,
-		"On":             true,
-		"OFF":            false,
-		"no":             false,
-		"True":           true,
-		"tRue":           "tRue",
-		"y":              "y",
-		`"yes"`:          "yes",
-		"'no'":           "no",
-		"0":              0,
-		"8080":           8080,
-		"-1":             -1,
-		"+8080":          8080,
-		"8_080":          8080,
-		"0x1F90":         8080,
-		"-0x10":          -16,
-		"0b101":          5,
-		"017700":         8128,
-		"08080":          "08080",
-		"0o17":           "0o17",
-		"22:22":          1342,
-		"1:00:00":        3600,
-		"-1:30":          -90,
-		"1:60":           "1:60",
-		"10:80":          "10:80",
-		"8080.0":         8080.0,
-		"1_0.5":          10.5,
-		".5":             0.5,
-		"5.":             5.0,
-		"1.5e+3":         1500.0,
-		"1.5e3":          "1.5e3",
-		"8e3":            "8e3",
-		"1:30.5":         90.5,
-		".inf":           math.Inf(1),
-		"-.INF":          math.Inf(-1),
-		"infinity":       "infinity",
-		"10.0.0.1":       "10.0.0.1",
-		"10.0.0.1:80":    "10.0.0.1:80",
-		"2001-01-01":     "2001-01-01",
-		`!!int "8080"`:   8080,
-		`!!int "x"`:      "x",
-		`!!str 8080`:     "8080",
-		`!!float "5"`:    5.0,
-		`!!float 5`:      5.0,
-		`!!bool "yes"`:   true,
-		`!!null x`:       nil,
-		"|\n  8080":      "8080",
-		">-\n  yes":      "yes",
-		"! 5":            5,
-		"99999999999999": 99999999999999,
-	} {
-		var doc yaml.Node
-		if err := yaml.Unmarshal([]byte("a: "+text+"\n"), &doc); err != nil {
-			t.Errorf("%q: %v", text, err)
-			continue
-		}
-		got := resolveScalar(doc.Content[0].Content[1])
-		var value any
-		switch got.kind {
-		case scalarText:
-			value = strings.TrimSuffix(got.text, "\n")
-		case scalarBool:
-			value = got.truth
-		case scalarInt:
-			value = int(got.number)
-		case scalarFloat:
-			value = got.number
-		}
-		if value != want {
-			t.Errorf("%q: got %#v, want %#v", text, value, want)
-		}
+// TestYAML compares the result of each file with its golden file: Caddy's JSON
+// and the warnings, or the report.
+func TestYAML(t *testing.T) {
+	for _, file := range glob(t, "testdata/yaml/*.yaml") {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
+			got := yamlOutcome(t, readTestFile(t, file))
+			golden := strings.TrimSuffix(file, ".yaml") + ".golden"
+			if *update {
+				writeTestFile(t, golden, got)
+			} else if want := string(readTestFile(t, golden)); got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
 	}
 }
 
-// TestListening has the addresses as they are written, because what they bind
-// depends on each part: the relay's networks take IPv4 alone on 0.0.0.0 and
-// both families on ::, and survive reloads, which tcp and udp do not.
-func TestListening(t *testing.T) {
-	for _, tt := range []struct{ address, protocol, want string }{
-		{"0.0.0.0", "tcp", "relay+tcp/0.0.0.0:53"},
-		{"0.0.0.0", "udp", "relay+udp/0.0.0.0:53"},
-		{"0.0.0.0", "both", "relay+tcp/0.0.0.0:53 relay+udp/0.0.0.0:53"},
-		{"::", "tcp", "relay+tcp/[::]:53"},
-		{"::", "udp", "relay+udp/[::]:53"},
-		{"::", "both", "relay+tcp/[::]:53 relay+udp/[::]:53"},
-		{"0:0::0", "tcp", "relay+tcp/[::]:53"},
-		{"::ffff:0.0.0.0", "both", "relay+tcp/0.0.0.0:53 relay+udp/0.0.0.0:53"},
-		{"127.0.0.1", "both", "relay+tcp/127.0.0.1:53 relay+udp/127.0.0.1:53"},
-		{"::ffff:127.0.0.1", "tcp", "relay+tcp/127.0.0.1:53"},
-		{"::1", "both", "relay+tcp/[::1]:53 relay+udp/[::1]:53"},
-		{"fe80::1%eth0", "both", "relay+tcp/[fe80::1%eth0]:53 relay+udp/[fe80::1%eth0]:53"},
-		{"LocalHost", "both", "relay+tcp/localhost:53 relay+udp/localhost:53"},
-		{"bücher.example", "udp", "relay+udp/xn--bcher-kva.example:53"},
-	} {
-		body := fmt.Sprintf("services: [{name: a, protocol: %s, listen: {address: %q, port: 53}, backends: ['a:1']}]\n", tt.protocol, tt.address)
-		out, _, err := Adapter{}.Adapt([]byte(body), nil)
-		if err != nil {
-			t.Errorf("%s on %s: %v", tt.protocol, tt.address, err)
-			continue
-		}
-		listen := decodeWhole(t, out).Apps.Layer4.Servers["a"].Listen
-		if got := strings.Join(listen, " "); got != tt.want {
-			t.Errorf("%s on %s: got %s, want %s", tt.protocol, tt.address, got, tt.want)
-		}
-		for _, text := range listen {
-			// Caddy must read it as it is meant, a zone and brackets included.
-			if a, err := caddy.ParseNetworkAddress(text); err != nil || a.String() != text {
-				t.Errorf("%s: Caddy reads %s, %v", text, a, err)
+func yamlOutcome(t *testing.T, body []byte) string {
+	out, warnings, err := Adapter{}.Adapt(body, map[string]any{"filename": "config.yaml"})
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	decodeWhole(t, out)
+	var text bytes.Buffer
+	relaytest.Check(t, json.Indent(&text, out, "", "\t"))
+	text.WriteByte('\n')
+	for _, w := range warnings {
+		fmt.Fprintf(&text, "warning: %s\n", w)
+	}
+	return text.String()
+}
+
+// wholeConfig is the part of Caddy's JSON that the adapter writes. Its handlers
+// embed Config.
+type wholeConfig struct {
+	Apps struct {
+		Layer4 struct {
+			Servers map[string]struct {
+				Listen []string
+				Routes []struct {
+					Handle []struct {
+						Handler string
+						Config
+					}
+				}
 			}
 		}
 	}
 }
 
-// TestHookTextIsLiteral covers what would be a placeholder in a config of
-// Caddy's.
-func TestHookTextIsLiteral(t *testing.T) {
-	const body = `services: [{name: a, listen: {address: '::', port: 1}, backends: ['a:1'],
-		event_hook: {command: '{env.HOME}', args: ['{"a": {}}', '\{', '}\'], events: [backend_failed]}}]`
-	out, _, err := Adapter{}.Adapt([]byte(body), nil)
-	if err != nil {
-		t.Fatal(err)
+// decodeWhole decodes the output of the adapter. It checks that the output has no
+// unknown fields and that its relays are valid.
+func decodeWhole(t *testing.T, out []byte) (whole wholeConfig) {
+	t.Helper()
+	decoder := json.NewDecoder(bytes.NewReader(out))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&whole); err != nil {
+		t.Fatalf("%v in %s", err, out)
 	}
-	c, err := decodeWhole(t, out).Apps.Layer4.Servers["a"].Routes[0].Handle[0].Resolved(caddy.NewReplacer())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if hook := c.EventHook; hook.Command != "{env.HOME}" || strings.Join(hook.Args, " ") != `{"a": {}} \{ }\` {
-		t.Errorf("%s with %q", hook.Command, hook.Args)
-	}
-}
-
-func TestNearest(t *testing.T) {
-	known := []string{"name", "protocol", "backends", "backend_cooldown"}
-	for key, want := range map[string]string{
-		"Protocol": "protocol", "protcol": "protocol", "backend": "backends", "backendcooldown": "backend_cooldown",
-		"weight": "", "x": "", "": "", "nme": "name", "tame": "name", "same_as": "", "protokolle": "",
-	} {
-		if got := nearest(key, known); got != want {
-			t.Errorf("%q: got %q, want %q", key, got, want)
+	for name, server := range whole.Apps.Layer4.Servers {
+		if len(server.Routes) != 1 || len(server.Routes[0].Handle) != 1 {
+			t.Fatalf("server %q must have one handler: %s", name, out)
+		}
+		resolved, err := server.Routes[0].Handle[0].Resolved(caddy.NewReplacer())
+		relaytest.Check(t, err)
+		if resolved.Name != name {
+			t.Errorf("server %q has service %q", name, resolved.Name)
+		}
+		if err := resolved.Validate(); err != nil {
+			t.Error(err)
 		}
 	}
+	return whole
 }
 
-// TestWarningsCarryTheFile also covers the adapter without a file, as over
-// HTTP.
-func TestWarningsCarryTheFile(t *testing.T) {
-	const body = "x: 1\nservices: [{name: a, listen: {address: '::', port: 1}, backends: ['a:1']}]\n"
-	for file, options := range map[string]map[string]any{"config.yaml": {"filename": "config.yaml"}, "": nil} {
-		_, warnings, err := Adapter{}.Adapt([]byte(body), options)
-		if err != nil || len(warnings) != 1 || warnings[0].File != file || warnings[0].Line != 1 || warnings[0].Directive != "x" {
-			t.Errorf("%q: %v, %v", file, warnings, err)
+func FuzzYAML(f *testing.F) {
+	for _, pattern := range []string{"testdata/yaml-corpus/*.yaml", "testdata/yaml/*.yaml"} {
+		for _, file := range glob(f, pattern) {
+			f.Add(readTestFile(f, file))
 		}
 	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		given := bytes.Clone(body)
+		out, warnings, err := Adapter{}.Adapt(body, nil)
+		if !bytes.Equal(body, given) {
+			t.Fatal("Adapt changed the body")
+		}
+		if err != nil {
+			if out != nil {
+				t.Fatalf("got %s with error %v", out, err)
+			}
+			for line := range strings.Lines(err.Error()) {
+				if !strings.HasPrefix(line, "line ") {
+					t.Fatalf("line without a line number: %q", line)
+				}
+			}
+			return
+		}
+		again, warningsAgain, err := Adapter{}.Adapt(body, nil)
+		if err != nil || !bytes.Equal(out, again) || len(warnings) != len(warningsAgain) {
+			t.Fatalf("second run: got %s, %v, want %s", again, err, out)
+		}
+		for _, server := range decodeWhole(t, out).Apps.Layer4.Servers {
+			checkRoundTrip(t, server.Routes[0].Handle[0].Config)
+			for _, text := range server.Listen {
+				if a, err := caddy.ParseNetworkAddress(text); err != nil || a.StartPort == 0 || a.Host == "" {
+					t.Fatalf("listens on %s: %v", text, err)
+				}
+			}
+		}
+	})
 }

@@ -6,34 +6,36 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxValues bounds what a file holds once its aliases are followed. It is far
-// beyond any real file, and stops those that grow without end.
+// maxValues limits the number of values of a file after its aliases are expanded.
+// It stops files whose nested aliases grow exponentially.
 const maxValues = 1_000_000
 
-// treeCheck goes once over everything that is written in the file, known keys
-// or not, and reports what YAML itself or the original's reader forbids.
+// treeCheck visits every node of the file once, under known and unknown keys, and
+// reports what YAML itself or async-relay's reader does not allow.
 type treeCheck struct {
 	rep   *report
-	sizes map[*yaml.Node]int // values below a node, aliases followed
-	open  map[*yaml.Node]bool
-	fatal bool // aliases can not be followed
+	sizes map[*yaml.Node]int  // number of values of a node with its aliases expanded
+	open  map[*yaml.Node]bool // the nodes above the visited one
+	fatal bool                // an alias contains itself
 }
 
-// checkTree reports whether the tree can be read on.
+// checkTree reports the problems of the tree. It returns false if the tree cannot
+// be read any further.
 func checkTree(rep *report, root *yaml.Node) bool {
 	t := &treeCheck{rep: rep, sizes: make(map[*yaml.Node]int), open: make(map[*yaml.Node]bool)}
 	if t.visit(root, place{}) > maxValues {
-		rep.fail(root.Line, place{}, "more than %d values once aliases are followed", maxValues)
+		rep.fail(root.Line, place{}, "more than %d values after expanding aliases", maxValues)
 		return false
 	}
 	return !t.fatal
 }
 
-// visit returns the size of n, at most a little more than maxValues.
+// visit checks n and returns its size, which is at most slightly more than
+// maxValues.
 func (t *treeCheck) visit(n *yaml.Node, at place) int {
 	if n.Kind == yamlAlias {
 		if t.open[n.Alias] {
-			t.rep.fail(n.Line, at, "alias *%s stands for something that contains it", n.Value)
+			t.rep.fail(n.Line, at, "alias *%s refers to a value that contains it", n.Value)
 			t.fatal = true
 		}
 		return 1 + t.sizes[n.Alias]
@@ -63,7 +65,7 @@ func (t *treeCheck) visit(n *yaml.Node, at place) int {
 func (t *treeCheck) visitMapping(n *yaml.Node, at place) (size int) {
 	first := make(map[string]int)
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, val := follow(n.Content[i]), n.Content[i+1]
+		key, val := resolveAlias(n.Content[i]), n.Content[i+1]
 		size = min(size+t.visit(n.Content[i], at), maxValues+1)
 		if key.Kind != yamlScalar {
 			t.rep.fail(n.Content[i].Line, at, "a key must be text, got %s", describe(key))
@@ -77,14 +79,14 @@ func (t *treeCheck) visitMapping(n *yaml.Node, at place) (size int) {
 		}
 		first[key.Value] = n.Content[i].Line
 		if isMerge(n.Content[i]) && !mergeable(val) {
-			t.rep.fail(val.Line, here, "must be a mapping or a list of mappings to take keys from, got %s", describe(follow(val)))
+			t.rep.fail(val.Line, here, "must be a mapping or a list of mappings to merge, got %s", describe(resolveAlias(val)))
 		}
 	}
 	return size
 }
 
-// checkTag refuses tags that would make a value something the format does not
-// have, or ask a reader to run code.
+// checkTag rejects tags other than those of the basic types. Other tags give
+// types that the format does not have, or make a reader run code.
 func (t *treeCheck) checkTag(n *yaml.Node, at place) {
 	if n.Style&yaml.TaggedStyle == 0 {
 		return
@@ -102,17 +104,17 @@ func (t *treeCheck) checkTag(n *yaml.Node, at place) {
 		known = n.Tag == "!!seq"
 	}
 	if !known {
-		t.rep.fail(n.Line, at, "tag %s can not be used here", n.Tag)
+		t.rep.fail(n.Line, at, "tag %s not allowed here", n.Tag)
 	}
 }
 
-// serviceLabel is what a report calls the service at index of the list: by its
-// name, or by its number, counted from one, where it has none.
+// serviceLabel returns the name that reports use for the service at index of the
+// list: its own name, or its number, counted from one.
 func serviceLabel(item *yaml.Node, index int) string {
-	item = follow(item)
+	item = resolveAlias(item)
 	if item.Kind == yamlMapping {
 		for i := 0; i+1 < len(item.Content); i += 2 {
-			name := follow(item.Content[i+1])
+			name := resolveAlias(item.Content[i+1])
 			if item.Content[i].Value == "name" && name.Kind == yamlScalar && resolveScalar(name).kind != scalarNull {
 				return "service " + quoted(name.Value)
 			}
@@ -121,24 +123,28 @@ func serviceLabel(item *yaml.Node, index int) string {
 	return fmt.Sprintf("service #%d", index+1)
 }
 
-func follow(n *yaml.Node) *yaml.Node {
+// resolveAlias returns the node that an alias refers to, and any other node as it
+// is.
+func resolveAlias(n *yaml.Node) *yaml.Node {
 	if n.Kind == yamlAlias {
 		return n.Alias
 	}
 	return n
 }
 
+// isMerge reports whether key is the merge key "<<".
 func isMerge(key *yaml.Node) bool {
 	return key.Kind == yamlScalar && key.Tag == "!!merge" && key.Style&yaml.TaggedStyle == 0
 }
 
+// mergeable reports whether n is a valid value of a merge key.
 func mergeable(n *yaml.Node) bool {
-	n = follow(n)
+	n = resolveAlias(n)
 	if n.Kind != yamlSequence {
 		return n.Kind == yamlMapping
 	}
 	for _, item := range n.Content {
-		if follow(item).Kind != yamlMapping {
+		if resolveAlias(item).Kind != yamlMapping {
 			return false
 		}
 	}
@@ -152,29 +158,30 @@ type pair struct {
 	val  *yaml.Node
 }
 
-// pairs lists what a mapping holds. Its own keys come before those it takes
-// over by merge keys, and win over them, as the first of several sources does.
+// pairs returns the keys and values of a mapping, first its own and then the
+// merged ones. Its own keys override merged ones, and an earlier merged mapping
+// overrides a later one.
 func pairs(n *yaml.Node) []pair {
 	var own, merged []pair
 	has := make(map[string]bool)
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key := follow(n.Content[i])
+		key := resolveAlias(n.Content[i])
 		if key.Kind != yamlScalar || isMerge(n.Content[i]) || has[key.Value] {
 			continue
 		}
 		has[key.Value] = true
-		own = append(own, pair{key.Value, n.Content[i].Line, follow(n.Content[i+1])})
+		own = append(own, pair{key.Value, n.Content[i].Line, resolveAlias(n.Content[i+1])})
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if !isMerge(n.Content[i]) {
 			continue
 		}
 		sources := []*yaml.Node{n.Content[i+1]}
-		if list := follow(n.Content[i+1]); list.Kind == yamlSequence {
+		if list := resolveAlias(n.Content[i+1]); list.Kind == yamlSequence {
 			sources = list.Content
 		}
 		for _, source := range sources {
-			if source = follow(source); source.Kind != yamlMapping {
+			if source = resolveAlias(source); source.Kind != yamlMapping {
 				continue
 			}
 			for _, p := range pairs(source) {

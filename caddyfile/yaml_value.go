@@ -11,9 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// value is a node together with where it stands, so that whoever reads it can
-// say what is wrong with it. Its methods report what they can not read, and
-// then return false.
+// value is a node with its place in the file. Its methods convert the node. They
+// report a node that they cannot convert and then return false.
 type value struct {
 	rep  *report
 	node *yaml.Node // never an alias
@@ -21,11 +20,16 @@ type value struct {
 	at   place
 }
 
+// fail reports a problem with v.
 func (v value) fail(format string, args ...any) { v.rep.fail(v.line, v.at, format, args...) }
 
-func (v value) expected(what string) { v.fail("must be %s, got %s", what, describe(v.node)) }
+// warn adds a warning about v.
+func (v value) warn(format string, args ...any) { v.rep.warn(v.line, v.at, format, args...) }
 
-// describe is what a report says it got.
+// mustBe reports that v is not what was expected.
+func (v value) mustBe(what string) { v.fail("must be %s, got %s", what, describe(v.node)) }
+
+// describe returns the text that reports use for n after "got".
 func describe(n *yaml.Node) string {
 	switch n.Kind {
 	case yamlMapping:
@@ -38,31 +42,31 @@ func describe(n *yaml.Node) string {
 		return "nothing"
 	case s.kind == scalarText:
 		return quoted(s.text)
-	case strings.Contains(s.text, ":"): // a number in base 60
+	case strings.Contains(s.text, ":"): // base 60
 		return s.text + ", which YAML reads as the number " + strconv.FormatFloat(s.number, 'f', -1, 64)
 	default:
 		return s.text
 	}
 }
 
-// fields is a mapping whose known keys can be asked for.
+// fields holds the values of a mapping's known keys.
 type fields struct {
 	value
 	byKey map[string]value
 }
 
-// fields reads a mapping and warns of its keys that are not known, which have
-// no effect. v must be a mapping.
+// fields returns the fields of v, which must be a mapping, and warns about its
+// unknown keys, which are ignored.
 func (v value) fields(known ...string) fields {
 	f := fields{v, make(map[string]value)}
 	for _, p := range pairs(v.node) {
 		child := value{v.rep, p.val, p.line, v.at.key(p.key)}
 		if slices.Contains(known, p.key) {
 			f.byKey[p.key] = child
-		} else if meant := nearest(p.key, known); meant != "" {
-			v.rep.warn(child.line, child.at, "unknown key, ignored; did you mean %q?", meant)
+		} else if meant := suggestKey(p.key, known); meant != "" {
+			child.warn("unknown key, ignored; did you mean %q?", meant)
 		} else {
-			v.rep.warn(child.line, child.at, "unknown key, ignored")
+			child.warn("unknown key, ignored")
 		}
 	}
 	return f
@@ -73,8 +77,8 @@ func (f fields) get(key string) (value, bool) {
 	return v, ok
 }
 
-// need is get for a key that must be there.
-func (f fields) need(key, what string) (value, bool) {
+// required is like get, but reports a missing key.
+func (f fields) required(key, what string) (value, bool) {
 	v, ok := f.byKey[key]
 	if !ok {
 		f.rep.fail(f.line, f.at.key(key), "is missing; must be %s", what)
@@ -82,38 +86,40 @@ func (f fields) need(key, what string) (value, bool) {
 	return v, ok
 }
 
-// enabled takes true and false only. The original takes any text for true,
-// "false" included.
+// enabled returns the value of the key "enabled", which must be true or false.
+// async-relay treats any text as true, even "false".
 func (f fields) enabled(def bool) bool {
 	v, ok := f.get("enabled")
 	if !ok {
 		return def
 	}
-	enabled, _ := v.truth()
+	enabled, _ := v.boolean()
 	return enabled
 }
 
-// mapping is fields for a value that should be a mapping.
+// mapping is like fields, but reports a value that is not a mapping.
 func (v value) mapping(known ...string) (fields, bool) {
 	if v.node.Kind != yamlMapping {
-		v.expected("a mapping")
+		v.mustBe("a mapping")
 		return fields{}, false
 	}
 	return v.fields(known...), true
 }
 
+// list returns the elements of a list.
 func (v value) list(what string) ([]value, bool) {
 	if v.node.Kind != yamlSequence {
-		v.expected(what)
+		v.mustBe(what)
 		return nil, false
 	}
 	items := make([]value, len(v.node.Content))
 	for i, n := range v.node.Content {
-		items[i] = value{v.rep, follow(n), n.Line, v.at}
+		items[i] = value{v.rep, resolveAlias(n), n.Line, v.at}
 	}
 	return items, true
 }
 
+// scalar returns v if it is a scalar. Unlike the other methods it reports nothing.
 func (v value) scalar() (scalar, bool) {
 	if v.node.Kind != yamlScalar {
 		return scalar{}, false
@@ -121,37 +127,38 @@ func (v value) scalar() (scalar, bool) {
 	return resolveScalar(v.node), true
 }
 
-// text is a scalar that YAML, too, takes for text.
+// text returns a scalar whose YAML type is text.
 func (v value) text(what string) (string, bool) {
 	s, ok := v.scalar()
 	if !ok || s.kind != scalarText {
-		v.expected(what)
+		v.mustBe(what)
 		return "", false
 	}
 	return s.text, true
 }
 
-// word is any scalar with something in it, read as the text it is written as.
-func (v value) word(what string) (string, bool) {
+// rawText returns a scalar of any type as it is written. Null and blank scalars
+// are rejected.
+func (v value) rawText(what string) (string, bool) {
 	s, ok := v.scalar()
 	if !ok || s.kind == scalarNull || strings.TrimSpace(s.text) == "" {
-		v.expected(what)
+		v.mustBe(what)
 		return "", false
 	}
 	return s.text, true
 }
 
-func (v value) truth() (is, ok bool) {
+func (v value) boolean() (b, ok bool) {
 	s, ok := v.scalar()
 	if !ok || s.kind != scalarBool {
-		v.expected("true or false")
+		v.mustBe("true or false")
 		return false, false
 	}
-	return s.truth, true
+	return s.boolean, true
 }
 
-// port takes whole numbers, also as text. Base 60, which YAML makes of 22:22,
-// is nobody's idea of a port.
+// port accepts a whole number, also as text. It rejects base 60: YAML reads 22:22
+// as 1342, which is not the port that was meant.
 func (v value) port() (uint16, bool) {
 	number := 0.0
 	switch s, ok := v.scalar(); {
@@ -169,12 +176,12 @@ func (v value) port() (uint16, bool) {
 	if number >= 1 && number <= math.MaxUint16 && number == math.Trunc(number) {
 		return uint16(number), true
 	}
-	v.expected("1 to 65535")
+	v.mustBe("1 to 65535")
 	return 0, false
 }
 
-// seconds takes a number of seconds, also as text; zero only if that has a
-// meaning.
+// seconds accepts a number of seconds, also as text. zero tells whether zero is
+// allowed.
 func (v value) seconds(zero bool) (time.Duration, bool) {
 	const what = "a number of seconds"
 	s, ok := v.scalar()
@@ -187,24 +194,24 @@ func (v value) seconds(zero bool) (time.Duration, bool) {
 			v.fail("must be %s, got %q; write %s", what, s.text, strconv.FormatFloat(d.Seconds(), 'f', -1, 64))
 			return 0, false
 		}
-		v.expected(what)
+		v.mustBe(what)
 		return 0, false
 	case !ok || s.kind != scalarInt && s.kind != scalarFloat:
-		v.expected(what)
+		v.mustBe(what)
 		return 0, false
 	}
 
 	switch {
 	case math.IsNaN(number) || number > maxDuration.Seconds():
-		v.expected("at most " + strconv.FormatFloat(maxDuration.Seconds(), 'f', -1, 64) + " seconds (100 years)")
+		v.mustBe("at most " + strconv.FormatFloat(maxDuration.Seconds(), 'f', -1, 64) + " seconds (100 years)")
 		return 0, false
 	case zero && number < 0:
-		v.expected("zero or more seconds")
+		v.mustBe("zero or more seconds")
 		return 0, false
 	}
 	d := time.Duration(math.Round(number * float64(time.Second)))
 	if !zero && d <= 0 {
-		v.expected("greater than zero seconds")
+		v.mustBe("greater than zero seconds")
 		return 0, false
 	}
 	return d, true

@@ -2,13 +2,13 @@ package caddyfile
 
 import "net/netip"
 
-// The page of the original is checked as the original checks it, and then
-// warned about, because there is none here.
+// The settings of async-relay's web page are checked as async-relay does, and
+// then ignored with a warning, because the page is not supported.
 
 var defaultWebListen = listenAddress{"127.0.0.1", netip.AddrFrom4([4]byte{127, 0, 0, 1}), 8088}
 
-// readWebUI also refuses a page on a port that a service needs: the file can
-// not have worked, and the service may not be the one that is meant.
+// readWebUI also rejects a page whose address conflicts with a service.
+// async-relay cannot bind both, so such a file never worked.
 func readWebUI(v value, services []service) {
 	f, ok := v.mapping("enabled", "listen_address", "port", "auth")
 	if !ok {
@@ -32,12 +32,12 @@ func readWebUI(v value, services []service) {
 	}
 	for _, s := range services {
 		if s.tcp && listen.overlaps(s.listen) {
-			at.fail("tcp on %s is taken by %s on line %d, which listens on %s", listen, s.label, s.line, s.listen)
+			at.fail("tcp on %s conflicts with %s on line %d, which listens on %s", listen, s.label, s.line, s.listen)
 			return
 		}
 	}
-	v.rep.warn(v.line, v.at, "has no effect: there is no web page, nothing listens on %s; "+
-		"GET /relay/services on Caddy's admin endpoint shows the services", listen)
+	v.warn("ignored: the web page is not supported, so nothing listens on %s; "+
+		"use GET /relay/services of Caddy's admin API", listen)
 }
 
 func readWebAuth(v value) {
@@ -51,9 +51,9 @@ func readWebAuth(v value) {
 		v, ok := f.get(key)
 		switch {
 		case enabled && !ok:
-			f.need(key, what)
+			f.required(key, what)
 		case enabled:
-			v.word(what)
+			v.rawText(what)
 		}
 	}
 }

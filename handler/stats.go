@@ -49,7 +49,7 @@ type BackendStats struct {
 // in it once they left.
 type Gone struct {
 	Totals
-	upstream.Past
+	upstream.Departed
 }
 
 // Refusal is why a client was not served.
@@ -169,7 +169,7 @@ func (s *Service) stats(now time.Time, settle bool) Stats {
 
 	s.listBackends(&stats, now, settle)
 	for n := range stats.Gone {
-		stats.Gone[n].Past = s.Pool.Past(upstream.Network(n))
+		stats.Gone[n].Departed = s.Pool.Departed(upstream.Network(n))
 	}
 	return stats
 }

@@ -7,13 +7,14 @@ import (
 	"time"
 )
 
-// normalize gives the one spelling of a name that the cache uses: DNS does not tell letter cases
-// apart (RFC 4343), and a trailing dot only says that the name is complete.
+// normalize returns the spelling of a name that the cache uses: lower case, without a trailing dot.
+// DNS ignores the case of letters (RFC 4343), and a trailing dot only marks the name as complete.
 func normalize(host string) string {
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
-// literal answers for an IP address. It wants the host as written: IPv6 zones have letter cases.
+// literal returns the answer for an IP address. host must not be normalized, because IPv6 zones are
+// case-sensitive.
 func literal(host string) (Answer, bool) {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
@@ -22,9 +23,9 @@ func literal(host string) (Answer, bool) {
 	return Answer{Addrs: []netip.Addr{addr.Unmap()}, ResolvedAt: time.Now()}, true
 }
 
-// tidy unmaps addresses, removes duplicates and interleaves the families, beginning with that of
-// the first address (RFC 8305 section 4). Within a family the order stays: the one who answered
-// has sorted by preference (RFC 6724).
+// tidy unmaps addresses, removes duplicates and interleaves the families, beginning with that of the
+// first address (RFC 8305 section 4). The order within a family is kept, because the resolver has
+// sorted by preference (RFC 6724).
 func tidy(addrs []netip.Addr) []netip.Addr {
 	var first, second []netip.Addr
 	for _, addr := range addrs {
@@ -49,7 +50,7 @@ func tidy(addrs []netip.Addr) []netip.Addr {
 	return both
 }
 
-// sameSet says whether two tidy answers name the same addresses, in whatever order.
+// sameSet reports whether two tidy answers have the same addresses in any order.
 func sameSet(a, b []netip.Addr) bool {
 	if len(a) != len(b) {
 		return false

@@ -8,13 +8,13 @@ import (
 
 func TestTidy(t *testing.T) {
 	for name, test := range map[string]struct{ got, want string }{
-		"nothing":             {"", ""},
-		"one family":          {"192.0.2.3 192.0.2.1 192.0.2.2", "192.0.2.3 192.0.2.1 192.0.2.2"},
-		"mapped":              {"::ffff:192.0.2.1", "192.0.2.1"},
-		"twice":               {"192.0.2.1 2001:db8::1 ::ffff:192.0.2.1 2001:db8::1", "192.0.2.1 2001:db8::1"},
-		"IPv4 first":          {"192.0.2.1 192.0.2.2 192.0.2.3 2001:db8::1", "192.0.2.1 2001:db8::1 192.0.2.2 192.0.2.3"},
-		"IPv6 first":          {"2001:db8::1 2001:db8::2 192.0.2.1 192.0.2.2", "2001:db8::1 192.0.2.1 2001:db8::2 192.0.2.2"},
-		"one before the many": {"2001:db8::1 192.0.2.1 192.0.2.2", "2001:db8::1 192.0.2.1 192.0.2.2"},
+		"nothing":                         {"", ""},
+		"one family":                      {"192.0.2.3 192.0.2.1 192.0.2.2", "192.0.2.3 192.0.2.1 192.0.2.2"},
+		"mapped":                          {"::ffff:192.0.2.1", "192.0.2.1"},
+		"twice":                           {"192.0.2.1 2001:db8::1 ::ffff:192.0.2.1 2001:db8::1", "192.0.2.1 2001:db8::1"},
+		"IPv4 first":                      {"192.0.2.1 192.0.2.2 192.0.2.3 2001:db8::1", "192.0.2.1 2001:db8::1 192.0.2.2 192.0.2.3"},
+		"IPv6 first":                      {"2001:db8::1 2001:db8::2 192.0.2.1 192.0.2.2", "2001:db8::1 192.0.2.1 2001:db8::2 192.0.2.2"},
+		"one address of the first family": {"2001:db8::1 192.0.2.1 192.0.2.2", "2001:db8::1 192.0.2.1 192.0.2.2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := tidy(ips(strings.Fields(test.got)...))
@@ -42,7 +42,7 @@ func TestSameSet(t *testing.T) {
 		{"192.0.2.1 192.0.2.2", "192.0.2.1", false},
 	} {
 		if got := sameSet(ips(strings.Fields(test.a)...), ips(strings.Fields(test.b)...)); got != test.want {
-			t.Errorf("%s and %s the same: %v", test.a, test.b, got)
+			t.Errorf("sameSet(%s, %s) = %v", test.a, test.b, got)
 		}
 	}
 }

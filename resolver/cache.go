@@ -12,109 +12,114 @@ import (
 const (
 	defaultTTL = time.Hour
 
-	// maxEntries bounds the memory of a Cache.
+	// maxEntries limits the memory of a Cache.
 	maxEntries = 10_000
 
-	// failureMemory is how long a failure answers for the name, so that an outage of DNS is not
-	// a storm of queries.
+	// failureMemory is how long Lookup returns a failure without a new query, so that a DNS outage
+	// does not cause a storm of queries.
 	failureMemory = 5 * time.Second
 
-	// refreshFailureMemory is the same for Refresh: the many clients that hit one dead backend
-	// together share one failure, yet a failure from before is no answer to a strike.
+	// refreshFailureMemory is how long Refresh returns a failure without a new query. It is long
+	// enough that all clients of a backend that just died share one failure. It is short, because
+	// a failed attempt calls for a current answer.
 	refreshFailureMemory = time.Second
 )
 
-// Config says how a Cache asks and how long it remembers.
+// Config holds the settings of a Cache.
 type Config struct {
-	// TTL is the life of an entry. Default: 1 h (also for values of zero and less).
+	// TTL is the lifetime of an entry. Default: 1 h. Values of zero and less give the default.
 	TTL time.Duration
 
-	// Servers are the DNS servers to ask instead of the system's resolver. Empty: the system's.
+	// Servers lists DNS servers to query instead of the system's resolver. Default: the system's
+	// resolver.
 	//
-	// Names are then asked as written, as if they ended in a dot: the search domains of the host
-	// do not apply. (nginx's resolver directive behaves so too.) The hosts file of the host still
-	// does. Servers are asked over UDP, and over TCP when an answer is truncated. The first is
-	// asked first; the next one follows at once when it fails, or alongside when it has not
-	// answered within a second. The first good answer, or the first "no such host", counts.
+	// The servers are queried in their order. The next one is queried at once if the previous one
+	// fails, and in parallel if it has not answered within a second. The first good answer or "no
+	// such host" is the result. Queries use UDP, and TCP if an answer is truncated.
+	//
+	// Names are queried as written, as if they ended with a dot: the search domains of the host do
+	// not apply. (nginx's resolver directive does the same.) The hosts file of the host still
+	// applies.
 	Servers []netip.AddrPort
 
-	// Lookup asks for the addresses of host. It must return when ctx ends, and may be called
-	// concurrently. Default: made from Servers.
+	// Lookup queries the addresses of host. It must return when ctx ends, and may be called
+	// concurrently. Default: queries Servers.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 
-	// Observer is told what happens. Default: nobody is.
+	// Observer is notified of results. Default: none.
 	Observer Observer
 
-	// Counts counts the queries. Caches may share one. Default: nobody counts.
+	// Counts counts the queries. Caches may share one. Default: none.
 	Counts *Counts
 }
 
-// Counts counts queries by what they came to, those of the background included. An answer from
-// memory is no query, nor is one that the end of a Cache cut short. The zero value is ready for
-// use.
+// Counts counts queries by their result, including those of the background. It does not count
+// answers from memory, nor queries that [Cache.Close] ended. The zero value is ready for use.
 type Counts struct {
-	OK     atomic.Uint64 // there was an answer
-	Stale  atomic.Uint64 // there was none, and the old addresses stay
-	Failed atomic.Uint64 // there was none, and there are no old addresses
+	OK     atomic.Uint64 // answered
+	Stale  atomic.Uint64 // failed, old addresses kept
+	Failed atomic.Uint64 // failed, no old addresses
 }
 
-// Observer is told what an operator wants to read. Its methods are called without any lock held,
-// possibly concurrently. They must not call [Cache.Close], which waits for them, and must not
-// modify the addresses.
+// Observer is notified of the results that an operator wants in the log. Its methods are called
+// without locks held, possibly concurrently. They must not call [Cache.Close], which waits for
+// them, and must not modify the addresses.
 type Observer interface {
-	// Resolved tells the first answer for a name.
+	// Resolved reports the first answer for a name.
 	Resolved(host string, addrs []netip.Addr)
 
-	// Changed tells an answer that differs from the one before, whatever their order.
+	// Changed reports an answer with other addresses than the previous one. Their order is
+	// ignored.
 	Changed(host string, old, new []netip.Addr)
 
-	// Stale tells that asking again failed and that the old answer, resolved age ago, is kept.
-	// Told once per outage of a name, and again at most every TTL.
+	// Stale reports that a query failed and that the old answer, resolved age ago, is kept. It is
+	// called once per outage of a name, and again at most every TTL.
 	Stale(host string, addrs []netip.Addr, age time.Duration, err error)
 
-	// Failed tells that asking failed and that there is nothing to serve. Told once per outage
-	// of a name.
+	// Failed reports that a query failed and that there is no old answer. It is called once per
+	// outage of a name.
 	Failed(host string, err error)
 }
 
-// Answer is what the Cache knows of a name.
+// Answer holds the addresses of a name.
 type Answer struct {
-	// Addrs are the addresses in the order to try them: without duplicates, IPv4-mapped ones as
-	// IPv4, families interleaved (RFC 8305 section 4). Shared: it must not be modified.
+	// Addrs lists the addresses in the order to try them: without duplicates, IPv4-mapped ones as
+	// IPv4, families interleaved (RFC 8305 section 4). It is shared and must not be modified.
 	Addrs []netip.Addr
 
-	// Stale says that the addresses are old ones, given because there are no newer ones yet.
+	// Stale reports whether the addresses are older than allowed. They are then returned because
+	// there is no newer answer.
 	Stale bool
 
-	// ResolvedAt is when the addresses were learnt.
+	// ResolvedAt is the time of the query that returned the addresses.
 	ResolvedAt time.Time
 }
 
-// Cache remembers the addresses of names. It is safe for concurrent use. Make it with [New].
+// Cache caches the addresses of names. It is safe for concurrent use. Create it with [New].
 type Cache struct {
 	// Set once by New.
 	ttl      time.Duration
 	servers  []netip.AddrPort
-	lookup   askFunc
+	lookup   lookupFunc
 	observer Observer // may be nil
 	counts   *Counts
-	born     time.Time // what entry.used counts from
+	created  time.Time // entry.used is relative to this
 	ctx      context.Context
 	cancel   context.CancelFunc
-	wake     chan struct{} // tells keepFresh that c.due or c.refreshing changed
+	wake     chan struct{} // tells refreshLoop that c.due or c.refreshing changed
 
-	running sync.WaitGroup // keepFresh and all flights
+	running sync.WaitGroup // refreshLoop and all flights
 
-	// mu is never held while asking or telling. A hit takes it for reading only.
+	// mu is not held during queries and calls of the observer. A hit locks it for reading only.
 	mu         sync.RWMutex
 	entries    map[string]*entry
-	due        dueHeap        // all entries but those in flight
-	held       map[string]int // how many hold a name
-	refreshing int            // background flights
+	due        dueHeap        // all entries except those in flight
+	held       map[string]int // number of holds by name
+	refreshing int            // number of background flights
 	closed     bool
 }
 
-// New makes a Cache, which asks nothing until it is asked. The caller must Close it.
+// New returns a Cache, which sends its first query at the first lookup. The caller must close it.
 func New(cfg Config) *Cache {
 	c := &Cache{
 		ttl:      cfg.TTL,
@@ -122,7 +127,7 @@ func New(cfg Config) *Cache {
 		lookup:   cfg.Lookup,
 		observer: cfg.Observer,
 		counts:   cfg.Counts,
-		born:     time.Now(),
+		created:  time.Now(),
 		wake:     make(chan struct{}, 1),
 		entries:  make(map[string]*entry),
 		held:     make(map[string]int),
@@ -131,34 +136,34 @@ func New(cfg Config) *Cache {
 		c.ttl = defaultTTL
 	}
 	if c.lookup == nil {
-		c.lookup = askSystem
+		c.lookup = lookupSystem
 		if len(cfg.Servers) > 0 {
-			c.lookup = newAsker(cfg.Servers).lookup
+			c.lookup = newServerList(cfg.Servers).lookup
 		}
 	}
 	if c.counts == nil {
 		c.counts = new(Counts)
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.running.Go(c.keepFresh)
+	c.running.Go(c.refreshLoop)
 	return c
 }
 
-// TTL is the life of an entry.
+// TTL returns the lifetime of an entry.
 func (c *Cache) TTL() time.Duration { return c.ttl }
 
-// Servers are the DNS servers that are asked instead of the system's resolver; they must not be
-// modified.
+// Servers returns the DNS servers that are queried instead of the system's resolver. The caller
+// must not modify them.
 func (c *Cache) Servers() []netip.AddrPort { return c.servers }
 
-// askSystem asks the way every other program on the host does.
-func askSystem(ctx context.Context, host string) ([]netip.Addr, error) {
+// lookupSystem queries the system's resolver, as other programs on the host do.
+func lookupSystem(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// Close ends the background refresh and all lookups in flight, and waits for their goroutines.
-// Those who wait for a lookup get stale addresses or an error. Afterwards the Cache answers from
-// what it has and asks no more.
+// Close ends the background refresh and all queries in flight, and waits for their goroutines.
+// Callers that wait for a query get stale addresses or an error. A closed Cache still returns
+// cached answers, but sends no queries.
 func (c *Cache) Close() {
 	c.mu.Lock()
 	c.closed = true
@@ -167,10 +172,10 @@ func (c *Cache) Close() {
 	c.running.Wait()
 }
 
-// Cached answers from the cache alone: it neither asks nor waits. It is false unless there is a
-// fresh entry: one not older than the TTL, and not dropped by [Cache.Refresh] or [Cache.Flush].
-// An answer marks the name as used. For a name this takes no exclusive lock and does not allocate.
-// An IP address is its own answer.
+// Cached returns the answer if a fresh entry is cached, that is, one not older than the TTL and not
+// dropped by [Cache.Refresh] or [Cache.Flush]. It neither queries nor waits, takes no exclusive lock
+// and, for a name, does not allocate. A hit marks the name as used. The answer for an IP address is
+// the address itself.
 func (c *Cache) Cached(host string) (Answer, bool) {
 	if answer, ok := c.hit(normalize(host)); ok {
 		return answer, true
@@ -178,6 +183,7 @@ func (c *Cache) Cached(host string) (Answer, bool) {
 	return literal(host)
 }
 
+// hit returns the fresh entry of a normalized name and marks it as used.
 func (c *Cache) hit(name string) (Answer, bool) {
 	now := time.Now()
 	c.mu.RLock()
@@ -190,16 +196,15 @@ func (c *Cache) hit(name string) (Answer, bool) {
 	return e.answer(now), true
 }
 
-// Lookup answers from the cache like [Cache.Cached], and else asks. All who miss a name at one
-// time share one query, which runs on when they leave.
+// Lookup returns the cached answer like [Cache.Cached], or queries DNS. Concurrent lookups of one
+// name share one query, which continues if their contexts end.
 //
-// Where old addresses are at hand, they are the answer (Stale) when the query fails or when it
-// takes longer than patience, counted from its start. Without them Lookup waits until the query or
-// ctx ends. For 5 s after a failed query Lookup answers at once: with the old addresses, or with
-// that failure.
+// If old addresses are cached, Lookup returns them (Stale) when the query fails or takes longer than
+// patience, counted from the start of the query. Otherwise it waits until the query or ctx ends. For
+// 5 s after a failed query, Lookup returns the old addresses or that failure at once.
 //
-// Errors read "lookup NAME: reason". They wrap the [net.DNSError], where there is one, or the
-// cause of ctx's end.
+// Errors read "lookup NAME: reason". They wrap the [net.DNSError], if there is one, or the cause of
+// the end of ctx.
 func (c *Cache) Lookup(ctx context.Context, host string, patience time.Duration) (Answer, error) {
 	if answer, ok := c.Cached(host); ok {
 		return answer, nil
@@ -207,10 +212,10 @@ func (c *Cache) Lookup(ctx context.Context, host string, patience time.Duration)
 	return c.resolve(ctx, normalize(host), patience, time.Time{}, failureMemory)
 }
 
-// Refresh is the lookup after a failed attempt that began at since: unless the entry was resolved
-// after that, it is dropped (its addresses are old ones from then on) and asked for anew. A query in
-// flight is joined. A failure younger than a second is taken as the answer: the old addresses, or
-// that failure. Patience and errors are those of [Cache.Lookup].
+// Refresh looks host up after a failed attempt that began at since. If the entry was resolved after
+// since, Refresh returns it. Otherwise it makes the entry stale and queries DNS or joins a query in
+// flight. If a query failed less than a second ago, it returns the old addresses or that failure
+// instead. patience and errors are those of [Cache.Lookup].
 func (c *Cache) Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) (Answer, error) {
 	if answer, ok := literal(host); ok {
 		return answer, nil
@@ -218,8 +223,8 @@ func (c *Cache) Refresh(ctx context.Context, host string, since time.Time, patie
 	return c.resolve(ctx, normalize(host), patience, since, refreshFailureMemory)
 }
 
-// resolve answers with an entry resolved after since, a failure younger than memory, or what a
-// flight brings. Lookup is the case of no since: then any fresh entry will do.
+// resolve returns an entry resolved after since, a failure younger than memory, or the result of a
+// query. Lookup passes a zero since, for which any fresh entry is new enough.
 func (c *Cache) resolve(ctx context.Context, name string, patience time.Duration, since time.Time, memory time.Duration) (Answer, error) {
 	now := time.Now()
 	c.mu.Lock()
@@ -260,8 +265,8 @@ func (c *Cache) resolve(ctx context.Context, name string, patience time.Duration
 	return Answer{}, err
 }
 
-// Hold keeps names fresh in the background, used or not, from the first time they are resolved. It
-// asks nothing itself. Holds are counted: each needs one [Cache.Release].
+// Hold keeps names fresh in the background even if they are not used, once they have been resolved.
+// It sends no query itself. Holds are counted, and each requires one [Cache.Release].
 func (c *Cache) Hold(hosts ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -270,7 +275,7 @@ func (c *Cache) Hold(hosts ...string) {
 	}
 }
 
-// Release takes back one [Cache.Hold] of each of the names.
+// Release undoes one [Cache.Hold] of each of the names.
 func (c *Cache) Release(hosts ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-func TestHitAsksNothing(t *testing.T) {
+func TestHitSendsNoQuery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1"), takes: time.Second}
-		c, diary := newCache(t, dns)
+		c, events := newCache(t, dns)
 		if answer, ok := c.Cached("a.example"); ok {
 			t.Fatalf("an empty cache answered %v", answer)
 		}
@@ -23,24 +23,24 @@ func TestHitAsksNothing(t *testing.T) {
 		lookup(t, c, "a.example", false, "192.0.2.1")
 		elapsed(t, start, time.Second)
 
-		learnt := time.Now()
+		resolved := time.Now()
 		time.Sleep(time.Minute)
 		start = time.Now()
 		for _, host := range []string{"a.example", "A.Example", "a.example."} {
 			lookup(t, c, host, false, "192.0.2.1")
 			answer, ok := c.Cached(host)
-			if !ok || !answer.ResolvedAt.Equal(learnt) {
+			if !ok || !answer.ResolvedAt.Equal(resolved) {
 				t.Fatalf("cached %q: %v, %v", host, answer, ok)
 			}
 		}
 		elapsed(t, start, 0)
 		synctest.Wait()
 		dns.wantQueries(t, 1)
-		diary.want(t, "resolved a.example [192.0.2.1]")
+		events.want(t, "resolved a.example [192.0.2.1]")
 	})
 }
 
-func TestAddressIsItsOwnAnswer(t *testing.T) {
+func TestAnswerForAnAddressIsTheAddress(t *testing.T) {
 	dns := &fakeDNS{}
 	c, _ := newCache(t, dns)
 	for host, want := range map[string]string{
@@ -59,19 +59,17 @@ func TestAddressIsItsOwnAnswer(t *testing.T) {
 	}
 	dns.wantQueries(t, 0)
 	if entries := c.Entries(); len(entries) > 0 {
-		t.Errorf("addresses are in the cache: %v", entries)
+		t.Errorf("the cache has entries for addresses: %v", entries)
 	}
 }
 
 func TestDefaultTTLIsAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		dns.set(func(d *fakeDNS) { d.err = errDown }) // nothing refreshes the entry
 		time.Sleep(time.Hour - 1)
 		if _, ok := c.Cached("a.example"); !ok {
-			t.Error("expired within the hour")
+			t.Error("expired before an hour had passed")
 		}
 		time.Sleep(time.Nanosecond)
 		if _, ok := c.Cached("a.example"); ok {
@@ -80,7 +78,7 @@ func TestDefaultTTLIsAnHour(t *testing.T) {
 	})
 }
 
-func TestFailuresAreRememberedFiveSeconds(t *testing.T) {
+func TestFailuresAreRememberedForFiveSeconds(t *testing.T) {
 	notFound := &net.DNSError{Err: "no such host", Name: "a.example", Server: "192.0.2.53:53", IsNotFound: true}
 	for name, test := range map[string]struct {
 		err  error
@@ -92,7 +90,7 @@ func TestFailuresAreRememberedFiveSeconds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				dns := &fakeDNS{err: test.err}
-				c, diary := newCache(t, dns)
+				c, events := newCache(t, dns)
 				fail := func() {
 					t.Helper()
 					_, err := c.Lookup(t.Context(), "a.example", patience)
@@ -110,24 +108,22 @@ func TestFailuresAreRememberedFiveSeconds(t *testing.T) {
 				fail()
 				dns.wantQueries(t, 2)
 				synctest.Wait()
-				diary.want(t, "failed a.example: "+test.want) // once
+				events.want(t, "failed a.example: "+test.want) // once
 
-				// Success ends the outage; the next one is told again.
+				// A success ends the outage.
 				dns.set(func(d *fakeDNS) { d.err, d.addrs = nil, names("a.example", "192.0.2.1") })
 				time.Sleep(5 * time.Second)
 				lookup(t, c, "a.example", false, "192.0.2.1")
 				synctest.Wait()
-				diary.want(t, "resolved a.example [192.0.2.1]")
+				events.want(t, "resolved a.example [192.0.2.1]")
 			})
 		})
 	}
 }
 
-func TestFailuresWithinMemoryGiveStaleAtOnce(t *testing.T) {
+func TestRememberedFailureReturnsStaleAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		c.Flush("")
 		dns.set(func(d *fakeDNS) { d.err = errDown })
 		lookup(t, c, "a.example", true, "192.0.2.1")
@@ -145,19 +141,20 @@ func TestFailuresWithinMemoryGiveStaleAtOnce(t *testing.T) {
 func TestRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1"), takes: 100 * time.Millisecond}
-		c, diary := newCache(t, dns)
+		c, events := newCache(t, dns)
 		began := time.Now()
 		lookup(t, c, "a.example", false, "192.0.2.1")
 
-		// The entry was resolved after the attempt began: fresh enough.
+		// The entry was resolved after the attempt began, so it is returned.
 		answer, err := c.Refresh(t.Context(), "A.example.", began, patience)
 		wantAnswer(t, answer, err, false, "192.0.2.1")
 		dns.wantQueries(t, 1)
 		if _, ok := c.Cached("a.example"); !ok {
-			t.Fatal("a fresh enough entry was dropped")
+			t.Fatal("an entry resolved after the attempt began was dropped")
 		}
 
-		// It was resolved before: dropped at once, resolved afresh, and all clients share the query.
+		// The entry was resolved before the attempt began: it is dropped at once and resolved again.
+		// All callers share the query.
 		time.Sleep(time.Second)
 		dns.set(func(d *fakeDNS) { d.addrs = names("a.example", "192.0.2.2") })
 		began = time.Now()
@@ -175,15 +172,13 @@ func TestRefresh(t *testing.T) {
 		elapsed(t, began, 100*time.Millisecond)
 		dns.wantQueries(t, 2)
 		synctest.Wait()
-		diary.want(t, "resolved a.example [192.0.2.1]", "changed a.example [192.0.2.1] [192.0.2.2]")
+		events.want(t, "resolved a.example [192.0.2.1]", "changed a.example [192.0.2.1] [192.0.2.2]")
 	})
 }
 
 func TestRefreshFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		time.Sleep(time.Minute)
 		dns.set(func(d *fakeDNS) { d.err = errDown })
 		refresh := func() {
@@ -198,14 +193,14 @@ func TestRefreshFailure(t *testing.T) {
 		dns.wantQueries(t, 3)
 		time.Sleep(time.Second - 1)
 		refresh()
-		dns.wantQueries(t, 3) // younger than a second: it is the answer
+		dns.wantQueries(t, 3) // the failure is younger than a second
 		time.Sleep(time.Nanosecond)
 		refresh()
 		dns.wantQueries(t, 5)
 	})
 }
 
-func TestSuccessEndsTheMemoryOfAFailure(t *testing.T) {
+func TestSuccessClearsARememberedFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{err: errDown}
 		c, _ := newCache(t, dns)
@@ -215,7 +210,7 @@ func TestSuccessEndsTheMemoryOfAFailure(t *testing.T) {
 		answer, err := c.Refresh(t.Context(), "a.example", time.Now(), patience)
 		wantAnswer(t, answer, err, false, "192.0.2.1")
 
-		// The failure is not yet 5 s old. It must not answer for a name that is being asked for.
+		// The failure is not yet 5 s old, but must not be returned while a query is in flight.
 		dns.set(func(d *fakeDNS) { d.addrs, d.takes = names("a.example", "192.0.2.2"), 100*time.Millisecond })
 		go func() { _, _ = c.Refresh(t.Context(), "a.example", time.Now(), patience) }()
 		synctest.Wait()
@@ -227,7 +222,7 @@ func TestFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
 		dns.addrs["b.example"] = ips("192.0.2.2")
-		c, diary := newCache(t, dns)
+		c, events := newCache(t, dns)
 		lookup(t, c, "a.example", false, "192.0.2.1")
 		lookup(t, c, "b.example", false, "192.0.2.2")
 		if _, err := c.Lookup(t.Context(), "none.example", patience); err == nil {
@@ -246,16 +241,16 @@ func TestFlush(t *testing.T) {
 				t.Errorf("after flush of %q, b.example cached: %v", step.host, ok)
 			}
 		}
-		dns.wantQueries(t, 3) // a flush asks nothing
+		dns.wantQueries(t, 3) // a flush sends no query
 
-		// The next use asks afresh, also where a failure was remembered.
+		// The next lookup sends a query, even after a remembered failure.
 		dns.set(func(d *fakeDNS) { d.addrs = names("none.example", "192.0.2.3") })
 		lookup(t, c, "none.example", false, "192.0.2.3")
-		// The addresses from before stay at hand.
+		// The old addresses are still cached.
 		lookup(t, c, "b.example", true, "192.0.2.2")
 		dns.wantQueries(t, 5)
 		synctest.Wait()
-		diary.want(t, "resolved a.example [192.0.2.1]", "resolved b.example [192.0.2.2]",
+		events.want(t, "resolved a.example [192.0.2.1]", "resolved b.example [192.0.2.2]",
 			"failed none.example: lookup none.example: no addresses in the answer",
 			"resolved none.example [192.0.2.3]",
 			"stale b.example [192.0.2.2] 0s: lookup b.example: no addresses in the answer")
@@ -275,7 +270,7 @@ func TestEntries(t *testing.T) {
 		c.Flush("b.example")
 		dns.set(func(d *fakeDNS) { d.hangs = true })
 		go func() { _, _ = c.Lookup(t.Context(), "d.example", patience) }()
-		synctest.Wait() // d.example is being asked for: nothing is known of it
+		synctest.Wait() // the first query for d.example is in flight, so it has no entry yet
 
 		entries := c.Entries()
 		var hosts []string
@@ -291,7 +286,7 @@ func TestEntries(t *testing.T) {
 			t.Errorf("fresh entry: %+v", a)
 		}
 		time.Sleep(time.Second)
-		c.Flush("b.example") // has been stale since the first one
+		c.Flush("b.example") // is stale since the first flush
 		b = c.Entries()[1]
 		if !b.Stale || !b.ExpiresAt.Equal(start.Add(time.Second)) || len(b.Addrs) != 1 {
 			t.Errorf("dropped entry: %+v", b)
@@ -302,7 +297,7 @@ func TestEntries(t *testing.T) {
 	})
 }
 
-func TestErrorSaysWhy(t *testing.T) {
+func TestErrorHasTheCauseOfTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _ := newCache(t, &fakeDNS{hangs: true})
 		why := errors.New("the client left")

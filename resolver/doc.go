@@ -1,9 +1,9 @@
-// Package resolver is a DNS cache for programs that connect to few names again and again.
+// Package resolver is a DNS cache for programs that connect to few names again and again. The
+// package is part of caddy-relay and promises no API to other modules.
 //
-// A name that is in use is answered from memory, without a query and without waiting. The cache
-// asks again in the background before an answer gets old, and where DNS fails it goes on with the
-// last good answer. A failed connection is a reason to ask anew at once; that is what
-// [Cache.Refresh] is for.
+// A name in use is answered from memory, without a query and without waiting. The cache queries DNS
+// in the background before an answer expires. If DNS fails, it keeps the last good answer. After a
+// failed connection, call [Cache.Refresh] to look the name up at once.
 //
 //	cache := resolver.New(resolver.Config{TTL: time.Hour})
 //	defer cache.Close()
@@ -21,16 +21,16 @@
 //
 // # Life of an entry
 //
-//	        first answer          TTL over, Refresh or Flush
+//	        first answer         TTL passed, Refresh or Flush
 //	(none) --------------> fresh ----------------------------> stale
 //	                         ^                                   |
 //	                         +-----------------------------------+
 //	                              the next good answer
 //
-// Fresh entries are answered at once. Stale ones are asked for anew, and serve when the new answer
-// is late or does not come. A failed lookup never removes addresses. Names that are neither used
-// nor held ([Cache.Hold]) for two TTLs are forgotten, and the cache never holds more than 10,000
-// names besides the held ones.
+// Fresh entries are answered at once. Stale entries are queried again. Their addresses are used if
+// the new answer is late or does not come. A failed lookup never removes addresses. Names that are
+// neither used nor held ([Cache.Hold]) for two TTLs are removed. The cache holds at most 10,000
+// names in addition to the held ones.
 //
-// The TTL of the DNS records themselves is not looked at: the life of an entry is [Config.TTL].
+// The TTL of the DNS records themselves is ignored. [Config.TTL] is the lifetime of all entries.
 package resolver

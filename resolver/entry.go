@@ -8,81 +8,82 @@ import (
 	"time"
 )
 
-// entry is what a Cache knows of one name. See the package comment for its life.
+// entry holds the addresses and the state of one name. The package comment shows its life.
 type entry struct {
 	name string
 
-	// used is when the name was last asked for, in ns since Cache.born. See Cache.markUsed.
+	// used is the time of the last lookup, in ns since Cache.created. See Cache.markUsed.
 	used atomic.Int64
 
 	// Guarded by Cache.mu.
 	addrs      []netip.Addr // the last good answer; nil before the first; never modified
-	resolvedAt time.Time    // when addrs were learnt
-	expiresAt  time.Time    // fresh until then
-	err        error        // why the last query failed; nil if it did not
-	failedAt   time.Time    // when it failed; zero: no failure to answer with
-	toldAt     time.Time    // when Observer was last told of this outage; zero: not
-	flight     *flight      // the query in flight, if any
-	due        time.Time    // when keepFresh is to look at it; not while in flight
-	index      int          // its place in Cache.due; -1: not in there
+	resolvedAt time.Time    // when addrs were resolved
+	expiresAt  time.Time    // end of being fresh
+	err        error        // failure of the last query; nil if it succeeded
+	failedAt   time.Time    // when it failed; zero: no failure to return
+	reportedAt time.Time    // when the observer was last notified of this outage; zero: never
+	flight     *flight      // query in flight; nil: none
+	due        time.Time    // when refreshLoop must visit the entry; unused in flight
+	index      int          // index in Cache.due; -1: not in the heap
 }
 
-// Entry is the state of one name, for status pages.
+// Entry holds the state of one name, for status pages.
 type Entry struct {
 	Host       string       // lower case, without trailing dot
 	Addrs      []netip.Addr // empty if the name never resolved; must not be modified
-	ResolvedAt time.Time    // when Addrs were learnt
-	ExpiresAt  time.Time    // when they became stale or will; that moment, if they were dropped
-	Stale      bool         // Addrs are old ones: expired or dropped
-	Err        error        // why the last query failed; nil if it did not
+	ResolvedAt time.Time    // when Addrs were resolved
+	ExpiresAt  time.Time    // when Addrs become or became stale, by age or by being dropped
+	Stale      bool         // Addrs are expired or were dropped
+	Err        error        // failure of the last query; nil if it succeeded
 }
 
 func (e *entry) fresh(now time.Time) bool { return now.Before(e.expiresAt) }
 
+// failedWithin reports whether the last query failed less than memory ago.
 func (e *entry) failedWithin(now time.Time, memory time.Duration) bool {
 	return !e.failedAt.IsZero() && now.Sub(e.failedAt) < memory
 }
 
-// answer is the last good answer, with no addresses if there was none.
+// answer returns the last good answer. It has no addresses if there was none.
 func (e *entry) answer(now time.Time) Answer {
 	return Answer{Addrs: e.addrs, Stale: !e.fresh(now), ResolvedAt: e.resolvedAt}
 }
 
-// drop makes the addresses old ones.
+// drop makes the entry stale.
 func (e *entry) drop(now time.Time) {
 	if e.fresh(now) {
 		e.expiresAt = now
 	}
 }
 
-// markUsed notes that the name was asked for. Only 1 % of the TTL or more is worth a write: that
-// spares the cores that answer for one name at once the fight for its cache line.
+// markUsed records a lookup of the name. It writes only if 1 % of the TTL has passed since the last
+// write. Cores that look up one name at the same time therefore do not contend for its cache line.
 func (c *Cache) markUsed(e *entry, now time.Time) {
-	used := now.Sub(c.born)
+	used := now.Sub(c.created)
 	if used-time.Duration(e.used.Load()) >= c.ttl/100 {
 		e.used.Store(int64(used))
 	}
 }
 
-// idle is how long the name was not asked for.
+// idle returns the time since the last lookup of the name.
 func (c *Cache) idle(e *entry, now time.Time) time.Duration {
-	return now.Sub(c.born) - time.Duration(e.used.Load())
+	return now.Sub(c.created) - time.Duration(e.used.Load())
 }
 
-// addLocked makes an entry for a name that has none, and room for it.
+// addLocked adds an entry for a name that has none. If the cache is full, it removes another one.
 func (c *Cache) addLocked(name string, now time.Time) *entry {
 	if len(c.entries) >= maxEntries {
 		c.evictLocked()
 	}
 	e := &entry{name: name, index: -1}
-	e.used.Store(int64(now.Sub(c.born)))
+	e.used.Store(int64(now.Sub(c.created)))
 	c.entries[name] = e
 	return e
 }
 
-// evictLocked forgets the name not asked for longest. Names that are held or being asked for stay:
-// the number of those is bounded by who holds and who waits. Looking at every entry is slow, but
-// only happens to those who use more names than a cache is made for.
+// evictLocked removes the entry that was not used for the longest time. Entries that are held or in
+// flight stay, and their number is bounded by the callers. The search over all entries is slow, but
+// happens only if more than maxEntries names are in use.
 func (c *Cache) evictLocked() {
 	var oldest *entry
 	for _, e := range c.due {
@@ -91,18 +92,19 @@ func (c *Cache) evictLocked() {
 		}
 	}
 	if oldest != nil {
-		c.forgetLocked(oldest)
+		c.removeLocked(oldest)
 	}
 }
 
-func (c *Cache) forgetLocked(e *entry) {
+// removeLocked removes an entry that is not in flight.
+func (c *Cache) removeLocked(e *entry) {
 	c.due.remove(e)
 	delete(c.entries, e.name)
 }
 
-// Flush drops one name or, with "", all: the next use asks afresh, and joins a query in flight. The
-// addresses stay at hand as old ones. Remembered failures are dropped too. It returns how many
-// entries were dropped.
+// Flush drops one name or, with "", all names. The next lookup of a dropped name queries DNS or joins
+// a query in flight. The addresses are kept as stale ones, remembered failures are removed. Flush
+// returns the number of entries that it dropped.
 func (c *Cache) Flush(host string) int {
 	name := normalize(host)
 	now := time.Now()
@@ -122,8 +124,8 @@ func (c *Cache) Flush(host string) int {
 	return dropped
 }
 
-// shown is the entry for those outside.
-func (e *entry) shown(now time.Time) Entry {
+// export returns the state of the entry.
+func (e *entry) export(now time.Time) Entry {
 	return Entry{
 		Host:       e.name,
 		Addrs:      e.addrs,
@@ -134,18 +136,19 @@ func (e *entry) shown(now time.Time) Entry {
 	}
 }
 
-// Entry is the state of one name; false if nothing is known of it. To look is not to use it.
+// Entry returns the state of one name, and false if the name is not in the cache or its first query
+// is in flight. It does not mark the name as used.
 func (c *Cache) Entry(host string) (Entry, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	e := c.entries[normalize(host)]
 	if e == nil || e.addrs == nil && e.err == nil {
-		return Entry{}, false // or its first query is in flight
+		return Entry{}, false
 	}
-	return e.shown(time.Now()), true
+	return e.export(time.Now()), true
 }
 
-// Entries is a snapshot of the cache, sorted by name.
+// Entries returns the state of all names, sorted by name.
 func (c *Cache) Entries() []Entry {
 	now := time.Now()
 	c.mu.RLock()
@@ -154,7 +157,7 @@ func (c *Cache) Entries() []Entry {
 		if e.addrs == nil && e.err == nil {
 			continue // its first query is in flight
 		}
-		all = append(all, e.shown(now))
+		all = append(all, e.export(now))
 	}
 	c.mu.RUnlock()
 	slices.SortFunc(all, func(a, b Entry) int { return strings.Compare(a.Host, b.Host) })

@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// errClosed is why a closed Cache does not look up.
+// errClosed is the error of lookups of a closed Cache without a cached answer.
 var errClosed = errors.New("the DNS cache is closed")
 
-// noAddresses is the error for an answer without error and without addresses.
+// noAddresses returns the error for an answer without error and without addresses.
 func noAddresses(name string) error {
 	return &net.DNSError{Err: "no addresses in the answer", Name: name, IsNotFound: true}
 }
 
-// lookupError is "lookup NAME: reason". It differs from fmt.Errorf in that the name is not said
-// again by each DNSError within.
+// lookupError is an error with the text "lookup NAME: reason". Unlike with fmt.Errorf, the name is not
+// repeated by each wrapped DNSError.
 type lookupError struct {
 	text  string
 	cause error
@@ -28,7 +28,7 @@ func newLookupError(name string, cause error) error {
 func (e *lookupError) Error() string { return e.text }
 func (e *lookupError) Unwrap() error { return e.cause }
 
-// reason is the text of err without "lookup NAME on SERVER: ".
+// reason returns the text of err without "lookup NAME on SERVER: ".
 func reason(err error) string {
 	switch err := err.(type) {
 	case *net.DNSError:

@@ -7,24 +7,24 @@ import (
 	"time"
 )
 
-// flightTimeout bounds one query, whoever waits for it.
+// flightTimeout is the time limit of one query.
 const flightTimeout = 10 * time.Second
 
-// flight is one query for one name, shared by all who wait for it.
+// flight is one query for one name. All callers that wait for it share the result.
 type flight struct {
 	started    time.Time
-	background bool // asked for by keepFresh: it counts in Cache.refreshing
+	background bool // started by refreshLoop and counted in Cache.refreshing
 
 	done chan struct{} // closed at the end
 
-	// Set before done is closed, not changed afterwards.
+	// Set before done is closed and not changed afterwards.
 	answer Answer
 	err    error
 }
 
-// startLocked asks for e, which must not be in flight; the Cache must not be closed. The flight has
-// a goroutine of its own, because it must outlive those who wait for it. It ends with the query, at
-// the latest with flightTimeout or Close.
+// startLocked starts a query for e. e must not be in flight and the Cache must not be closed. The
+// flight has its own goroutine, because it must outlive the callers that wait for it. It ends with
+// the query, after flightTimeout, or with Close.
 func (c *Cache) startLocked(e *entry, now time.Time, background bool) *flight {
 	f := &flight{started: now, background: background, done: make(chan struct{})}
 	e.flight = f
@@ -32,28 +32,28 @@ func (c *Cache) startLocked(e *entry, now time.Time, background bool) *flight {
 	if background {
 		c.refreshing++
 	}
-	c.running.Go(func() { c.fly(e, f) })
+	c.running.Go(func() { c.run(e, f) })
 	return f
 }
 
-// fly asks, and lands whatever the lookup function does: return, panic or end its goroutine.
-func (c *Cache) fly(e *entry, f *flight) {
+// run queries DNS and finishes the flight, even if the lookup function panics or ends its goroutine.
+func (c *Cache) run(e *entry, f *flight) {
 	var addrs []netip.Addr
 	var err error
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v", r)
 		}
-		c.land(e, f, tidy(addrs), err)
+		c.finish(e, f, tidy(addrs), err)
 	}()
 	ctx, cancel := context.WithTimeout(c.ctx, flightTimeout)
 	defer cancel()
 	addrs, err = c.lookup(ctx, e.name)
 }
 
-// land ends a flight: it updates the entry, lets the waiters go and tells the observer.
-func (c *Cache) land(e *entry, f *flight, addrs []netip.Addr, err error) {
-	var news func(Observer)
+// finish ends a flight. It updates the entry, wakes the waiting callers and notifies the observer.
+func (c *Cache) finish(e *entry, f *flight, addrs []netip.Addr, err error) {
+	var notify func(Observer)
 	now := time.Now()
 	c.mu.Lock()
 	e.flight = nil
@@ -63,10 +63,10 @@ func (c *Cache) land(e *entry, f *flight, addrs []netip.Addr, err error) {
 	switch {
 	case err == nil && len(addrs) > 0:
 		c.counts.OK.Add(1)
-		news = c.succeededLocked(e, now, addrs)
+		notify = c.succeededLocked(e, now, addrs)
 		e.due = c.dueAfterAnswer(now)
 	case c.closed:
-		// The end of the Cache is no outage of the name.
+		// Close ended the query, so this is not an outage of the name.
 		f.err = newLookupError(e.name, errClosed)
 		e.due = now.Add(c.ttl)
 	default:
@@ -74,7 +74,7 @@ func (c *Cache) land(e *entry, f *flight, addrs []netip.Addr, err error) {
 			err = noAddresses(e.name)
 		}
 		f.err = newLookupError(e.name, err)
-		news = c.failedLocked(e, now, f.err)
+		notify = c.failedLocked(e, now, f.err)
 		e.due = c.dueAfterFailure(e, now)
 	}
 	if e.addrs != nil {
@@ -86,19 +86,20 @@ func (c *Cache) land(e *entry, f *flight, addrs []netip.Addr, err error) {
 	close(f.done)
 	select {
 	case c.wake <- struct{}{}:
-	default: // it is awake
+	default: // refreshLoop is already awake
 	}
-	if news != nil && c.observer != nil {
-		news(c.observer)
+	if notify != nil && c.observer != nil {
+		notify(c.observer)
 	}
 }
 
-// succeededLocked takes a good answer into e, and returns what to tell of it.
+// succeededLocked stores a good answer in e. It returns the call of the observer to make after
+// unlocking, or nil.
 func (c *Cache) succeededLocked(e *entry, now time.Time, addrs []netip.Addr) func(Observer) {
 	name, old := e.name, e.addrs
 	e.addrs = addrs
 	e.resolvedAt, e.expiresAt = now, now.Add(c.ttl)
-	e.err, e.failedAt, e.toldAt = nil, time.Time{}, time.Time{}
+	e.err, e.failedAt, e.reportedAt = nil, time.Time{}, time.Time{}
 	switch {
 	case old == nil:
 		return func(o Observer) { o.Resolved(name, addrs) }
@@ -108,7 +109,8 @@ func (c *Cache) succeededLocked(e *entry, now time.Time, addrs []netip.Addr) fun
 	return nil
 }
 
-// failedLocked takes a failure into e, and returns what to tell of it.
+// failedLocked stores a failure in e. It returns the call of the observer to make after unlocking, or
+// nil.
 func (c *Cache) failedLocked(e *entry, now time.Time, err error) func(Observer) {
 	name, addrs, age := e.name, e.addrs, now.Sub(e.resolvedAt)
 	e.err, e.failedAt = err, now
@@ -117,31 +119,32 @@ func (c *Cache) failedLocked(e *entry, now time.Time, err error) func(Observer) 
 	} else {
 		c.counts.Stale.Add(1)
 	}
-	first := e.toldAt.IsZero()
+	first := e.reportedAt.IsZero()
 	switch {
 	case addrs == nil && first:
-		e.toldAt = now
+		e.reportedAt = now
 		return func(o Observer) { o.Failed(name, err) }
-	case addrs != nil && (first || now.Sub(e.toldAt) >= c.ttl):
-		e.toldAt = now
+	case addrs != nil && (first || now.Sub(e.reportedAt) >= c.ttl):
+		e.reportedAt = now
 		return func(o Observer) { o.Stale(name, addrs, age, err) }
 	}
 	return nil
 }
 
-// wait returns what the flight brings, or the old answer, if there is one, when patience is over.
+// wait returns the result of the flight. If old has addresses, it returns old once patience has
+// passed.
 func (f *flight) wait(ctx context.Context, name string, old Answer, patience time.Duration) (Answer, error) {
-	var enough <-chan time.Time // never, without an old answer
+	var tooLate <-chan time.Time // never ready without an old answer
 	if len(old.Addrs) > 0 {
 		if patience <= 0 {
 			return old, nil
 		}
-		enough = time.After(patience)
+		tooLate = time.After(patience)
 	}
 	select {
 	case <-f.done:
 		return f.answer, f.err
-	case <-enough:
+	case <-tooLate:
 		return old, nil
 	case <-ctx.Done():
 		return Answer{}, newLookupError(name, context.Cause(ctx))

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestOneFlightForAllWaiters(t *testing.T) {
+func TestConcurrentLookupsShareOneQuery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1"), takes: time.Second}
 		c, _ := newCache(t, dns)
@@ -27,13 +27,13 @@ func TestOneFlightForAllWaiters(t *testing.T) {
 	})
 }
 
-func TestWaitersLeaveWithTheirContext(t *testing.T) {
+func TestWaitEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1"), takes: 8 * time.Second}
-		c, diary := newCache(t, dns)
+		c, events := newCache(t, dns)
 		start := time.Now()
 		var waiters sync.WaitGroup
-		waiters.Go(func() { // is first: the flight is not its own
+		waiters.Go(func() { // starts the flight, which outlives this waiter
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			if _, err := c.Lookup(ctx, "a.example", patience); !errors.Is(err, context.DeadlineExceeded) {
@@ -47,7 +47,7 @@ func TestWaitersLeaveWithTheirContext(t *testing.T) {
 		elapsed(t, start, 8*time.Second)
 		dns.wantQueries(t, 1)
 
-		// A flight all of whose waiters have left still brings its answer.
+		// A flight without waiters still stores its answer.
 		c.Flush("")
 		dns.set(func(d *fakeDNS) { d.addrs = names("a.example", "192.0.2.2") })
 		lookup(t, c, "a.example", true, "192.0.2.1")
@@ -56,7 +56,7 @@ func TestWaitersLeaveWithTheirContext(t *testing.T) {
 		if answer, ok := c.Cached("a.example"); !ok || answer.Addrs[0] != ips("192.0.2.2")[0] {
 			t.Errorf("after the flight: %v, %v", answer, ok)
 		}
-		diary.want(t, "resolved a.example [192.0.2.1]", "changed a.example [192.0.2.1] [192.0.2.2]")
+		events.want(t, "resolved a.example [192.0.2.1]", "changed a.example [192.0.2.1] [192.0.2.2]")
 	})
 }
 
@@ -69,8 +69,8 @@ func TestHangingLookup(t *testing.T) {
 		c.Flush("a.example")
 		dns.set(func(d *fakeDNS) { d.hangs = true })
 
-		// The old addresses come when patience is over. It counts from the start of the query:
-		// those who come later do not wait another second each.
+		// The old addresses are returned after patience. Patience counts from the start of the
+		// query, so later callers do not wait again.
 		start := time.Now()
 		lookup(t, c, "a.example", true, "192.0.2.1")
 		elapsed(t, start, patience)
@@ -79,7 +79,7 @@ func TestHangingLookup(t *testing.T) {
 		elapsed(t, start, 0)
 		dns.wantQueries(t, 2)
 
-		// Without old addresses it is the caller's deadline.
+		// Without old addresses the caller waits until its deadline.
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		start = time.Now()
@@ -88,13 +88,13 @@ func TestHangingLookup(t *testing.T) {
 		}
 		elapsed(t, start, 5*time.Second)
 
-		// Two names hang; others do not mind.
+		// Two names hang. Other names are not affected.
 		dns.set(func(d *fakeDNS) { d.hangs = false })
 		start = time.Now()
 		lookup(t, c, "b.example", false, "192.0.2.2")
 		elapsed(t, start, 0)
 
-		// A query that hangs is given up 10 s after its start, here 6 s ago.
+		// A hanging query is canceled 10 s after its start, which was 6 s ago.
 		if answer, err := c.Lookup(t.Context(), "a.example", time.Hour); err != nil || !answer.Stale {
 			t.Errorf("answer %v, error %v", answer, err)
 		}
@@ -112,9 +112,9 @@ func TestPanicIsAnError(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var calm atomic.Bool
+				var healthy atomic.Bool
 				c := New(Config{Lookup: func(context.Context, string) ([]netip.Addr, error) {
-					if calm.Load() {
+					if healthy.Load() {
 						return ips("192.0.2.1"), nil
 					}
 					time.Sleep(time.Second)
@@ -131,7 +131,7 @@ func TestPanicIsAnError(t *testing.T) {
 					})
 				}
 				waiters.Wait()
-				calm.Store(true)
+				healthy.Store(true)
 				time.Sleep(failureMemory)
 				lookup(t, c, "a.example", false, "192.0.2.1")
 			})
@@ -140,18 +140,17 @@ func TestPanicIsAnError(t *testing.T) {
 }
 
 func TestCloseEndsEverything(t *testing.T) {
-	// That no goroutine is left, keepFresh included, synctest sees to: it fails a bubble that
-	// leaves any behind.
+	// synctest fails if the bubble leaves a goroutine, including that of refreshLoop.
 	synctest.Test(t, func(t *testing.T) {
 		var returned atomic.Int32
-		diary := &diary{}
+		events := &eventLog{}
 		hang := false
-		c := New(Config{Observer: diary, Lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+		c := New(Config{Observer: events, Lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			if !hang {
 				return ips("192.0.2.1"), nil
 			}
 			<-ctx.Done()
-			time.Sleep(time.Second) // slow to leave
+			time.Sleep(time.Second) // returns late
 			returned.Add(1)
 			return nil, ctx.Err()
 		}})
@@ -181,34 +180,34 @@ func TestCloseEndsEverything(t *testing.T) {
 		c.Close()
 		elapsed(t, start, time.Second)
 		if n := returned.Load(); n != 2 {
-			t.Errorf("Close returned with %d of 2 lookups at their end", n)
+			t.Errorf("Close returned after %d of 2 lookups had returned", n)
 		}
 		waiters.Wait()
-		wait()    // afterwards as well
-		c.Close() // does nothing
+		wait()    // a closed cache returns the same
+		c.Close() // has no effect
 		elapsed(t, start, time.Second)
 		lookup(t, c, "fresh.example", false, "192.0.2.1")
-		diary.want(t, "resolved old.example [192.0.2.1]", "resolved fresh.example [192.0.2.1]")
+		events.want(t, "resolved old.example [192.0.2.1]", "resolved fresh.example [192.0.2.1]")
 	})
 }
 
-// rude is an observer that uses the cache and takes its time.
-type rude struct {
-	diary
+// slowObserver is an observer that uses the cache and returns late.
+type slowObserver struct {
+	eventLog
 	c     *Cache
 	takes time.Duration
 }
 
-func (r *rude) Resolved(string, []netip.Addr) {
-	r.c.Flush("")
-	time.Sleep(r.takes)
+func (o *slowObserver) Resolved(string, []netip.Addr) {
+	o.c.Flush("")
+	time.Sleep(o.takes)
 }
 
-func TestObserverHoldsNobodyUp(t *testing.T) {
+func TestObserverDelaysNoLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
 		dns.addrs["b.example"] = ips("192.0.2.2")
-		observer := &rude{takes: time.Minute}
+		observer := &slowObserver{takes: time.Minute}
 		c := New(Config{Lookup: dns.lookup, Observer: observer})
 		defer c.Close()
 		observer.c = c

@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// maxRefreshing is how many names are refreshed in the background at once.
+	// maxRefreshing is the maximum number of concurrent background queries.
 	maxRefreshing = 4
 
 	// The pause after a failed refresh is a tenth of the TTL, within these bounds.
@@ -15,32 +15,31 @@ const (
 	maxPause = time.Minute
 )
 
-// keepFresh is the one goroutine that looks after all entries: it refreshes them when they are due,
-// and forgets those nobody wants. It ends with Close.
-func (c *Cache) keepFresh() {
-	alarm := time.NewTimer(0)
-	defer alarm.Stop()
+// refreshLoop refreshes entries when they are due and removes unused ones. It runs until Close.
+func (c *Cache) refreshLoop() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
-		case <-alarm.C:
+		case <-timer.C:
 		case <-c.wake:
 		case <-c.ctx.Done():
 			return
 		}
 		if wait, ok := c.refreshDue(time.Now()); ok {
-			alarm.Reset(wait)
+			timer.Reset(wait)
 		} else {
-			alarm.Stop()
+			timer.Stop()
 		}
 	}
 }
 
-// refreshDue looks after the entries that are due now. It returns how long it is until the next, or
-// false when only a landing flight will bring something to do.
+// refreshDue handles the entries that are due at now. It returns the time until the next one is due,
+// or false if there is nothing to do before a flight ends.
 //
-// An entry is wanted while it is held or was used within the last TTL. A wanted one is refreshed.
-// One that is not is left to expire; when it was not used for two TTLs it is forgotten. That and
-// maxEntries bound the memory.
+// An entry is wanted if it is held or was used within the last TTL. Wanted entries are refreshed.
+// Other entries expire, and are removed when they were not used for two TTLs. Together with
+// maxEntries this limits the memory.
 func (c *Cache) refreshDue(now time.Time) (time.Duration, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -53,11 +52,11 @@ func (c *Cache) refreshDue(now time.Time) (time.Duration, bool) {
 		wanted := idle < c.ttl || c.held[e.name] > 0
 		switch {
 		case !wanted && idle >= 2*c.ttl:
-			c.forgetLocked(e)
+			c.removeLocked(e)
 		case !wanted:
 			c.due.postpone(e, now.Add(2*c.ttl-idle))
 		case e.addrs == nil:
-			// It never resolved: that is for those who use it to try.
+			// The name never resolved. Only lookups query it.
 			c.due.postpone(e, now.Add(c.ttl))
 		case c.refreshing == maxRefreshing:
 			return 0, false
@@ -68,14 +67,14 @@ func (c *Cache) refreshDue(now time.Time) (time.Duration, bool) {
 	return 0, false
 }
 
-// dueAfterAnswer is when an answer learnt now is to be refreshed: somewhere in the last tenth of
-// its life, so that names learnt together are not asked for together, and not at its very end, so
-// that the new answer is there before the old one expires.
+// dueAfterAnswer returns when to refresh an entry resolved at now: at a random time in the last tenth
+// of its lifetime, so that names resolved together are not refreshed together. The end of that tenth
+// is left out, so that the new answer arrives before the old one expires.
 func (c *Cache) dueAfterAnswer(now time.Time) time.Time {
 	return now.Add(c.ttl - c.ttl/10 + rand.N(c.ttl/12+1))
 }
 
-// dueAfterFailure is when keepFresh is to look at a name again whose query failed.
+// dueAfterFailure returns when refreshLoop visits an entry whose query failed at now.
 func (c *Cache) dueAfterFailure(e *entry, now time.Time) time.Time {
 	if e.addrs == nil {
 		return now.Add(c.ttl)
@@ -83,7 +82,7 @@ func (c *Cache) dueAfterFailure(e *entry, now time.Time) time.Time {
 	return now.Add(min(max(c.ttl/10, minPause), maxPause))
 }
 
-// dueHeap holds entries, the one due first at the top.
+// dueHeap is a heap of entries. The entry that is due first is at the top.
 type dueHeap []*entry
 
 func (h *dueHeap) add(e *entry) { heap.Push(h, e) }
@@ -99,7 +98,7 @@ func (h *dueHeap) postpone(e *entry, due time.Time) {
 	heap.Fix(h, e.index)
 }
 
-// Len, Less, Swap, Push and Pop are for container/heap.
+// Len, Less, Swap, Push and Pop implement [heap.Interface].
 
 func (h dueHeap) Len() int           { return len(h) }
 func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
@@ -118,7 +117,7 @@ func (h *dueHeap) Push(x any) {
 func (h *dueHeap) Pop() any {
 	last := len(*h) - 1
 	e := (*h)[last]
-	(*h)[last] = nil // let go of it
+	(*h)[last] = nil // release the pointer
 	*h = (*h)[:last]
 	e.index = -1
 	return e

@@ -12,9 +12,9 @@ import (
 func TestUsedNamesAreRefreshed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1", "192.0.2.2"), takes: time.Second}
-		c, diary := newCache(t, dns)
+		c, events := newCache(t, dns)
 		lookup(t, c, "a.example", false, "192.0.2.1", "192.0.2.2")
-		for range 24 * 60 { // a day, in which nobody waits
+		for range 24 * 60 { // a day, in which every lookup is a hit
 			time.Sleep(time.Minute)
 			if _, ok := c.Cached("a.example"); !ok {
 				t.Fatal("the entry expired")
@@ -22,48 +22,46 @@ func TestUsedNamesAreRefreshed(t *testing.T) {
 		}
 		queries := dns.queries()
 		if n := len(queries); n < 24 || n > 27 {
-			t.Errorf("%d queries in a day", n)
+			t.Errorf("%d queries in a day, want 24 to 27", n)
 		}
 		for i := range queries[1:] {
-			// 1 s: from a query to its answer
+			// 1 s from a query to its answer
 			age := queries[i+1].at.Sub(queries[i].at) - time.Second
 			if age < 54*time.Minute || age > time.Hour {
 				t.Errorf("refreshed at the age of %v", age)
 			}
 		}
 		synctest.Wait()
-		diary.want(t, "resolved a.example [192.0.2.1 192.0.2.2]")
+		events.want(t, "resolved a.example [192.0.2.1 192.0.2.2]")
 
-		// Another order is no change; it is passed on all the same.
+		// A new order of the addresses is used, but not reported as a change.
 		dns.set(func(d *fakeDNS) { d.addrs = names("a.example", "192.0.2.2", "192.0.2.1") })
 		time.Sleep(time.Hour)
 		lookup(t, c, "a.example", false, "192.0.2.2", "192.0.2.1")
-		diary.want(t)
+		events.want(t)
 		dns.set(func(d *fakeDNS) { d.addrs = names("a.example", "192.0.2.2", "192.0.2.3") })
 		time.Sleep(time.Hour)
 		lookup(t, c, "a.example", false, "192.0.2.2", "192.0.2.3")
-		diary.want(t, "changed a.example [192.0.2.2 192.0.2.1] [192.0.2.2 192.0.2.3]")
+		events.want(t, "changed a.example [192.0.2.2 192.0.2.1] [192.0.2.2 192.0.2.3]")
 	})
 }
 
-func TestUnusedNamesAreForgotten(t *testing.T) {
+func TestUnusedNamesAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		_, _ = c.Lookup(t.Context(), "none.example", patience)
 		dns.wantQueries(t, 2)
-		// a.example was used within the TTL before its first refresh, but not before a second.
+		// a.example was used within the TTL before its first refresh, but not before the second.
 		time.Sleep(2*time.Hour - 1)
 		synctest.Wait()
 		dns.wantQueries(t, 3)
 		if n := len(c.Entries()); n != 2 {
-			t.Fatalf("%d entries before they are forgotten, want 2", n)
+			t.Fatalf("%d entries before their removal, want 2", n)
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if entries := c.Entries(); len(entries) > 0 || len(c.due) > 0 {
-			t.Errorf("unused names were not forgotten: %v", entries)
+			t.Errorf("unused names were not removed: %v", entries)
 		}
 		time.Sleep(24 * time.Hour)
 		dns.wantQueries(t, 3)
@@ -77,13 +75,13 @@ func TestHeldNamesAreRefreshed(t *testing.T) {
 		c.Hold("A.example.", "never-used.example", "192.0.2.1")
 		c.Hold("a.example")
 		time.Sleep(24 * time.Hour)
-		dns.wantQueries(t, 0) // to hold is not to ask
+		dns.wantQueries(t, 0) // Hold sends no query
 
 		lookup(t, c, "a.example", false, "192.0.2.1")
 		_, _ = c.Lookup(t.Context(), "never-used.example", patience) // never resolves
-		c.Release("a.example")                                       // still held once
+		c.Release("a.example")                                       // one hold remains
 		time.Sleep(24 * time.Hour)
-		if _, ok := c.Cached("a.example"); !ok { // the last use of it
+		if _, ok := c.Cached("a.example"); !ok { // the last use of the name
 			t.Error("a held name was not refreshed")
 		}
 		counts := map[string]int{}
@@ -95,17 +93,17 @@ func TestHeldNamesAreRefreshed(t *testing.T) {
 		}
 
 		c.Release("a.example", "never-used.example", "192.0.2.1")
-		c.Release("a.example") // once too often: is nothing
+		c.Release("a.example") // has no effect without a hold
 		time.Sleep(3 * time.Hour)
 		synctest.Wait()
 		if entries := c.Entries(); len(entries) > 0 || len(c.held) > 0 {
-			t.Errorf("released names were not forgotten: %v, held %v", entries, c.held)
+			t.Errorf("released names were not removed: %v, held %v", entries, c.held)
 		}
-		c.Hold("a.example") // the release too many is not owed
+		c.Hold("a.example") // is not undone by the surplus release
 		lookup(t, c, "a.example", false, "192.0.2.1")
 		time.Sleep(24 * time.Hour)
 		if _, ok := c.Cached("a.example"); !ok {
-			t.Error("a name held again was not refreshed")
+			t.Error("a name that is held again was not refreshed")
 		}
 	})
 }
@@ -113,13 +111,7 @@ func TestHeldNamesAreRefreshed(t *testing.T) {
 func TestRefreshesAreSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 300
-		dns := &fakeDNS{addrs: map[string][]netip.Addr{}}
-		c, _ := newCache(t, dns)
-		for i := range n {
-			host := fmt.Sprintf("n%d.example", i)
-			dns.addrs[host] = ips("192.0.2.1")
-			lookup(t, c, host, false, "192.0.2.1")
-		}
+		_, dns, _ := newFilledCache(t, n)
 		start := time.Now()
 		time.Sleep(time.Hour)
 		minutes := map[int]int{}
@@ -139,87 +131,79 @@ func TestRefreshesAreSpread(t *testing.T) {
 	})
 }
 
-func TestFewRefreshesAtOnce(t *testing.T) {
+func TestConcurrentRefreshesAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 40
-		dns := &fakeDNS{addrs: map[string][]netip.Addr{}}
-		c, _ := newCache(t, dns)
-		for i := range n {
-			host := fmt.Sprintf("n%d.example", i)
-			dns.addrs[host] = ips("192.0.2.1")
-			c.Hold(host)
-			lookup(t, c, host, false, "192.0.2.1")
-		}
-		// Slower than they come due: a queue forms, and is worked off.
-		dns.set(func(d *fakeDNS) { d.hangs, d.asked, d.most = true, nil, 0 })
+		c, dns, hosts := newFilledCache(t, n)
+		c.Hold(hosts...)
+		// Queries take so long that due entries queue up. All must be queried in the end.
+		dns.set(func(d *fakeDNS) { d.hangs, d.queried, d.most = true, nil, 0 })
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if dns.most != maxRefreshing {
-			t.Errorf("%d refreshes at once, want %d", dns.most, maxRefreshing)
+			t.Errorf("%d concurrent refreshes, want %d", dns.most, maxRefreshing)
 		}
-		asked := map[string]bool{}
+		queried := map[string]bool{}
 		for _, q := range dns.queries() {
-			asked[q.host] = true
+			queried[q.host] = true
 		}
-		if len(asked) != n {
-			t.Errorf("%d of %d names were asked for", len(asked), n)
+		if len(queried) != n {
+			t.Errorf("%d of %d names were queried", len(queried), n)
 		}
 	})
 }
 
-func TestStaleThroughAnOutage(t *testing.T) {
+func TestStaleDuringAnOutage(t *testing.T) {
 	for name, test := range map[string]struct {
-		after []string
-		news  []string
+		after []string // addresses after the outage
+		want  []string // observer calls at its end
 	}{
 		"same addresses":  {[]string{"192.0.2.1"}, nil},
 		"other addresses": {[]string{"192.0.2.2"}, []string{"changed a.example [192.0.2.1] [192.0.2.2]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-				c, diary := newCache(t, dns)
+				c, dns, events := newResolvedCache(t)
 				c.Hold("a.example")
-				lookup(t, c, "a.example", false, "192.0.2.1")
 				synctest.Wait()
-				diary.want(t, "resolved a.example [192.0.2.1]")
-				dns.set(func(d *fakeDNS) { d.err, d.asked = errDown, nil })
+				events.want(t, "resolved a.example [192.0.2.1]")
+				dns.set(func(d *fakeDNS) { d.err, d.queried = errDown, nil })
 
-				// Told once, when the first refresh fails, however often it is tried again.
+				// The observer is called once, when the first refresh fails.
 				time.Sleep(100 * time.Minute)
 				lookup(t, c, "a.example", true, "192.0.2.1")
 				queries := dns.queries()
-				told := queries[0].at
+				reported := queries[0].at
 				for i := range queries[1:] {
 					if pause := queries[i+1].at.Sub(queries[i].at); pause != time.Minute && i < len(queries)-2 {
-						t.Errorf("tried again after %v", pause)
+						t.Errorf("next query after %v, want 1m", pause)
 					}
 				}
 				if len(queries) < 40 {
-					t.Fatalf("%d tries", len(queries))
+					t.Fatalf("%d queries, want at least 40", len(queries))
 				}
 				synctest.Wait()
-				if n := len(diary.lines); n != 1 {
-					t.Fatalf("told %q", diary.lines)
+				if n := len(events.lines); n != 1 {
+					t.Fatalf("observer calls: %q, want one", events.lines)
 				}
-				age := told.Sub(c.Entries()[0].ResolvedAt).Round(time.Minute)
-				diary.want(t, fmt.Sprintf("stale a.example [192.0.2.1] %v: lookup a.example: %v", age, errDown))
+				age := reported.Sub(c.Entries()[0].ResolvedAt).Round(time.Minute)
+				events.want(t, fmt.Sprintf("stale a.example [192.0.2.1] %v: lookup a.example: %v", age, errDown))
 				if err := c.Entries()[0].Err; err == nil {
-					t.Error("the entry does not say why it is stale")
+					t.Error("the entry has no error")
 				}
 
-				// Told again when another TTL has passed.
-				time.Sleep(time.Until(told.Add(59 * time.Minute)))
+				// It is called again after another TTL.
+				time.Sleep(time.Until(reported.Add(59 * time.Minute)))
 				synctest.Wait()
-				diary.want(t)
+				events.want(t)
 				time.Sleep(3 * time.Minute)
 				synctest.Wait()
-				if n := len(diary.lines); n != 1 {
-					t.Fatalf("told %q, want one line for another hour", diary.lines)
+				if n := len(events.lines); n != 1 {
+					t.Fatalf("observer calls: %q, want one after another hour", events.lines)
 				}
-				diary.lines = nil
+				events.lines = nil
 
-				// Over without anyone asking.
+				// A background query ends the outage.
 				dns.set(func(d *fakeDNS) { d.err, d.addrs = nil, names("a.example", test.after...) })
 				time.Sleep(time.Minute)
 				synctest.Wait()
@@ -227,29 +211,27 @@ func TestStaleThroughAnOutage(t *testing.T) {
 				if !ok || answer.Stale || !slices.Equal(answer.Addrs, ips(test.after...)) {
 					t.Fatalf("after the outage: %v, %v", answer, ok)
 				}
-				diary.want(t, test.news...)
+				events.want(t, test.want...)
 				if err := c.Entries()[0].Err; err != nil {
 					t.Errorf("the entry still has the error %v", err)
 				}
 
-				// The next outage is another one, however soon it comes.
+				// A new outage is reported, even if it begins at once.
 				dns.set(func(d *fakeDNS) { d.err = errDown })
 				answer, err := c.Refresh(t.Context(), "a.example", time.Now(), patience)
 				wantAnswer(t, answer, err, true, test.after...)
 				synctest.Wait()
-				if n := len(diary.lines); n != 1 {
-					t.Fatalf("told %q, want one line for the next outage", diary.lines)
+				if n := len(events.lines); n != 1 {
+					t.Fatalf("observer calls: %q, want one for the next outage", events.lines)
 				}
 			})
 		})
 	}
 }
 
-func TestStaleNamesInUseAreNotForgotten(t *testing.T) {
+func TestStaleNamesInUseAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
-		lookup(t, c, "a.example", false, "192.0.2.1")
+		c, dns, _ := newResolvedCache(t)
 		dns.set(func(d *fakeDNS) { d.err = errDown })
 		time.Sleep(time.Hour)
 		for range 24 {
@@ -261,12 +243,10 @@ func TestStaleNamesInUseAreNotForgotten(t *testing.T) {
 
 func TestNoRefreshAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-		c, _ := newCache(t, dns)
+		c, dns, _ := newResolvedCache(t)
 		c.Hold("a.example")
-		lookup(t, c, "a.example", false, "192.0.2.1")
 		c.Close()
-		// As keepFresh does if its alarm rings in the moment of Close.
+		// refreshLoop does this if its timer fires during Close.
 		c.refreshDue(time.Now().Add(time.Hour))
 		synctest.Wait()
 		dns.wantQueries(t, 1)
@@ -290,18 +270,18 @@ func TestPauseAfterFailure(t *testing.T) {
 			time.Sleep(ttl + 3*want)
 			queries := dns.queries()
 			if len(queries) < 4 {
-				t.Fatalf("TTL %v: %d queries", ttl, len(queries))
+				t.Fatalf("TTL %v: %d queries, want at least 4", ttl, len(queries))
 			}
 			for i := range queries[1 : len(queries)-1] {
 				if pause := queries[i+2].at.Sub(queries[i+1].at); pause != want {
-					t.Errorf("TTL %v: tried again after %v, want %v", ttl, pause, want)
+					t.Errorf("TTL %v: next query after %v, want %v", ttl, pause, want)
 				}
 			}
 		})
 	}
 }
 
-func TestBound(t *testing.T) {
+func TestMaxEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: map[string][]netip.Addr{}}
 		c, _ := newCache(t, dns)
@@ -321,7 +301,7 @@ func TestBound(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if _, ok := c.Cached("used.example"); !ok {
-			t.Fatal("used.example is gone before the cache is full")
+			t.Fatal("used.example was removed before the cache was full")
 		}
 		fill("one-more.example")
 		fill("two-more.example")

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Network is the transport of an attempt. Strikes, demotion and cooldown are
-// kept apart for each: a connect that succeeds on TCP says nothing of UDP.
-// The order of the queue is one for both.
+// Network is the transport of an attempt. Strikes, the state down and cooldowns
+// are kept per network, because a successful TCP connect proves nothing about
+// UDP. Both networks share the order of the queue.
 type Network uint8
 
 // The networks of a backend.
@@ -18,7 +18,7 @@ const (
 	networks
 )
 
-// String returns "tcp" or "udp", as it stands in logs.
+// String returns "tcp" or "udp", as in logs.
 func (n Network) String() string {
 	if n == UDP {
 		return "udp"
@@ -26,7 +26,7 @@ func (n Network) String() string {
 	return "tcp"
 }
 
-// Address says where a backend is.
+// Address is the address of a backend.
 type Address struct {
 	Text string     // as configured and shown, "host:port"; the backend's identity in its pool
 	Host string     // the name to look up, in ASCII; the address as text where IP is valid
@@ -34,28 +34,30 @@ type Address struct {
 	IP   netip.Addr // valid when the host is an address, which needs no lookup
 }
 
-// Backend is one entry of a [Pool]. It is made by the pool and lives as long
-// as anything holds it, also after a reload took it out of the queue.
+// Backend is one element of a [Pool], which creates it. It remains valid after a
+// reload removed it from the queue.
 type Backend struct {
 	Address // set once
 
-	configured int   // place in the configuration, from 0; guarded by Pool.mu
-	rank       int64 // 0 as configured, else the number of the demotion that moved it back; guarded by Pool.mu
+	configured int   // index in the configuration; guarded by Pool.mu
+	rank       int64 // 0: stands as configured; else the number of its last demotion; guarded by Pool.mu
 
-	drained atomic.Bool // nobody new is sent here; written under Pool.mu
+	drained atomic.Bool // gets no new clients; written under Pool.mu
 	health  [networks]health
 }
 
-// health is what is known of a backend on one network.
+// health holds the state of a backend on one network.
 type health struct {
-	// word packs generation, down and strikes, so that Next and a success in
-	// good times need no lock. Anything but such a success is written under
-	// Pool.mu.
+	// word packs the generation, down and the strike. Next reads it without a
+	// lock. A success of a backend that is up without strikes only increments
+	// the generation, by compare-and-swap without the lock. All other writes are
+	// compare-and-swaps under Pool.mu, so a failed swap there means that such a
+	// success was concurrent.
 	word atomic.Uint64
 
-	cooling atomic.Int64                  // passed over until then, in nanoseconds after Pool.epoch; 0: not cooling; written under Pool.mu
-	demoted atomic.Pointer[chan struct{}] // closed and replaced at a demotion; written under Pool.mu
-	prefer  atomic.Pointer[netip.Addr]    // the address that succeeded last
+	cooling   atomic.Int64                  // end of the cooldown, in nanoseconds after Pool.epoch; 0: not cooling; written under Pool.mu
+	demoted   atomic.Pointer[chan struct{}] // closed and replaced at a demotion; written under Pool.mu
+	preferred atomic.Pointer[netip.Addr]    // the address of the latest success
 
 	succeeded, failed, demotions atomic.Uint64
 
@@ -65,64 +67,64 @@ type health struct {
 
 // The layout of health.word.
 const (
-	strikeBit = 1 << 0 // one strike; the second is the demotion
-	downBit   = 1 << 1 // demoted, and not succeeded since
-	genUnit   = 1 << 2 // the generation counts in the bits above
+	strikeBit = 1 << 0 // one strike; the second strike sets downBit instead
+	downBit   = 1 << 1 // demoted and no success since
+	genUnit   = 1 << 2 // one generation; the generation is in this and the higher bits
 	stateMask = genUnit - 1
 )
 
 func generation(word uint64) uint64 { return word / genUnit }
 
-// Failure is the latest failed attempt on a backend.
+// Failure describes the latest failed attempt on a backend.
 type Failure struct {
 	At      time.Time
 	Error   string
-	Address netip.AddrPort // the one that was tried last; not valid if there was none
+	Address netip.AddrPort // the address that was tried last; not valid if unknown
 }
 
 func newBackend(a Address) *Backend {
 	b := &Backend{Address: a}
 	for n := range b.health {
-		b.health[n].renewDemoted()
+		b.health[n].replaceDemoted()
 	}
 	return b
 }
 
-// renewDemoted gives the next attempts a channel of their own to wait on.
-func (h *health) renewDemoted() {
+// replaceDemoted sets a new channel for the attempts that begin from now on.
+func (h *health) replaceDemoted() {
 	ch := make(chan struct{})
 	h.demoted.Store(&ch)
 }
 
-// upLocked forgets what came with being down.
-func (h *health) upLocked() {
+// clearDownLocked clears the fields that are set only while the backend is down.
+func (h *health) clearDownLocked() {
 	h.downSince = time.Time{}
 	h.cooling.Store(0)
 }
 
-// Prefer remembers the address that an attempt succeeded on, so that the next
-// client tries it first and does not pay again for a dead one beside it.
+// Prefer stores the address on which an attempt succeeded, so that the next client
+// tries it first and does not wait for a dead address of the same name again.
 func (b *Backend) Prefer(n Network, addr netip.Addr) {
 	h := &b.health[n]
-	if last := h.prefer.Load(); last == nil || *last != addr {
-		kept := addr // or addr itself would be allocated at every call
-		h.prefer.Store(&kept)
+	if last := h.preferred.Load(); last == nil || *last != addr {
+		stored := addr // a copy, because &addr would allocate at every call
+		h.preferred.Store(&stored)
 	}
 }
 
-// Preferred is the address an attempt succeeded on last; the zero Addr if none did.
+// Preferred returns the address stored last by [Backend.Prefer], or the zero Addr.
 func (b *Backend) Preferred(n Network) netip.Addr {
-	if last := b.health[n].prefer.Load(); last != nil {
+	if last := b.health[n].preferred.Load(); last != nil {
 		return *last
 	}
 	return netip.Addr{}
 }
 
-// Down says whether the backend was demoted on n and has not succeeded since.
+// Down reports whether the backend was demoted on n and has not succeeded since.
 func (b *Backend) Down(n Network) bool { return b.health[n].word.Load()&downBit != 0 }
 
-// Demotions counts how often the backend was demoted, on whichever network:
-// who has counted its successes begins anew when this is another number.
+// Demotions returns how often the backend was demoted, on both networks together.
+// A caller that counts successes in a row starts over when the number changes.
 func (b *Backend) Demotions() (count uint64) {
 	for n := range b.health {
 		count += b.health[n].demotions.Load()

@@ -1,9 +1,10 @@
 // Package upstream is the ordered queue of a service's backends, as a passive
-// state machine: it says whom to try next, is told what came of it, and keeps
-// strikes, demotions and cooldowns. It opens no socket, starts no goroutine,
-// looks up no name and reads no clock: whoever attempts says when.
+// state machine. It chooses the backend for each attempt, receives the results
+// of attempts, and keeps strikes, demotions and cooldowns. It opens no sockets,
+// starts no goroutines, looks up no names and reads no clock: callers pass the
+// time. The package is part of caddy-relay and promises no API to other modules.
 //
-// One client's way through the queue is a [Walk]:
+// A [Walk] is one client's way through the queue:
 //
 //	walk := pool.Walk(upstream.TCP)
 //	attempt, ok := walk.Next(now)
@@ -14,9 +15,9 @@
 //			break
 //		}
 //		switch verdict, _ := walk.Failed(attempt, now, err); verdict {
-//		case upstream.Retry: // drop the name from the DNS cache, look up afresh
+//		case upstream.Retry: // drop the name from the DNS cache and look it up again
 //			attempt, ok = walk.Again(attempt, now)
-//		case upstream.RetryIfChanged: // the same, but only for other addresses
+//		case upstream.RetryIfChanged: // the same, but only if the addresses differ
 //			...
 //		case upstream.Next:
 //			attempt, ok = walk.Next(now)
@@ -26,19 +27,20 @@
 //
 // # The two-strike rule
 //
-// Strikes are shared by all walks; that a walk is through with a backend is
-// its own. A backend passes through these states, for TCP and for UDP apart:
+// All walks share the strikes of a backend. Each walk keeps its own list of
+// exhausted backends. A backend passes through these states, separately for TCP
+// and UDP:
 //
 //	        failure                failure
 //	up ---------------> struck -----------------> down, at the end of the
-//	^   strike 1,          |    strike 2             queue, perhaps cooling
-//	|   asked again        |                           |
+//	^   strike 1,          |    strike 2             queue, cooling if configured
+//	|   retried at once    |                           |
 //	+----------------------+---------------------------+
 //	                     success
 //
-// A failure counts only if its attempt began after the backend's latest
-// strike, success, demotion or reset (its generation), so a hundred clients that
-// run into one dead backend together are one strike, and then one more. A failure
-// of a backend that is down is neither a strike nor a move nor an event: one
-// outage costs two strikes, one move and one report, however long it lasts.
+// A failure counts only if its attempt began after the backend's latest strike,
+// success, demotion or reset (its generation). A hundred clients that fail on one
+// dead backend together therefore cause one strike, and then one more. A failure
+// on a backend that is down causes no strike, no move and no event. One outage
+// thus costs two strikes, one move and one event, however long it lasts.
 package upstream

@@ -8,8 +8,8 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// The first backend is dead. The client that finds out asks it once more, at
-// once, and is then served by the second; the dead one goes to the end.
+// The first backend is dead. The client tries it twice, and is then served by the
+// second backend. The dead one moves to the end of the queue.
 func Example() {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	pool := upstream.NewPool([]upstream.Address{

@@ -5,37 +5,37 @@ import (
 	"slices"
 )
 
-// This file is what operators and health checks do to the queue, beside what
-// clients find out.
+// This file has the operations of operators and health checks on the queue.
 
-// Why a backend cannot be drained or resumed.
+// The errors of [Pool.SetDrained].
 var (
 	ErrLastBackend = errors.New("it is the last backend that takes new clients")
 	ErrRemoved     = errors.New("it is no longer in the queue")
 )
 
-// SetDrained takes a backend out of what new clients are offered, or puts it
-// back, and says whether that is news. What runs on it goes on. The last one
-// that is not drained stays, down or not: a service without any refuses all.
+// SetDrained sets whether new clients are kept away from b, and reports whether
+// that changed. Existing relays on b continue. The last backend that is not
+// drained cannot be drained, even if it is down, because the service would refuse
+// all clients.
 func (p *Pool) SetDrained(b *Backend, drained bool) (changed bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	takesOthers := func(o *Backend) bool { return o != b && !o.drained.Load() }
+	isAlternative := func(o *Backend) bool { return o != b && !o.drained.Load() }
 	switch {
 	case !slices.Contains(p.backends(), b):
 		return false, ErrRemoved
 	case b.drained.Load() == drained:
 		return false, nil
-	case drained && !slices.ContainsFunc(p.backends(), takesOthers):
+	case drained && !slices.ContainsFunc(p.backends(), isAlternative):
 		return false, ErrLastBackend
 	}
 	b.drained.Store(drained)
 	return true, nil
 }
 
-// Reset brings back the configured order, without strikes, down or cooling
-// backends; what is drained stays so, and totals go on. Attempts under way
-// become too old for a strike, and there is nothing to recover from.
+// Reset restores the configured order and clears strikes, down and cooldowns.
+// Drained backends stay drained, and counts are kept. Attempts in progress become
+// stale: they cause neither strikes nor recoveries.
 func (p *Pool) Reset() Change {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -43,20 +43,20 @@ func (p *Pool) Reset() Change {
 		b.rank = 0
 		for n := range b.health {
 			h := &b.health[n]
-			h.upLocked()
+			h.clearDownLocked()
 			for word := h.word.Load(); !h.word.CompareAndSwap(word, (word+genUnit)&^stateMask); {
-				word = h.word.Load() // a success slipped in between
+				word = h.word.Load() // a success was concurrent
 			}
 		}
 	}
 	for n := range networks {
 		p.allDown[n].Store(false)
 	}
-	return p.countedLocked(Change{Order: p.reorderLocked()}, TCP) // which is as UDP now
+	return p.withCountsLocked(Change{Order: p.reorderLocked()}, TCP) // UDP has the same counts now
 }
 
-// Failback moves a demoted backend to its configured place, if it is down on
-// no network. The change says the new order, where it is another, and no more.
+// Failback moves a demoted backend to its configured place, unless it is down on a
+// network. Only Order of the result may be set.
 func (p *Pool) Failback(b *Backend) Change {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -64,8 +64,9 @@ func (p *Pool) Failback(b *Backend) Change {
 		return Change{}
 	}
 	queue := p.backends()
-	// Those in front that work and stand as configured among themselves are in
-	// their places, demoted once or not: b must not overtake them on its way.
+	// The backends at the front that are up and in configured order are in their
+	// places, even if they were demoted at some time. b must not overtake those
+	// that are configured before it.
 	for i, ahead := range queue {
 		if ahead.downAnywhere() || i > 0 && ahead.configured < queue[i-1].configured {
 			break
@@ -76,4 +77,5 @@ func (p *Pool) Failback(b *Backend) Change {
 	return Change{Order: p.reorderLocked()}
 }
 
+// downAnywhere reports whether b is down on any network.
 func (b *Backend) downAnywhere() bool { return b.Down(TCP) || b.Down(UDP) }

@@ -1,15 +1,16 @@
 package upstream
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
 
-// A reset forgets what was learnt, on both networks, and not who is drained.
+// A reset clears the states on both networks and the order, but not drains.
 func TestReset(t *testing.T) {
-	play(t, "a b c", time.Hour, tell(
-		goesDown("ann", "a", ", order b c a, cooling until 1h0m0s", "a:struck b c", "b c a:cooling"),
-		goesDown("u@udp", "b", ", order c a b, cooling until 1h0m0s", "b:udp-struck c a:cooling", "c a:cooling b:udp-cooling"),
+	play(t, "a b c", time.Hour, slices.Concat(
+		demotion("ann", "a", ", order b c a, cooling until 1h0m0s", "a:struck b c", "b c a:cooling"),
+		demotion("u@udp", "b", ", order c a b, cooling until 1h0m0s", "b:udp-struck c a:cooling", "c a:cooling b:udp-cooling"),
 		[]step{
 			{"bob next", "c", "", ""},
 			{"bob fails c", "retry", "strike 1", "c:struck a:cooling b:udp-cooling"},
@@ -22,9 +23,9 @@ func TestReset(t *testing.T) {
 	))
 }
 
-// What was under way is neither a strike nor a recovery after a reset.
+// Attempts that began before a reset cause neither strikes nor recoveries.
 func TestAttemptsBeforeAReset(t *testing.T) {
-	play(t, "a b", 0, tell(
+	play(t, "a b", 0, slices.Concat(
 		[]step{
 			{"ann next", "a", "", ""},
 			{"bob next", "a", "", ""},
@@ -32,9 +33,9 @@ func TestAttemptsBeforeAReset(t *testing.T) {
 			{"ann again a", "a", "", ""},
 			{"operator resets", "", "", "a b"},
 			{"bob fails a", "retry", "", ""},
-			{"ann fails a", "next", "", ""}, // her second failure all the same
+			{"ann fails a", "next", "", ""}, // still counts as her second failure
 		},
-		goesDown("cid", "a", ", order b a", "a:struck b", "b a:down"),
+		demotion("cid", "a", ", order b a", "a:struck b", "b a:down"),
 		[]step{
 			{"p probes a", "a", "", ""},
 			{"q probes a", "a", "", ""},
@@ -42,28 +43,28 @@ func TestAttemptsBeforeAReset(t *testing.T) {
 			{"p succeeds a", "", "", ""},
 			{"q fails a", "retry", "", ""},
 			{"q again a", "a", "", ""},
-			{"q fails a", "next", "strike 1", "a:struck b"}, // begun after it
+			{"q fails a", "next", "strike 1", "a:struck b"}, // began after the reset
 		},
 	))
 }
 
-// The next outage is news after a reset.
+// After a reset, the next outage is reported.
 func TestAllUnavailableAgainAfterAReset(t *testing.T) {
-	outage := goesDown("ann", "a", ", all unavailable", "a:struck", "a:down")
-	play(t, "a", 0, tell(outage,
+	outage := demotion("ann", "a", ", all unavailable", "a:struck", "a:down")
+	play(t, "a", 0, slices.Concat(outage,
 		[]step{{"operator resets", "", "", "a"}},
-		goesDown("bob", "a", ", all unavailable", "a:struck", "a:down"),
+		demotion("bob", "a", ", all unavailable", "a:struck", "a:down"),
 	))
 }
 
 func TestFailback(t *testing.T) {
-	play(t, "a b c", time.Minute, tell(
+	play(t, "a b c", time.Minute, slices.Concat(
 		[]step{{"checker returns a", "", "", ""}},
-		goesDown("ann", "a", ", order b c a, cooling until 1m0s", "a:struck b c", "b c a:cooling"),
+		demotion("ann", "a", ", order b c a, cooling until 1m0s", "a:struck b c", "b c a:cooling"),
 		[]step{
-			{"checker returns a", "", "", ""}, // while it cools
+			{"checker returns a", "", "", ""}, // cooling
 			{"time passes 1m", "", "", "b c a:down"},
-			{"checker returns a", "", "", ""}, // while it is down
+			{"checker returns a", "", "", ""}, // down
 			{"p probes a", "a", "", ""},
 			{"p succeeds a", "", "recovered after 1m0s", "b c a"},
 			{"checker returns a", "", "order a b c", "a b c"},
@@ -72,10 +73,11 @@ func TestFailback(t *testing.T) {
 	))
 }
 
-// Down on the other network is down: the order is one for both.
+// A backend that is down on one network does not fail back, because both networks
+// share the order.
 func TestNoFailbackWhileDownOnOneNetwork(t *testing.T) {
-	play(t, "a b", 0, tell(
-		goesDown("ann", "a", ", order b a", "a:struck b", "b a:down"),
+	play(t, "a b", 0, slices.Concat(
+		demotion("ann", "a", ", order b a", "a:struck b", "b a:down"),
 		[]step{
 			{"u@udp probes a", "a", "", ""},
 			{"u@udp succeeds a", "", "", ""},
@@ -87,43 +89,34 @@ func TestNoFailbackWhileDownOnOneNetwork(t *testing.T) {
 	))
 }
 
-// All were demoted at some time and stand as configured: whoever is found well
-// first must not overtake the others.
-func TestFailbackOvertakesNoOneInItsPlace(t *testing.T) {
-	play(t, "a b c", 0, tell(
-		goesDown("ann", "a", ", order b c a", "a:struck b c", "b c a:down"),
-		goesDown("bob", "b", ", order c a b", "b:struck c a:down", "c a:down b:down"),
-		goesDown("cid", "c", ", order a b c, all unavailable", "c:struck a:down b:down", "a:down b:down c:down"),
-		recovers("a", "a b:down c:down"), recovers("b", "a b c:down"), recovers("c", "a b c"),
+// If all backends were demoted at some time and are in configured order, the first
+// one to recover must not overtake the others.
+func TestFailbackKeepsConfiguredOrder(t *testing.T) {
+	play(t, "a b c", 0, slices.Concat(
+		demotion("ann", "a", ", order b c a", "a:struck b c", "b c a:down"),
+		demotion("bob", "b", ", order c a b", "b:struck c a:down", "c a:down b:down"),
+		demotion("cid", "c", ", order a b c, all unavailable", "c:struck a:down b:down", "a:down b:down c:down"),
+		recovery("a", "a b:down c:down"), recovery("b", "a b c:down"), recovery("c", "a b c"),
 		[]step{
 			{"checker returns c", "", "", ""},
-			{"operator loads a b c d", "", "", "a b c d"}, // they are at home, all of them
+			{"operator loads a b c d", "", "", "a b c d"}, // none counts as demoted, so d is last
 		},
 	))
 }
 
-// A backend in front that is down is in nobody's way.
-func TestFailbackPastTheDown(t *testing.T) {
-	play(t, "a b", 0, tell(
-		goesDown("ann", "a", ", order b a", "a:struck b", "b a:down"),
-		goesDown("bob", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
-		recovers("b", "a:down b"),
+// A failback may overtake a backend that is down.
+func TestFailbackPastDownBackend(t *testing.T) {
+	play(t, "a b", 0, slices.Concat(
+		bothDown(),
+		recovery("b", "a:down b"),
 		[]step{{"checker returns b", "", "order b a", "b a:down"}},
-		recovers("a", "b a"),
+		recovery("a", "b a"),
 		[]step{{"checker returns a", "", "order a b", "a b"}},
 	))
 }
 
-func recovers(backend, queue string) []step {
-	who := "r" + backend
-	return []step{
-		{who + " probes " + backend, backend, "", ""},
-		{who + " succeeds " + backend, "", "recovered after 0s", queue},
-	}
-}
-
-// A removed backend has no place to return to.
-func TestRemovedDoesNotFailBack(t *testing.T) {
+// A removed backend does not fail back.
+func TestRemovedBackendDoesNotFailBack(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	a := p.Backend("a")
 	p.Update(addresses("b"), 0)
@@ -133,7 +126,7 @@ func TestRemovedDoesNotFailBack(t *testing.T) {
 	}
 }
 
-// A run of successes ends at a demotion, whoever caused it on whichever network.
+// Demotions counts the demotions on both networks.
 func TestDemotions(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	for n := range networks {

@@ -9,83 +9,83 @@ import (
 	"time"
 )
 
-// Pool is the ordered queue of backends of one service. All methods may be
-// called by any number of goroutines.
+// Pool is the ordered queue of backends of one service. All methods are safe for
+// concurrent use.
 type Pool struct {
-	epoch time.Time                  // set once: what health.cooling counts from
-	order atomic.Pointer[[]*Backend] // the queue, first choice first; replaced, never edited, under mu
+	epoch time.Time                  // set once; health.cooling is relative to it
+	order atomic.Pointer[[]*Backend] // the queue, first choice first; replaced under mu, never modified
 
-	allDown [networks]atomic.Bool // all_backends_unavailable was reported and nobody has succeeded since; written under mu
+	allDown [networks]atomic.Bool // all_backends_unavailable was reported and no attempt has succeeded since; written under mu
 
-	mu       sync.Mutex // guards what follows and every change of a backend's state; held for memory work only
+	mu       sync.Mutex // guards the fields below and changes of backends' states; not held while blocking
 	cooldown time.Duration
 	lastRank int64
-	past     [networks]Past
+	departed [networks]Departed
 }
 
-// Change is what one report did to the queue, for those who log and announce
-// it. The zero value says: nothing that anybody needs to know.
+// Change describes the effect of one call on the queue, for logs and events. The
+// zero value means that there is nothing to log.
 type Change struct {
-	Strike         int           // 1 or 2 where the failure was a strike
-	Demoted        bool          // the backend went to the end of the queue: backend_failed
-	Order          []string      // the new order, where it is another than before
-	CoolingUntil   time.Time     // set with Demoted where there is a cooldown
-	AllUnavailable bool          // that was the last one: all_backends_unavailable
+	Strike         int           // 1 or 2 if the failure was a strike, else 0
+	Demoted        bool          // the backend moved to the end of the queue: backend_failed
+	Order          []string      // the new order; nil if it did not change
+	CoolingUntil   time.Time     // set with Demoted if there is a cooldown
+	AllUnavailable bool          // the last available backend went down: all_backends_unavailable
 	Recovered      bool          // first success of a backend that was down: backend_recovered
 	DownFor        time.Duration // set with Recovered
 
-	// How many backends are neither down (or cooling) on that network nor
-	// drained, and how many there are: set with a strike, a recovery and a reset.
+	// The number of backends that are neither down on that network nor drained,
+	// and the number of all backends. Set with a strike, a recovery and a reset.
 	Available, Total int
 }
 
-// NewPool makes a queue of the addresses in their order. cooldown is how long
-// a demoted backend is passed over while a client has another left; 0 never.
-// Texts must differ (the configuration sees to it).
+// NewPool returns a queue of the addresses in their order. cooldown is how long a
+// demoted backend is passed over while a client has another one left; 0 turns
+// cooldowns off. The texts of the addresses must be unique.
 func NewPool(addresses []Address, cooldown time.Duration, now time.Time) *Pool {
 	p := &Pool{epoch: now}
 	p.Update(addresses, cooldown)
 	return p
 }
 
-// Update gives the pool another configuration. Backends that stay keep their
-// state (strikes, down, cooldown, drained, and their place at the end if they
-// were demoted), whatever their new position; new ones enter where they are
-// configured. Attempts under way on a removed backend go on.
+// Update changes the configuration of the pool. Backends that stay keep their
+// state (strikes, down, cooldown, drained, and the place at the end if they were
+// demoted), whatever their new position is. New backends enter at their
+// configured place. Attempts in progress on a removed backend continue.
 func (p *Pool) Update(addresses []Address, cooldown time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cooldown = cooldown
-	known := make(map[string]*Backend)
+	existing := make(map[string]*Backend)
 	for _, b := range p.backends() {
-		known[b.Text] = b
+		existing[b.Text] = b
 	}
-	// A leader that works stands where it is configured, so that new ones find
-	// their place beside it and do not overtake a queue in which each was
-	// demoted at some time.
+	// The first backend that stays counts as never demoted if it is up. If all
+	// backends were demoted at some time, new ones would otherwise all enter
+	// before it.
 	stays := func(b *Backend) bool { return slices.Contains(addresses, b.Address) }
 	if i := slices.IndexFunc(p.backends(), stays); i >= 0 {
-		if leader := p.backends()[i]; !leader.downAnywhere() {
-			leader.rank = 0
+		if first := p.backends()[i]; !first.downAnywhere() {
+			first.rank = 0
 		}
 	}
 	order := make([]*Backend, 0, len(addresses))
 	for i, a := range addresses {
-		b := known[a.Text]
+		b := existing[a.Text]
 		if b == nil || b.Address != a {
 			b = newBackend(a)
 		}
 		b.configured = i
 		order = append(order, b)
 	}
-	p.partLocked(order)
+	p.countDepartedLocked(order)
 	p.sortLocked(order)
 	for n := range networks {
 		p.allDown[n].Store(p.allDown[n].Load() && available(order, n) == 0)
 	}
 }
 
-// backends is the queue as it stands; not to be edited.
+// backends returns the current queue, which must not be modified.
 func (p *Pool) backends() []*Backend {
 	if order := p.order.Load(); order != nil {
 		return *order
@@ -93,8 +93,9 @@ func (p *Pool) backends() []*Backend {
 	return nil
 }
 
-// sortLocked publishes backends as the new queue: those never moved as
-// configured, then the demoted ones in the order of their demotions.
+// sortLocked sorts backends and publishes them as the new queue: first those that
+// were never demoted, as configured, then the demoted ones in the order of their
+// demotions.
 func (p *Pool) sortLocked(backends []*Backend) {
 	slices.SortStableFunc(backends, func(a, b *Backend) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.configured, b.configured))
@@ -102,7 +103,7 @@ func (p *Pool) sortLocked(backends []*Backend) {
 	p.order.Store(&backends)
 }
 
-// Order lists the backends' texts, first choice first.
+// Order returns the texts of the backends, first choice first.
 func (p *Pool) Order() []string {
 	backends := p.backends()
 	texts := make([]string, len(backends))
@@ -112,7 +113,7 @@ func (p *Pool) Order() []string {
 	return texts
 }
 
-// Backend finds a backend of the queue by its text; nil if there is none.
+// Backend returns the backend of the queue with this text, or nil.
 func (p *Pool) Backend(text string) *Backend {
 	for _, b := range p.backends() {
 		if b.Text == text {
@@ -122,10 +123,11 @@ func (p *Pool) Backend(text string) *Backend {
 	return nil
 }
 
-// failed books a failed attempt and says whether it was stale: older than the
-// backend's latest strike, success, demotion or reset.
+// failed records a failed attempt. stale reports whether the attempt began before
+// the backend's latest strike, success, demotion or reset, and down whether the
+// backend was down already. In both cases there is no strike.
 func (p *Pool) failed(a Attempt, now time.Time, err error, addr netip.AddrPort) (change Change, stale, down bool) {
-	text := err.Error() // not under the lock: it is a stranger's code
+	text := err.Error() // before locking, because it is foreign code
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b, h := a.Backend, a.health()
@@ -140,19 +142,19 @@ func (p *Pool) failed(a Attempt, now time.Time, err error, addr netip.AddrPort) 
 			return Change{}, false, true
 		case word&strikeBit == 0:
 			if h.word.CompareAndSwap(word, (word+genUnit)|strikeBit) {
-				return p.countedLocked(Change{Strike: 1}, a.network), false, false
+				return p.withCountsLocked(Change{Strike: 1}, a.network), false, false
 			}
 		default:
 			if h.word.CompareAndSwap(word, (word+genUnit)&^strikeBit|downBit) {
 				return p.demoteLocked(b, a.network, now), false, false
 			}
 		}
-		// A success slipped in between: look again, this failure is older now.
+		// A concurrent success began a new generation, so this failure is stale now.
 	}
 }
 
-// demoteLocked moves b to the end of the queue after its second strike and
-// wakes those who still wait on it.
+// demoteLocked moves b to the end of the queue after its second strike and wakes
+// the attempts that still wait for it.
 func (p *Pool) demoteLocked(b *Backend, n Network, now time.Time) Change {
 	h := &b.health[n]
 	h.demotions.Add(1)
@@ -163,13 +165,13 @@ func (p *Pool) demoteLocked(b *Backend, n Network, now time.Time) Change {
 		h.cooling.Store(int64(change.CoolingUntil.Sub(p.epoch)))
 	}
 	waiting := *h.demoted.Load()
-	h.renewDemoted()
+	h.replaceDemoted()
 	close(waiting)
 
 	p.lastRank++
 	b.rank = p.lastRank
 	change.Order = p.reorderLocked()
-	change = p.countedLocked(change, n)
+	change = p.withCountsLocked(change, n)
 	if change.Available == 0 && !p.allDown[n].Load() {
 		p.allDown[n].Store(true)
 		change.AllUnavailable = true
@@ -177,7 +179,8 @@ func (p *Pool) demoteLocked(b *Backend, n Network, now time.Time) Change {
 	return change
 }
 
-// reorderLocked has the queue follow its backends' ranks; nil if it did already.
+// reorderLocked sorts the queue by the ranks of its backends. It returns the new
+// order, or nil if it did not change.
 func (p *Pool) reorderLocked() []string {
 	before := p.backends()
 	after := slices.Clone(before)
@@ -188,14 +191,14 @@ func (p *Pool) reorderLocked() []string {
 	return p.Order()
 }
 
-// countedLocked adds to a change how many backends are left standing.
-func (p *Pool) countedLocked(change Change, n Network) Change {
+// withCountsLocked returns change with the numbers of available and all backends.
+func (p *Pool) withCountsLocked(change Change, n Network) Change {
 	backends := p.backends()
 	change.Available, change.Total = available(backends, n), len(backends)
 	return change
 }
 
-// available counts the backends that take new clients and are not down.
+// available returns the number of backends that are neither drained nor down on n.
 func available(backends []*Backend, n Network) (count int) {
 	for _, b := range backends {
 		if !b.drained.Load() && !b.Down(n) {
@@ -205,13 +208,14 @@ func available(backends []*Backend, n Network) (count int) {
 	return count
 }
 
-// succeeded books a successful attempt.
+// succeeded records a successful attempt.
 func (p *Pool) succeeded(a Attempt, now time.Time) Change {
 	h := a.health()
 	h.succeeded.Add(1)
-	// In good times a success only advances the generation: no lock. They are
-	// not good while all are reported down, though this one may be up: it was
-	// drained at the time of the report.
+	// If the backend is up without strikes, a success only increments the
+	// generation, without a lock. The lock is needed to clear allDown. That may
+	// be set although this backend is up: it was drained when
+	// all_backends_unavailable was reported.
 	for !p.allDown[a.network].Load() {
 		word := h.word.Load()
 		if word&stateMask != 0 {
@@ -232,8 +236,8 @@ func (p *Pool) succeeded(a Attempt, now time.Time) Change {
 		if word&downBit == 0 {
 			return Change{}
 		}
-		change := p.countedLocked(Change{Recovered: true, DownFor: now.Sub(h.downSince)}, a.network)
-		h.upLocked()
+		change := p.withCountsLocked(Change{Recovered: true, DownFor: now.Sub(h.downSince)}, a.network)
+		h.clearDownLocked()
 		return change
 	}
 }

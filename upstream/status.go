@@ -5,65 +5,67 @@ import (
 	"time"
 )
 
-// State is a backend's condition on one network, in one word.
+// State is the state of a backend on one network. The package comment shows the
+// transitions.
 type State string
 
-// The states, from the admin API's contract.
+// The states, as named in the admin API.
 const (
 	Up       State = "up"
 	Struck   State = "struck"   // one strike
-	Down     State = "down"     // demoted, not succeeded since
+	Down     State = "down"     // demoted and no success since
 	Cooling  State = "cooling"  // down, and passed over until its cooldown ends
-	Draining State = "draining" // an operator sends nobody new there
+	Draining State = "draining" // an operator drained it: it gets no new clients
 )
 
-// Status is a backend's place and condition at one moment.
+// Status is the place and the state of a backend at one moment.
 type Status struct {
 	Backend    *Backend
-	Position   int // in the queue, from 0
-	Configured int // in the configuration, from 0
+	Position   int // index in the queue
+	Configured int // index in the configuration
 	Networks   [networks]NetworkStatus
 }
 
-// NetworkStatus is the condition of a backend on one [Network].
+// NetworkStatus is the state of a backend on one [Network].
 type NetworkStatus struct {
 	State        State
 	Strikes      int
 	DownSince    time.Time // zero unless down
 	CoolingUntil time.Time // zero unless cooling
-	Succeeded    uint64    // attempts that did
-	Failed       uint64    // attempts that did not, counted as strikes or not
+	Succeeded    uint64    // number of successful attempts
+	Failed       uint64    // number of failed attempts, including those without a strike
 	Demotions    uint64
 	LastFailure  Failure // zero if there was none
 }
 
-// Past is what backends had counted on one [Network] when they left the queue.
-type Past struct {
+// Departed holds the final counts of removed backends on one [Network].
+type Departed struct {
 	Failed    uint64
 	Demotions uint64
 }
 
-// Past adds up all that have left since the pool was made.
-func (p *Pool) Past(n Network) Past {
+// Departed returns the sums over all backends removed since the pool was created.
+func (p *Pool) Departed(n Network) Departed {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.past[n]
+	return p.departed[n]
 }
 
-// partLocked books those that are not among the ones to come.
-func (p *Pool) partLocked(next []*Backend) {
+// countDepartedLocked adds the counts of the backends that are not in next to
+// departed.
+func (p *Pool) countDepartedLocked(next []*Backend) {
 	for _, b := range p.backends() {
 		if slices.Contains(next, b) {
 			continue
 		}
 		for n := range b.health {
-			p.past[n].Failed += b.health[n].failed.Load()
-			p.past[n].Demotions += b.health[n].demotions.Load()
+			p.departed[n].Failed += b.health[n].failed.Load()
+			p.departed[n].Demotions += b.health[n].demotions.Load()
 		}
 	}
 }
 
-// Snapshot lists the backends in queue order as they are at now.
+// Snapshot returns the status of all backends at now, in the order of the queue.
 func (p *Pool) Snapshot(now time.Time) []Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Every field of a snapshot, through all the states of one backend.
+// TestSnapshot compares every field in all states of one backend.
 func TestSnapshot(t *testing.T) {
 	var (
 		p       = NewPool(addresses("a b"), time.Minute, start)
@@ -24,7 +24,7 @@ func TestSnapshot(t *testing.T) {
 				{Backend: b, Position: 1 - position, Configured: 1, Networks: [networks]NetworkStatus{TCP: {State: Up}, UDP: {State: Up}}},
 			}
 			if tcp.State == Draining {
-				wantList[0].Networks[UDP].State = Draining // one switch for both
+				wantList[0].Networks[UDP].State = Draining // a drain holds for both networks
 			}
 			if position == 1 {
 				wantList[0], wantList[1] = wantList[1], wantList[0]
@@ -42,7 +42,7 @@ func TestSnapshot(t *testing.T) {
 	walk.Failed(attempt, at(2), refused)
 	want("struck", at(2), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 1, LastFailure: Failure{At: at(2), Error: "refused"}})
 
-	// A failure that is no strike is still a failure, and the latest.
+	// A failure without a strike is still counted, and is the latest failure.
 	late.FailedAt(held, at(3), timeout, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), held.Backend.Port))
 	where := netip.MustParseAddrPort("192.0.2.1:80")
 	want("struck still", at(3), 0, NetworkStatus{State: Struck, Strikes: 1, Failed: 2, LastFailure: Failure{At: at(3), Error: "timed out", Address: where}})
@@ -66,8 +66,8 @@ func TestSnapshot(t *testing.T) {
 	want("recovered", at(70), 1, NetworkStatus{State: Up, Succeeded: 1, Failed: 3, Demotions: 1, LastFailure: Failure{At: at(4), Error: "refused"}})
 }
 
-// A snapshot is a copy: what comes later does not show in it.
-func TestSnapshotStaysAsItWas(t *testing.T) {
+// A snapshot does not change later.
+func TestSnapshotIsACopy(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	before := p.Snapshot(start)
 	walk := p.Walk(TCP)
@@ -76,11 +76,11 @@ func TestSnapshotStaysAsItWas(t *testing.T) {
 	a, _ = walk.Again(a, start)
 	walk.Failed(a, start, errRefused)
 	if before[0].Backend.Text != "a" || before[0].Networks[TCP] != (NetworkStatus{State: Up}) {
-		t.Errorf("the old snapshot says %+v now", before[0])
+		t.Errorf("the old snapshot changed to %+v", before[0])
 	}
 }
 
-// An order that was handed out belongs to the caller.
+// The caller may modify the order.
 func TestOrderIsACopy(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	p.Order()[0] = "x"
@@ -91,27 +91,27 @@ func TestOrderIsACopy(t *testing.T) {
 
 func TestNetworkString(t *testing.T) {
 	if TCP.String() != "tcp" || UDP.String() != "udp" {
-		t.Errorf("networks are called %v and %v", TCP, UDP)
+		t.Errorf("got %v and %v, want tcp and udp", TCP, UDP)
 	}
 }
 
-// What backends counted is not lost when they leave.
-func TestPast(t *testing.T) {
+// The counts of removed backends are kept.
+func TestDeparted(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	walk := p.Walk(TCP)
 	a, _ := walk.Next(start)
 	walk.Failed(a, start, errors.New("refused"))
 	a, _ = walk.Again(a, start)
 	walk.Failed(a, start, errors.New("refused"))
-	want := func(tcp Past) {
+	want := func(tcp Departed) {
 		t.Helper()
-		if got := [...]Past{TCP: p.Past(TCP), UDP: p.Past(UDP)}; got != [...]Past{TCP: tcp, UDP: {}} {
+		if got := [...]Departed{TCP: p.Departed(TCP), UDP: p.Departed(UDP)}; got != [...]Departed{TCP: tcp, UDP: {}} {
 			t.Errorf("got %+v, want %+v over TCP", got, tcp)
 		}
 	}
-	want(Past{})
+	want(Departed{})
 	p.Update(addresses("b"), 0)
-	want(Past{Failed: 2, Demotions: 1})
+	want(Departed{Failed: 2, Demotions: 1})
 	p.Update(addresses("a b"), 0)
-	want(Past{Failed: 2, Demotions: 1})
+	want(Departed{Failed: 2, Demotions: 1})
 }

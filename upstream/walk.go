@@ -6,37 +6,41 @@ import (
 	"time"
 )
 
-// Verdict says what a client does after a failed attempt.
+// Verdict tells a client what to do after a failed attempt.
 type Verdict uint8
 
 const (
-	// Next: this client is through with the backend; go on with [Walk.Next].
+	// Next means that the client has exhausted the backend. Continue with
+	// [Walk.Next].
 	Next Verdict = iota
-	// Retry the same backend at once, over a fresh lookup, with [Walk.Again].
+	// Retry means to look the name up again and to retry the same backend at
+	// once, with [Walk.Again].
 	Retry
-	// RetryIfChanged: look up afresh; [Walk.Again] if the addresses are others
-	// than those that just failed, else [Walk.Exhaust] and [Walk.Next].
+	// RetryIfChanged means to look the name up again. If the addresses differ
+	// from those that just failed, call [Walk.Again], else [Walk.Exhaust] and
+	// [Walk.Next].
 	RetryIfChanged
 )
 
-// Attempt is one try of one backend by one client.
+// Attempt is one attempt of one client on one backend.
 type Attempt struct {
 	Backend *Backend
-	Began   time.Time // what a fresh lookup must be younger than
+	Began   time.Time // a lookup for the retry must be newer than this
 
 	network    Network
-	generation uint64
-	second     bool
-	demoted    <-chan struct{}
+	generation uint64          // of the backend when the attempt began
+	second     bool            // the client's second attempt on the backend
+	demoted    <-chan struct{} // closed when the backend is demoted after the attempt began
 }
 
 func (a Attempt) health() *health { return &a.Backend.health[a.network] }
 
-// Second says whether this is the client's second attempt on the backend.
+// Second reports whether this is the client's second attempt on the backend.
 func (a Attempt) Second() bool { return a.second }
 
-// Demoted is closed when the backend is demoted by anybody after the attempt
-// began: those who still wait for it start on the next backend at once.
+// Demoted returns a channel that is closed when failures of any client demote the
+// backend after the attempt began. A client that still waits for the backend then
+// starts an attempt on the next one at once.
 func (a Attempt) Demoted() <-chan struct{} { return a.demoted }
 
 func (a Attempt) wasDemoted() bool {
@@ -48,30 +52,30 @@ func (a Attempt) wasDemoted() bool {
 	}
 }
 
-// Walk is one client's way through the queue, or one probe's of a single
-// backend. It belongs to one goroutine; the pool behind it is shared.
+// Walk is the way of one client through the queue, or of one probe to its backend.
+// A Walk must be used by one goroutine at a time. Its pool is shared.
 type Walk struct {
 	pool      *Pool
 	network   Network
-	only      *Backend   // a probe's
-	exhausted []*Backend // those this client is through with; nil in good times
+	only      *Backend   // the backend of a probe; nil: a client
+	exhausted []*Backend // backends this client must not try again
 }
 
-// Walk begins a client's way through the queue.
+// Walk returns a walk for a new client.
 func (p *Pool) Walk(n Network) Walk { return Walk{pool: p, network: n} }
 
-// Probe begins a walk that knows b alone, whatever its place, cooldown or
-// drain: its failures are strikes like a client's.
+// Probe returns a walk for a health check of b. It offers only b, whatever its
+// place is and even if it is cooling or drained. Failures of the probe are strikes
+// like those of a client.
 func (p *Pool) Probe(b *Backend, n Network) Walk { return Walk{pool: p, network: n, only: b} }
 
-// Next begins an attempt on the first backend of the queue that this client is
-// not through with. Cooling backends are passed over while there is another,
-// then tried, the longest-cooled first. ok is false when every backend that is
-// not drained was tried. It takes no lock and, before the first failure,
-// allocates nothing.
+// Next begins an attempt on the first backend of the queue that this client has
+// not exhausted and that is not drained. Cooling backends come after all others,
+// the one whose cooldown ends first before the rest. ok is false if no backend is
+// left. Next takes no lock and does not allocate.
 func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 	if w.only != nil {
-		if w.through(w.only) {
+		if w.hasExhausted(w.only) {
 			return Attempt{}, false
 		}
 		return w.begin(w.only, now), true
@@ -80,7 +84,7 @@ func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 	var cooling *Backend
 	var coolingUntil int64
 	for _, b := range w.pool.backends() {
-		if b.drained.Load() || w.through(b) {
+		if b.drained.Load() || w.hasExhausted(b) {
 			continue
 		}
 		until := b.health[w.network].cooling.Load()
@@ -97,16 +101,17 @@ func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 	return w.begin(cooling, now), true
 }
 
-// Resume begins an attempt on b, wherever it stands: for a UDP session that
-// has its backend and begins to wait for its next answer. What this walk
-// exhausted before is forgotten: the answer that came since ended that round.
+// Resume begins an attempt on b, whatever its place and state. It is for a UDP
+// session whose backend has answered and that now waits for the next answer. That
+// answer ended the earlier round of attempts, so Resume clears the list of
+// exhausted backends.
 func (w *Walk) Resume(b *Backend, now time.Time) Attempt {
 	w.exhausted = w.exhausted[:0]
 	return w.begin(b, now)
 }
 
-// Again begins the second attempt on a's backend. ok is false if this client
-// had its second attempt already.
+// Again begins the second attempt on the backend of a. ok is false if a was the
+// second attempt already.
 func (w *Walk) Again(a Attempt, now time.Time) (again Attempt, ok bool) {
 	if a.second {
 		return Attempt{}, false
@@ -116,21 +121,25 @@ func (w *Walk) Again(a Attempt, now time.Time) (again Attempt, ok bool) {
 	return again, true
 }
 
+// begin returns a first attempt on b.
 func (w *Walk) begin(b *Backend, now time.Time) Attempt {
 	h := &b.health[w.network]
-	// The channel before the generation: a demotion in between then closes the
-	// channel held, and the attempt is at worst told of it a step early.
+	// The channel must be read before the generation. A demotion between the two
+	// reads then closes the channel of this attempt although the attempt counts
+	// as newer than the demotion, which is harmless. In the other order the
+	// attempt would miss the demotion.
 	demoted := *h.demoted.Load()
 	return Attempt{Backend: b, Began: now, network: w.network, generation: generation(h.word.Load()), demoted: demoted}
 }
 
-// Failed reports a failure that is the backend's. err is kept for status.
+// Failed records a failure caused by the backend and returns what the client must
+// do. err is kept for [Pool.Snapshot].
 func (w *Walk) Failed(a Attempt, now time.Time, err error) (Verdict, Change) {
 	return w.FailedAt(a, now, err, netip.AddrPort{})
 }
 
-// FailedAt is Failed with the address that was tried last, which is kept with
-// the failure.
+// FailedAt is like Failed, and keeps the address that was tried last with the
+// failure.
 func (w *Walk) FailedAt(a Attempt, now time.Time, err error, addr netip.AddrPort) (Verdict, Change) {
 	change, stale, down := w.pool.failed(a, now, err, addr)
 	switch {
@@ -144,16 +153,16 @@ func (w *Walk) FailedAt(a Attempt, now time.Time, err error, addr netip.AddrPort
 	}
 }
 
-// Succeeded reports that the backend serves: a TCP connect, or the first
-// datagram from it. Order stays as it is; strikes, down and cooldown end.
+// Succeeded records a success: a TCP connect, or the first datagram from the
+// backend. It ends strikes, down and cooldown. The order does not change.
 func (w *Walk) Succeeded(a Attempt, now time.Time) Change { return w.pool.succeeded(a, now) }
 
-// Exhaust ends b for this client without a strike: a failure of our own side,
-// or a demotion by others.
+// Exhaust makes this client skip b from now on, without a strike. It is for local
+// failures and for demotions by other clients.
 func (w *Walk) Exhaust(b *Backend) {
-	if !w.through(b) {
+	if !w.hasExhausted(b) {
 		w.exhausted = append(w.exhausted, b)
 	}
 }
 
-func (w *Walk) through(b *Backend) bool { return slices.Contains(w.exhausted, b) }
+func (w *Walk) hasExhausted(b *Backend) bool { return slices.Contains(w.exhausted, b) }

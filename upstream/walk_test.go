@@ -2,16 +2,17 @@ package upstream
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
 
-// A failure of our own side ends the backend for this client alone.
+// Exhaust affects only its client.
 func TestExhaustIsNoStrike(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"ann next", "a", "", ""},
 		{"ann exhausts a", "", "", ""},
-		{"ann exhausts a", "", "", ""}, // twice is once
+		{"ann exhausts a", "", "", ""}, // has no further effect
 		{"ann next", "b", "", ""},
 		{"ann exhausts b", "", "", ""},
 		{"ann next", "refused", "", ""},
@@ -19,16 +20,16 @@ func TestExhaustIsNoStrike(t *testing.T) {
 	})
 }
 
-// A client keeps its own tally while the queue changes under it: it is offered
-// what it has not tried, wherever that stands now, and nothing twice.
+// While the queue changes, a client is offered each backend that it has not
+// exhausted, wherever it is now, and none twice.
 func TestWalkThroughAChangingQueue(t *testing.T) {
-	play(t, "a b c", 0, tell(
+	play(t, "a b c", 0, slices.Concat(
 		[]step{
 			{"ann next", "a", "", ""},
 			{"ann exhausts a", "", "", ""},
 		},
-		goesDown("bob", "a", ", order b c a", "a:struck b c", "b c a:down"),
-		goesDown("bob", "b", ", order c a b", "b:struck c a:down", "c a:down b:down"),
+		demotion("bob", "a", ", order b c a", "a:struck b c", "b c a:down"),
+		demotion("bob", "b", ", order c a b", "b:struck c a:down", "c a:down b:down"),
 		[]step{
 			{"ann next", "c", "", ""},
 			{"ann exhausts c", "", "", ""},
@@ -39,30 +40,30 @@ func TestWalkThroughAChangingQueue(t *testing.T) {
 	))
 }
 
-// Next alone does not end a backend: without a report it is the same again.
-func TestNextWithoutReport(t *testing.T) {
+// Next returns the same backend again if no result was reported.
+func TestNextWithoutResult(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"ann next", "a", "", ""},
 		{"ann next", "a", "", ""},
 	})
 }
 
-// A UDP session has its backend, and begins to wait for the next answer there,
-// wherever it stands by then. The answer before ended the earlier round.
+// A UDP session waits for the next answer of its backend, wherever that is in the
+// queue by then. The previous answer ended the earlier round of attempts.
 func TestResume(t *testing.T) {
-	play(t, "a b", time.Minute, tell(
+	play(t, "a b", time.Minute, slices.Concat(
 		[]step{
 			{"ann@udp next", "a", "", ""},
 			{"ann@udp exhausts a", "", "", ""},
 			{"ann@udp next", "b", "", ""},
 			{"ann@udp succeeds b", "", "", ""},
 			{"operator drains b", "", "", "a b:draining"},
-			{"ann@udp resumes b", "b", "", ""}, // drained, not first: it is hers
+			{"ann@udp resumes b", "b", "", ""}, // although b is drained and not the first
 			{"ann@udp fails b", "retry", "strike 1", ""},
 			{"operator resumes b", "", "", "a b:udp-struck"},
 			{"ann@udp again b", "b", "", ""},
 			{"ann@udp fails b", "next", "strike 2, demoted, cooling until 1m0s", "a b:udp-cooling"},
-			{"ann@udp next", "a", "", ""}, // exhausted in the first round, open again in this
+			{"ann@udp next", "a", "", ""}, // exhausted in the first round only
 			{"ann@udp succeeds a", "", "", ""},
 			{"bob@udp resumes b", "b", "", ""}, // cooling
 			{"bob@udp fails b", "retry if changed", "", ""},
@@ -72,7 +73,7 @@ func TestResume(t *testing.T) {
 	))
 }
 
-// A probe knows its backend alone, whatever its place, and asks twice at most.
+// A probe gets only its own backend, whatever its place is, and at most two attempts.
 func TestProbeStaysWithItsBackend(t *testing.T) {
 	play(t, "a b c", time.Minute, []step{
 		{"p probes b", "b", "", ""},
@@ -81,7 +82,7 @@ func TestProbeStaysWithItsBackend(t *testing.T) {
 		{"p fails b", "next", "strike 2, demoted, order a c b, cooling until 1m0s", "a c b:cooling"},
 		{"p again b", "refused", "", ""},
 		{"p next", "refused", "", ""},
-		{"q probes b", "b", "", ""}, // cooling is for clients
+		{"q probes b", "b", "", ""}, // probes ignore the cooldown
 		{"q fails b", "retry if changed", "", ""},
 		{"q exhausts b", "", "", ""},
 		{"q next", "refused", "", ""},
@@ -92,7 +93,7 @@ func TestProbeStaysWithItsBackend(t *testing.T) {
 	})
 }
 
-// A probe and a client that fail together are one strike, as two clients are.
+// A probe and a client that fail together cause one strike, as two clients do.
 func TestProbesAndClientsShareStrikes(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"p probes a", "a", "", ""},
@@ -130,6 +131,6 @@ func TestPreferred(t *testing.T) {
 	b.Prefer(TCP, v4)
 	want(v4, v4)
 	if n := testing.AllocsPerRun(100, func() { b.Prefer(TCP, v4) }); n != 0 {
-		t.Errorf("preferring what is preferred allocates %v times", n)
+		t.Errorf("storing the same address again: %v allocations", n)
 	}
 }

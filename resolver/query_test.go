@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// script is what a fake server does: it answers after some time, with addresses or an error.
-type script struct {
+// fakeServer answers after some time with an address or an error.
+type fakeServer struct {
 	takes time.Duration
 	addr  string
 	err   error
@@ -27,55 +27,55 @@ func TestServersInOrder(t *testing.T) {
 	notFound := &net.DNSError{Err: "no such host", Server: "192.0.2.53:53", IsNotFound: true}
 	const ms = time.Millisecond
 	for name, test := range map[string]struct {
-		servers []script
-		asked   []time.Duration // when each server was asked
+		servers []fakeServer
+		queried []time.Duration // when each server is queried
 		want    string          // address or error
 		takes   time.Duration
 	}{
 		"first answers": {
-			[]script{{takes: 999 * ms, addr: "192.0.2.1"}, {addr: "192.0.2.2"}},
+			[]fakeServer{{takes: 999 * ms, addr: "192.0.2.1"}, {addr: "192.0.2.2"}},
 			[]time.Duration{0}, "192.0.2.1", 999 * ms},
 		"first fails": {
-			[]script{{takes: 10 * ms, err: refused}, {takes: 10 * ms, addr: "192.0.2.2"}, {addr: "192.0.2.3"}},
+			[]fakeServer{{takes: 10 * ms, err: refused}, {takes: 10 * ms, addr: "192.0.2.2"}, {addr: "192.0.2.3"}},
 			[]time.Duration{0, 10 * ms}, "192.0.2.2", 20 * ms},
 		"first silent": {
-			[]script{{takes: silent}, {takes: 10 * ms, addr: "192.0.2.2"}, {addr: "192.0.2.3"}},
+			[]fakeServer{{takes: silent}, {takes: 10 * ms, addr: "192.0.2.2"}, {addr: "192.0.2.3"}},
 			[]time.Duration{0, 1000 * ms}, "192.0.2.2", 1010 * ms},
 		"first slow": {
-			[]script{{takes: 1500 * ms, addr: "192.0.2.1"}, {takes: silent}},
+			[]fakeServer{{takes: 1500 * ms, addr: "192.0.2.1"}, {takes: silent}},
 			[]time.Duration{0, 1000 * ms}, "192.0.2.1", 1500 * ms},
 		"two silent": {
-			[]script{{takes: silent}, {takes: silent}, {takes: 10 * ms, addr: "192.0.2.3"}},
+			[]fakeServer{{takes: silent}, {takes: silent}, {takes: 10 * ms, addr: "192.0.2.3"}},
 			[]time.Duration{0, 1000 * ms, 2000 * ms}, "192.0.2.3", 2010 * ms},
-		"second fails beside a silent first": {
-			[]script{{takes: silent}, {takes: 10 * ms, err: refused}, {takes: 10 * ms, addr: "192.0.2.3"}},
+		"second fails while the first is silent": {
+			[]fakeServer{{takes: silent}, {takes: 10 * ms, err: refused}, {takes: 10 * ms, addr: "192.0.2.3"}},
 			[]time.Duration{0, 1000 * ms, 1010 * ms}, "192.0.2.3", 1020 * ms},
-		"a head start from the failure on": {
-			[]script{{takes: 900 * ms, err: refused}, {takes: 900 * ms, addr: "192.0.2.2"}, {addr: "192.0.2.3"}},
+		"head start begins at the failure": {
+			[]fakeServer{{takes: 900 * ms, err: refused}, {takes: 900 * ms, addr: "192.0.2.2"}, {addr: "192.0.2.3"}},
 			[]time.Duration{0, 900 * ms}, "192.0.2.2", 1800 * ms},
 		"no such host": {
-			[]script{{takes: 10 * ms, err: notFound}, {addr: "192.0.2.2"}},
+			[]fakeServer{{takes: 10 * ms, err: notFound}, {addr: "192.0.2.2"}},
 			[]time.Duration{0}, "lookup a.example: no such host (from 192.0.2.53:53)", 10 * ms},
 		"all fail": {
-			[]script{{takes: 10 * ms, err: refused}, {takes: 10 * ms, err: unreachable}},
+			[]fakeServer{{takes: 10 * ms, err: refused}, {takes: 10 * ms, err: unreachable}},
 			[]time.Duration{0, 10 * ms},
 			"lookup a.example: server misbehaving (from 192.0.2.53:53); network is unreachable", 20 * ms},
 		"the last is silent": {
-			[]script{{takes: 10 * ms, err: refused}, {takes: silent}},
+			[]fakeServer{{takes: 10 * ms, err: refused}, {takes: silent}},
 			[]time.Duration{0, 10 * ms},
 			"lookup a.example: server misbehaving (from 192.0.2.53:53); context deadline exceeded", flightTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				asked := make([]time.Duration, len(test.servers))
-				for i := range asked {
-					asked[i] = -1
+				queried := make([]time.Duration, len(test.servers))
+				for i := range queried {
+					queried[i] = -1
 				}
-				a := newAsker(make([]netip.AddrPort, len(test.servers)))
+				list := newServerList(make([]netip.AddrPort, len(test.servers)))
 				for i, s := range test.servers {
-					a.servers[i] = func(ctx context.Context, host string) ([]netip.Addr, error) {
-						asked[i] = time.Since(start)
+					list.lookups[i] = func(ctx context.Context, host string) ([]netip.Addr, error) {
+						queried[i] = time.Since(start)
 						select {
 						case <-time.After(s.takes):
 						case <-ctx.Done():
@@ -87,7 +87,7 @@ func TestServersInOrder(t *testing.T) {
 						return ips(s.addr), nil
 					}
 				}
-				c := New(Config{Lookup: a.lookup})
+				c := New(Config{Lookup: list.lookup})
 				defer c.Close()
 				answer, err := c.Lookup(t.Context(), "a.example", patience)
 				elapsed(t, start, test.takes)
@@ -98,13 +98,13 @@ func TestServersInOrder(t *testing.T) {
 				} else {
 					wantAnswer(t, answer, err, false, test.want)
 				}
-				for i := range asked {
+				for i := range queried {
 					want := time.Duration(-1)
-					if i < len(test.asked) {
-						want = test.asked[i]
+					if i < len(test.queried) {
+						want = test.queried[i]
 					}
-					if asked[i] != want {
-						t.Errorf("server %d was asked at %v, want %v", i, asked[i], want)
+					if queried[i] != want {
+						t.Errorf("server %d was queried at %v, want %v", i, queried[i], want)
 					}
 				}
 			})
@@ -112,36 +112,36 @@ func TestServersInOrder(t *testing.T) {
 	}
 }
 
-func TestErrorsOfSeveralServersStayReachable(t *testing.T) {
+func TestErrorWrapsErrorsOfAllServers(t *testing.T) {
 	refused := &net.DNSError{Err: "server misbehaving"}
 	err := newLookupError("a.example", errors.Join(errDown, refused))
 	var dnsErr *net.DNSError
 	if !errors.As(err, &dnsErr) || dnsErr != refused || !errors.Is(err, errDown) {
-		t.Errorf("error %v hides its causes", err)
+		t.Errorf("error %v does not wrap its causes", err)
 	}
 }
 
-func TestNoServerGoroutineOutlivesALookup(t *testing.T) {
+func TestLookupWaitsForServerGoroutines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ended []int
-		leave := func(i int, err error) func(context.Context, string) ([]netip.Addr, error) {
+		server := func(i int, err error) func(context.Context, string) ([]netip.Addr, error) {
 			return func(ctx context.Context, _ string) ([]netip.Addr, error) {
 				if err == nil {
 					<-ctx.Done()
-					time.Sleep(time.Second) // slow to leave
+					time.Sleep(time.Second) // returns late
 				}
 				ended = append(ended, i)
 				return nil, err
 			}
 		}
 		notFound := &net.DNSError{IsNotFound: true}
-		a := &asker{headStart: headStart}
-		a.servers = append(a.servers, leave(0, nil), leave(1, notFound))
-		if _, err := a.lookup(t.Context(), "a.example"); err != notFound {
+		list := &serverList{headStart: headStart}
+		list.lookups = append(list.lookups, server(0, nil), server(1, notFound))
+		if _, err := list.lookup(t.Context(), "a.example"); err != notFound {
 			t.Errorf("error %v", err)
 		}
 		if !slices.Equal(ended, []int{1, 0}) {
-			t.Errorf("servers that ended: %v", ended)
+			t.Errorf("servers returned in the order %v", ended)
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -46,9 +47,7 @@ func checkServices(t *testing.T, out []byte, want []corpusService) {
 		}
 		for i, text := range relay.Backends {
 			b, err := ParseBackend(text)
-			if err != nil {
-				t.Fatal(err)
-			}
+			relaytest.Check(t, err)
 			if want := net.JoinHostPort(s.Backends[i].Host, strconv.Itoa(s.Backends[i].Port)); b.Text != want {
 				t.Errorf("backend %s, want %s", b.Text, want)
 			}
@@ -56,13 +55,13 @@ func checkServices(t *testing.T, out []byte, want []corpusService) {
 		if got := time.Duration(*relay.Cooldown).Seconds(); got != s.Cooldown {
 			t.Errorf("cooldown %v, want %v", got, s.Cooldown)
 		}
-		checkWatching(t, relay.Config.Options(), s)
+		checkHealthAndHook(t, relay.Config.Options(), s)
 	}
 }
 
-// checkWatching compares health check and event hook, which are there only
-// where they ever ran.
-func checkWatching(t *testing.T, got Options, want corpusService) {
+// checkHealthAndHook compares health check and event hook. The config has them
+// only if they had an effect in async-relay.
+func checkHealthAndHook(t *testing.T, got Options, want corpusService) {
 	t.Helper()
 	runs := want.HealthCheck != nil && want.HealthCheck.Enabled && want.Protocol != "udp"
 	if check := got.HealthCheck; runs != (check != nil) {

@@ -1,22 +1,23 @@
 package upstream
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
 
-// A reload must not lose what was learnt: strikes, down, drained and the place
-// at the end stay, whatever the new position; new ones enter where configured.
+// A reload keeps strikes, down, drained and the place at the end, whatever the new
+// position is. New backends enter at their configured place.
 func TestUpdateKeepsState(t *testing.T) {
-	play(t, "a b c d", 0, tell(
-		goesDown("ann", "a", ", order b c d a", "a:struck b c d", "b c d a:down"),
+	play(t, "a b c d", 0, slices.Concat(
+		demotion("ann", "a", ", order b c d a", "a:struck b c d", "b c d a:down"),
 		[]step{
 			{"bob next", "b", "", ""},
 			{"bob fails b", "retry", "strike 1", "b:struck c d a:down"},
 			{"operator drains c", "", "", "b:struck c:draining d a:down"},
 			{"operator loads a d c b", "", "", "d c:draining b:struck a:down"},
 			{"operator loads e a d f c b g", "", "", "e d f c:draining b:struck g a:down"},
-			// The kept strike has its second half.
+			// The strike from before the reload counts.
 			{"cid next", "e", "", ""},
 			{"bob again b", "b", "", ""},
 			{"bob fails b", "next", "strike 2, demoted, order e d f c g a b", "e d f c:draining g a:down b:down"},
@@ -24,12 +25,12 @@ func TestUpdateKeepsState(t *testing.T) {
 	))
 }
 
-// The demoted stay at the end in the order of their demotions, not as
-// configured, well again or not.
+// Demoted backends stay at the end in the order of their demotions, even if they have
+// recovered.
 func TestUpdateKeepsTheOrderOfDemotions(t *testing.T) {
-	play(t, "a b c", 0, tell(
-		goesDown("ann", "a", ", order b c a", "a:struck b c", "b c a:down"),
-		goesDown("bob", "b", ", order c a b", "b:struck c a:down", "c a:down b:down"),
+	play(t, "a b c", 0, slices.Concat(
+		demotion("ann", "a", ", order b c a", "a:struck b c", "b c a:down"),
+		demotion("bob", "b", ", order c a b", "b:struck c a:down", "c a:down b:down"),
 		[]step{
 			{"p probes a", "a", "", ""},
 			{"p succeeds a", "", "recovered after 0s", "c a b:down"},
@@ -41,8 +42,8 @@ func TestUpdateKeepsTheOrderOfDemotions(t *testing.T) {
 }
 
 func TestUpdateKeepsCooldowns(t *testing.T) {
-	play(t, "a b", time.Minute, tell(
-		goesDown("ann", "a", ", order b a, cooling until 1m0s", "a:struck b", "b a:cooling"),
+	play(t, "a b", time.Minute, slices.Concat(
+		demotion("ann", "a", ", order b a, cooling until 1m0s", "a:struck b", "b a:cooling"),
 		[]step{
 			{"operator loads a b c", "", "", "b c a:cooling"},
 			{"time passes 59s", "", "", ""},
@@ -54,7 +55,7 @@ func TestUpdateKeepsCooldowns(t *testing.T) {
 	))
 }
 
-// The new cooldown holds for demotions from then on.
+// A new cooldown applies to later demotions.
 func TestUpdateChangesTheCooldown(t *testing.T) {
 	p := NewPool(addresses("a"), 0, start)
 	p.Update(addresses("a"), time.Minute)
@@ -68,9 +69,9 @@ func TestUpdateChangesTheCooldown(t *testing.T) {
 	}
 }
 
-// A removed backend is offered to nobody, but who is there already goes on,
-// and nothing of it reaches the queue.
-func TestRemovedVanish(t *testing.T) {
+// A removed backend is not offered. Attempts in progress on it continue, but do not
+// change the queue.
+func TestRemovedBackendIsNotOffered(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"ann next", "a", "", ""},
 		{"bob next", "a", "", ""},
@@ -88,9 +89,9 @@ func TestRemovedVanish(t *testing.T) {
 	})
 }
 
-// Demoting a removed backend moves nobody, not even the one of its name that
-// came back: a backend that was gone begins anew.
-func TestRemovedAndBackIsANewBackend(t *testing.T) {
+// A backend that was removed and added again is a new backend. A demotion of the
+// removed one does not move it.
+func TestReaddedBackendIsNew(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"ann next", "a", "", ""},
 		{"ann fails a", "retry", "strike 1", "a:struck b"},
@@ -99,12 +100,12 @@ func TestRemovedAndBackIsANewBackend(t *testing.T) {
 		{"operator loads a b", "", "", "a b"},
 		{"ann fails a", "next", "strike 2, demoted", ""},
 		{"bob next", "a", "", ""},
-		{"ann next", "a", "", ""}, // which she has not tried
+		{"ann next", "a", "", ""}, // she has not tried the new a
 	})
 }
 
-// The text is what a backend is known by, but behind a changed address is
-// another machine: what was learnt of the old one does not hold.
+// A backend whose text stays and whose address changes is a new backend, because it
+// is another machine.
 func TestChangedAddressIsANewBackend(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	old := p.Backend("a")
@@ -121,19 +122,17 @@ func TestChangedAddressIsANewBackend(t *testing.T) {
 		t.Error("the old backend was kept")
 	}
 	if p.Backend("none") != nil {
-		t.Error("found a backend that is not there")
+		t.Error("found a backend that does not exist")
 	}
 }
 
-// A pool whose backends are all down has said so. Taking one away says it no
-// second time; one that comes in standing makes the next outage news.
+// Removing a backend of a pool whose backends are all down does not report
+// all_backends_unavailable again. After a new backend was added, the next outage is
+// reported.
 func TestUpdateAndAllUnavailable(t *testing.T) {
-	outage := tell(
-		goesDown("ann", "a", ", order b a", "a:struck b", "b a:down"),
-		goesDown("bob", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
-	)
+	outage := bothDown()
 	t.Run("fewer", func(t *testing.T) {
-		play(t, "a b", 0, tell(outage,
+		play(t, "a b", 0, slices.Concat(outage,
 			[]step{
 				{"operator loads a", "", "", "a:down"},
 				{"cid next", "a", "", ""},
@@ -141,38 +140,35 @@ func TestUpdateAndAllUnavailable(t *testing.T) {
 				{"p probes a", "a", "", ""},
 				{"p succeeds a", "", "recovered after 0s", "a"},
 			},
-			goesDown("dan", "a", ", all unavailable", "a:struck", "a:down"),
+			demotion("dan", "a", ", all unavailable", "a:struck", "a:down"),
 		))
 	})
 	t.Run("the same", func(t *testing.T) {
-		play(t, "a c", 0, tell(
+		play(t, "a c", 0, slices.Concat(
 			[]step{{"operator drains c", "", "", "a c:draining"}},
-			goesDown("ann", "a", ", order c a, all unavailable", "a:struck c:draining", "c:draining a:down"),
+			demotion("ann", "a", ", order c a, all unavailable", "a:struck c:draining", "c:draining a:down"),
 			[]step{
 				{"operator loads a c", "", "", ""},
 				{"operator resumes c", "", "", "c a:down"},
 			},
-			goesDown("bob", "c", ", order a c", "c:struck a:down", "a:down c:down"),
+			demotion("bob", "c", ", order a c", "c:struck a:down", "a:down c:down"),
 		))
 	})
 	t.Run("more", func(t *testing.T) {
-		play(t, "a b", 0, tell(outage,
+		play(t, "a b", 0, slices.Concat(outage,
 			[]step{{"operator loads a b c", "", "", "c a:down b:down"}},
-			goesDown("cid", "c", ", order a b c, all unavailable", "c:struck a:down b:down", "a:down b:down c:down"),
+			demotion("cid", "c", ", order a b c, all unavailable", "c:struck a:down b:down", "a:down b:down c:down"),
 		))
 	})
 }
 
-// A queue in which each was demoted at some time and all are well again is not
-// overtaken by whoever is added behind them.
-func TestUpdateNewOneDoesNotOvertakeALeaderThatWorks(t *testing.T) {
-	play(t, "a b", 0, tell(
-		goesDown("ann", "a", ", order b a", "a:struck b", "b a:down"),
-		[]step{
-			{"p probes a", "a", "", ""},
-			{"p succeeds a", "", "recovered after 0s", "b a"},
-		},
-		goesDown("bob", "b", ", order a b", "b:struck a", "a b:down"),
+// If all backends were demoted at some time and are up again, a new one that is
+// configured last does not become the first.
+func TestNewBackendDoesNotOvertakeFirst(t *testing.T) {
+	play(t, "a b", 0, slices.Concat(
+		demotion("ann", "a", ", order b a", "a:struck b", "b a:down"),
+		recovery("a", "b a"),
+		demotion("bob", "b", ", order a b", "b:struck a", "a b:down"),
 		[]step{
 			{"q probes b", "b", "", ""},
 			{"q succeeds b", "", "recovered after 0s", "a b"},

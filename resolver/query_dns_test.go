@@ -1,5 +1,5 @@
-// The system's resolver is to be libc's here: then the servers of a Config are only asked if they
-// are asked without it, whatever the host's own configuration says.
+// These tests run with libc as the system's resolver, whatever the host's configuration is. It does
+// not query the servers of a Config, so they must be queried without it.
 //go:debug netdns=cgo
 
 package resolver
@@ -15,24 +15,25 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/miekg/dns"
 )
 
-// dnsServer is a DNS server on 127.0.0.1, on UDP and TCP of one port.
+// dnsServer is a DNS server on one UDP and TCP port of 127.0.0.1.
 type dnsServer struct {
 	addr netip.AddrPort
 
 	mu       sync.Mutex
-	records  map[string][]string // name with trailing dot: addresses
-	rcode    int                 // the answer to everything, if not 0
+	records  map[string][]string // addresses by name with trailing dot
+	rcode    int                 // the answer to every query, if not 0
 	silent   bool                // no answers at all
-	truncate bool                // UDP answers are cut short
-	asked    []string            // "udp A a.example."
+	truncate bool                // UDP answers are truncated
+	queried  []string            // queries, such as "udp A a.example."
 }
 
 func startDNS(t *testing.T, records map[string][]string) *dnsServer {
 	s := &dnsServer{records: records}
-	// A free UDP port need not be free on TCP: try until both are had.
+	// A port that is free on UDP may be in use on TCP, so try several.
 	var conn net.PacketConn
 	var listener net.Listener
 	for try := 0; ; try++ {
@@ -76,7 +77,7 @@ func (s *dnsServer) ServeDNS(w dns.ResponseWriter, request *dns.Msg) {
 	defer s.mu.Unlock()
 	question := request.Question[0]
 	network := w.LocalAddr().Network()
-	s.asked = append(s.asked, network+" "+dns.TypeToString[question.Qtype]+" "+question.Name)
+	s.queried = append(s.queried, network+" "+dns.TypeToString[question.Qtype]+" "+question.Name)
 	if s.silent {
 		return
 	}
@@ -108,30 +109,30 @@ func (s *dnsServer) ServeDNS(w dns.ResponseWriter, request *dns.Msg) {
 	_ = w.WriteMsg(reply)
 }
 
-// questions are those the server was asked, sorted and without duplicates.
-func (s *dnsServer) questions() []string {
+// queries returns the queries of the server, sorted and without duplicates.
+func (s *dnsServer) queries() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	asked := slices.Clone(s.asked)
-	slices.Sort(asked)
-	return slices.Compact(asked)
+	queried := slices.Clone(s.queried)
+	slices.Sort(queried)
+	return slices.Compact(queried)
 }
 
-// cacheOf asks the servers, the next one only when the one before fails or is silent for headStart.
+// cacheOf returns a Cache that queries the servers with the given head start.
 func cacheOf(t *testing.T, headStart time.Duration, servers ...*dnsServer) *Cache {
 	var addrs []netip.AddrPort
 	for _, s := range servers {
 		addrs = append(addrs, s.addr)
 	}
-	a := newAsker(addrs)
-	a.headStart = headStart
-	c := New(Config{Lookup: a.lookup})
+	list := newServerList(addrs)
+	list.headStart = headStart
+	c := New(Config{Lookup: list.lookup})
 	t.Cleanup(c.Close)
 	return c
 }
 
-// wantSet fails the test unless host has these addresses: Go's resolver sorts them by what
-// addresses the host itself has.
+// wantSet fails the test unless host has these addresses in any order. Go's resolver sorts them
+// depending on the addresses of the machine.
 func wantSet(t *testing.T, c *Cache, host string, addrs ...string) {
 	t.Helper()
 	answer, err := c.Lookup(t.Context(), host, patience)
@@ -140,7 +141,7 @@ func wantSet(t *testing.T, c *Cache, host string, addrs ...string) {
 	}
 }
 
-func TestServerGivesBothFamilies(t *testing.T) {
+func TestServerReturnsBothFamilies(t *testing.T) {
 	s := startDNS(t, map[string][]string{
 		"both.example.": {"192.0.2.1", "192.0.2.2", "2001:db8::1"},
 		"v4.example.":   {"192.0.2.1"},
@@ -153,20 +154,20 @@ func TestServerGivesBothFamilies(t *testing.T) {
 	wantSet(t, c, "v6.example", "2001:db8::1")
 }
 
-func TestNameIsAskedAsWritten(t *testing.T) {
+func TestNameIsQueriedAsWritten(t *testing.T) {
 	server := netip.MustParseAddrPort("192.0.2.53:53")
-	ask := asWritten(server, func(_ context.Context, network, host string) ([]netip.Addr, error) {
+	lookup := asWritten(server, func(_ context.Context, network, host string) ([]netip.Addr, error) {
 		return nil, &net.DNSError{Err: network + " " + host, Name: host, Server: "the system's"}
 	})
-	_, err := ask(t.Context(), "a.example")
+	_, err := lookup(t.Context(), "a.example")
 	want := net.DNSError{Err: "ip a.example.", Name: "a.example", Server: "192.0.2.53:53"}
 	var got *net.DNSError
 	if !errors.As(err, &got) || *got != want {
-		t.Errorf("error %#v, want %#v: the trailing dot keeps search domains away", err, want)
+		t.Errorf("error %#v, want %#v: the trailing dot disables search domains", err, want)
 	}
 }
 
-func TestTruncatedAnswerIsAskedForOverTCP(t *testing.T) {
+func TestTruncatedAnswerIsQueriedOverTCP(t *testing.T) {
 	var many []string
 	for addr := netip.MustParseAddr("192.0.2.0"); len(many) < 200; addr = addr.Next() {
 		many = append(many, addr.String())
@@ -175,8 +176,8 @@ func TestTruncatedAnswerIsAskedForOverTCP(t *testing.T) {
 	s.set(func(s *dnsServer) { s.truncate = true })
 	wantSet(t, cacheOf(t, time.Hour, s), "a.example", many...)
 	want := []string{"tcp A a.example.", "tcp AAAA a.example.", "udp A a.example.", "udp AAAA a.example."}
-	if got := s.questions(); !slices.Equal(got, want) {
-		t.Errorf("asked %q, want %q", got, want)
+	if got := s.queries(); !slices.Equal(got, want) {
+		t.Errorf("queries %q, want %q", got, want)
 	}
 }
 
@@ -198,19 +199,19 @@ func TestSecondServer(t *testing.T) {
 	}
 }
 
-func TestNoSuchHostIsDefinite(t *testing.T) {
+func TestNoSuchHostEndsTheLookup(t *testing.T) {
 	first := startDNS(t, nil)
 	second := startDNS(t, map[string][]string{"a.example.": {"192.0.2.2"}})
 	_, err := cacheOf(t, time.Hour, first, second).Lookup(t.Context(), "a.example", patience)
 	if want := "lookup a.example: no such host (from " + first.addr.String() + ")"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
-	if asked := second.questions(); len(asked) > 0 {
-		t.Errorf("the second server was asked %q", asked)
+	if queried := second.queries(); len(queried) > 0 {
+		t.Errorf("the second server was queried: %q", queried)
 	}
 }
 
-func TestErrorNamesTheServersAsked(t *testing.T) {
+func TestErrorNamesTheQueriedServers(t *testing.T) {
 	first, second := startDNS(t, nil), startDNS(t, nil)
 	for _, s := range []*dnsServer{first, second} {
 		s.set(func(s *dnsServer) { s.rcode = dns.RcodeServerFailure })
@@ -221,7 +222,7 @@ func TestErrorNamesTheServersAsked(t *testing.T) {
 	}
 	for _, s := range []*dnsServer{first, second} {
 		if want := "server misbehaving (from " + s.addr.String() + ")"; !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v does not say %s", err, want)
+			t.Errorf("error %v does not contain %q", err, want)
 		}
 	}
 }
@@ -237,18 +238,16 @@ func TestChangedRecord(t *testing.T) {
 	wantSet(t, c, "a.example", "192.0.2.2")
 }
 
-func TestConnectionEndsWithTheLookup(t *testing.T) {
+func TestConnectionIsClosedWithTheLookup(t *testing.T) {
 	s := startDNS(t, nil)
 	for _, network := range []string{"udp", "tcp"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		conn, err := dialTo(s.addr)(ctx, network, "192.0.2.53:53")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second)) // only if it hangs
+		relaytest.Check(t, err)
+		_ = conn.SetReadDeadline(time.Now().Add(relaytest.Limit)) // reached only on failure
 		cancel()
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("%s: read ended with %v, want it closed", network, err)
+			t.Errorf("%s: read returned %v, want %v", network, err, net.ErrClosed)
 		}
 	}
 }

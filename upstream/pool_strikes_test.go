@@ -14,13 +14,12 @@ func TestTwoStrikes(t *testing.T) {
 		{"ann fails a", "next", "strike 2, demoted, order b c a", "b c a:down"},
 		{"ann next", "b", "", ""},
 		{"ann succeeds b", "", "", ""},
-		// The next client no longer pays for a.
+		// The next client starts with b.
 		{"bob next", "b", "", ""},
 	})
 }
 
-// The strikes are the backend's, whoever meets them: the second need not be
-// the first one's client.
+// Strikes are shared by all clients: the second strike may come from another client.
 func TestStrikesAreShared(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"ann next", "a", "", ""},
@@ -31,8 +30,8 @@ func TestStrikesAreShared(t *testing.T) {
 	})
 }
 
-// The last of the queue has nowhere to go: no order is announced.
-func TestOrderIsGivenOnlyWhereItChanged(t *testing.T) {
+// The demotion of the last backend does not change the order.
+func TestOrderIsSetOnlyIfItChanged(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"ann next", "a", "", ""},
 		{"ann exhausts a", "", "", ""},
@@ -41,7 +40,7 @@ func TestOrderIsGivenOnlyWhereItChanged(t *testing.T) {
 		{"ann again b", "b", "", ""},
 		{"ann fails b", "next", "strike 2, demoted", "a b:down"},
 		{"ann next", "refused", "", ""},
-		// But the demotion counts: a goes behind b when its turn comes.
+		// b counts as demoted nevertheless: a moves behind it later.
 		{"bob next", "a", "", ""},
 		{"bob fails a", "retry", "strike 1", "a:struck b:down"},
 		{"bob again a", "a", "", ""},
@@ -62,15 +61,16 @@ func TestSuccessClearsStrikes(t *testing.T) {
 	})
 }
 
-// A client has two attempts even where they cost the backend only one strike.
-func TestSecondFailureExhaustsCountedOrNot(t *testing.T) {
+// The second failure of a client exhausts the backend, even if only one of them was
+// a strike.
+func TestSecondFailureExhausts(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"ann next", "a", "", ""},
 		{"ann fails a", "retry", "strike 1", "a:struck b"},
 		{"bob next", "a", "", ""},
 		{"bob succeeds a", "", "", "a b"},
 		{"ann again a", "a", "", ""},
-		{"ann fails a", "next", "strike 1", "a:struck b"}, // her second, but the first since bob's success
+		{"ann fails a", "next", "strike 1", "a:struck b"}, // her second failure, but the first strike since bob's success
 		{"ann again a", "refused", "", ""},
 		{"ann next", "b", "", ""},
 		{"ann fails b", "retry", "strike 1", "a:struck b:struck"},
@@ -78,12 +78,12 @@ func TestSecondFailureExhaustsCountedOrNot(t *testing.T) {
 		{"cid next", "a", "", ""},
 		{"cid succeeds a", "", "", "a b:struck"},
 		{"ann fails b", "next", "strike 2, demoted", "a b:down"},
-		{"ann next", "refused", "", ""}, // a is well again, but she had her two
+		{"ann next", "refused", "", ""}, // a is up, but she has exhausted it
 	})
 }
 
-// What began before the latest strike or success tells nothing new.
-func TestOlderFailuresAreNoStrikes(t *testing.T) {
+// A failure whose attempt began before the latest strike or success causes no strike.
+func TestStaleFailuresCauseNoStrikes(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"ann next", "a", "", ""},
 		{"bob next", "a", "", ""},
@@ -97,8 +97,8 @@ func TestOlderFailuresAreNoStrikes(t *testing.T) {
 	})
 }
 
-// Success in good times, which takes no lock, makes older failures void too.
-func TestSuccessOutdatesFailuresUnderWay(t *testing.T) {
+// A success of a backend without strikes makes attempts in progress stale too.
+func TestSuccessMakesFailuresStale(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"ann next", "a", "", ""},
 		{"bob next", "a", "", ""},
@@ -107,43 +107,43 @@ func TestSuccessOutdatesFailuresUnderWay(t *testing.T) {
 	})
 }
 
-// At a demotion those who still wait are told, and are through with the
-// backend when their attempt fails after all, be it their first.
-func TestDemotionReleasesThoseWhoWait(t *testing.T) {
+// A demotion closes the channels of attempts that still wait. If such an attempt
+// fails, the client has exhausted the backend, even with its first attempt.
+func TestDemotionWakesWaitingClients(t *testing.T) {
 	play(t, "a b c", 0, []step{
 		{"ann next", "a", "", ""},
 		{"bob next", "a", "", ""},
 		{"ann fails a", "retry", "strike 1", "a:struck b c"},
 		{"ann again a", "a", "", ""},
 		{"cid next", "a", "", ""},
-		{"bob waits a", "", "", ""}, // one strike is not for him to hear
+		{"bob waits a", "", "", ""}, // one strike does not close the channel
 		{"cid waits a", "", "", ""},
 		{"ann fails a", "next", "strike 2, demoted, order b c a", "b c a:down"},
-		{"bob waits a", "go on", "", ""},
-		{"cid waits a", "go on", "", ""},
+		{"bob waits a", "demoted", "", ""},
+		{"cid waits a", "demoted", "", ""},
 		{"bob fails a", "next", "", ""},
 		{"bob next", "b", "", ""},
 		{"cid fails a", "next", "", ""},
 		{"cid next", "b", "", ""},
-		// Those who come later wait for the next demotion, not for this one.
+		// The channel of a later attempt is closed by the next demotion only.
 		{"dan probes a", "a", "", ""},
 		{"dan waits a", "", "", ""},
 	})
 }
 
-// The one who is told may exhaust the backend and go on before its dial is
-// done, and is not sent back there, not even at the end of the queue.
-func TestToldOnesGoOnAtOnce(t *testing.T) {
+// A client may exhaust a demoted backend while its dial is still in progress. The
+// backend is not offered to it again, not even at the end of the queue.
+func TestClientContinuesAtOnceAfterDemotion(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"bob next", "a", "", ""},
 		{"ann next", "a", "", ""},
 		{"ann fails a", "retry", "strike 1", "a:struck b"},
 		{"ann again a", "a", "", ""},
 		{"ann fails a", "next", "strike 2, demoted, order b a", "b a:down"},
-		{"bob waits a", "go on", "", ""},
+		{"bob waits a", "demoted", "", ""},
 		{"bob exhausts a", "", "", ""},
 		{"bob next", "b", "", ""},
-		{"bob fails a", "next", "", ""}, // the old dial, meanwhile
+		{"bob fails a", "next", "", ""}, // the old dial
 		{"bob fails b", "retry", "strike 1", "b:struck a:down"},
 		{"bob again b", "b", "", ""},
 		{"bob fails b", "next", "strike 2, demoted, order a b, all unavailable", "a:down b:down"},
@@ -151,8 +151,8 @@ func TestToldOnesGoOnAtOnce(t *testing.T) {
 	})
 }
 
-// Being told holds for good: a recovery does not take it back.
-func TestReleasedAlsoAfterRecovery(t *testing.T) {
+// The channel stays closed after a recovery.
+func TestDemotedStaysClosedAfterRecovery(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"bob next", "a", "", ""},
 		{"ann next", "a", "", ""},
@@ -174,15 +174,15 @@ func TestStrikesAreKeptPerNetwork(t *testing.T) {
 		{"bob next", "a", "", ""},
 		{"bob fails a", "retry", "strike 1", "a:struck:udp-struck b"},
 		{"bob again a", "a", "", ""},
-		// The order is one for both; strikes, down and cooldown are not.
+		// Both networks share the order, but not strikes, down and cooldowns.
 		{"bob fails a", "next", "strike 2, demoted, order b a, cooling until 1m0s", "b a:cooling:udp-struck"},
 		{"ann@udp waits a", "", "", ""},
 		{"cid@udp next", "b", "", ""},
 		{"cid@udp exhausts b", "", "", ""},
 		{"cid@udp next", "a", "", ""},
-		// A success on one says nothing of the other.
+		// A success on one network does not change the other.
 		{"cid@udp succeeds a", "", "", "b a:cooling"},
-		{"ann@udp fails a", "next", "", ""}, // older than cid's success
+		{"ann@udp fails a", "next", "", ""}, // began before cid's success
 		{"dan@udp resumes a", "a", "", ""},
 		{"dan@udp fails a", "retry", "strike 1", "b a:cooling:udp-struck"},
 		{"dan@udp again a", "a", "", ""},
@@ -192,30 +192,26 @@ func TestStrikesAreKeptPerNetwork(t *testing.T) {
 	})
 }
 
-// A crowd that runs into one dead backend together is one strike, and then one
-// more: one move, one backend_failed; the others find it exhausted.
-func TestHundredClientsAreTwoStrikes(t *testing.T) {
-	const crowd = 100
+// A hundred clients that fail on one dead backend together cause one strike, and then
+// one more with one move and one backend_failed. All of them exhaust the backend.
+func TestHundredClientsCauseTwoStrikes(t *testing.T) {
+	const clients = 100
 	steps := []step{}
-	for i := range crowd {
-		steps = append(steps, step{do: fmt.Sprintf("c%d next", i), told: "a"})
-	}
-	for i := range crowd {
-		row := step{do: fmt.Sprintf("c%d fails a", i), told: "retry"}
-		if i == 0 {
-			row.change, row.queue = "strike 1", "a:struck b"
+	// each appends the rows for each client. Only the first client changes the queue.
+	each := func(rows ...step) {
+		for i := range clients {
+			for _, row := range rows {
+				row.do = fmt.Sprintf("c%d %s", i, row.do)
+				if i > 0 {
+					row.change, row.queue = "", ""
+				}
+				steps = append(steps, row)
+			}
 		}
-		steps = append(steps, row)
 	}
-	for i := range crowd {
-		steps = append(steps, step{do: fmt.Sprintf("c%d again a", i), told: "a"})
-	}
-	for i := range crowd {
-		row := step{do: fmt.Sprintf("c%d fails a", i), told: "next"}
-		if i == 0 {
-			row.change, row.queue = "strike 2, demoted, order b a", "b a:down"
-		}
-		steps = append(steps, row, step{do: fmt.Sprintf("c%d next", i), told: "b"})
-	}
+	each(step{"next", "a", "", ""})
+	each(step{"fails a", "retry", "strike 1", "a:struck b"})
+	each(step{"again a", "a", "", ""})
+	each(step{"fails a", "next", "strike 2, demoted, order b a", "b a:down"}, step{"next", "b", "", ""})
 	play(t, "a b", 0, steps)
 }

@@ -9,15 +9,15 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// eitherChoices are the outcomes chosen for the files that could go either
-// way. What is refused either never worked in the original or has one spelling
-// that every written form of the config shares.
+// eitherChoices maps the files whose verdict is "either" to the verdict of this
+// adapter. The rejected files never worked in async-relay, or have one correct
+// spelling that every written form of the config shares.
 var eitherChoices = map[string]string{
-	// Nothing but the documented spelling: the message shows it.
+	// Only the documented spelling is accepted. The error shows it.
 	"backend-brackets-ipv4.yaml":       "reject",
 	"backend-brackets-name.yaml":       "reject",
 	"backend-ipv4-short.yaml":          "reject",
@@ -28,27 +28,27 @@ var eitherChoices = map[string]string{
 	"backend-tab-before-port.yaml":     "reject",
 	"backends-item-base-60.yaml":       "reject",
 
-	// Blanks around the whole text are no part of it.
+	// Blanks around the whole text are ignored.
 	"backend-trailing-space.yaml": "accept",
 
-	// Never bound in the original: the message shows what to write.
+	// async-relay could not bind these. The error shows what to write.
 	"address-ipv6-bracketed.yaml": "reject",
 	"address-leading-space.yaml":  "reject",
 
-	// Numbers of YAML 1.1 that are whole; not text that looks like one.
+	// Whole numbers of YAML 1.1 are accepted, text that looks like one is not.
 	"port-float-whole.yaml": "accept",
 	"port-underscore.yaml":  "accept",
 	"port-exponent.yaml":    "reject",
 
-	// Seconds, as the original takes them: the message has the number to write.
+	// Only numbers of seconds, as in async-relay. The error shows the number.
 	"cooldown-suffix-minutes.yaml": "reject",
 	"health-interval-suffix.yaml":  "reject",
 
-	// A list of backends and a name mean one thing each.
+	// Backends and names must be unique.
 	"backends-duplicate-item.yaml": "reject",
 	"services-duplicate-name.yaml": "reject",
 
-	// Harmless, and warned about.
+	// Harmless. Most of them cause a warning.
 	"unknown-listen-key.yaml":               "accept",
 	"unknown-service-key-case.yaml":         "accept",
 	"unknown-top-level.yaml":                "accept",
@@ -58,13 +58,13 @@ var eitherChoices = map[string]string{
 	"web-auth-credentials-not-enabled.yaml": "accept",
 	"web-public-without-auth.yaml":          "accept",
 
-	// Died with a traceback in the original.
+	// async-relay ended with a traceback.
 	"web-auth-null.yaml": "reject",
 }
 
-// blamed is what a report on a file of each category must point at, so that a
-// file is not refused for the wrong reason.
-var blamed = map[string]string{
+// expectedPlaces has the place that the report on a file of each category must
+// contain, so that a file is not rejected for the wrong reason.
+var expectedPlaces = map[string]string{
 	"root":     `^line \d+: `,
 	"name":     `: name: `,
 	"listen":   `: listen(\.\w+)?: `,
@@ -85,7 +85,7 @@ type corpusCase struct {
 	Verdict      string
 	Head         corpusOutcome
 	BetterValues json.RawMessage `json:"better_values"`
-	Choice       bool            `json:"-"` // the verdict was left to us
+	Choice       bool            `json:"-"` // the verdict in the corpus is "either"
 }
 
 type corpusOutcome struct {
@@ -95,7 +95,7 @@ type corpusOutcome struct {
 }
 
 type corpusService struct {
-	Name     any // a number where the original keeps one
+	Name     any // a number where async-relay keeps one
 	Protocol string
 	Listen   struct {
 		Address any
@@ -117,44 +117,24 @@ type corpusService struct {
 	} `json:"event_hook"`
 }
 
-// wholeConfig is Caddy's JSON as far as the adapter writes it, with the real
-// Config where the handler is.
-type wholeConfig struct {
-	Apps struct {
-		Layer4 struct {
-			Servers map[string]struct {
-				Listen []string
-				Routes []struct {
-					Handle []struct {
-						Handler string
-						Config
-					}
-				}
-			}
-		}
-	}
-}
-
 func TestCorpus(t *testing.T) { testCorpus(t, "testdata/yaml-corpus") }
 
-// TestSharedCorpus runs over the original of the copy in testdata, where there
-// is one.
+// TestSharedCorpus runs the corpus of which testdata has a copy, if it is
+// present.
 func TestSharedCorpus(t *testing.T) {
 	const dir = "../../shared/yaml-corpus"
 	if _, err := os.Stat(dir); err != nil {
-		t.Skip("only the copy is here")
+		t.Skip("no shared corpus")
 	}
 	testCorpus(t, dir)
 }
 
 func testCorpus(t *testing.T, dir string) {
 	var expected struct{ Cases map[string]corpusCase }
-	if err := json.Unmarshal(readTestFile(t, filepath.Join(dir, "expected.json")), &expected); err != nil {
-		t.Fatal(err)
-	}
+	relaytest.Check(t, json.Unmarshal(readTestFile(t, filepath.Join(dir, "expected.json")), &expected))
 	files, _ := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if len(files) == 0 || len(files) != len(expected.Cases) {
-		t.Fatalf("%d files, %d expectations", len(files), len(expected.Cases))
+		t.Fatalf("%d files, but %d cases in expected.json", len(files), len(expected.Cases))
 	}
 	either := 0
 	for _, file := range files {
@@ -167,13 +147,13 @@ func testCorpus(t *testing.T, dir string) {
 			either++
 			c.Choice = true
 			if c.Verdict = eitherChoices[name]; c.Verdict == "" {
-				t.Fatalf("%s: no choice made", name)
+				t.Fatalf("%s: missing in eitherChoices", name)
 			}
 		}
 		t.Run(name, func(t *testing.T) { c.check(t, readTestFile(t, file)) })
 	}
 	if either != len(eitherChoices) {
-		t.Errorf("%d choices made, %d to make", len(eitherChoices), either)
+		t.Errorf("eitherChoices has %d files, want %d", len(eitherChoices), either)
 	}
 }
 
@@ -185,43 +165,41 @@ func (c corpusCase) check(t *testing.T, body []byte) {
 		}
 		for line := range strings.Lines(err.Error()) {
 			if !regexp.MustCompile(`^line [1-9]\d*: \S.*`).MatchString(line) {
-				t.Errorf("a line without its place: %q", line)
+				t.Errorf("line without a line number: %q", line)
 			}
 		}
-		if want, ok := blamed[c.Category]; ok && !regexp.MustCompile(want).MatchString(err.Error()) {
-			t.Errorf("refused for another reason than %q:\n%v", want, err)
+		if want, ok := expectedPlaces[c.Category]; ok && !regexp.MustCompile(want).MatchString(err.Error()) {
+			t.Errorf("the report does not match %q:\n%v", want, err)
 		}
 		return
 	}
 	if err != nil {
-		t.Fatalf("refused: %v", err)
+		t.Fatalf("rejected: %v", err)
 	}
 	if again, _, _ := (Adapter{}).Adapt(body, nil); !bytes.Equal(out, again) {
-		t.Errorf("two outputs:\n%s\n%s", out, again)
+		t.Errorf("two runs gave different output:\n%s\n%s", out, again)
 	}
 
 	want := c.Head
 	if c.BetterValues != nil {
-		// Decoding over what is there replaces just the given values.
-		if err := json.Unmarshal(c.BetterValues, &want); err != nil {
-			t.Fatal(err)
-		}
+		// Decoding into want replaces only the values that are given.
+		relaytest.Check(t, json.Unmarshal(c.BetterValues, &want))
 	}
 	checkServices(t, out, want.Services)
 
-	// What was asked for and is not there is what has a warning.
-	lacks := map[string]bool{"web_ui": want.WebUI.Enabled, "health_check": false, "event_hook": false}
+	// Each feature that the file uses and the adapter ignores has one warning.
+	ignored := map[string]bool{"web_ui": want.WebUI.Enabled, "health_check": false, "event_hook": false}
 	for _, s := range want.Services {
-		lacks["health_check"] = lacks["health_check"] || s.HealthCheck != nil && s.HealthCheck.Enabled && s.Protocol == "udp"
-		lacks["event_hook"] = lacks["event_hook"] || s.EventHook != nil && len(s.EventHook.Events) == 0
+		ignored["health_check"] = ignored["health_check"] || s.HealthCheck != nil && s.HealthCheck.Enabled && s.Protocol == "udp"
+		ignored["event_hook"] = ignored["event_hook"] || s.EventHook != nil && len(s.EventHook.Events) == 0
 	}
-	for feature, lacks := range lacks {
-		if n := countWarnings(warnings, feature); n != 1 && lacks || n != 0 && !lacks {
-			t.Errorf("%d warnings of %s, lacking: %v", n, feature, lacks)
+	for feature, ignored := range ignored {
+		if n := countWarnings(warnings, feature); n != 1 && ignored || n != 0 && !ignored {
+			t.Errorf("%d warnings about %s, ignored: %v", n, feature, ignored)
 		}
 	}
 	if n := countWarnings(warnings, "unknown key"); (n != 0) != (c.Category == "unknown" && c.Choice) {
-		t.Errorf("%d warnings of unknown keys: %v", n, warnings)
+		t.Errorf("%d warnings about unknown keys: %v", n, warnings)
 	}
 }
 
@@ -232,40 +210,4 @@ func countWarnings(warnings []caddyconfig.Warning, about string) (n int) {
 		}
 	}
 	return n
-}
-
-// decodeWhole also makes sure that what the adapter writes is all known, and
-// that the relays in it are without fault.
-func decodeWhole(t *testing.T, out []byte) (whole wholeConfig) {
-	t.Helper()
-	decoder := json.NewDecoder(bytes.NewReader(out))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&whole); err != nil {
-		t.Fatalf("%v in %s", err, out)
-	}
-	for name, server := range whole.Apps.Layer4.Servers {
-		if len(server.Routes) != 1 || len(server.Routes[0].Handle) != 1 {
-			t.Fatalf("not one handler: %s", out)
-		}
-		resolved, err := server.Routes[0].Handle[0].Resolved(caddy.NewReplacer())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if resolved.Name != name {
-			t.Errorf("server %q runs service %q", name, resolved.Name)
-		}
-		if err := resolved.Validate(); err != nil {
-			t.Error(err)
-		}
-	}
-	return whole
-}
-
-func readTestFile(t testing.TB, file string) []byte {
-	t.Helper()
-	body, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return body
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// In good times a client costs the pool no memory.
-func TestGoodTimesAllocateNothing(t *testing.T) {
+// A client that is served at its first attempt allocates nothing.
+func TestSuccessAllocatesNothing(t *testing.T) {
 	p := NewPool(addresses("a b c"), time.Minute, start)
 	now := start.Add(time.Hour)
 	for _, n := range []Network{TCP, UDP} {
@@ -15,7 +15,7 @@ func TestGoodTimesAllocateNothing(t *testing.T) {
 			walk := p.Walk(n)
 			a, ok := walk.Next(now)
 			if !ok || a.Backend.Text != "a" || isClosed(a.Demoted()) {
-				t.Fatal("not offered a")
+				t.Fatal("Next did not return a")
 			}
 			walk.Succeeded(a, now)
 			a = walk.Resume(a.Backend, now)
@@ -27,10 +27,9 @@ func TestGoodTimesAllocateNothing(t *testing.T) {
 	}
 }
 
-// Nor does it wait for anybody: all that a client in good times calls returns
-// while the lock is held, as it would be by a hundred that fail elsewhere.
-// Were one of these to lock, the test would never end.
-func TestGoodTimesTakeNoLock(t *testing.T) {
+// A client that is served at its first attempt takes no lock. The test holds the
+// lock, so it would hang if one of the calls took it.
+func TestSuccessTakesNoLock(t *testing.T) {
 	p := demotedPool(t, 2, 4)
 	b := p.Backend("c")
 	p.mu.Lock()
@@ -45,7 +44,7 @@ func TestGoodTimesTakeNoLock(t *testing.T) {
 	b.Prefer(TCP, b.IP)
 	b.Preferred(TCP)
 
-	// Next takes none in bad times either: past exhausted ones to the cooling.
+	// Next takes no lock either when it skips exhausted and cooling backends.
 	walk.Exhaust(b)
 	walk.Exhaust(p.backends()[1])
 	if a, ok = walk.Next(start); !ok || !a.Backend.Down(TCP) {
@@ -56,16 +55,16 @@ func TestGoodTimesTakeNoLock(t *testing.T) {
 	}
 	probe := p.Probe(b, TCP)
 	if a, ok = probe.Next(start); !ok || a.Backend != b {
-		t.Fatalf("the probe's is %v, %v", a.Backend, ok)
+		t.Fatalf("the probe got %v, %v", a.Backend, ok)
 	}
 	if order := p.Order(); order[0] != "c" {
 		t.Fatalf("order %v", order)
 	}
 }
 
-// Many who succeed at the same moment get into each other's way, but wait for
-// no lock even so. A hundred thousand times each, or they would not meet.
-func TestSuccessesTogetherTakeNoLock(t *testing.T) {
+// Concurrent successes contend for the same word, but take no lock. Each client
+// repeats so often that the successes do collide.
+func TestConcurrentSuccessesTakeNoLock(t *testing.T) {
 	const clients, times = 4, 100_000
 	p := NewPool(addresses("a"), 0, start)
 	p.mu.Lock()
@@ -86,7 +85,7 @@ func TestSuccessesTogetherTakeNoLock(t *testing.T) {
 	}
 }
 
-// demotedPool is a pool of some backends, named from a, whose first ones were
+// demotedPool returns a pool of size backends, named from a. The first ones were
 // demoted at the start and cool for an hour.
 func demotedPool(tb testing.TB, demoted, size int) *Pool {
 	tb.Helper()
@@ -129,8 +128,8 @@ func BenchmarkNextParallel(b *testing.B) {
 	})
 }
 
-// Demotion puts the cooling behind those that stand; in front of them they
-// come by what befalls the others, here by UDP's strikes.
+// A demotion puts a cooling backend behind the others. Here strikes on UDP then move
+// h behind the cooling backends, so that Next must pass seven of them.
 func BenchmarkNextPastCooling(b *testing.B) {
 	p := demotedPool(b, 7, 8)
 	probe := p.Probe(p.Backend("h"), UDP)
@@ -144,7 +143,7 @@ func BenchmarkNextPastCooling(b *testing.B) {
 	benchmarkNext(b, p)
 }
 
-// Nothing else is left: all are looked at, and the longest-cooled is taken.
+// If all backends are cooling, Next looks at all of them.
 func BenchmarkNextAllCooling(b *testing.B) { benchmarkNext(b, demotedPool(b, 8, 8)) }
 
 func BenchmarkSucceeded(b *testing.B) {

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// Everything at once, for the race detector. Who comes when is the scheduler's
-// choice; what is left at the end must make sense whatever it chose.
+// TestStress calls all methods concurrently, for the race detector. The state at the
+// end must be consistent whatever the order of the calls was.
 func TestStress(t *testing.T) {
 	const clients, walks = 16, 400
 	var (
 		p         = NewPool(addresses("a b c d"), time.Second, start)
-		clock     atomic.Int64 // nanoseconds after start; only ever forward
+		clock     atomic.Int64 // nanoseconds after start; never decreases
 		now       = func() time.Time { return start.Add(time.Duration(clock.Load())) }
 		finished  = make(chan struct{})
 		reports   [networks]struct{ failed, succeeded atomic.Uint64 }
@@ -85,9 +85,9 @@ func TestStress(t *testing.T) {
 		})
 	}
 	meanwhile(func(*rand.Rand) {
-		// Not checkSnapshot: it reads twice, and between the two all may change.
+		// checkSnapshot cannot be used here, because the pool changes between its reads.
 		if got := len(p.Snapshot(now())); got != 4 && got != 5 {
-			t.Errorf("a snapshot of %d backends", got)
+			t.Errorf("snapshot has %d backends", got)
 		}
 	})
 	meanwhile(func(rng *rand.Rand) { p.SetDrained(p.Backend([]string{"b", "c"}[rng.IntN(2)]), rng.IntN(2) == 0) })
@@ -98,13 +98,13 @@ func TestStress(t *testing.T) {
 		p.Failback(p.Backend([]string{"a", "b"}[rng.IntN(2)]))
 	})
 	meanwhile(func(*rand.Rand) {
-		// a to d stay, or their counters would go with them.
+		// a to d stay, because removed backends lose their counters.
 		p.Update(addresses("d c b a"), 0)
 		p.Update(addresses("a b c d"), time.Second)
 	})
 	meanwhile(func(*rand.Rand) {
 		if order := p.Order(); len(order) != 4 || strings.Join(slices.Sorted(slices.Values(order)), "") != "abcd" {
-			t.Errorf("order %v is no permutation of a to d", order)
+			t.Errorf("order %v is not a permutation of a to d", order)
 		}
 	})
 	served.Wait()
@@ -122,27 +122,27 @@ func TestStress(t *testing.T) {
 			got.Demotions += s.Networks[n].Demotions
 		}
 		if s, f := reports[n].succeeded.Load(), reports[n].failed.Load(); got.Succeeded != s || got.Failed != f {
-			t.Errorf("%s: %d succeeded and %d failed, but %d and %d were reported", n, got.Succeeded, got.Failed, s, f)
+			t.Errorf("%s: counted %d successes and %d failures, want %d and %d", n, got.Succeeded, got.Failed, s, f)
 		}
 		if d := demotions[n].Load(); got.Demotions != d || d == 0 {
-			t.Errorf("%s: %d demotions counted, %d announced", n, got.Demotions, d)
+			t.Errorf("%s: counted %d demotions, want %d (at least 1)", n, got.Demotions, d)
 		}
 	}
 }
 
-// A crowd on real goroutines whose first attempts are all under way together,
-// and then their second ones: two strikes, one move, one
-// all_backends_unavailable, and everybody hears of it.
-func TestCrowdAtOnce(t *testing.T) {
-	const crowd = 100
+// The first attempts of 100 clients on goroutines are in progress together, and then
+// their second attempts. They cause two strikes, one move and one
+// all_backends_unavailable, and every client learns of the demotion.
+func TestConcurrentClientsCauseTwoStrikes(t *testing.T) {
+	const clients = 100
 	var (
 		p                         = NewPool(addresses("a"), 0, start)
-		first, failed, second     sync.WaitGroup // everybody has come so far
+		first, failed, second     sync.WaitGroup // barriers: all clients have reached this point
 		done                      sync.WaitGroup
 		strikes, demoted, allDown atomic.Int64
 	)
-	for _, together := range []*sync.WaitGroup{&first, &failed, &second} {
-		together.Add(crowd)
+	for _, barrier := range []*sync.WaitGroup{&first, &failed, &second} {
+		barrier.Add(clients)
 	}
 	count := func(c Change) {
 		if c.Strike > 0 {
@@ -155,7 +155,7 @@ func TestCrowdAtOnce(t *testing.T) {
 			allDown.Add(1)
 		}
 	}
-	for range crowd {
+	for range clients {
 		done.Go(func() {
 			walk := p.Walk(TCP)
 			a, _ := walk.Next(start)
@@ -169,16 +169,16 @@ func TestCrowdAtOnce(t *testing.T) {
 			second.Done()
 			second.Wait()
 			if v != Retry || !ok {
-				t.Errorf("the first failure says %v, and again %v", v, ok)
+				t.Errorf("first failure: verdict %v, second attempt %v", v, ok)
 				return
 			}
 			v, change = walk.Failed(a, start, errRefused)
 			count(change)
 			if v != Next || !isClosed(a.Demoted()) {
-				t.Errorf("the second failure says %v, told of the demotion: %v", v, isClosed(a.Demoted()))
+				t.Errorf("second failure: verdict %v, Demoted is closed: %v", v, isClosed(a.Demoted()))
 			}
 			if _, ok := walk.Next(start); ok {
-				t.Error("is sent back to the only backend")
+				t.Error("Next returned the exhausted backend")
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 )
 
+// want fails the test unless the counters have these values.
 func (c *Counts) want(t *testing.T, ok, stale, failed uint64) {
 	t.Helper()
 	if c.OK.Load() != ok || c.Stale.Load() != stale || c.Failed.Load() != failed {
@@ -17,7 +18,7 @@ func TestCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
 		var counts Counts
-		for range 2 { // caches share them
+		for range 2 { // caches share the counters
 			c := New(Config{Lookup: dns.lookup, Counts: &counts})
 			defer c.Close()
 			lookup(t, c, "a.example", false, "192.0.2.1")
@@ -31,10 +32,10 @@ func TestCounts(t *testing.T) {
 		dns.set(func(d *fakeDNS) { d.err = errDown })
 		c.Flush("")
 		lookup(t, c, "a.example", true, "192.0.2.1")
-		lookup(t, c, "a.example", true, "192.0.2.1") // by the memory of the failure
+		lookup(t, c, "a.example", true, "192.0.2.1") // the failure is remembered
 		for range 2 {
 			if _, err := c.Lookup(t.Context(), "b.example", patience); err == nil {
-				t.Error("b.example was found")
+				t.Error("b.example was resolved")
 			}
 		}
 		counts.want(t, 3, 1, 1)
@@ -42,12 +43,12 @@ func TestCounts(t *testing.T) {
 		dns.set(func(d *fakeDNS) { d.hangs = true })
 		go func() { _, _ = c.Lookup(t.Context(), "c.example", patience) }()
 		synctest.Wait()
-		c.Close() // the end of a query that is no failure
+		c.Close() // ends a query, which is not counted
 		counts.want(t, 3, 1, 1)
 	})
 }
 
-func TestCountsOfTheBackground(t *testing.T) {
+func TestCountsIncludeBackgroundQueries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
 		var counts Counts

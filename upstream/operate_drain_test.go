@@ -2,20 +2,21 @@ package upstream
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 )
 
-func TestDrainedIsNotOffered(t *testing.T) {
+func TestDrainedBackendIsNotOffered(t *testing.T) {
 	play(t, "a b", time.Minute, []step{
 		{"ann next", "a", "", ""},
 		{"bob@udp next", "a", "", ""},
 		{"operator drains a", "", "", "a:draining b"},
 		{"cid next", "b", "", ""},
 		{"cid exhausts b", "", "", ""},
-		{"cid next", "refused", "", ""}, // also with nothing else left
+		{"cid next", "refused", "", ""}, // even if no other backend is left
 		{"dan@udp next", "b", "", ""},
-		// What runs there goes on, with its two attempts.
+		// Clients that are already there keep their two attempts.
 		{"ann fails a", "retry", "strike 1", "a:draining b"},
 		{"ann again a", "a", "", ""},
 		{"ann succeeds a", "", "", ""},
@@ -25,10 +26,10 @@ func TestDrainedIsNotOffered(t *testing.T) {
 	})
 }
 
-// The last resort, a cooling backend, is none when it is drained.
-func TestDrainedIsNotOfferedWhenCooling(t *testing.T) {
-	play(t, "a b", time.Minute, tell(
-		goesDown("ann", "a", ", order b a, cooling until 1m0s", "a:struck b", "b a:cooling"),
+// A backend that is drained and cooling is not offered, even if no other is left.
+func TestDrainedCoolingBackendIsNotOffered(t *testing.T) {
+	play(t, "a b", time.Minute, slices.Concat(
+		demotion("ann", "a", ", order b a, cooling until 1m0s", "a:struck b", "b a:cooling"),
 		[]step{
 			{"operator drains a", "", "", "b a:draining"},
 			{"bob next", "b", "", ""},
@@ -40,17 +41,17 @@ func TestDrainedIsNotOfferedWhenCooling(t *testing.T) {
 	))
 }
 
-// Who drains what is drained is told so, and nobody may drain the last one, in
-// whatever condition it is.
-func TestTheLastOneIsNotDrained(t *testing.T) {
-	play(t, "a b", 0, tell(
+// Draining a drained backend changes nothing. The last backend cannot be drained,
+// whatever its state is.
+func TestLastBackendCannotBeDrained(t *testing.T) {
+	play(t, "a b", 0, slices.Concat(
 		[]step{
-			{"operator resumes a", "no news", "", ""},
+			{"operator resumes a", "unchanged", "", ""},
 			{"operator drains a", "", "", "a:draining b"},
-			{"operator drains a", "no news", "", ""},
+			{"operator drains a", "unchanged", "", ""},
 			{"operator drains b", ErrLastBackend.Error(), "", ""},
 		},
-		goesDown("ann", "b", ", all unavailable", "a:draining b:struck", "a:draining b:down"),
+		demotion("ann", "b", ", all unavailable", "a:draining b:struck", "a:draining b:down"),
 		[]step{
 			{"operator drains b", ErrLastBackend.Error(), "", ""},
 			{"operator resumes a", "", "", "a b:down"},
@@ -60,8 +61,8 @@ func TestTheLastOneIsNotDrained(t *testing.T) {
 	))
 }
 
-// What is drained stays so over reloads, wherever it stands then, and also
-// where nobody else is left: it is the operator's word against the config's.
+// A drained backend stays drained over reloads, wherever it is configured, even if
+// it is the only one left. The drain is the operator's decision.
 func TestDrainedStaysOverReloads(t *testing.T) {
 	play(t, "a b c", 0, []step{
 		{"operator drains b", "", "", "a b:draining c"},
@@ -70,10 +71,10 @@ func TestDrainedStaysOverReloads(t *testing.T) {
 		{"operator drains d", ErrLastBackend.Error(), "", ""},
 		{"operator loads b", "", "", "b:draining"},
 		{"ann next", "refused", "", ""},
-		{"operator drains b", "no news", "", ""},
+		{"operator drains b", "unchanged", "", ""},
 		{"operator resumes b", "", "", "b"},
 		{"ann next", "b", "", ""},
-		// One that was gone is another when it comes back.
+		// A backend that was removed and added again is a new backend.
 		{"operator loads a b", "", "", "a b"},
 		{"operator drains b", "", "", "a b:draining"},
 		{"operator loads a", "", "", "a"},
@@ -81,7 +82,7 @@ func TestDrainedStaysOverReloads(t *testing.T) {
 	})
 }
 
-func TestRemovedIsNotDrained(t *testing.T) {
+func TestRemovedBackendCannotBeDrained(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	a := p.Backend("a")
 	p.Update(addresses("b"), 0)
@@ -90,9 +91,8 @@ func TestRemovedIsNotDrained(t *testing.T) {
 	}
 }
 
-// Whether a drained backend is well is still known: probes reach it, and what
-// they find counts.
-func TestProbesReachTheDrained(t *testing.T) {
+// Probes reach drained backends, and their results count.
+func TestProbesReachDrainedBackends(t *testing.T) {
 	play(t, "a b", 0, []step{
 		{"operator drains a", "", "", "a:draining b"},
 		{"p probes a", "a", "", ""},
@@ -108,55 +108,55 @@ func TestProbesReachTheDrained(t *testing.T) {
 	})
 }
 
-// A drained backend takes nobody, so it does not keep the service available.
+// A drained backend gets no clients, so it does not keep the service available.
 func TestAllUnavailableWithDrained(t *testing.T) {
-	play(t, "a b c", 0, tell(
+	play(t, "a b c", 0, slices.Concat(
 		[]step{{"operator drains b", "", "", "a b:draining c"}},
-		goesDown("ann", "a", ", order b c a", "a:struck b:draining c", "b:draining c a:down"),
-		goesDown("ann", "c", ", order b a c, all unavailable", "b:draining c:struck a:down", "b:draining a:down c:down"),
+		demotion("ann", "a", ", order b c a", "a:struck b:draining c", "b:draining c a:down"),
+		demotion("ann", "c", ", order b a c, all unavailable", "b:draining c:struck a:down", "b:draining a:down c:down"),
 	))
 }
 
-// A backend that was drained at the time of the report ends the outage like
-// any other by succeeding, though it was never down: the next outage is news.
+// A backend that was drained when all_backends_unavailable was reported is not down.
+// Its success ends the outage nevertheless, and the next outage is reported.
 func TestAllUnavailableAgainAfterAResumedOneSucceeded(t *testing.T) {
-	outage := tell(
+	outage := slices.Concat(
 		[]step{{"operator drains b", "", "", "a b:draining"}},
-		goesDown("ann", "a", ", order b a, all unavailable", "a:struck b:draining", "b:draining a:down"),
+		demotion("ann", "a", ", order b a, all unavailable", "a:struck b:draining", "b:draining a:down"),
 		[]step{{"operator resumes b", "", "", "b a:down"}},
 	)
 	t.Run("at once", func(t *testing.T) {
-		play(t, "a b", 0, tell(outage,
+		play(t, "a b", 0, slices.Concat(outage,
 			[]step{
 				{"bob next", "b", "", ""},
 				{"bob succeeds b", "", "", ""},
 			},
-			goesDown("cid", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
+			demotion("cid", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
 		))
 	})
 	t.Run("after a strike", func(t *testing.T) {
-		play(t, "a b", 0, tell(outage,
+		play(t, "a b", 0, slices.Concat(outage,
 			[]step{
 				{"bob next", "b", "", ""},
 				{"bob fails b", "retry", "strike 1", "b:struck a:down"},
 				{"bob again b", "b", "", ""},
 				{"bob succeeds b", "", "", "b a:down"},
 			},
-			goesDown("cid", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
+			demotion("cid", "b", ", order a b, all unavailable", "b:struck a:down", "a:down b:down"),
 		))
 	})
 	t.Run("not before", func(t *testing.T) {
-		play(t, "a b", 0, tell(outage,
-			goesDown("cid", "b", ", order a b", "b:struck a:down", "a:down b:down"),
+		play(t, "a b", 0, slices.Concat(outage,
+			demotion("cid", "b", ", order a b", "b:struck a:down", "a:down b:down"),
 		))
 	})
 	t.Run("nor on the other network", func(t *testing.T) {
-		play(t, "a b", 0, tell(outage,
+		play(t, "a b", 0, slices.Concat(outage,
 			[]step{
 				{"bob@udp next", "b", "", ""},
 				{"bob@udp succeeds b", "", "", ""},
 			},
-			goesDown("cid", "b", ", order a b", "b:struck a:down", "a:down b:down"),
+			demotion("cid", "b", ", order a b", "b:struck a:down", "a:down b:down"),
 		))
 	})
 }

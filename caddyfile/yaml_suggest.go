@@ -1,0 +1,36 @@
+package caddyfile
+
+import "strings"
+
+// suggestKey returns the known key that key is probably a misspelling of, or "".
+func suggestKey(key string, known []string) string {
+	best, least := "", 3
+	for _, k := range known {
+		if d := editDistance(strings.ToLower(key), k); d < least && d < len(k)/2 {
+			best, least = k, d
+		}
+	}
+	return best
+}
+
+// editDistance returns the number of letters to add, drop or change to turn a
+// into b.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
