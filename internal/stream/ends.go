@@ -71,7 +71,8 @@ const (
 // has no sockets and no clock: a mover passes in what happened and does what the
 // returned output says. It is guarded by the mover's lock.
 //
-// The zero value is a relay whose two directions flow.
+// The zero value is a relay whose two directions flow. Once it is over, inputs
+// change nothing.
 type ends struct {
 	flows  [2]flow // by source
 	lost   [2]loss // by side
@@ -93,6 +94,9 @@ func (e *ends) block(source Side) {
 
 // room: the sink of a source has taken all bytes that were held for it.
 func (e *ends) room(source Side) output {
+	if e.over {
+		return 0
+	}
 	switch e.flows[source] {
 	case blocked:
 		e.flows[source] = flowing
@@ -106,6 +110,9 @@ func (e *ends) room(source Side) output {
 
 // end: a read of a source has returned the end of its stream.
 func (e *ends) end(source Side) output {
+	if e.over {
+		return 0
+	}
 	if e.lost[source] == lostReset {
 		return e.resetBeforeEnd(source)
 	}
@@ -124,6 +131,9 @@ func (e *ends) end(source Side) output {
 
 // resetBeforeEnd: a read of a source has returned an error.
 func (e *ends) resetBeforeEnd(source Side) (out output) {
+	if e.over {
+		return 0
+	}
 	e.noteReset(source)
 	switch e.flows[source] {
 	case flowing:
@@ -138,6 +148,9 @@ func (e *ends) resetBeforeEnd(source Side) (out output) {
 
 // resetAfterEnd: the socket of a side whose stream has ended has an error.
 func (e *ends) resetAfterEnd(side Side) output {
+	if e.over {
+		return 0
+	}
 	e.noteReset(side)
 	return e.lose(side, 0)
 }
@@ -146,6 +159,9 @@ func (e *ends) resetAfterEnd(side Side) output {
 // was that of a connection that its peer had not finished (Linux: not EPIPE). The
 // mover then reads the side to the end of its stream, once its sink has room.
 func (e *ends) writeFailed(side Side, reset bool) output {
+	if e.over {
+		return 0
+	}
 	e.noteReset(side)
 	if e.lost[side] == notLost {
 		e.lost[side] = lostClosed
@@ -159,6 +175,9 @@ func (e *ends) writeFailed(side Side, reset bool) output {
 // acked: the sink of a source that was reset has acknowledged all bytes, or has
 // not done so in time.
 func (e *ends) acked(source Side) output {
+	if e.over {
+		return 0
+	}
 	if e.flows[source] != flushing {
 		return 0
 	}
@@ -169,6 +188,9 @@ func (e *ends) acked(source Side) output {
 // bytes for it are left: held by the mover, unread from its source, or not
 // acknowledged.
 func (e *ends) expire(owed [2]bool) output {
+	if e.over {
+		return 0
+	}
 	if e.reason != ClientReset && e.reason != BackendReset {
 		e.reason = IdleTimeout
 	}
@@ -179,6 +201,9 @@ func (e *ends) expire(owed [2]bool) output {
 // cannotFinish: the FIN that sendFinish asked for cannot be sent, because the
 // side has no half-close. The end of one direction is then the end of both.
 func (e *ends) cannotFinish(owed [2]bool) output {
+	if e.over {
+		return 0
+	}
 	e.orderly, e.owed = true, owed
 	return e.close()
 }
@@ -255,9 +280,6 @@ func (e *ends) settle(out output) output {
 }
 
 func (e *ends) close() output {
-	if e.over {
-		return 0
-	}
 	e.over = true
 	return closeBoth
 }

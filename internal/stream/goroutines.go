@@ -338,7 +338,11 @@ func (m *goroutineMover) close() {
 	if m.backend != nil {
 		closeConn(m.ends.closing(BackendSide), m.backend, func() { netio.Reset(m.backend) })
 	}
-	closeConn(m.ends.closing(ClientSide), m.client.Conn, m.client.Reset)
+	reset := m.client.Reset
+	if m.ends.reason == Panicked {
+		reset = m.client.ResetAfterPanic
+	}
+	closeConn(m.ends.closing(ClientSide), m.client.Conn, reset)
 }
 
 // report reports the end of the relay.
