@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// about is what a reader needs to judge the numbers, and to repeat them.
+// about returns the facts that a reader needs to judge and repeat the numbers.
 func (b *bench) about() about {
 	a := about{facts: []string{
 		fmt.Sprintf("%s, `%s`", time.Now().UTC().Format("2006-01-02"), commandLine()),
@@ -31,16 +31,17 @@ func (b *bench) about() about {
 		}
 	}
 	a.facts = append(a.facts, "peers: "+strings.Join(peers, ", "),
-		fmt.Sprintf("workers: nginx 2, haproxy 2 threads, Caddy as it comes (GOMAXPROCS %d)", runtime.NumCPU()))
+		fmt.Sprintf("workers: nginx 2, haproxy 2 threads, Caddy unchanged (GOMAXPROCS %d)", runtime.NumCPU()))
 	return a
 }
 
-// commit is what the work tree holds now; it may be another when the run ends.
+// commit returns the commit of the work tree. It is read at the start, because
+// the work tree may change during the run.
 func commit() string {
 	return strings.TrimSpace(output("git", "describe", "--always", "--dirty=, modified"))
 }
 
-// commandLine is the command as it was typed, whatever go run made of it.
+// commandLine returns the command as it was typed, with go run.
 func commandLine() string {
 	args := append([]string{"go run ./bench"}, os.Args[1:]...)
 	for i, arg := range args {
@@ -59,6 +60,6 @@ func kernel() string {
 	if err := unix.Uname(&name); err != nil {
 		return "?"
 	}
-	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // what follows is the builder's
+	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // the rest names the builder
 	return release
 }

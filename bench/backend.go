@@ -18,28 +18,29 @@ import (
 // The services of the backend process.
 const (
 	tcpEcho   = "tcp echo"
-	tcpSink   = "tcp sink"   // reads and forgets
-	tcpSource = "tcp source" // writes and writes
+	tcpSink   = "tcp sink"   // reads and discards
+	tcpSource = "tcp source" // writes as fast as it can
 	udpEcho   = "udp echo"
 	udpSink   = "udp sink"
-	udpSource = "udp source" // sends, when told to, to whoever has said something
+	udpSource = "udp source" // sends, on command, to all clients that have sent it a datagram
 )
 
-// echoAddresses is how many addresses the TCP echo has: 127.0.1.1 and on.
-// Connection after connection to one of them would end in measuring how the
-// kernel looks for a free port.
+// echoAddresses is the number of addresses of the TCP echo service, from
+// 127.0.1.1 on. With one address, many connections in a row would measure how
+// the kernel searches for a free port.
 const echoAddresses = 64
 
-// backendPorts is what the backend process says when it is up.
+// backendPorts holds the addresses of the backend process, which it prints when
+// it is up.
 type backendPorts struct {
-	Addr       map[string]string // by service; for tcpEcho the port alone
+	Addr       map[string]string // by service; for tcpEcho only the port
 	Control    string
 	DNS        string
 	Dead, Live string // one port on two addresses
 	Refusing   string
 }
 
-// of are the addresses of a service, or the backends of a failover row.
+// of returns the addresses of a service, or the backends of a failover row.
 func (p backendPorts) of(service string, turn int) []string {
 	switch service {
 	case tcpEcho:
@@ -60,7 +61,7 @@ func (p backendPorts) of(service string, turn int) []string {
 
 func echoIP(turn int) string { return "127.0.1." + strconv.Itoa(1+turn%echoAddresses) }
 
-// serveBackend is the backend process. It ends with its input.
+// serveBackend runs the backend process. It returns when its input ends.
 func serveBackend(in io.Reader, out io.Writer) error {
 	runtime.GOMAXPROCS(1)
 	ports := backendPorts{Addr: map[string]string{}}
@@ -98,7 +99,7 @@ func serveTCP(ports *backendPorts) error {
 	if ports.Addr[tcpSink], err = accept(loopback+":0", discard); err != nil {
 		return err
 	}
-	ports.Addr[tcpSource], err = accept(loopback+":0", pour)
+	ports.Addr[tcpSource], err = accept(loopback+":0", fill)
 	return err
 }
 
@@ -141,7 +142,8 @@ func discard(conn *net.TCPConn) {
 	_ = discardCounted(conn, &bytes)
 }
 
-// discardCounted has the kernel forget what came, without copying it.
+// discardCounted reads from a connection and counts the bytes. With MSG_TRUNC
+// the kernel discards them without copying.
 func discardCounted(conn *net.TCPConn, bytes *atomic.Int64) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -151,7 +153,7 @@ func discardCounted(conn *net.TCPConn, bytes *atomic.Int64) error {
 		var n int
 		var failed error
 		err := raw.Read(func(fd uintptr) bool {
-			n, _, failed = unix.Recvfrom(int(fd), forgotten, unix.MSG_TRUNC)
+			n, _, failed = unix.Recvfrom(int(fd), discarded, unix.MSG_TRUNC)
 			return failed != unix.EAGAIN
 		})
 		switch {
@@ -167,40 +169,41 @@ func discardCounted(conn *net.TCPConn, bytes *atomic.Int64) error {
 }
 
 var (
-	forgotten = make([]byte, 1<<20) // MSG_TRUNC writes nothing to it
-	poured    = make([]byte, 256<<10)
+	discarded = make([]byte, 1<<20) // MSG_TRUNC writes nothing to it
+	filler    = make([]byte, 256<<10)
 )
 
-func pour(conn *net.TCPConn) {
+func fill(conn *net.TCPConn) {
 	for {
-		if _, err := conn.Write(poured); err != nil {
+		if _, err := conn.Write(filler); err != nil {
 			return
 		}
 	}
 }
 
-// order is what a load asks of the backend's UDP services.
-type order struct {
-	Op     string // count, forget, send
+// command is a request of a load process to the backend's UDP services.
+type command struct {
+	Op     string // count, forget or send
 	Rate   int
 	Size   int
 	Window time.Duration
 }
 
-// serveControl takes orders, one JSON line each, and answers with a number.
+// serveControl reads commands, one JSON line each, and answers each with a
+// number.
 func serveControl(u *udpServices) (string, error) {
 	return accept(loopback+":0", func(conn *net.TCPConn) {
 		in, out := json.NewDecoder(conn), json.NewEncoder(conn)
 		for {
-			var o order
-			if in.Decode(&o) != nil || out.Encode(u.obey(o)) != nil {
+			var c command
+			if in.Decode(&c) != nil || out.Encode(u.execute(c)) != nil {
 				return
 			}
 		}
 	})
 }
 
-// control is a load's line to the backend.
+// control is a connection of a load process to serveControl.
 type control struct {
 	mu  sync.Mutex
 	in  *json.Decoder
@@ -215,10 +218,10 @@ func dialControl(addr string) (*control, error) {
 	return &control{in: json.NewDecoder(conn), out: json.NewEncoder(conn)}, nil
 }
 
-func (c *control) ask(o order) (n int64, err error) {
+func (c *control) call(request command) (n int64, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.out.Encode(o); err != nil {
+	if err := c.out.Encode(request); err != nil {
 		return 0, err
 	}
 	return n, c.in.Decode(&n)

@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	batch        = 64      // datagrams in a system call
-	socketBuffer = 4 << 20 // so that what is lost is lost in the relay
+	batch        = 64      // datagrams per system call
+	socketBuffer = 4 << 20 // large, so that losses happen in the relay
 )
 
-// udpServices are the backend's.
+// udpServices are the UDP services of the backend process.
 type udpServices struct {
-	sunk   atomic.Int64 // datagrams
+	sunk   atomic.Int64 // datagrams that the sink received
 	source *net.UDPConn
 	mu     sync.Mutex
-	peers  map[netip.AddrPort]bool // whom the source sends to
+	peers  map[netip.AddrPort]bool // clients that the source sends to
 }
 
 func serveUDP(ports *backendPorts) (*udpServices, error) {
@@ -35,7 +35,7 @@ func serveUDP(ports *backendPorts) (*udpServices, error) {
 		return nil, err
 	}
 	var err error
-	u.source, err = u.serve(ports, udpSource, u.meet)
+	u.source, err = u.serve(ports, udpSource, u.register)
 	return u, err
 }
 
@@ -56,7 +56,7 @@ func buffers(conn *net.UDPConn) error {
 	return errors.Join(conn.SetReadBuffer(socketBuffer), conn.SetWriteBuffer(socketBuffer))
 }
 
-// messages are buffers for one batch.
+// messages returns buffers for one batch.
 func messages(size int) []ipv4.Message {
 	list := make([]ipv4.Message, batch)
 	for i := range list {
@@ -72,7 +72,7 @@ func (u *udpServices) echo(conn *net.UDPConn) {
 	for {
 		n, err := p.ReadBatch(in, 0)
 		if err != nil {
-			continue // an ICMP message of a client that is gone
+			continue // an ICMP error from a client that has closed its socket
 		}
 		for i, m := range in[:n] {
 			out[i] = ipv4.Message{Buffers: [][]byte{m.Buffers[0][:m.N]}, Addr: m.Addr}
@@ -81,7 +81,8 @@ func (u *udpServices) echo(conn *net.UDPConn) {
 	}
 }
 
-// writeAll returns how many went out; one that is refused is passed over.
+// writeAll sends the messages and returns the number sent. It skips those whose
+// send fails.
 func writeAll(p *ipv4.PacketConn, list []ipv4.Message) (sent int) {
 	for len(list) > 0 {
 		n, err := p.WriteBatch(list, 0)
@@ -105,8 +106,9 @@ func (u *udpServices) sink(conn *net.UDPConn) {
 	}
 }
 
-// meet learns whom the source sends to, and answers them.
-func (u *udpServices) meet(conn *net.UDPConn) {
+// register adds each client that sends a datagram to the peers of the source,
+// and echoes the datagram.
+func (u *udpServices) register(conn *net.UDPConn) {
 	buf := make([]byte, 2048)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
@@ -120,25 +122,25 @@ func (u *udpServices) meet(conn *net.UDPConn) {
 	}
 }
 
-func (u *udpServices) obey(o order) int64 {
-	switch o.Op {
+func (u *udpServices) execute(c command) int64 {
+	switch c.Op {
 	case "forget":
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		clear(u.peers)
 	case "send":
-		return u.send(o)
+		return u.send(c)
 	}
 	return u.sunk.Load()
 }
 
-// send sends to all peers alike and returns how many datagrams that were.
-func (u *udpServices) send(o order) int64 {
+// send sends datagrams to all peers evenly and returns how many it sent.
+func (u *udpServices) send(c command) int64 {
 	p := ipv4.NewPacketConn(u.source)
 	var lists [][]ipv4.Message
 	u.mu.Lock()
 	for peer := range u.peers {
-		list := messages(o.Size)
+		list := messages(c.Size)
 		for i := range list {
 			list[i].Addr = net.UDPAddrFromAddrPort(peer)
 		}
@@ -148,12 +150,12 @@ func (u *udpServices) send(o order) int64 {
 	if len(lists) == 0 {
 		return 0
 	}
-	return pace(o.Rate, o.Window, len(lists), func(i, n int) int { return writeAll(p, lists[i][:n]) })
+	return pace(c.Rate, c.Window, len(lists), func(i, n int) int { return writeAll(p, lists[i][:n]) })
 }
 
-// pace has senders 0 to count-1 send what is due, a little at a time and all
-// alike. What a sender that was kept from running is late with beyond 5 ms
-// stays unsent: caught up with, it would be a burst that no rate describes.
+// pace calls send for senders 0 to count-1 in small steps, evenly, at the given
+// total rate. Datagrams that are more than 5 ms late, because this process did
+// not get to run, are never sent: sending them would make a burst above the rate.
 func pace(rate int, window time.Duration, count int, send func(sender, n int) int) (sent int64) {
 	perSecond := float64(rate)
 	start := time.Now()

@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What stands before the backend that lives, in the rows of this file.
+// The dead backend that comes before the live one, in the rows of this file.
 const (
-	refusedBackend = "one that refuses"
-	silentBackend  = "one that is silent"
-	namedBackend   = "a name with a silent address and one that lives"
+	refusedBackend = "a backend that refuses connections"
+	silentBackend  = "a silent backend"
+	namedBackend   = "a name with a silent and a live address"
 
-	failover = "Failover" // their group
+	failover = "Failover" // the group of these rows
 
 	pairName = "pair.bench"
 	deadIP   = "127.0.3.1"
@@ -42,19 +42,19 @@ func failoverRows() []row {
 	return rows
 }
 
-// firstByte is the time from before the dialling to the first byte of the
-// answer: of the first client, and the median of those who come after it.
+// firstByte measures the time from before the dial to the first byte of the
+// answer: of the first client, and the median of the next clients.
 func firstByte(j job) (values, error) {
-	const patience = 4 * time.Second
+	const limit = 4 * time.Second
 	var first time.Duration
 	var next []time.Duration
 	for i := 0; i <= j.Count; i++ {
 		start := time.Now()
-		conn, err := net.DialTimeout("tcp", j.Addr, patience)
+		conn, err := net.DialTimeout("tcp", j.Addr, limit)
 		if err != nil {
 			return nil, err
 		}
-		err = errors.Join(conn.SetDeadline(start.Add(patience)), trip(conn, make([]byte, j.Size)))
+		err = errors.Join(conn.SetDeadline(start.Add(limit)), trip(conn, make([]byte, j.Size)))
 		took := time.Since(start)
 		conn.Close()
 		switch {
@@ -68,15 +68,15 @@ func firstByte(j job) (values, error) {
 			next = append(next, took)
 		}
 		if time.Since(start) > time.Second {
-			j.Count = min(j.Count, 3) // a target that never learns would take a minute
+			j.Count = min(j.Count, 3) // a target that tries the dead backend each time would take a minute
 		}
 	}
 	slices.Sort(next)
 	return values{"first": first.Seconds() * 1000, "next": next[len(next)/2].Seconds() * 1000}, nil
 }
 
-// servePair makes one port silent on one address, served on another and refused
-// on a third, and a name for the first two.
+// servePair makes one port silent on one address, live on another and refused on
+// a third, and serves a name for the first two.
 func servePair(ports *backendPorts) error {
 	live, err := accept(liveIP+":0", echo)
 	if err != nil {
@@ -93,8 +93,8 @@ func servePair(ports *backendPorts) error {
 	return err
 }
 
-// listenSilently answers no connection attempt: the queue of those that nobody
-// has accepted is full, and then Linux drops what comes.
+// listenSilently opens a listener that answers no connection attempt: its accept
+// queue is full, so Linux drops each SYN.
 func listenSilently(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -111,7 +111,7 @@ func listenSilently(addr string) error {
 	}
 	for range 16 {
 		conn, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
-		if late, ok := err.(net.Error); ok && late.Timeout() {
+		if netErr, ok := err.(net.Error); ok && netErr.Timeout() {
 			return nil
 		}
 		if err != nil {
@@ -119,12 +119,12 @@ func listenSilently(addr string) error {
 		}
 		silent = append(silent, conn)
 	}
-	return errors.New("a full listener still answers")
+	return errors.New("a listener with a full queue still answers")
 }
 
-var silent []any // kept from being closed
+var silent []any // holds references, so that no finalizer closes these sockets
 
-// serveDNS answers for pairName, the dead address first.
+// serveDNS answers queries for pairName, with the dead address first.
 func serveDNS() (string, error) {
 	socket, err := net.ListenPacket("udp4", loopback+":0")
 	if err != nil {

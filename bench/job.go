@@ -14,23 +14,23 @@ import (
 	"time"
 )
 
-// row is one kind of work, which all targets do in turn.
+// row is one kind of work, on which all targets are measured.
 type row struct {
 	name      string
-	group     string // the table it stands in
+	group     string // the table that it is part of
 	network   string // tcp, udp
 	backends  string // a service of backend.go, or a case of failover.go
-	responses bool   // a UDP session ends with its answer
+	responses bool   // a UDP session ends after one answer
 	job       job
 	metrics   []metric
 }
 
-// job is what a load process is told to do.
+// job is the input of a load process.
 type job struct {
 	Kind    string
 	Addr    string // of the relay, or of the backend itself
-	Control string // of the backend
-	PIDs    []int  // of the relay; none for the backend itself
+	Control string // address of the backend's serveControl
+	PIDs    []int  // of the relay; none if the load connects to the backend itself
 	Count   int    // of streams, connections, clients or sessions
 	Size    int    // of a message
 	Rate    int    // datagrams a second
@@ -48,7 +48,7 @@ func allRows(short bool) []row {
 	return rows
 }
 
-// loads are what a load process can do, by the job's kind.
+// loads are the functions of a load process, by the kind of job.
 var loads = map[string]func(job) (values, error){
 	"bulk up":        bulkUp,
 	"bulk down":      bulkDown,
@@ -63,7 +63,7 @@ var loads = map[string]func(job) (values, error){
 	"first byte":     firstByte,
 }
 
-// runLoad has a process of its own do a job.
+// runLoad runs a job in a new process.
 func runLoad(dir string, j job) (values, error) {
 	text, err := json.Marshal(j)
 	if err != nil {
@@ -78,21 +78,21 @@ func runLoad(dir string, j job) (values, error) {
 	defer late.Stop()
 	var v values
 	if err := json.NewDecoder(c.out).Decode(&v); err != nil {
-		return nil, fmt.Errorf("load: %s", strings.TrimSpace(c.complaint()))
+		return nil, fmt.Errorf("load: %s", strings.TrimSpace(c.errorOutput()))
 	}
 	return v, nil
 }
 
-// load is the process that runLoad starts.
+// load runs the load process that runLoad starts.
 func load(in io.Reader, out io.Writer) error {
-	runtime.GOMAXPROCS(1) // the relay needs the cores
+	runtime.GOMAXPROCS(1) // leaves the other cores to the relay
 	var j job
 	if err := json.NewDecoder(in).Decode(&j); err != nil {
 		return err
 	}
 	do, ok := loads[j.Kind]
 	if !ok {
-		return fmt.Errorf("no load %q", j.Kind)
+		return fmt.Errorf("unknown load %q", j.Kind)
 	}
 	v, err := do(j)
 	if err != nil {
@@ -101,8 +101,8 @@ func load(in io.Reader, out io.Writer) error {
 	return json.NewEncoder(out).Encode(v)
 }
 
-// span is what passes between its beginning and an end: units of work, the
-// relay's CPU time, and time.
+// span measures units of work, the relay's CPU time and wall time from begin to
+// end.
 type span struct {
 	relay meter
 	units *atomic.Int64
@@ -117,8 +117,8 @@ func begin(j job, units *atomic.Int64) (s span, err error) {
 	return s, err
 }
 
-// end gives CPU seconds per unit and units per second, both times scale, which
-// says how many units the table counts in.
+// end returns the rate in units per second divided by scale, and the CPU seconds
+// per scale units multiplied by perCPU.
 func (s span) end(scale, perCPU float64) (values, error) {
 	cpu, err := s.relay.cpu()
 	if err != nil {
@@ -126,7 +126,7 @@ func (s span) end(scale, perCPU float64) (values, error) {
 	}
 	n, took := float64(s.units.Load()-s.n)/scale, time.Since(s.at)
 	if n <= 0 {
-		return nil, fmt.Errorf("nothing came through in %v", took)
+		return nil, fmt.Errorf("no unit of work was done in %v", took)
 	}
 	v := values{"rate": n / took.Seconds()}
 	if len(s.relay) > 0 {
@@ -135,7 +135,7 @@ func (s span) end(scale, perCPU float64) (values, error) {
 	return v, nil
 }
 
-// window measures workers that go on by themselves, once they are warm.
+// window measures workers that run continuously, after a warm-up.
 func window(j job, units *atomic.Int64, failed <-chan error, scale, perCPU float64) (values, error) {
 	select {
 	case err := <-failed:

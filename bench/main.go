@@ -1,20 +1,20 @@
 //go:build linux
 
-// Command bench measures the relay as users run it, beside its peers: whole
-// processes, with backends and load in processes of their own, so that the
-// CPU time, memory and descriptors of the relay are seen alone.
+// Command bench measures the relay next to its peers, as whole processes.
+// Backends and load run in processes of their own, so that the CPU time, memory
+// and descriptors that it reads are those of the relay alone.
 //
 //	go run ./bench                       # everything, about a quarter of an hour
-//	go run ./bench -short                # does it work at all
+//	go run ./bench -short                # only checks that everything runs
 //	go run ./bench -rows 'UDP' -rounds 5 # some rows, more often
 //	go run ./bench -write docs/performance.md
 //
-// It is run from the root of the repository, on loopback addresses only, and
-// stops by itself. haproxy and nginx are measured where they are installed.
+// Run it from the root of the repository. It uses loopback addresses only and
+// stops by itself. haproxy and nginx are measured if they are installed.
 //
-// main.go has the command, targets.go what is measured, rows_tcp.go,
-// rows_udp.go and failover.go the work, each with the load that makes it;
-// backend.go is what stands behind the relays, table.go what comes out.
+// main.go has the command, targets.go the relays that are measured, and
+// rows_tcp.go, rows_udp.go and failover.go the rows of the table, each with its
+// load. backend.go has the backends, and table.go the report.
 package main
 
 import (
@@ -38,7 +38,7 @@ func main() {
 	case "load":
 		err = load(os.Stdin, os.Stdout)
 	default:
-		err = command()
+		err = runBench()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -59,11 +59,11 @@ func parseFlags() (options, error) {
 	var o options
 	rows := flag.String("rows", "", "only rows whose name matches this `regexp`")
 	targets := flag.String("targets", "", "only targets whose name matches this `regexp`")
-	flag.IntVar(&o.rounds, "rounds", 3, "how often each target does each row")
-	flag.DurationVar(&o.window, "window", time.Second, "how long one measurement lasts")
-	flag.BoolVar(&o.short, "short", false, "one short round with little load: tells whether it works, and no more")
-	flag.StringVar(&o.write, "write", "", "write the table to this `file`; where it has a line "+tableBegins+", only between that and "+tableEnds)
-	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the Caddy targets to this `directory`; makes them slower")
+	flag.IntVar(&o.rounds, "rounds", 3, "how many times to measure each target in each row")
+	flag.DurationVar(&o.window, "window", time.Second, "the length of one measurement")
+	flag.BoolVar(&o.short, "short", false, "one short round with little load, which only checks that everything runs")
+	flag.StringVar(&o.write, "write", "", "write the table to this `file`; if it has a line "+tableBegins+", replace only the text from there to "+tableEnds)
+	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the Caddy targets to this `directory`; this makes them slower")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flag.Arg(0))
@@ -81,12 +81,12 @@ func parseFlags() (options, error) {
 	return o, nil
 }
 
-func command() error {
+func runBench() error {
 	o, err := parseFlags()
 	if err != nil {
 		return err
 	}
-	runtime.LockOSThread() // children die with the thread that started them
+	runtime.LockOSThread() // the kernel kills a child when the thread that started it ends
 
 	dir, err := os.MkdirTemp("", "relay-bench-")
 	if err != nil {
@@ -116,15 +116,15 @@ func command() error {
 	return writeReport(o.write, report)
 }
 
-// bench is one run of the command.
+// bench is the state of one run of the command.
 type bench struct {
 	options
 	dir     string
-	built   string // the commit that the relay was built of
+	built   string // the commit that the relay was built from
 	targets []target
 	backend *child
-	behind  backendPorts
-	turn    int // counts measurements, for ports and backend addresses
+	ports   backendPorts
+	turn    int // number of the measurement; selects ports and backend addresses
 }
 
 func newBench(o options, dir string) (*bench, error) {
@@ -137,13 +137,13 @@ func newBench(o options, dir string) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := json.NewDecoder(b.backend.out).Decode(&b.behind); err != nil {
-		return nil, fmt.Errorf("backend: %w: %s", err, b.backend.complaint())
+	if err := json.NewDecoder(b.backend.out).Decode(&b.ports); err != nil {
+		return nil, fmt.Errorf("backend: %w: %s", err, b.backend.errorOutput())
 	}
 	return b, nil
 }
 
-// run does each row in rounds, all targets in turn in each.
+// run measures each row in rounds. Each round measures all targets in turn.
 func (b *bench) run() *results {
 	all := &results{}
 	for _, r := range allRows(b.short) {
@@ -156,7 +156,7 @@ func (b *bench) run() *results {
 		for round := range b.rounds {
 			fmt.Fprintf(os.Stderr, "%s, round %d:", r.name, round+1)
 			for i := range b.targets {
-				t := b.targets[(i+round)%len(b.targets)] // nobody is always first
+				t := b.targets[(i+round)%len(b.targets)] // a different target is first in each round
 				if !t.does(r) || !b.options.targets.MatchString(t.name) {
 					continue
 				}
@@ -181,7 +181,7 @@ func (b *bench) run() *results {
 	return all
 }
 
-// measure starts a target, has the load do the row's work on it, and stops it.
+// measure starts a target, runs the row's load on it, and stops it.
 func (b *bench) measure(r row, t target) (values, error) {
 	b.turn++
 	s, err := b.setup(r)
@@ -189,10 +189,10 @@ func (b *bench) measure(r row, t target) (values, error) {
 		return nil, err
 	}
 	j := r.job
-	j.Window, j.Control = b.window, b.behind.Control
-	if t.command == nil {
+	j.Window, j.Control = b.window, b.ports.Control
+	if t.command == nil { // direct
 		if j.Addr = s.backends[0]; r.group == failover {
-			j.Addr = b.behind.Live
+			j.Addr = b.ports.Live
 		}
 		return runLoad(b.dir, j)
 	}

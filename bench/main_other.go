@@ -1,7 +1,7 @@
 //go:build !linux
 
-// Command bench measures the relay beside its peers. It needs Linux, whose
-// accounting of other processes it reads.
+// Command bench measures the relay next to its peers. It works on Linux only,
+// because it reads what Linux reports about other processes.
 package main
 
 import (

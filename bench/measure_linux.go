@@ -10,12 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// meter reads what the processes of one relay have used, from the kernel.
+// meter reads from the kernel the resources that the processes of one relay use.
+// It holds their ids.
 type meter []int
 
-// cpu is the time that all threads have run so far, those that are gone
-// included, in user space and in the kernel: the same sum as utime and stime in
-// /proc/PID/stat, in nanoseconds instead of ticks of 10 ms.
+// cpu returns the CPU time of all threads so far, including ended ones, in user
+// space and in the kernel. It is the sum of utime and stime in /proc/PID/stat, in
+// nanoseconds instead of ticks of 10 ms.
 func (m meter) cpu() (sum time.Duration, err error) {
 	for _, pid := range m {
 		var t unix.Timespec
@@ -29,7 +30,7 @@ func (m meter) cpu() (sum time.Duration, err error) {
 	return sum, nil
 }
 
-// resident is the memory that the processes hold.
+// resident returns the resident memory of the processes.
 func (m meter) resident() (kib float64, err error) {
 	for _, pid := range m {
 		status, err := os.ReadFile(procFile(pid, "status"))
@@ -56,7 +57,7 @@ func (m meter) descriptors() (n float64, err error) {
 	return n, nil
 }
 
-// held measures what many connections that do nothing cost.
+// held measures the memory and descriptors of idle connections, which open opens.
 func (m meter) held(count int, open func() error) (values, error) {
 	memory, err := m.resident()
 	if err != nil {
@@ -87,7 +88,7 @@ func procFile(pid int, name string) string {
 	return filepath.Join("/proc", strconv.Itoa(pid), name)
 }
 
-// childrenOf are the processes that this one has started.
+// childrenOf returns the processes that a process has started.
 func childrenOf(pid int) (children []int, err error) {
 	list, err := os.ReadDir("/proc")
 	if err != nil {
@@ -100,7 +101,7 @@ func childrenOf(pid int) (children []int, err error) {
 		}
 		stat, err := os.ReadFile(procFile(other, "stat"))
 		if err != nil {
-			continue // gone meanwhile
+			continue // the process has ended
 		}
 		if parent, err := parentOf(string(stat)); err == nil && parent == pid {
 			children = append(children, other)

@@ -27,9 +27,9 @@ func TestMeterSeesThisProcess(t *testing.T) {
 	}
 }
 
-// 1<<22 is the first id that Linux gives to nobody.
-func TestMeterOfNobody(t *testing.T) {
+// Process ids on Linux are below 1<<22.
+func TestMeterOfNoProcess(t *testing.T) {
 	if _, err := (meter{1 << 22}).cpu(); err == nil {
-		t.Error("a process that is not there has CPU time")
+		t.Error("no error for a process that does not exist")
 	}
 }

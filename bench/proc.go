@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// parentOf reads the parent's id from /proc/PID/stat. The name in it may hold
-// blanks and parentheses.
+// parentOf returns the parent's id from the text of /proc/PID/stat. The program
+// name in it may contain blanks and parentheses.
 func parentOf(stat string) (int, error) {
 	i := strings.LastIndexByte(stat, ')')
 	if i < 0 {
@@ -20,7 +20,7 @@ func parentOf(stat string) (int, error) {
 	return strconv.Atoi(fields[1])
 }
 
-// residentKiB reads the resident set size from /proc/PID/status.
+// residentKiB returns the resident set size from the text of /proc/PID/status.
 func residentKiB(status string) (int64, error) {
 	for line := range strings.Lines(status) {
 		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
@@ -30,8 +30,8 @@ func residentKiB(status string) (int64, error) {
 	return 0, fmt.Errorf("no VmRSS in status")
 }
 
-// listens says whether /proc/net/tcp or /proc/net/udp, whose text is given,
-// has a socket on this IPv4 port that is bound to no peer.
+// listens reports whether table, the text of /proc/net/tcp or /proc/net/udp, has
+// a socket on this IPv4 port that is connected to no peer.
 func listens(table string, port int) bool {
 	suffix := fmt.Sprintf(":%04X", port)
 	for line := range strings.Lines(table) {

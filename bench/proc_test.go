@@ -30,12 +30,12 @@ func TestListens(t *testing.T) {
    1: 0100007F:2EE1 0100007F:1F90 01 00000000:00000000
 `
 	if !listens(table, 12000) {
-		t.Error("a listening socket is not seen")
+		t.Error("a listening socket was not found")
 	}
 	if listens(table, 12001) {
-		t.Error("a connection is taken for a listening socket")
+		t.Error("a connection was taken for a listening socket")
 	}
 	if listens(table, 8080) {
-		t.Error("a peer's port is taken for a local one")
+		t.Error("a peer's port was taken for a local one")
 	}
 }

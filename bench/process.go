@@ -18,17 +18,17 @@ import (
 	"time"
 )
 
-// child is a process that the benchmark has started. It dies with it.
+// child is a process that the benchmark has started. It ends with the benchmark.
 type child struct {
 	cmd  *exec.Cmd
-	in   io.Closer // closed at the end, if the benchmark holds it
+	in   io.Closer // standard input, closed by stop; nil if the caller gave one
 	out  io.ReadCloser
 	log  *os.File
 	once sync.Once
 }
 
-// running are the children to stop when the benchmark is interrupted: those
-// that they have started would live on without them.
+// running holds the children to stop when the benchmark is interrupted. Processes
+// that a child has started, such as nginx's workers, would otherwise outlive it.
 var running sync.Map
 
 func stopAll() {
@@ -38,7 +38,7 @@ func stopAll() {
 	})
 }
 
-// startChild starts a program whose input stays open until it is stopped.
+// startChild starts a program whose standard input stays open until stop.
 func startChild(dir string, argv ...string) (*child, error) {
 	return startChildWith(dir, nil, argv...)
 }
@@ -68,7 +68,7 @@ func startChildWith(dir string, in io.Reader, argv ...string) (*child, error) {
 	return c, nil
 }
 
-// stop ends the process and those it has started itself.
+// stop kills the process and those that it has started.
 func (c *child) stop() {
 	c.once.Do(func() {
 		running.Delete(c.cmd.Process.Pid)
@@ -81,14 +81,15 @@ func (c *child) stop() {
 	})
 }
 
-// complaint is the end of what the process wrote to its standard error; it
-// waits for the process to end.
-func (c *child) complaint() string {
+// errorOutput waits for the process to end and returns the end of what it wrote
+// to standard error.
+func (c *child) errorOutput() string {
 	_, _ = io.Copy(io.Discard, c.out)
 	c.stop()
 	return c.logged()
 }
 
+// logged returns the end of what the process wrote to standard error so far.
 func (c *child) logged() string {
 	text, err := os.ReadFile(c.log.Name())
 	if err != nil {
@@ -97,14 +98,14 @@ func (c *child) logged() string {
 	return string(text[max(0, len(text)-1000):])
 }
 
-// family are the ids of the process and its children: nginx has workers.
+// family returns the ids of the process and its children, such as nginx's workers.
 func (c *child) family() ([]int, error) {
 	children, err := childrenOf(c.cmd.Process.Pid)
 	return append([]int{c.cmd.Process.Pid}, children...), err
 }
 
-// waitListening looks at the kernel's list of sockets: to connect would be the
-// first client already.
+// waitListening waits until the kernel's list of sockets has one at the address.
+// A connection attempt instead would be the target's first client.
 func (c *child) waitListening(network, addr string) error {
 	_, text, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -120,16 +121,16 @@ func (c *child) waitListening(network, addr string) error {
 			return err
 		}
 		if listens(string(table), port) {
-			time.Sleep(100 * time.Millisecond) // let the start end
+			time.Sleep(100 * time.Millisecond) // until the rest of the start is done
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return fmt.Errorf("does not listen: %s", c.logged())
+	return fmt.Errorf("not listening on %s after 10s: %s", addr, c.logged())
 }
 
-// freePort is one that nobody listens on, below the range that the kernel takes
-// client ports from.
+// freePort returns a port that is not in use, below the range that the kernel
+// takes client ports from.
 func freePort(network string, turn int) (int, error) {
 	const first, count = 12_000, 8_000
 	for i := range count {
@@ -149,7 +150,8 @@ func freePort(network string, turn int) (int, error) {
 	return 0, errors.New("no free port")
 }
 
-// takeProfile begins a CPU profile of a Caddy; its result waits for the end.
+// takeProfile starts a CPU profile of a Caddy target; wait returns when it has been
+// written.
 func (b *bench) takeProfile(r row, t target, s setup) (wait func()) {
 	var done sync.WaitGroup
 	done.Go(func() {

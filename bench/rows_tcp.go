@@ -51,8 +51,8 @@ const (
 	micro = 1e6 // CPU in microseconds
 )
 
-// stream starts workers that add what they have done to a number, and measures
-// them once all are connected.
+// stream connects workers, which count their units of work, and measures them
+// once all are connected.
 func stream(j job, scale, perCPU float64, work func(*net.TCPConn, *atomic.Int64) error) (values, error) {
 	var units atomic.Int64
 	failed := make(chan error, j.Count)
@@ -66,12 +66,12 @@ func stream(j job, scale, perCPU float64, work func(*net.TCPConn, *atomic.Int64)
 	return window(j, &units, failed, scale, perCPU)
 }
 
-// bulkUp counts what it has written: what is on the way is a few MiB, at the
-// begin of the window and at its end.
+// bulkUp counts the bytes that it has written. A few MiB of them are in flight,
+// both at the beginning of the window and at its end.
 func bulkUp(j job) (values, error) {
 	return stream(j, gib, 1, func(conn *net.TCPConn, bytes *atomic.Int64) error {
 		for {
-			n, err := conn.Write(poured)
+			n, err := conn.Write(filler)
 			if err != nil {
 				return err
 			}
@@ -98,6 +98,7 @@ func pingPong(j job) (values, error) {
 	})
 }
 
+// trip sends a message and reads its echo.
 func trip(conn net.Conn, buf []byte) error {
 	if _, err := conn.Write(buf); err != nil {
 		return err
@@ -106,11 +107,12 @@ func trip(conn net.Conn, buf []byte) error {
 	return err
 }
 
-// connections come, say a word, hear it and go, eight at a time.
+// connections opens connections, eight at a time. Each sends a message, reads its
+// echo and closes.
 func connections(j job) (values, error) {
 	const atATime = 8
 	var units atomic.Int64
-	some := func(count int) error {
+	connect := func(count int) error {
 		return spread(atATime, count, func(int) error {
 			conn, err := net.Dial("tcp", j.Addr)
 			if err != nil {
@@ -121,14 +123,14 @@ func connections(j job) (values, error) {
 			return trip(conn, make([]byte, j.Size))
 		})
 	}
-	if err := some(j.Count / 10); err != nil {
+	if err := connect(j.Count / 10); err != nil {
 		return nil, err
 	}
-	return counted(j, &units, func() error { return some(j.Count) })
+	return counted(j, &units, func() error { return connect(j.Count) })
 }
 
-// counted measures work that is so and so many units. What a relay does just
-// after the last of them counts too.
+// counted measures work of a fixed number of units. It includes the CPU time that
+// a relay uses shortly after the last one.
 func counted(j job, units *atomic.Int64, work func() error) (values, error) {
 	time.Sleep(100 * time.Millisecond)
 	s, err := begin(j, units)
@@ -147,7 +149,7 @@ func counted(j job, units *atomic.Int64, work func() error) (values, error) {
 	return v, err
 }
 
-// spread has so many workers do count things, and returns the first error.
+// spread calls do for 0 to count-1 on several workers and returns the first error.
 func spread(workers, count int, do func(i int) error) error {
 	var next atomic.Int64
 	failed := make(chan error, workers)
@@ -177,7 +179,7 @@ func idleConnections(j job) (values, error) {
 		conns[i] = conn
 		return trip(conn, make([]byte, j.Size))
 	}
-	const warm = 100 // what a relay needs once is not a connection's
+	const warm = 100 // connections before the measurement, for what a relay allocates once
 	if err := spread(warm, warm, connect); err != nil {
 		return nil, err
 	}

@@ -58,17 +58,17 @@ func dialUDP(local, remote string) (*net.UDPConn, error) {
 	return net.DialUDP("udp4", from, net.UDPAddrFromAddrPort(to))
 }
 
-// ask sends a datagram and waits for its answer, again and again for some
-// seconds: what asks must not stand still for a lost one.
-func ask(conn *net.UDPConn, buf []byte) error {
-	const tries, patience = 25, 200 * time.Millisecond
+// exchange sends a datagram and waits for its answer. It sends again if one of
+// them is lost, for up to five seconds.
+func exchange(conn *net.UDPConn, buf []byte) error {
+	const tries, timeout = 25, 200 * time.Millisecond
 	var err error
 	for range tries {
 		if _, err = conn.Write(buf); err != nil {
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
-		if err = conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		if err = conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 			return err
 		}
 		if _, err = conn.Read(buf); err == nil {
@@ -109,7 +109,7 @@ func pingPongUDP(j job) (values, error) {
 		go func() {
 			buf := make([]byte, j.Size)
 			for {
-				if err := ask(conn, buf); err != nil {
+				if err := exchange(conn, buf); err != nil {
 					failed <- err
 					return
 				}
@@ -120,7 +120,7 @@ func pingPongUDP(j job) (values, error) {
 	return window(j, &units, failed, 1, micro)
 }
 
-// oneWayUp sends to the backend's sink, which counts.
+// oneWayUp sends to the backend's sink, which counts the datagrams.
 func oneWayUp(j job) (values, error) {
 	conns, err := dialClients(j)
 	if err != nil {
@@ -138,17 +138,17 @@ func oneWayUp(j job) (values, error) {
 	send := func(window time.Duration) (int64, error) {
 		return pace(j.Rate, window, len(packets), func(i, n int) int { return writeAll(packets[i], list[:n]) }), nil
 	}
-	return oneWay(j, send, func() (int64, error) { return backend.ask(order{Op: "count"}) })
+	return oneWay(j, send, func() (int64, error) { return backend.call(command{Op: "count"}) })
 }
 
-// oneWayDown makes itself known to the backend's source, and counts what that
-// sends.
+// oneWayDown registers its clients with the backend's source and counts the
+// datagrams that it receives from it.
 func oneWayDown(j job) (values, error) {
 	backend, err := dialControl(j.Control)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := backend.ask(order{Op: "forget"}); err != nil {
+	if _, err := backend.call(command{Op: "forget"}); err != nil {
 		return nil, err
 	}
 	conns, err := dialClients(j)
@@ -157,7 +157,7 @@ func oneWayDown(j job) (values, error) {
 	}
 	var received atomic.Int64
 	for _, conn := range conns {
-		if err := ask(conn, make([]byte, j.Size)); err != nil {
+		if err := exchange(conn, make([]byte, j.Size)); err != nil {
 			return nil, err
 		}
 		if err := conn.SetReadDeadline(time.Time{}); err != nil {
@@ -175,13 +175,14 @@ func oneWayDown(j job) (values, error) {
 		}()
 	}
 	send := func(window time.Duration) (int64, error) {
-		return backend.ask(order{Op: "send", Rate: j.Rate, Size: j.Size, Window: window})
+		return backend.call(command{Op: "send", Rate: j.Rate, Size: j.Size, Window: window})
 	}
 	return oneWay(j, send, func() (int64, error) { return received.Load(), nil })
 }
 
-// oneWay sends for a while and looks what has arrived. CPU is per datagram that
-// did: what the kernel drops before the relay has cost the relay nothing.
+// oneWay sends for a window of time and counts the datagrams that arrive. CPU is
+// per datagram that arrived: one that the kernel drops in front of the relay has
+// cost the relay nothing.
 func oneWay(j job, send func(time.Duration) (int64, error), arrived func() (int64, error)) (values, error) {
 	const settle = 200 * time.Millisecond
 	if _, err := send(j.Window/4 + 50*time.Millisecond); err != nil {
@@ -217,12 +218,12 @@ func oneWay(j job, send func(time.Duration) (int64, error), arrived func() (int6
 	return v, nil
 }
 
-// sessionsUDP are clients that ask once and are not heard of again, sixteen at
-// a time, each from a port of its own.
+// sessionsUDP runs clients, sixteen at a time, each with one exchange from a port
+// of its own.
 func sessionsUDP(j job) (values, error) {
 	const atATime = 16
 	var units atomic.Int64
-	some := func(count int) error {
+	open := func(count int) error {
 		return spread(atATime, count, func(int) error {
 			conn, err := dialUDP("", j.Addr)
 			if err != nil {
@@ -230,17 +231,17 @@ func sessionsUDP(j job) (values, error) {
 			}
 			defer conn.Close()
 			defer units.Add(1)
-			return ask(conn, make([]byte, j.Size))
+			return exchange(conn, make([]byte, j.Size))
 		})
 	}
-	if err := some(j.Count / 10); err != nil {
+	if err := open(j.Count / 10); err != nil {
 		return nil, err
 	}
-	return counted(j, &units, func() error { return some(j.Count) })
+	return counted(j, &units, func() error { return open(j.Count) })
 }
 
-// concurrentUDP opens many sessions and has each ask now and then. Its own
-// ports are none that the kernel would give to the relay.
+// concurrentUDP opens many sessions and runs an exchange on each from time to time.
+// It uses ports outside the range that the kernel would give to the relay.
 func concurrentUDP(j job) (values, error) {
 	const warm, perAddress, firstPort = 100, 2000, 22_000
 	conns := make([]*net.UDPConn, j.Count+warm)
@@ -251,7 +252,7 @@ func concurrentUDP(j job) (values, error) {
 			return err
 		}
 		conns[i] = conn
-		return ask(conn, make([]byte, j.Size))
+		return exchange(conn, make([]byte, j.Size))
 	}
 	if err := spread(warm, warm, connect); err != nil {
 		return nil, err
@@ -263,7 +264,7 @@ func concurrentUDP(j job) (values, error) {
 		}
 		for range 2 {
 			time.Sleep(j.Window / 2)
-			if err := spread(16, j.Count, func(i int) error { return ask(conns[warm+i], make([]byte, j.Size)) }); err != nil {
+			if err := spread(16, j.Count, func(i int) error { return exchange(conns[warm+i], make([]byte, j.Size)) }); err != nil {
 				return err
 			}
 		}

@@ -12,30 +12,30 @@ import (
 type metric struct {
 	key   string
 	title string
-	ratio bool // worth a ratio to each peer
+	ratio bool // whether cells show a ratio
 }
 
-// values are what one measurement found, by the metric's key.
+// values are the results of one measurement, by the key of the metric.
 type values map[string]float64
 
-// ours is the column that the others are compared with.
+// ours is the target that all others are compared with.
 const ours = "relay, relay+"
 
-// results are the lines of the tables, in the order in which they came.
+// results holds the lines of the tables, in the order of begin.
 type results struct {
 	lines  []*line
-	failed []string // what has no number, and why
+	failed []string // cells without a number, and the error
 }
 
-// line is one metric of a row: what each target had in each round.
+// line is one metric of a row.
 type line struct {
 	group, row string
 	metric     metric
-	samples    map[string][]float64
+	samples    map[string][]float64 // by target, one value a round
 }
 
-// begin makes the line of a metric, so that a row's come in their order
-// whatever each target has of them.
+// begin adds the line of a metric. Lines are added before the measurements, so
+// that their order does not depend on which targets have values.
 func (r *results) begin(group, row string, m metric) {
 	r.lines = append(r.lines, &line{group: group, row: row, metric: m, samples: map[string][]float64{}})
 }
@@ -48,15 +48,15 @@ func (r *results) add(row string, m metric, target string, v float64) {
 	}
 }
 
-// fail keeps what a target said instead of a number, once for each row.
+// fail records the first error of a target in a row.
 func (r *results) fail(row, target string, err error) {
-	begin := row + ", " + target + ": "
-	if !slices.ContainsFunc(r.failed, func(said string) bool { return strings.HasPrefix(said, begin) }) {
-		r.failed = append(r.failed, begin+err.Error())
+	prefix := row + ", " + target + ": "
+	if !slices.ContainsFunc(r.failed, func(text string) bool { return strings.HasPrefix(text, prefix) }) {
+		r.failed = append(r.failed, prefix+err.Error())
 	}
 }
 
-// columns are the targets that a group has numbers of, in the order given.
+// columns returns the targets that have values in a group, in the order given.
 func (r *results) columns(group string, order []string) (names []string) {
 	for _, name := range order {
 		if slices.ContainsFunc(r.lines, func(l *line) bool { return l.group == group && len(l.samples[name]) > 0 }) {
@@ -66,7 +66,7 @@ func (r *results) columns(group string, order []string) (names []string) {
 	return names
 }
 
-// about is what the table says of the run.
+// about describes the run in the report.
 type about struct {
 	facts []string
 	order []string // of the columns
@@ -104,16 +104,16 @@ func (r *results) markdown(a about) string {
 			fmt.Fprintf(&out, " %s |\n", l.spread())
 		}
 	}
-	for i, said := range r.failed {
+	for i, text := range r.failed {
 		if i == 0 {
-			out.WriteString("\nWithout a number:\n\n")
+			out.WriteString("\nNot measured:\n\n")
 		}
-		fmt.Fprintf(&out, "- %s\n", strings.Join(strings.Fields(said), " "))
+		fmt.Fprintf(&out, "- %s\n", strings.Join(strings.Fields(text), " "))
 	}
 	return out.String()
 }
 
-// cell is the median, and what ours is in relation to it.
+// cell returns the median of a target, with the ratio of ours to it.
 func (l *line) cell(target string) string {
 	own := l.samples[target]
 	if len(own) == 0 {
@@ -126,7 +126,8 @@ func (l *line) cell(target string) string {
 	return text
 }
 
-// spread is the widest distance of a target's rounds, in parts of its median.
+// spread returns the widest distance between two rounds of one target, relative to
+// the median of that target.
 func (l *line) spread() string {
 	widest := 0.0
 	for _, s := range l.samples {
@@ -149,7 +150,7 @@ func median(s []float64) float64 {
 	return (sorted[n/2-1] + sorted[n/2]) / 2
 }
 
-// ratio is that of two medians.
+// ratio returns the ratio of the medians of a and b.
 func ratio(a, b []float64) (factor float64, ok bool) {
 	if len(a) == 0 || median(b) <= 0 {
 		return 0, false
@@ -157,7 +158,8 @@ func ratio(a, b []float64) (factor float64, ok bool) {
 	return median(a) / median(b), true
 }
 
-// number has three digits that matter, and commas between thousands.
+// number formats a value with three significant digits, or as an integer with
+// commas between thousands.
 func number(v float64) string {
 	decimals := 0
 	switch {
@@ -177,14 +179,14 @@ func number(v float64) string {
 	return text
 }
 
-// Where a document holds the table.
+// The lines between which a document holds the table.
 const (
 	tableBegins = "<!-- bench: begin -->"
 	tableEnds   = "<!-- bench: end -->"
 )
 
-// writeReport puts the report into a file, or between the marks of one that
-// has them.
+// writeReport writes the report to a file. If the file has the marks of a table,
+// it replaces only the text between them.
 func writeReport(file, report string) error {
 	text, err := os.ReadFile(file)
 	if err != nil && !os.IsNotExist(err) {

@@ -19,7 +19,7 @@ func TestMedian(t *testing.T) {
 	}
 	unsorted := []float64{3, 1, 2}
 	if median(unsorted); unsorted[0] != 3 {
-		t.Error("median sorts what it was given")
+		t.Error("median sorted its argument")
 	}
 }
 
@@ -28,7 +28,7 @@ func TestRatio(t *testing.T) {
 		t.Errorf("ratio of medians 2 and 4: %v, %v", got, ok)
 	}
 	if _, ok := ratio(nil, []float64{4}); ok {
-		t.Error("a ratio of nothing")
+		t.Error("a ratio without values")
 	}
 	if _, ok := ratio([]float64{1}, []float64{0}); ok {
 		t.Error("a ratio to zero")
@@ -69,7 +69,7 @@ func TestMarkdown(t *testing.T) {
 		"| row | CPU | - | 2.00 | 4.00 (0.50x) | 100 % |",
 		"|  | a second | 1,000 | 500 | - | 0 % |",
 		"",
-		"Without a number:",
+		"Not measured:",
 		"",
 		"- row, peer: not there",
 		"",

@@ -16,19 +16,20 @@ import (
 
 const loopback = "127.0.0.1"
 
-// target is something that relays, or nothing at all.
+// target is a relay to measure, or the direct path without one.
 type target struct {
 	name    string
 	version string
 	caddy   bool
-	only    string // the network that it relays, if not both
-	names   bool   // takes the backend's name and a resolver
-	echoes  bool   // answers by itself, without a backend
-	// command makes the configuration and says how to run with it; it is nil
-	// where clients go to the backend themselves.
+	only    string // the only network that it relays; "" for both
+	names   bool   // whether it resolves names of backends with a given resolver
+	echoes  bool   // whether it answers by itself, without a backend
+	// command writes the configuration and returns the command line. It is nil
+	// for the direct path.
 	command func(setup) ([]string, error)
 }
 
+// does reports whether the target can be measured in a row.
 func (t target) does(r row) bool {
 	switch {
 	case t.only != "" && t.only != r.network:
@@ -37,30 +38,30 @@ func (t target) does(r row) bool {
 		return false
 	case r.backends == namedBackend:
 		return t.names || t.command == nil
-	case t.command == nil: // what is not there holds no memory
+	case t.command == nil: // without a relay there is no memory to measure
 		return r.metrics[0].key != "memory"
 	}
 	return true
 }
 
-// setup is what one measurement asks a target to be.
+// setup is the configuration of a target for one measurement.
 type setup struct {
 	dir       string
 	network   string
 	listen    string
 	backends  []string // in order of preference
-	resolver  string   // of their names; else they are addresses
-	responses bool     // one answer ends a UDP session
-	admin     string   // where Caddy's admin API listens, if it does
+	resolver  string   // for their names; "" if they are addresses
+	responses bool     // whether one answer ends a UDP session
+	admin     string   // address of Caddy's admin API; "" if it is off
 }
 
 func (b *bench) setup(r row) (setup, error) {
-	s := setup{dir: b.dir, network: r.network, responses: r.responses, backends: b.behind.of(r.backends, b.turn)}
+	s := setup{dir: b.dir, network: r.network, responses: r.responses, backends: b.ports.of(r.backends, b.turn)}
 	if len(s.backends) == 0 {
 		return s, fmt.Errorf("no backends %q", r.backends)
 	}
 	if r.backends == namedBackend {
-		s.resolver = b.behind.DNS
+		s.resolver = b.ports.DNS
 	}
 	port, err := freePort(r.network, b.turn)
 	if err != nil {
@@ -76,7 +77,7 @@ func (b *bench) setup(r row) (setup, error) {
 	return s, nil
 }
 
-// findTargets builds the relay and looks which peers are installed.
+// findTargets builds the relay and finds the peers that are installed.
 func findTargets(dir string) ([]target, error) {
 	caddy := filepath.Join(dir, "caddy")
 	build := exec.Command("go", "build", "-o", caddy, "./cmd/caddy")
@@ -90,7 +91,7 @@ func findTargets(dir string) ([]target, error) {
 		{name: ours, caddy: true, names: true, command: func(s setup) ([]string, error) { return runCaddy(caddy, "relay+", s, relayHandler(s)) }},
 		{name: "relay, plain", caddy: true, names: true, command: func(s setup) ([]string, error) { return runCaddy(caddy, "", s, relayHandler(s)) }},
 		{name: "relay, portable", caddy: true, names: true, command: func(s setup) ([]string, error) {
-			// On goroutines, as on systems without event loops.
+			// This is what systems without event loops have.
 			args, err := runCaddy(caddy, "relay+", s, relayHandler(s))
 			return append([]string{"env", "RELAY_DISABLE=engine,batch,gso"}, args...), err
 		}},
@@ -121,14 +122,15 @@ func findTargets(dir string) ([]target, error) {
 	return targets, nil
 }
 
-// find looks where Debian keeps its servers, too.
+// find returns the path of a program, or "". It also searches where Debian installs
+// servers.
 func find(program string) string {
 	for _, name := range []string{program, "/usr/sbin/" + program} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path
 		}
 	}
-	fmt.Fprintf(os.Stderr, "%s is not installed and is left out\n", program)
+	fmt.Fprintf(os.Stderr, "%s is not installed, leaving it out\n", program)
 	return ""
 }
 
@@ -158,8 +160,8 @@ func relayHandler(s setup) object {
 	return h
 }
 
-// proxyHandler has no connect timeout and no bound on a session's answers:
-// caddy-l4 knows neither.
+// proxyHandler returns the config of caddy-l4's proxy. It has no connect timeout and
+// no limit on a session's answers, because caddy-l4 has no such options.
 func proxyHandler(s setup) object {
 	var upstreams []object
 	for _, addr := range s.backends {
@@ -193,8 +195,8 @@ func runCaddy(binary, own string, s setup, handler object) ([]string, error) {
 	return []string{binary, "run", "--config", file}, os.WriteFile(file, text, 0o600)
 }
 
-// runHAProxy asks for as many connections as 20,000 descriptors allow: two for
-// each, and two for each pipe of splice, one for four connections.
+// runHAProxy sets maxconn to what 20,000 descriptors allow. A connection needs two,
+// and a pipe for splice, of which there is one for four connections, needs two more.
 func runHAProxy(binary, splice string, s setup) ([]string, error) {
 	var c strings.Builder
 	c.WriteString("global\n  nbthread 2\n  maxconn 6000\n")
@@ -211,7 +213,7 @@ func runHAProxy(binary, splice string, s setup) ([]string, error) {
 func runNginx(binary, modules string, tuned bool, s setup) ([]string, error) {
 	listen, extra := s.listen, ""
 	if s.network == "udp" {
-		listen += " udp reuseport" // or the workers take each other's clients
+		listen += " udp reuseport" // otherwise the workers take each other's clients
 	} else {
 		extra += "    proxy_half_close on;\n"
 	}

@@ -1,4 +1,4 @@
-// The tools of .ci/run, pinned apart from what the plugin itself is built of.
+// The tools that .ci/run uses, pinned separately from the plugin's dependencies.
 module github.com/async-relay/caddy-relay/tools
 
 go 1.25.1

@@ -1,5 +1,5 @@
-// Command caddy is Caddy with its standard modules, caddy-l4 and the relay:
-// what `xcaddy build --with` makes, for those who build with plain go.
+// Command caddy is Caddy with its standard modules, caddy-l4 and the relay. It
+// is the same program that `xcaddy build --with` makes, built with go build.
 package main
 
 import (
