@@ -81,7 +81,7 @@ func TestBacklogBounds(t *testing.T) {
 		b.trim()
 		b.add([]byte("x"))
 		b.clear()
-		if b.held() > keepBytes {
+		if b.held() > retainedBytes {
 			t.Fatalf("%d bytes held", b.held())
 		}
 	})
@@ -91,7 +91,7 @@ func TestBacklogBounds(t *testing.T) {
 		b.add(kib(2))
 		b.trim()
 		b.clear()
-		if b.held() > keepBytes {
+		if b.held() > retainedBytes {
 			t.Fatalf("%d bytes held", b.held())
 		}
 	})
@@ -140,7 +140,7 @@ func TestBacklogModel(t *testing.T) {
 		default:
 			b.clear()
 			model = nil
-			if b.held() > keepBytes {
+			if b.held() > retainedBytes {
 				t.Fatalf("step %d: %d bytes held", step, b.held())
 			}
 		}

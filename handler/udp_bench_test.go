@@ -43,7 +43,7 @@ func BenchmarkUDPAsk(b *testing.B) {
 	r := benchRig(b, "192.0.2.1:53", func(o *Options) { o.UDPReplyTimeout = time.Second })
 	client, datagram := new(nopReplier), [][]byte{make([]byte, 64)}
 	r.relay.Deliver(udpKey(1), datagram, client)
-	sink := r.session(1).flow
+	sink := r.session(1).socket
 	b.ReportAllocs()
 	for b.Loop() {
 		r.relay.Deliver(udpKey(1), datagram, client)
@@ -73,7 +73,7 @@ func TestUDPAllocations(t *testing.T) {
 	r.engine.quiet = true
 	client, datagram, key := new(nopReplier), [][]byte{make([]byte, 1400)}, udpKey(1)
 	r.relay.Deliver(key, datagram, client)
-	sink := r.session(1).flow
+	sink := r.session(1).socket
 	for what, f := range map[string]func(){
 		"a query and its answer": func() { r.relay.Deliver(key, datagram, client); sink.Datagrams(datagram) },
 		"a query":                func() { r.relay.Deliver(key, datagram, client) },

@@ -85,10 +85,10 @@ func TestUDPBound(t *testing.T) {
 					for i, u := range used {
 						s := r.session(i)
 						if random.IntN(3) == 0 {
-							s.flow.Datagrams([][]byte{[]byte("A")})
+							s.socket.Datagrams([][]byte{[]byte("A")})
 							u.answered = true
 						} else {
-							r.deliver(i, s.way.Replier, "a")
+							r.deliver(i, s.replier.Replier, "a")
 						}
 						u.at = time.Now()
 						used[i] = u

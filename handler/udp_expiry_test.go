@@ -24,7 +24,7 @@ func TestExpiryFirstIsTheLongestIdle(t *testing.T) {
 			all = append(all, s)
 		case op < 4 && len(all) > 0:
 			i := random.IntN(len(all))
-			queue.take(all[i])
+			queue.remove(all[i])
 			all[i] = all[len(all)-1]
 			all = all[:len(all)-1]
 		case len(all) > 0: // a datagram, that the heap is not told of
@@ -58,7 +58,7 @@ func TestExpiryForgetsWhatItGaveUp(t *testing.T) {
 	}
 	s := &session{relay: relay}
 	queue.push(s)
-	queue.take(s)
+	queue.remove(s)
 	if s.queue != nil || queue[:1][0] != nil {
 		t.Fatal("the heap holds on to a session that was taken")
 	}

@@ -54,8 +54,8 @@ func TestUDPGroupWithOneTooBig(t *testing.T) {
 	if got := r.session(1).backlog.texts(); !slices.Equal(got, []string{"a", "b", "c"}) {
 		t.Errorf("kept %q", got)
 	}
-	if asked := r.session(1).asked; asked != 3 {
-		t.Errorf("%d asked", asked)
+	if n := r.session(1).requests; n != 3 {
+		t.Errorf("%d requests, want 3", n)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestBacklogKeep(t *testing.T) {
 		for i := range 1 + random.IntN(64) {
 			sent = append(sent, bytes.Repeat([]byte{byte(i)}, random.IntN(size+1)))
 		}
-		kept.keep(sent)
+		kept.addSent(sent)
 		for _, d := range sent {
 			plain.add(d)
 			plain.trim()
@@ -128,8 +128,8 @@ func TestBacklogKeep(t *testing.T) {
 	}
 	var b backlog
 	big := make([]byte, 1000)
-	b.keep(slices.Repeat([][]byte{big}, 64))
-	if held := b.held(); held > 2*againLength*len(big) {
+	b.addSent(slices.Repeat([][]byte{big}, 64))
+	if held := b.held(); held > 2*resendLength*len(big) {
 		t.Errorf("%d bytes were copied", held)
 	}
 }

@@ -64,7 +64,7 @@ func TestUDPPanic(t *testing.T) {
 			r.deliver(1, new(udpClient), "a")
 			r.engine.onSend = func(*fakeSocket, []byte) error { panic("Send panics") }
 			r.demote("a.example:53", 1)
-			r.service.sessions.leave(r.service.Pool.Backend("a.example:53"))
+			r.service.sessions.leaveDemoted(r.service.Pool.Backend("a.example:53"))
 		},
 	} {
 		t.Run(where, func(t *testing.T) {

@@ -64,7 +64,7 @@ func TestUDPReplyTimeout(t *testing.T) {
 		pass(500 * time.Millisecond)
 		r.engine.socket(1).answer("A")
 		r.deliver(1, client, "b")
-		r.session(1).checkOverdue() // a timer of "a" that had fired and waited for the lock
+		r.session(1).checkReplyTimeout() // a timer of "a" that had fired and waited for the lock
 		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 < b")
 		pass(999 * time.Millisecond)
 		r.engine.wants(t)
@@ -76,7 +76,7 @@ func TestUDPReplyTimeout(t *testing.T) {
 		s := r.session(1)
 		r.service.Close()
 		pass(2 * time.Second)
-		s.checkOverdue()
+		s.checkReplyTimeout()
 		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close")
 	})
 	bubble("a datagram that could not be sent is not waited for", func(t *testing.T, r *udpRig) {
