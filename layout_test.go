@@ -24,8 +24,6 @@ var arrows = map[string][]string{
 	"resolver":           {},
 	"internal/dgram":     {"internal/netio"},
 	"internal/dial":      {"internal/netio"},
-	"internal/dgram":     {"internal/netio"},
-	"internal/dial":      {"internal/netio"},
 	"internal/hook":      {},
 	"internal/listen":    {"internal/netio"},
 	"internal/netio":     {},

@@ -4,22 +4,22 @@ import "slices"
 
 // Bounds of a session's backlog.
 const (
-	queueLength = 64      // datagrams that wait for a socket
-	queueBytes  = 1 << 20 // and their bytes
-	againLength = 16      // datagrams that are sent again to the next backend
-	againBytes  = 64 << 10
-	keepBytes   = 4 << 10 // memory that an empty backlog holds on to
+	queueLength   = 64       // datagrams that wait for a socket
+	queueBytes    = 1 << 20  // the sum of their sizes
+	resendLength  = 16       // datagrams that are sent again to the next backend
+	resendBytes   = 64 << 10 // the sum of their sizes
+	retainedBytes = 4 << 10  // memory that an empty backlog keeps
 )
 
-// backlog holds copies of the client's datagrams that have no answer yet, in
-// order: those that wait for a socket, and the last of those sent, for the
-// next backend if this one fails.
+// backlog holds copies of the client's datagrams that are not answered yet, in
+// order: those that wait for a socket, and the last of those that were sent,
+// which are sent again to the next backend if this one fails.
 type backlog struct {
-	datagrams [][]byte // those beyond its length are memory for the next ones
-	bytes     int
+	datagrams [][]byte // elements beyond the length hold memory for further datagrams
+	bytes     int      // the sum of the sizes of datagrams
 }
 
-// add appends a copy; false if there is no room.
+// add appends a copy of a datagram. It returns false if there is no room.
 func (b *backlog) add(datagram []byte) bool {
 	n := len(b.datagrams)
 	if n >= queueLength || n > 0 && b.bytes+len(datagram) > queueBytes {
@@ -35,17 +35,19 @@ func (b *backlog) add(datagram []byte) bool {
 	return true
 }
 
-// keep appends copies of datagrams that have just been sent behind all others,
-// and forgets what is too old to be sent again, as add and trim would. What
-// would be forgotten at once is not copied.
-func (b *backlog) keep(sent [][]byte) {
+// addSent appends copies of datagrams that have just been sent, and trims the
+// backlog. The result is that of add and trim for each datagram, but a datagram
+// that would be trimmed at once is not copied.
+//
+// Precondition: all datagrams of the backlog were sent.
+func (b *backlog) addSent(sent [][]byte) {
 	first, bytes := len(sent), 0
-	for first > 0 && len(sent)-first < againLength && (bytes == 0 || bytes+len(sent[first-1]) <= againBytes) {
+	for first > 0 && len(sent)-first < resendLength && (bytes == 0 || bytes+len(sent[first-1]) <= resendBytes) {
 		first--
 		bytes += len(sent[first])
 	}
 	if first > 0 {
-		b.drop(len(b.datagrams))
+		b.removeFirst(len(b.datagrams))
 	}
 	for _, datagram := range sent[first:] {
 		b.add(datagram)
@@ -53,18 +55,20 @@ func (b *backlog) keep(sent [][]byte) {
 	b.trim()
 }
 
-// trim forgets, once all are sent, those too old to be sent again.
+// trim removes the datagrams that are too old to be sent again.
+//
+// Precondition: all datagrams of the backlog were sent.
 func (b *backlog) trim() {
 	n := 0
-	for bytes := b.bytes; len(b.datagrams)-n > againLength || bytes > againBytes && n < len(b.datagrams)-1; n++ {
+	for bytes := b.bytes; len(b.datagrams)-n > resendLength || bytes > resendBytes && n < len(b.datagrams)-1; n++ {
 		bytes -= len(b.datagrams[n])
 	}
-	b.drop(n)
+	b.removeFirst(n)
 }
 
-// drop forgets the first n datagrams. Their memory goes behind the others and
-// serves the next ones.
-func (b *backlog) drop(n int) {
+// removeFirst removes the first n datagrams. Their memory moves behind the
+// others and is reused.
+func (b *backlog) removeFirst(n int) {
 	for _, datagram := range b.datagrams[:n] {
 		b.bytes -= len(datagram)
 	}
@@ -77,23 +81,25 @@ func (b *backlog) drop(n int) {
 	b.datagrams = b.datagrams[:left]
 }
 
-// remove forgets the i-th datagram.
+// remove removes the i-th datagram. Its memory moves behind the others and is
+// reused.
 func (b *backlog) remove(i int) {
-	gone := b.datagrams[i]
-	b.bytes -= len(gone)
+	removed := b.datagrams[i]
+	b.bytes -= len(removed)
 	copy(b.datagrams[i:], b.datagrams[i+1:])
 	last := len(b.datagrams) - 1
-	b.datagrams[last] = gone[:0] // its memory serves the next one
+	b.datagrams[last] = removed[:0]
 	b.datagrams = b.datagrams[:last]
 }
 
-// clear forgets all, and gives back the memory of a burst.
+// clear removes all datagrams, and frees the memory if there is more of it than
+// retainedBytes.
 func (b *backlog) clear() {
-	held := 0
+	retained := 0
 	for _, d := range b.datagrams[:cap(b.datagrams)] {
-		held += cap(d)
+		retained += cap(d)
 	}
-	if held > keepBytes {
+	if retained > retainedBytes {
 		b.datagrams = nil
 	}
 	b.datagrams, b.bytes = b.datagrams[:0], 0

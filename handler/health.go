@@ -142,7 +142,7 @@ func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upst
 		}
 		verdict, change := r.failed(&walk, o, n, healthBy{})
 		if change.Demoted && n == upstream.UDP {
-			r.service.sessions.leave(b)
+			r.service.sessions.leaveDemoted(b)
 		}
 		if verdict == upstream.Next {
 			return false

@@ -14,106 +14,111 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// This file is a session's life and its two directions; search.go is how it
-// comes by a backend.
+// This file contains the life of a session and its two directions.
+// session_attempt.go contains its attempts on backends.
 
+// Reasons why sessions end, in addition to those of TCP relays.
 const (
 	evictedForRoom   reason = "evicted"
 	responsesReached reason = "responses"
 )
 
-// phase is where a session stands.
+// phase is the state of a session.
 //
 //	searching --socket--> open --failed, all tried--> refused
 //	    ^ ^________failed, retry or next_____|           |
 //	    |______________datagram after a second___________|
 //
-// and from each of them to over.
+// Each of them can change to over.
 type phase uint8
 
 const (
-	searching phase = iota // looks up a name; datagrams queue
+	searching phase = iota // looks up a name; datagrams are queued
 	open                   // has a socket
-	refused                // no backend answered; datagrams are dropped for a while
+	refused                // no backend answered; datagrams are dropped for refusedFor
 	over                   // has ended
 )
 
-// session is one UDP client's relay: a passive thing that is told of
-// datagrams, errors and the time by whoever meets them, each under mu. Its two
-// directions are mostly carried by two processors: what each datagram needs lies
-// together, so that few cache lines pass between them.
+// session is the relay of one UDP client. It has no goroutine: the goroutines
+// that receive datagrams and errors, and timers, call its methods, which take mu.
+//
+// The two directions usually run on different CPUs. The fields that are used for
+// each datagram are next to each other, so that few cache lines move between them.
 type session struct {
-	used atomic.Int64 // when a datagram last went either way, after sessions.epoch
+	used atomic.Int64 // when a datagram was last sent or received, in nanoseconds after sessions.epoch
 
-	mu            sync.Mutex // guards what follows; taken by lock, given back by unlock
-	phase         phase
-	asked         int32             // datagrams since the round began
-	answers       int32             // answers since the round began
-	client        Replier           // back to the client: the latest way
-	way           *way              // the same
-	tally         *tally            // of tallyOf; nil: none yet
-	tallyOf       *upstream.Backend // the attempt's, when it was last needed
-	upN, upB      int64
-	bookedN       int64 // of upN, what is in a tally
-	bookedB       int64 // the same of upB
-	downN, downB  int64
-	search        // for a backend, and what is known of the one found
-	backlog       backlog
-	began         time.Time
-	more          *more    // what few sessions need; nil: none of it
-	afterUnlocked []func() // what must not run under mu: it takes other sessions' locks, or a stranger's
+	mu              sync.Mutex // guards the fields below; use lock and unlock
+	phase           phase
+	requests        int32             // datagrams from the client in this round
+	answers         int32             // datagrams from backends in this round
+	client          Replier           // the client's latest Replier
+	replier         *sharedReplier    // the same, with its reference count
+	tally           *tally            // the counters of tallyBackend; nil: none yet
+	tallyBackend    *upstream.Backend // the attempt's backend when the counters were last used
+	upN, upB        int64             // datagrams and bytes from the client
+	countedN        int64             // the part of upN that a tally contains
+	countedB        int64             // the part of upB that a tally contains
+	downN, downB    int64             // datagrams and bytes from backends
+	sessionAttempts                   // on backends
+	backlog         backlog
+	began           time.Time
+	extras          *extras  // what few sessions need; nil: not needed so far
+	runAfterUnlock  []func() // calls that must not run under mu, because they take locks of other sessions or leave this package
 
-	key    Key    // set once, as are relay and ticket
-	relay  *Relay // the settings it was made with
-	ticket ticket
-	holds  atomic.Bool // has a socket; changes under mu
+	key       Key         // set once, as are relay and ticket
+	relay     *Relay      // the relay, with its settings, that the session was started by
+	ticket    ticket      // of the admission
+	hasSocket atomic.Bool // changes under mu
 
-	entry // guarded by sessions.mu, which may be taken while mu is held, never the other way round
+	entry // guarded by sessions.mu; that lock may be taken while mu is held, and never the other way round
 }
 
-// search is where the session's search for a backend stands.
-type search struct {
-	flow      *flow             // the socket, in phase open
-	waiting   bool              // the attempt is under way: something sent has no answer yet
-	attempt   upstream.Attempt  // the latest
-	served    *upstream.Backend // who answered last; nil: nobody has yet
-	addrs     []netip.Addr      // of the attempt's backend
-	at        int               // which of them flow is connected to
-	since     time.Time         // when the attempt began to try them
-	walk      upstream.Walk
-	failed    *dial.Error        // what those before it said; nil: nothing
-	evictions int                // how many sessions this attempt has had evicted
-	stop      context.CancelFunc // of the latest lookup; nil: done with
-	owed      time.Time          // since when an answer is
-	overdue   *time.Timer        // runs checkOverdue; nil until first needed
-	until     time.Time          // end of phase refused
-	why       error              // what the refusal will say
+// sessionAttempts is the state of a session's attempts on backends.
+type sessionAttempts struct {
+	socket       *backendSocket    // nil unless the phase is open
+	waiting      bool              // the attempt is in progress: a datagram was sent and there is no answer yet
+	attempt      upstream.Attempt  // the latest one
+	answeredBy   *upstream.Backend // the backend that answered last; nil: none has
+	addrs        []netip.Addr      // of the attempt's backend
+	at           int               // index in addrs of the socket's address
+	since        time.Time         // when the attempt began to try addrs
+	walk         upstream.Walk
+	failed       *dial.Error        // errors of the addresses tried before; nil: none
+	evictions    int                // how many sessions were evicted for this attempt
+	cancelLookup context.CancelFunc // cancels the latest lookup; nil: none
+	waitingSince time.Time          // when waiting became true
+	replyTimer   *time.Timer        // calls checkReplyTimeout; nil until first needed
+	refusedUntil time.Time          // the end of phase refused
+	lastErr      error              // why the latest attempt failed; the error of the refusal
 }
 
-// flow is a session's socket, and the sink of what comes in on it. One that
-// the session has left is deaf.
-type flow struct {
+// backendSocket is a session's socket towards a backend, and the sink of that
+// socket. It ignores what it receives once the session has another socket.
+type backendSocket struct {
 	session    *session
-	socket     dgram.Socket // guarded by session.mu, as is introduced
-	introduced bool         // the backend was told who the client is
+	conn       dgram.Socket // guarded by session.mu, as is headerSent
+	headerSent bool         // a PROXY protocol header was sent
 }
 
-// way is a Replier with a count of its users: the session, and each reply
-// under way. The last one out releases it, so that no reply comes after.
-type way struct {
+// sharedReplier is a Replier with a reference count. The session and each call
+// of Reply hold a reference. Releasing the last one calls Release, so that no
+// Reply follows Release.
+type sharedReplier struct {
 	Replier
-	users atomic.Int32
+	references atomic.Int32
 }
 
-func newWay(client Replier) *way {
-	w := &way{Replier: client}
-	w.users.Store(1)
-	return w
+// newSharedReplier returns a sharedReplier with one reference.
+func newSharedReplier(client Replier) *sharedReplier {
+	r := &sharedReplier{Replier: client}
+	r.references.Store(1)
+	return r
 }
 
-func (w *way) drop() {
-	if w.users.Add(-1) == 0 {
-		w.Release()
+// dropReference calls Release if this was the last reference.
+func (r *sharedReplier) dropReference() {
+	if r.references.Add(-1) == 0 {
+		r.Release()
 	}
 }
 
@@ -123,20 +128,21 @@ func newSession(key Key, r *Relay, ticket ticket) *session {
 
 func (s *session) lock() { s.mu.Lock() }
 
-// unlock also runs what had to wait for it.
+// unlock unlocks mu and makes the calls of afterUnlock.
 func (s *session) unlock() {
-	after := s.afterUnlocked
-	s.afterUnlocked = nil
+	calls := s.runAfterUnlock
+	s.runAfterUnlock = nil
 	s.mu.Unlock()
-	for _, f := range after {
+	for _, f := range calls {
 		f()
 	}
 }
 
-func (s *session) later(f func()) { s.afterUnlocked = append(s.afterUnlocked, f) }
+// afterUnlock makes unlock call f.
+func (s *session) afterUnlock(f func()) { s.runAfterUnlock = append(s.runAfterUnlock, f) }
 
-// guard is deferred first in all that others call: a panic ends this session
-// and nothing else.
+// guard ends the session after a panic. It is the first deferred call of every
+// method that other code calls, so that a panic affects one session only.
 func (s *session) guard() {
 	if p := recover(); p != nil {
 		s.relay.panicked(upstream.UDP, s.key.Client.String(), p)
@@ -144,23 +150,25 @@ func (s *session) guard() {
 	}
 }
 
-// note counts what clients can cause as often as they like.
+// note counts and logs an event that clients can cause any number of times.
 func (s *session) note(kind flood, more ...zap.Field) {
 	s.relay.service.floods.note(s.relay.log, kind, append(more, zap.Stringer("network", upstream.UDP), zap.Stringer("client", &s.key.Client))...)
 }
 
-// touch books that something has passed just now.
+// touch restarts the idle timeout.
 func (s *session) touch() (now time.Time) {
 	now = time.Now()
 	s.used.Store(int64(now.Sub(s.relay.service.sessions.epoch)))
 	return now
 }
 
+// idleFor returns how long no datagram was sent or received.
 func (s *session) idleFor() time.Duration {
 	return time.Since(s.relay.service.sessions.epoch) - time.Duration(s.used.Load())
 }
 
-// deliver takes datagrams from the client; false if the session has ended.
+// deliver handles datagrams from the client. It returns false, and does nothing,
+// if the session has ended.
 func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 	defer s.guard()
 	s.lock()
@@ -168,12 +176,12 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 	if s.phase == over {
 		return false
 	}
-	taken = true // also if what follows panics: the next session would do no better with them
+	taken = true // also after a panic: another session would panic too
 	if s.client != client {
-		if old := s.way; old != nil {
-			s.later(old.drop)
+		if old := s.replier; old != nil {
+			s.afterUnlock(old.dropReference)
 		}
-		s.client, s.way = client, newWay(client)
+		s.client, s.replier = client, newSharedReplier(client)
 	}
 	now := s.touch()
 	s.upN += int64(len(datagrams))
@@ -183,50 +191,51 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		switch {
 		case s.phase == open:
 			n = s.forwardLocked(datagrams, now)
-		case s.phase == refused && now.Before(s.until):
+		case s.phase == refused && now.Before(s.refusedUntil):
 			s.dropLocked(dropped, datagrams[0])
 		case !s.backlog.add(datagrams[0]):
 			s.dropLocked(queueFull, datagrams[0])
 		default:
-			s.asked++
+			s.requests++
 			if s.phase == refused {
-				s.searchLocked()
+				s.startRoundLocked()
 			}
 		}
 		datagrams = datagrams[n:]
 	}
-	s.bookUpLocked()
+	s.countUpLocked()
 	return taken
 }
 
 // Datagrams implements [dgram.Sink].
-func (f *flow) Datagrams(datagrams [][]byte) {
-	s := f.session
+func (b *backendSocket) Datagrams(datagrams [][]byte) {
+	s := b.session
 	defer s.guard()
-	way, wanted := s.answered(f, datagrams)
-	if way == nil {
+	replier, wanted := s.acceptAnswers(b, datagrams)
+	if replier == nil {
 		return
 	}
-	defer way.drop()
-	_ = way.Reply(datagrams[:wanted]) // a client that cannot be sent to is found out by the idle timeout
+	defer replier.dropReference()
+	_ = replier.Reply(datagrams[:wanted]) // a session whose client is gone ends by its idle timeout
 }
 
-// answered books datagrams from the backend, and ends the session with the
-// last one wanted, of which it gives the number. The way is nil if they are not
-// for the client; else the caller replies and drops it.
-func (s *session) answered(f *flow, datagrams [][]byte) (way *way, wanted int) {
+// acceptAnswers records datagrams from a backend, and ends the session if they
+// complete the answers that UDPResponses allows. It returns a reference to the
+// Replier and how many of the datagrams are to be sent to the client. The Replier
+// is nil if b is not the session's socket any more.
+func (s *session) acceptAnswers(b *backendSocket, datagrams [][]byte) (replier *sharedReplier, wanted int) {
 	s.lock()
 	defer s.unlock()
-	if s.flow != f {
+	if s.socket != b {
 		return nil, 0
 	}
 	now := s.touch()
 	if s.waiting {
-		s.servedLocked(now)
+		s.backendAnsweredLocked(now)
 	}
 	wanted, last := len(datagrams), false
-	if limit := s.relay.opts.UDPResponses; limit > 0 && int(s.answers)+wanted >= limit*int(s.asked) {
-		wanted, last = max(limit*int(s.asked)-int(s.answers), 1), true
+	if limit := s.relay.opts.UDPResponses; limit > 0 && int(s.answers)+wanted >= limit*int(s.requests) {
+		wanted, last = max(limit*int(s.requests)-int(s.answers), 1), true
 	}
 	s.answers += int32(wanted)
 	s.downN += int64(wanted)
@@ -235,26 +244,26 @@ func (s *session) answered(f *flow, datagrams [][]byte) (way *way, wanted int) {
 	t := s.tallyLocked()
 	t.datagramsDown.Add(uint64(wanted))
 	t.bytesDown.Add(uint64(bytes))
-	way = s.way
-	way.users.Add(1)
+	replier = s.replier
+	replier.references.Add(1)
 	if last {
 		s.endLocked(responsesReached)
 	}
-	return way, wanted
+	return replier, wanted
 }
 
 // Failed implements [dgram.Sink].
-func (f *flow) Failed(err error) {
-	s := f.session
+func (b *backendSocket) Failed(err error) {
+	s := b.session
 	defer s.guard()
 	s.lock()
 	defer s.unlock()
-	if s.flow == f {
-		s.flowFailedLocked(err)
+	if s.socket == b {
+		s.socketFailedLocked(err)
 	}
 }
 
-// end ends the session, once.
+// end ends the session. It does nothing if the session has ended.
 func (s *session) end(why reason) {
 	defer s.guard()
 	s.lock()
@@ -262,8 +271,9 @@ func (s *session) end(why reason) {
 	s.endLocked(why)
 }
 
-// endIfIdle ends the session if nothing has passed for its idle timeout; no
-// datagram can slip in between the look and the end.
+// endIfIdle ends the session if its idle timeout has expired, and reports
+// whether it has. Because it holds mu, no datagram can arrive between the check
+// and the end.
 func (s *session) endIfIdle() bool {
 	defer s.guard()
 	s.lock()
@@ -275,8 +285,8 @@ func (s *session) endIfIdle() bool {
 	return true
 }
 
-// endIfQuiet ends the session if it owes nobody an answer and nothing has
-// passed for that long.
+// endIfQuiet ends the session if it does not wait for an answer and has been
+// idle for at least that long.
 func (s *session) endIfQuiet(quiet time.Duration) {
 	defer s.guard()
 	s.lock()
@@ -291,18 +301,18 @@ func (s *session) endLocked(why reason) {
 		return
 	}
 	evictedNow := why == evictedForRoom
-	if s.phase == refused && s.served == nil && s.why != nil {
-		why = refusedClient // whatever it is that makes an end of it
+	if s.phase == refused && s.answeredBy == nil && s.lastErr != nil {
+		why = refusedClient // the client was refused before; that is the reason to log
 	}
 	s.phase, s.waiting = over, false
 	s.relay.service.admission.leave(s.ticket, s.key.Client.Addr())
-	// Out of the table first: Deliver tries again for as long as it finds an
-	// ended session there, whatever goes wrong below.
+	// Remove the session from the table first, in case a call below panics:
+	// Deliver retries while it finds an ended session in the table.
 	s.relay.service.sessions.remove(s)
-	if s.way != nil {
-		s.later(s.way.drop)
+	if s.replier != nil {
+		s.afterUnlock(s.replier.dropReference)
 	}
-	s.leaveFlowLocked()
+	s.stopAttemptLocked()
 	s.backlog.clear()
 	if evictedNow {
 		s.note(evicted)

@@ -8,31 +8,31 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// sessions is a service's table of UDP sessions. It bounds them, ends the idle
-// ones and finds the longest-idle. Its lock is never held while a session's
-// own is taken.
+// sessions is the table of a service's UDP sessions. It limits their number, ends
+// idle sessions and evicts the longest-idle one. mu must not be held while a
+// session's own lock is taken.
 type sessions struct {
-	epoch time.Time // set once: what times count from
-	empty func()    // set once: told, under mu, that the last session has ended
+	epoch   time.Time // set once; the zero of session.used and of the durations below
+	onEmpty func()    // set once; called under mu when the last session has ended
 
-	mu     sync.Mutex // guards what follows
-	byKey  map[Key]*session
-	silent expiry // those whose backend has not answered: the first to go
-	spoken expiry // the others
-	timer  *time.Timer
-	due    time.Duration // when timer fires, after epoch; 0: not set
-	closed bool
+	mu         sync.Mutex // guards the fields below
+	byKey      map[Key]*session
+	unanswered expiry // sessions without an answer so far: evicted first
+	answered   expiry // the other sessions
+	timer      *time.Timer
+	due        time.Duration // when timer fires; 0: it is stopped
+	closed     bool
 }
 
-// entry is a session's place in the table, guarded by sessions.mu.
+// entry is a session's place in the table. It is guarded by sessions.mu.
 type entry struct {
-	queue *expiry       // silent or spoken; nil when in neither
+	queue *expiry       // the heap that holds the session; nil: none
 	index int           // in that heap
-	stamp time.Duration // session.used when it was last put in order
+	stamp time.Duration // session.used when the session was last put in order
 }
 
-func newSessions(empty func()) *sessions {
-	return &sessions{epoch: time.Now(), empty: empty, byKey: make(map[Key]*session)}
+func newSessions(onEmpty func()) *sessions {
+	return &sessions{epoch: time.Now(), onEmpty: onEmpty, byKey: make(map[Key]*session)}
 }
 
 func (t *sessions) len() int {
@@ -41,9 +41,9 @@ func (t *sessions) len() int {
 	return len(t.byKey)
 }
 
-// get finds the session of a client or makes one. victim is one that had to
-// make room, for the caller to end; s is nil where there is no room for one
-// more, which the refusal says, or once the table is closed.
+// get returns the session of a client, and adds one if there is none. victim, if
+// not nil, was evicted for it, and the caller must end it. s is nil if a limit is
+// reached, which refusal names, or if the table is closed.
 func (t *sessions) get(key Key, r *Relay) (s, victim *session, refusal Refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -60,44 +60,44 @@ func (t *sessions) get(key Key, r *Relay) (s, victim *session, refusal Refusal) 
 	s = newSession(key, r, ticket)
 	s.touch()
 	t.byKey[key] = s
-	t.silent.push(s)
+	t.unanswered.push(s)
 	t.armLocked(s.deadline())
 	return s, victim, ""
 }
 
-// evict takes a session out of the table whose end sets a socket free. The
-// caller ends it.
-func (t *sessions) evict() *session {
+// evictWithSocket evicts a session whose end closes a socket. The caller must
+// end it. It returns nil if there is none.
+func (t *sessions) evictWithSocket() *session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.evictLocked((*expiry).firstHolder)
+	return t.evictLocked((*expiry).firstWithSocket)
 }
 
-// evictLocked takes the first session out of the table, first among those
-// that never had an answer.
+// evictLocked removes a session from the table and returns it. first selects it
+// among the sessions without an answer, and then among the others.
 func (t *sessions) evictLocked(first func(*expiry) *session) *session {
-	for _, queue := range []*expiry{&t.silent, &t.spoken} {
+	for _, queue := range []*expiry{&t.unanswered, &t.answered} {
 		if victim := first(queue); victim != nil {
-			t.forgetLocked(victim)
+			t.removeLocked(victim)
 			return victim
 		}
 	}
 	return nil
 }
 
-// remove takes a session that has ended out of the table.
+// remove removes a session from the table.
 func (t *sessions) remove(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.forgetLocked(s)
+	t.removeLocked(s)
 }
 
-func (t *sessions) forgetLocked(s *session) {
+func (t *sessions) removeLocked(s *session) {
 	if t.byKey[s.key] == s {
 		delete(t.byKey, s.key)
 	}
 	if s.queue != nil {
-		s.queue.take(s)
+		s.queue.remove(s)
 	}
 	if len(t.byKey) > 0 {
 		return
@@ -106,23 +106,24 @@ func (t *sessions) forgetLocked(s *session) {
 		t.timer.Stop()
 		t.due = 0
 	}
-	t.empty()
+	t.onEmpty()
 }
 
-// heard books that a session has had its first answer.
-func (t *sessions) heard(s *session) {
+// moveToAnswered moves a session that got its first answer to the other heap.
+func (t *sessions) moveToAnswered(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s.queue == &t.silent {
-		t.silent.take(s)
-		t.spoken.push(s)
+	if s.queue == &t.unanswered {
+		t.unanswered.remove(s)
+		t.answered.push(s)
 	}
 }
 
-// leave tells all sessions that b was demoted.
-func (t *sessions) leave(b *upstream.Backend) {
+// leaveDemoted moves the sessions that wait for an answer of b, which was
+// demoted, to the next backend.
+func (t *sessions) leaveDemoted(b *upstream.Backend) {
 	for _, s := range t.all() {
-		s.leave(b)
+		s.leaveDemoted(b)
 	}
 }
 
@@ -136,21 +137,22 @@ func (t *sessions) all() []*session {
 	return list
 }
 
-// refuse takes no new sessions from now on.
+// refuse closes the table: no new sessions are added.
 func (t *sessions) refuse() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
 }
 
-// endQuiet ends sessions that are as good as finished.
+// endQuiet ends the sessions that do not wait for an answer and have been idle
+// for at least that long.
 func (t *sessions) endQuiet(quiet time.Duration) {
 	for _, s := range t.all() {
 		s.endIfQuiet(quiet)
 	}
 }
 
-// armLocked has sweep called at due, unless it is called earlier anyway.
+// armLocked makes the timer call sweep at due, unless it fires earlier anyway.
 func (t *sessions) armLocked(due time.Duration) {
 	if t.due != 0 && t.due <= due {
 		return
@@ -164,8 +166,8 @@ func (t *sessions) armLocked(due time.Duration) {
 	t.timer.Reset(wait)
 }
 
-// sweep ends the sessions whose idle timeout is over, one by one: clients need
-// the table's lock meanwhile.
+// sweep ends the sessions whose idle timeout has expired. It takes them from the
+// table one by one, so that clients need not wait long for the table's lock.
 func (t *sessions) sweep() {
 	for s := t.takeIdle(); s != nil; s = t.takeIdle() {
 		if !s.endIfIdle() {
@@ -174,20 +176,21 @@ func (t *sessions) sweep() {
 	}
 }
 
-// takeIdle takes a session whose idle timeout is over out of its queue; nil,
-// and sweep is called again in time, if there is none.
+// takeIdle removes a session whose idle timeout has expired from its heap, but
+// not from the table, and returns it. If there is none it sets the timer for the
+// next one and returns nil.
 func (t *sessions) takeIdle() *session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.due = 0
 	now := time.Since(t.epoch)
-	for _, queue := range []*expiry{&t.silent, &t.spoken} {
+	for _, queue := range []*expiry{&t.unanswered, &t.answered} {
 		s := queue.first()
 		if s == nil {
 			continue
 		}
 		if s.deadline() <= now {
-			queue.take(s)
+			queue.remove(s)
 			return s
 		}
 		t.armLocked(s.deadline())
@@ -195,7 +198,7 @@ func (t *sessions) takeIdle() *session {
 	return nil
 }
 
-// putBack takes a session that a datagram has just woken into order again.
+// putBack returns a session to its heap, because it was used after takeIdle.
 func (t *sessions) putBack(s *session) {
 	s.lock()
 	defer s.unlock()
@@ -204,21 +207,21 @@ func (t *sessions) putBack(s *session) {
 	if t.byKey[s.key] != s {
 		return
 	}
-	queue := &t.silent
-	if s.served != nil {
-		queue = &t.spoken
+	queue := &t.unanswered
+	if s.answeredBy != nil {
+		queue = &t.answered
 	}
 	queue.push(s)
 	t.armLocked(s.deadline())
 }
 
-// expiry is a heap of sessions, the longest-idle first. A datagram only marks
-// its session used; the order is mended when somebody looks (first), so that
-// the data path never takes the table's lock for it.
+// expiry is a heap of sessions with the longest-idle one first. A datagram only
+// changes session.used, so that the data path does not take the table's lock.
+// first corrects the order of the heap.
 type expiry []*session
 
-// deadline is when the idle timeout of the session ends, as far as the table
-// has noticed.
+// deadline returns when the session's idle timeout expires, according to its
+// stamp.
 func (s *session) deadline() time.Duration { return s.stamp + s.relay.opts.IdleTimeout }
 
 func (q expiry) Len() int           { return len(q) }
@@ -235,7 +238,7 @@ func (q *expiry) Push(x any) {
 	*q = append(*q, s)
 }
 
-// Pop implements [heap.Interface]; use take.
+// Pop implements [heap.Interface]; use remove.
 func (q *expiry) Pop() any {
 	last := len(*q) - 1
 	s := (*q)[last]
@@ -249,12 +252,12 @@ func (q *expiry) push(s *session) {
 	heap.Push(q, s)
 }
 
-func (q *expiry) take(s *session) {
+func (q *expiry) remove(s *session) {
 	heap.Remove(q, s.index)
 	s.queue = nil
 }
 
-// first is the session that has been idle longest; nil if there is none.
+// first returns the longest-idle session, or nil if there is none.
 func (q *expiry) first() *session {
 	for len(*q) > 0 {
 		s := (*q)[0]
@@ -268,18 +271,18 @@ func (q *expiry) first() *session {
 	return nil
 }
 
-// firstHolder is the session that has been idle longest of those with a
-// socket. It looks at all of them, if the first of all has none.
-func (q *expiry) firstHolder() *session {
-	holder := q.first()
-	if holder == nil || holder.holds.Load() {
-		return holder
+// firstWithSocket returns the longest-idle session that has a socket, or nil if
+// there is none. It checks all sessions if the first one has no socket.
+func (q *expiry) firstWithSocket() *session {
+	oldest := q.first()
+	if oldest == nil || oldest.hasSocket.Load() {
+		return oldest
 	}
-	holder = nil
+	oldest = nil
 	for _, s := range *q {
-		if s.holds.Load() && (holder == nil || s.used.Load() < holder.used.Load()) {
-			holder = s
+		if s.hasSocket.Load() && (oldest == nil || s.used.Load() < oldest.used.Load()) {
+			oldest = s
 		}
 	}
-	return holder
+	return oldest
 }

@@ -5,15 +5,17 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// nopReplier takes answers; took is told of each.
-type nopReplier struct{ took chan struct{} }
+// nopReplier drops answers. If received is not nil, it gets a value for each one.
+type nopReplier struct{ received chan struct{} }
 
 func (c *nopReplier) Reply(datagrams [][]byte) error {
 	for range datagrams {
-		if c.took != nil {
-			c.took <- struct{}{}
+		if c.received != nil {
+			c.received <- struct{}{}
 		}
 	}
 	return nil
@@ -27,7 +29,7 @@ func benchRig(b *testing.B, backend string, edit ...func(*Options)) *udpRig {
 	return r
 }
 
-// BenchmarkUDPDeliver is a datagram of an open session, never answered.
+// BenchmarkUDPDeliver measures a datagram of an open session without answers.
 func BenchmarkUDPDeliver(b *testing.B) {
 	r := benchRig(b, "192.0.2.1:53")
 	client, datagram := new(nopReplier), [][]byte{make([]byte, 64)}
@@ -37,13 +39,13 @@ func BenchmarkUDPDeliver(b *testing.B) {
 	}
 }
 
-// BenchmarkUDPAsk is a datagram of an open session and its answer, with a
-// reply timeout to be set and stopped.
-func BenchmarkUDPAsk(b *testing.B) {
+// BenchmarkUDPQuery measures a datagram of an open session and its answer, with a
+// reply timeout that is started and stopped.
+func BenchmarkUDPQuery(b *testing.B) {
 	r := benchRig(b, "192.0.2.1:53", func(o *Options) { o.UDPReplyTimeout = time.Second })
 	client, datagram := new(nopReplier), [][]byte{make([]byte, 64)}
 	r.relay.Deliver(udpKey(1), datagram, client)
-	sink := r.session(1).flow
+	sink := r.session(1).socket
 	b.ReportAllocs()
 	for b.Loop() {
 		r.relay.Deliver(udpKey(1), datagram, client)
@@ -51,8 +53,8 @@ func BenchmarkUDPAsk(b *testing.B) {
 	}
 }
 
-// BenchmarkUDPSession is a client's first datagram at a full table: a session
-// made, another evicted.
+// BenchmarkUDPSession measures the first datagram of a client while the table is
+// full: one session starts and another is evicted.
 func BenchmarkUDPSession(b *testing.B) {
 	r := benchRig(b, "192.0.2.1:53", func(o *Options) { o.MaxUDPSessions = 1000 })
 	client, datagram := new(nopReplier), [][]byte{make([]byte, 64)}
@@ -64,16 +66,16 @@ func BenchmarkUDPSession(b *testing.B) {
 	}
 }
 
-// An open session's datagrams cost no memory, in either direction.
+// Datagrams of an open session cause no allocations in either direction.
 func TestUDPAllocations(t *testing.T) {
 	r := newUDPRig(t, []string{"192.0.2.1:53"}, func(o *Options) {
 		o.Log = zap.NewNop()
-		o.UDPReplyTimeout = limit
+		o.UDPReplyTimeout = relaytest.Limit
 	})
 	r.engine.quiet = true
 	client, datagram, key := new(nopReplier), [][]byte{make([]byte, 1400)}, udpKey(1)
 	r.relay.Deliver(key, datagram, client)
-	sink := r.session(1).flow
+	sink := r.session(1).socket
 	for what, f := range map[string]func(){
 		"a query and its answer": func() { r.relay.Deliver(key, datagram, client); sink.Datagrams(datagram) },
 		"a query":                func() { r.relay.Deliver(key, datagram, client) },

@@ -8,29 +8,29 @@ import (
 	"github.com/async-relay/caddy-relay/internal/dgram"
 )
 
-// benchEngines runs a benchmark over each engine; loops are only on Linux.
+// benchEngines runs a benchmark over each engine.
 func benchEngines(b *testing.B, bench func(*testing.B, dgram.Engine)) {
 	b.Run("goroutines", func(b *testing.B) { bench(b, dgram.Goroutines{}) })
 	b.Run("loops", func(b *testing.B) { bench(b, dgram.NewEngine()) })
 }
 
-// BenchmarkUDPEcho is a datagram to a real backend on loopback and back, one
-// client at a time.
+// BenchmarkUDPEcho measures a datagram to a backend on loopback and back, with one
+// client.
 func BenchmarkUDPEcho(b *testing.B) {
 	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
 		backend := newUDPBackend(b, echoDatagram)
 		r := benchRig(b, backend.addr, withUDP(engine))
-		client := &nopReplier{took: make(chan struct{}, 1)}
+		client := &nopReplier{received: make(chan struct{}, 1)}
 		datagram := [][]byte{make([]byte, 64)}
 		b.ReportAllocs()
 		for b.Loop() {
 			r.relay.Deliver(udpKey(1), datagram, client)
-			<-client.took
+			<-client.received
 		}
 	})
 }
 
-// BenchmarkUDPEchoMany is the same with many clients side by side.
+// BenchmarkUDPEchoMany is BenchmarkUDPEcho with many concurrent clients.
 func BenchmarkUDPEchoMany(b *testing.B) {
 	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
 		backend := newUDPBackend(b, echoDatagram)
@@ -41,17 +41,17 @@ func BenchmarkUDPEchoMany(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			key := udpKey(int(clients.Add(1)))
-			client := &nopReplier{took: make(chan struct{}, 1)}
+			client := &nopReplier{received: make(chan struct{}, 1)}
 			for pb.Next() {
 				r.relay.Deliver(key, datagram, client)
-				<-client.took
+				<-client.received
 			}
 		})
 	})
 }
 
-// BenchmarkUDPOpen is a session from its first datagram to its end, beside
-// one that stays.
+// BenchmarkUDPOpen measures a session from its first datagram to its end, while
+// another session stays open.
 func BenchmarkUDPOpen(b *testing.B) {
 	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
 		backend := newUDPBackend(b, func([]byte) []byte { return nil })
@@ -66,21 +66,20 @@ func BenchmarkUDPOpen(b *testing.B) {
 	})
 }
 
-// BenchmarkUDPSessionMemory reports what a session at rest costs this process:
-// heap and stacks, with what its client's datagrams left in it. The kernel's
-// sockets are not in it.
+// BenchmarkUDPSessionMemory reports the memory of an idle session: heap and
+// stacks, including its backlog. It does not include the kernel's sockets.
 func BenchmarkUDPSessionMemory(b *testing.B) {
 	const sessions = 10_000
 	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
 		backend := newUDPBackend(b, echoDatagram)
 		for b.Loop() {
 			r := benchRig(b, backend.addr, withUDP(engine))
-			client := &nopReplier{took: make(chan struct{}, 1)}
+			client := &nopReplier{received: make(chan struct{}, 1)}
 			datagram := [][]byte{make([]byte, 64)}
 			before := inUse()
 			for n := range sessions {
 				r.relay.Deliver(udpKey(n), datagram, client)
-				<-client.took
+				<-client.received
 			}
 			b.ReportMetric(float64(inUse()-before)/sessions, "B/session")
 			r.service.Close()
@@ -88,7 +87,7 @@ func BenchmarkUDPSessionMemory(b *testing.B) {
 	})
 }
 
-// inUse is memory that is held, once what is garbage is gone.
+// inUse returns the memory in use after a garbage collection.
 func inUse() int64 {
 	runtime.GC()
 	runtime.GC()

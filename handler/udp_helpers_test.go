@@ -13,24 +13,25 @@ import (
 	"testing"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// errRefused is what a socket says after an ICMP port unreachable.
+// errRefused is the error of a socket after an ICMP port unreachable.
 var errRefused = os.NewSyscallError("read", syscall.ECONNREFUSED)
 
-// fakeEngine makes sockets whose other end is the test. It writes down what is
-// done to them, one line each:
+// fakeEngine opens sockets whose backend is the test. It records each call of
+// their methods as a line:
 //
 //	1 open 192.0.2.1:53
 //	1 < query
 //	1 close
 type fakeEngine struct {
-	onOpen                 func(addr netip.AddrPort) error            // nil: opens
-	onSend                 func(s *fakeSocket, datagram []byte) error // nil: takes it
+	onOpen                 func(addr netip.AddrPort) error            // nil: succeeds
+	onSend                 func(s *fakeSocket, datagram []byte) error // nil: succeeds
 	onClose                func()
-	quiet                  bool       // writes nothing down
-	mu                     sync.Mutex // guards what follows
+	quiet                  bool       // records no lines
+	mu                     sync.Mutex // guards the fields below
 	lines                  []string
 	all                    []*fakeSocket
 	opened, open, mostOpen int
@@ -120,7 +121,7 @@ func (e *fakeEngine) write(format string, args ...any) {
 	e.lines = append(e.lines, line)
 }
 
-// socket is the n-th that was opened, from 1.
+// socket returns the n-th socket that was opened, from 1.
 func (e *fakeEngine) socket(n int) *fakeSocket {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -133,7 +134,7 @@ func (e *fakeEngine) sockets() (open, mostOpen int) {
 	return e.open, e.mostOpen
 }
 
-// wants compares what was written down since the last call.
+// wants checks the lines recorded since the last call.
 func (e *fakeEngine) wants(t testing.TB, want ...string) {
 	t.Helper()
 	e.mu.Lock()
@@ -141,19 +142,19 @@ func (e *fakeEngine) wants(t testing.TB, want ...string) {
 	e.lines = nil
 	e.mu.Unlock()
 	if !slices.Equal(got, want) {
-		t.Fatalf("sockets saw:\n\t%s\nwant:\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+		t.Fatalf("calls:\n\t%s\nwant:\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
 }
 
-// udpClient is a Replier that keeps what it is told.
+// udpClient is a Replier that records its calls.
 type udpClient struct {
-	onReply   func([]byte) // called before the reply is booked
+	onReply   func([]byte) // called before the reply is recorded
 	onRelease func()
 
 	mu       sync.Mutex
 	got      []string
 	released int
-	late     int // replies that ended after Release
+	late     int // replies that returned after Release
 }
 
 // Reply implements [Replier].
@@ -182,7 +183,7 @@ func (c *udpClient) Release() {
 	}
 }
 
-// wants compares the answers since the last call.
+// wants checks the answers since the last call.
 func (c *udpClient) wants(t testing.TB, want ...string) {
 	t.Helper()
 	c.mu.Lock()
@@ -212,13 +213,13 @@ func (c *udpClient) answers() int {
 	return len(c.got)
 }
 
-// udpKey is the n-th of very many clients.
+// udpKey returns the key of the n-th client.
 func udpKey(n int) Key {
 	ip := netip.AddrFrom4([4]byte{198, 51, byte(n >> 24), byte(n >> 16)})
 	return Key{Client: netip.AddrPortFrom(ip, uint16(n)), Local: netip.MustParseAddrPort("203.0.113.1:53")}
 }
 
-// udpRig is a rig over a fake engine.
+// udpRig is a rig with a fake engine.
 type udpRig struct {
 	*rig
 	engine *fakeEngine
@@ -234,14 +235,14 @@ func newUDPRig(t testing.TB, backends []string, edit ...func(*Options)) *udpRig 
 	return &udpRig{rig: newRig(t, backends, edit...), engine: engine}
 }
 
-// deliver hands in datagrams of the n-th client.
+// deliver delivers datagrams of the n-th client, one by one.
 func (r *rig) deliver(n int, client Replier, datagrams ...string) {
 	for _, d := range datagrams {
 		r.relay.Deliver(udpKey(n), [][]byte{[]byte(d)}, client)
 	}
 }
 
-// session is the n-th client's.
+// session returns the session of the n-th client, or nil.
 func (r *rig) session(n int) *session {
 	t := r.service.sessions
 	t.mu.Lock()
@@ -263,8 +264,8 @@ func (r *rig) wantStrikes(backend string, strikes int, state upstream.State) {
 	}
 }
 
-// udpBackend is a real backend on loopback. It gives each datagram to answer
-// and sends back what that returns; nil is silence.
+// udpBackend is a UDP server on loopback. It calls answer with each datagram and
+// sends back the result, unless that is nil.
 type udpBackend struct {
 	conn *net.UDPConn
 	addr string
@@ -274,7 +275,7 @@ type udpBackend struct {
 func newUDPBackend(t testing.TB, answer func([]byte) []byte) *udpBackend {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	check(t, err)
+	relaytest.Check(t, err)
 	b := &udpBackend{conn: conn, addr: conn.LocalAddr().String(), got: make(chan string, 1024)}
 	t.Cleanup(func() { _ = conn.Close() })
 	go func() { // ends when the socket is closed
@@ -286,7 +287,7 @@ func newUDPBackend(t testing.TB, answer func([]byte) []byte) *udpBackend {
 			}
 			select {
 			case b.got <- string(buf[:n]):
-			default: // nobody looks at so many
+			default: // the test does not read so many
 			}
 			if a := answer(buf[:n]); a != nil {
 				_, _ = conn.WriteToUDPAddrPort(a, from)
@@ -298,8 +299,8 @@ func newUDPBackend(t testing.TB, answer func([]byte) []byte) *udpBackend {
 
 func echoDatagram(datagram []byte) []byte { return datagram }
 
-// Ports of loopback where nobody listens: below 1024, or a socket of the relay
-// might be given one of them.
+// Ports of loopback without a listener. They are below 1024, because a socket of
+// the relay could get a higher one.
 const (
 	deadAddr  = "127.0.0.1:1"
 	deadAddr2 = "127.0.0.1:2"
@@ -307,11 +308,11 @@ const (
 
 func (c *udpClient) waitFor(t testing.TB, want ...string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d answers", len(want)), func() bool { return c.answers() >= len(want) })
+	relaytest.Eventually(t, fmt.Sprintf("%d answers", len(want)), func() bool { return c.answers() >= len(want) })
 	c.wants(t, want...)
 }
 
-// waitAnswer comes once the channel is closed.
+// waitAnswer returns an answer that is given once the channel is closed.
 func waitAnswer(found <-chan bool, list ...string) answer {
 	return func(ctx context.Context, _ asked) ([]netip.Addr, error) {
 		select {

@@ -9,14 +9,16 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// Everything at once: clients that come and go, backends that die, come back
-// and fall silent, evictions, a lack of sockets, timeouts, answers that end
-// sessions, names that hang. In the end all is over, and what was taken is
-// given back once.
+// Everything at once: many clients, backends that refuse, recover and stop
+// answering, evictions, exhausted descriptors, timeouts, answers that end
+// sessions, lookups that hang. In the end all sessions have ended, and each
+// Replier was released once.
 func TestUDPStress(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	r := newUDPRig(t, []string{"192.0.2.1:53", "a.example:53", "192.0.2.3:53"}, func(o *Options) {
 		o.Log = o.Log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))
 		o.IdleTimeout = 20 * time.Millisecond
@@ -27,13 +29,13 @@ func TestUDPStress(t *testing.T) {
 	})
 	r.engine.quiet = true
 	r.resolver.set("a.example", addrsAnswer("192.0.2.2", "192.0.2.22"))
-	// How each address behaves changes all the time.
+	// The behaviour of each address changes all the time.
 	const (
 		answers = iota
 		silent
 		refuses
 		openFails
-		noRoom
+		exhausted
 		behaviours
 	)
 	var behaviour [4]atomic.Int32
@@ -42,28 +44,28 @@ func TestUDPStress(t *testing.T) {
 		switch of(addr) {
 		case openFails:
 			return errRefused
-		case noRoom:
+		case exhausted:
 			return errNoPort
 		}
 		return nil
 	}
-	var under sync.WaitGroup // datagrams on their way
+	var answering sync.WaitGroup // answers that are being delivered
 	r.engine.onSend = func(s *fakeSocket, d []byte) error {
 		switch of(s.addr) {
 		case answers:
-			under.Go(func() { s.answer("answer"); s.answer("another") })
+			answering.Go(func() { s.answer("answer"); s.answer("another") })
 		case refuses:
 			if len(d) == 1 {
 				return errRefused
 			}
-			under.Go(func() { s.sink.Failed(errRefused) })
+			answering.Go(func() { s.sink.Failed(errRefused) })
 		}
 		return nil
 	}
 
 	stop := make(chan struct{})
-	var weather, clients sync.WaitGroup
-	weather.Go(func() {
+	var changes, clients sync.WaitGroup
+	changes.Go(func() {
 		random := rand.New(rand.NewPCG(7, 8))
 		for {
 			select {
@@ -77,12 +79,12 @@ func TestUDPStress(t *testing.T) {
 			}
 		}
 	})
-	var took, released atomic.Int64
+	var delivered, released atomic.Int64
 	for i := range 8 {
 		clients.Go(func() {
 			random := rand.New(rand.NewPCG(9, uint64(i)))
 			for range 3000 {
-				took.Add(1)
+				delivered.Add(1)
 				client := &onceReplier{released: &released}
 				r.deliver(random.IntN(100), client, []string{"a", "bb", ""}[random.IntN(3)])
 				if random.IntN(200) == 0 {
@@ -95,19 +97,19 @@ func TestUDPStress(t *testing.T) {
 	}
 	clients.Wait()
 	close(stop)
-	weather.Wait()
+	changes.Wait()
 	if _, n := r.service.Active(); n > 50 {
 		t.Errorf("%d sessions, at most 50 allowed", n)
 	}
 	r.service.Close()
-	under.Wait()
+	answering.Wait()
 	r.wantSessions(0)
-	eventually(t, "all sockets closed", func() bool { open, _ := r.engine.sockets(); return open == 0 })
+	relaytest.Eventually(t, "all sockets to be closed", func() bool { open, _ := r.engine.sockets(); return open == 0 })
 	r.wantLines("relay ended by a panic", 0)
-	eventually(t, "each replier released", func() bool { return released.Load() == took.Load() })
+	relaytest.Eventually(t, "each Replier to be released", func() bool { return released.Load() == delivered.Load() })
 }
 
-// onceReplier is delivered once, and so released once.
+// onceReplier is delivered once, and so must be released once.
 type onceReplier struct {
 	released *atomic.Int64
 	gone     atomic.Bool

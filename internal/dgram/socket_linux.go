@@ -155,7 +155,7 @@ func (s *loopSocket) Close() {
 	}
 }
 
-// close closes the socket for good. It must be called once only.
+// close closes the descriptor. It must be called only once.
 func (s *loopSocket) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

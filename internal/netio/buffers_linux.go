@@ -1,26 +1,26 @@
 package netio
 
-import (
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
-// ConnectedBuffer suits a socket with one peer: the kernel's own size is some
-// 270 small datagrams.
+// ConnectedBuffer is a buffer size for a socket with one peer. The kernel's
+// default holds only about 270 small datagrams.
 const ConnectedBuffer = 1 << 20
 
-// GrowBuffers asks for socket buffers of size bytes in either direction and
-// says what there is now: beyond net.core.rmem_max and wmem_max only a process
-// with CAP_NET_ADMIN gets anything. No memory is taken before it is needed.
+// GrowBuffers requests socket buffers of size bytes in both directions and returns
+// the sizes that the socket has now. Only a process with CAP_NET_ADMIN gets more
+// than net.core.rmem_max and wmem_max. The kernel allocates the memory when it is
+// needed.
 func GrowBuffers(fd, size int) (receive, send int) {
 	if !forceBuffers(fd, size) {
 		requestBuffers(fd, size)
 	}
 	receive, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
 	send, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
-	return receive / 2, send / 2 // the kernel doubles what is asked for, see socket(7)
+	return receive / 2, send / 2 // the kernel doubles the requested size, see socket(7)
 }
 
-// force says whether this process may set any size.
+// forceBuffers sets the sizes without regard to the limits, and reports whether
+// this process may do that.
 func forceBuffers(fd, size int) bool {
 	return setSize(fd, unix.SO_RCVBUFFORCE, size) && setSize(fd, unix.SO_SNDBUFFORCE, size)
 }

@@ -38,10 +38,10 @@ func TestClassify(t *testing.T) {
 		}
 	}
 	for _, err := range []error{
-		nil, errors.New("unheard of"), context.DeadlineExceeded, os.ErrDeadlineExceeded, &net.DNSError{IsNotFound: true},
+		nil, errors.New("unknown"), context.DeadlineExceeded, os.ErrDeadlineExceeded, &net.DNSError{IsNotFound: true},
 	} {
 		if got := Classify(err); got != Remote {
-			t.Errorf("%v is class %d, want theirs", err, got)
+			t.Errorf("%v is class %d, want Remote", err, got)
 		}
 	}
 }
@@ -51,9 +51,9 @@ func TestTooBig(t *testing.T) {
 	_ = far
 	_, err := near.Write(make([]byte, 65508))
 	if err == nil || !TooBig(err) {
-		t.Errorf("%v is not too big", err)
+		t.Errorf("%v does not count as too big", err)
 	}
 	if TooBig(syscall.ECONNREFUSED) || TooBig(nil) {
-		t.Error("anything is too big")
+		t.Error("another error counts as too big")
 	}
 }

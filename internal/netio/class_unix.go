@@ -9,8 +9,8 @@ func classifyErrno(errno syscall.Errno) Class {
 	case syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.EACCES, syscall.EPERM:
 		return Local
 	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ENOSPC, syscall.EAGAIN:
-		// EAGAIN is Linux' answer to a UDP connect when no local port is left,
-		// ENOSPC that of an epoll at its limit (max_user_watches of epoll(7)).
+		// On Linux, a UDP connect returns EAGAIN if there is no free local port, and
+		// epoll_ctl returns ENOSPC at its limit (max_user_watches of epoll(7)).
 		return Exhausted
 	default:
 		return Remote

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// Winsock has numbers of its own beside those package syscall invents.
+// Winsock has error numbers of its own, in addition to those that package syscall
+// defines.
 func classifyErrno(errno syscall.Errno) Class {
 	switch errno {
 	case windows.WSAENETUNREACH, windows.WSAENETDOWN, windows.WSAEADDRNOTAVAIL, windows.WSAEAFNOSUPPORT, windows.WSAEACCES:

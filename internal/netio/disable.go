@@ -5,15 +5,14 @@ import (
 	"strings"
 )
 
-// Disabled says whether the environment variable RELAY_DISABLE, a list of words
-// with commas between them, has this one. It takes the fast ways of a system
-// away one by one, to get around something that a kernel or a device does
-// badly, or to measure what they are worth:
+// Disabled reports whether the environment variable RELAY_DISABLE, a list of words
+// separated by commas, contains this word. Each word switches a fast path off, to
+// work around a fault of a kernel or a device, or to measure the difference:
 //
-//	engine  event loops; goroutines carry everything
-//	splice  splice(2); bytes are copied
-//	batch   recvmmsg(2) and sendmmsg(2); a call for each datagram
-//	gso     UDP_SEGMENT of udp(7); datagrams leave one by one
+//	engine  event loops; goroutines are used instead
+//	splice  splice(2); bytes are copied instead
+//	batch   recvmmsg(2) and sendmmsg(2); each datagram is a system call
+//	gso     UDP_SEGMENT of udp(7); datagrams are sent one by one
 func Disabled(what string) bool {
 	for word := range strings.SplitSeq(os.Getenv("RELAY_DISABLE"), ",") {
 		if strings.TrimSpace(word) == what {

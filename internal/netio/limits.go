@@ -1,8 +1,8 @@
 package netio
 
-// SessionLimit is how many connected UDP sockets this process may well hold:
-// the least of 65,536, 80 % of the system's ephemeral ports and half of the
-// process' descriptor limit.
+// SessionLimit returns how many connected UDP sockets this process should use at
+// most: the least of 65,536, 80 % of the system's ephemeral ports and half of the
+// process's descriptor limit.
 func SessionLimit() int {
 	limit := 65536
 	limit = min(limit, ephemeralPorts()*8/10)
@@ -12,5 +12,6 @@ func SessionLimit() int {
 	return max(limit, 1)
 }
 
-// ianaEphemeralPorts is the range 49152-65535 of RFC 6335, section 6.
+// ianaEphemeralPorts is the number of ports in the range 49152-65535 of RFC 6335,
+// section 6.
 const ianaEphemeralPorts = 65535 - 49152 + 1

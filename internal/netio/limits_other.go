@@ -2,5 +2,5 @@
 
 package netio
 
-// descriptorLimit: this system has no such limit.
+// descriptorLimit returns 0: this system has no such limit.
 func descriptorLimit() int { return 0 }

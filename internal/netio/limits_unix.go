@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// descriptorLimit is RLIMIT_NOFILE; 0 where it is unknown or endless.
+// descriptorLimit returns RLIMIT_NOFILE, or 0 if it is unknown or unlimited.
 func descriptorLimit() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || uint64(limit.Cur) > math.MaxInt32 {

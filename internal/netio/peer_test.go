@@ -12,11 +12,11 @@ import (
 
 func TestPeerState(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("not every system tells")
+		t.Skip("not every system reports the state")
 	}
 	near, far := tcpPair(t)
 	if peerReset(far) {
-		t.Error("gone from the start")
+		t.Error("a new connection counts as reset")
 	}
 	_, err := near.Write([]byte("question"))
 	check(t, err)
@@ -25,43 +25,44 @@ func TestPeerState(t *testing.T) {
 	_, err = io.ReadFull(far, got[:4])
 	check(t, err)
 	if peerReset(far) {
-		t.Error("gone, though it merely finished sending")
+		t.Error("a connection whose peer sent a FIN counts as reset")
 	}
 	if _, err = io.ReadFull(far, got[4:]); err != nil || string(got) != "question" {
-		t.Errorf("asking took bytes away: %q, %v", got, err)
+		t.Errorf("bytes are missing after the query: %q, %v", got, err)
 	}
 	if n, err := far.Read(got); n != 0 || err != io.EOF || peerReset(far) {
-		t.Errorf("gone at the end of the stream: %v", err)
+		t.Errorf("a connection at the end of its stream counts as reset: %v", err)
 	}
 	Reset(near)
 	eventually(t, "the reset", func() bool { return peerReset(far) })
 	check(t, far.Close())
 	if !peerReset(far) {
-		t.Error("closed, but not gone")
+		t.Error("a closed connection does not count as reset")
 	}
 }
 
 func TestPeerStateBeforeData(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("not every system tells")
+		t.Skip("not every system reports the state")
 	}
 	near, far := tcpPair(t)
 	Reset(near)
 	eventually(t, "the reset", func() bool { return peerReset(far) })
 	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("asking took the reset away: %v", err)
+		t.Errorf("the error is missing after the query: %v", err)
 	}
 	if !peerReset(far) {
-		t.Error("back again, once the error was told")
+		t.Error("a reset connection does not count as reset after the error was read")
 	}
 }
 
-// It cannot be asked of what has no descriptor, nor does it wait for one who reads.
+// A connection without a descriptor has no state. The query does not wait for a
+// concurrent Read.
 func TestPeerStateOfOtherConns(t *testing.T) {
 	one, other := net.Pipe()
 	check(t, one.Close())
 	if peerReset(other) {
-		t.Error("a pipe is gone")
+		t.Error("a pipe counts as reset")
 	}
 	near, far := tcpPair(t)
 	reading := make(chan error)
@@ -69,9 +70,9 @@ func TestPeerStateOfOtherConns(t *testing.T) {
 		_, err := far.Read(make([]byte, 1))
 		reading <- err
 	}()
-	time.Sleep(time.Millisecond) // likely to be reading, which must not matter
+	time.Sleep(time.Millisecond) // the Read has probably started
 	if peerReset(far) {
-		t.Error("gone while somebody reads")
+		t.Error("a connection counts as reset during a Read")
 	}
 	check(t, near.Close())
 	<-reading
@@ -83,14 +84,14 @@ func TestReset(t *testing.T) {
 	check(t, err)
 	Reset(far)
 	if _, err := near.Read(make([]byte, 1)); runtime.GOOS != "windows" && !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("a reset is %v", err)
+		t.Errorf("after a reset: %v", err)
 	}
 	one, other := net.Pipe()
 	Reset(one)
 	if _, err := other.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("a pipe is not closed: %v", err)
 	}
-	Reset(far) // twice does no harm
+	Reset(far) // a second call does nothing
 }
 
 func TestSessionLimit(t *testing.T) {

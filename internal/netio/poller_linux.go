@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Events are what epoll(7) reports of a descriptor, and what it is asked for.
+// Events are the events of epoll(7) that a descriptor is watched for, or that are
+// reported.
 type Events uint32
 
 const (

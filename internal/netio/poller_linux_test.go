@@ -103,7 +103,7 @@ func TestPollerDropsEventsOfFormerOwners(t *testing.T) {
 		}
 		for _, r := range ready {
 			if r.Value != first && r.Value != second {
-				wrong <- "an event of nobody"
+				wrong <- "an event without an owner"
 			}
 			if r.Value == second && r.Token != second.token {
 				wrong <- "an event of the former owner"

@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// ephemeralPorts counts net.ipv4.ip_local_port_range (ip(7)), which holds for
-// IPv6 too.
+// ephemeralPorts returns the number of ports in net.ipv4.ip_local_port_range (see
+// ip(7)), which applies to IPv6 too.
 func ephemeralPorts() int {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {

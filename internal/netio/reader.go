@@ -6,23 +6,23 @@ import (
 	"syscall"
 )
 
-// Reader reads a connection into pooled buffers. Where the system allows it
-// (Unix, plain sockets) a buffer is taken only once there is something to
-// read, so that a connection at rest holds none. It belongs to one goroutine.
+// Reader reads a connection into pooled buffers. With plain sockets on Unix it
+// takes a buffer only once there is something to read, so that an idle connection
+// holds none. It belongs to one goroutine.
 type Reader struct {
 	conn   net.Conn
-	raw    syscall.RawConn // nil: buffers are taken before the wait
-	stream bool            // reading nothing means the end
+	raw    syscall.RawConn // nil: conn is read through Read, with a buffer taken before
+	stream bool            // reading 0 bytes means the end
 	buf    *Buffer
 
 	ready func(fd uintptr) bool // readReady, bound once so that a read allocates nothing
-	n     int                   // readReady's outcome
+	n     int                   // readReady's result, as is err
 	err   error
-	late  error // came beside bytes, is given at the next call
+	late  error // an error that came with bytes; the next call returns it
 }
 
-// NewReader makes a reader of conn. Only plain sockets of package net are read
-// by descriptor; anything that wraps one is read through its Read.
+// NewReader returns a reader of conn. Plain sockets of package net are read by
+// descriptor, and any other connection through its Read method.
 func NewReader(conn net.Conn) *Reader {
 	r := &Reader{conn: conn, stream: true}
 	switch c := conn.(type) {
@@ -37,8 +37,8 @@ func NewReader(conn net.Conn) *Reader {
 	return r
 }
 
-// Next waits for the next bytes or datagram. They are valid until the next
-// call. The end of a stream is io.EOF; an empty datagram is an empty slice.
+// Next waits for the next bytes or datagram, which are valid until the next call.
+// At the end of a stream the error is io.EOF. An empty datagram is an empty slice.
 func (r *Reader) Next() ([]byte, error) {
 	if r.late != nil {
 		r.n, r.err, r.late = 0, r.late, nil
@@ -59,7 +59,7 @@ func (r *Reader) Next() ([]byte, error) {
 	return nil, r.err
 }
 
-// Release gives the buffer back. The reader can be used again.
+// Release returns the buffer to the pool. The reader stays usable.
 func (r *Reader) Release() {
 	if r.buf != nil {
 		r.buf.Free()
@@ -67,6 +67,7 @@ func (r *Reader) Release() {
 	}
 }
 
+// take takes a buffer if the reader has none.
 func (r *Reader) take() {
 	if r.buf == nil {
 		r.buf = GetBuffer()

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// readers are ways to read one stream: by descriptor, and through Read.
+// readers reads a stream by descriptor and through Read.
 var readers = map[string]func(*net.TCPConn) *Reader{
 	"socket":  func(conn *net.TCPConn) *Reader { return NewReader(conn) },
 	"wrapped": func(conn *net.TCPConn) *Reader { return NewReader(struct{ net.Conn }{conn}) },
 }
 
-func TestReaderReadsAStream(t *testing.T) {
+func TestReaderStream(t *testing.T) {
 	for name, reader := range readers {
 		t.Run(name, func(t *testing.T) {
 			near, far := tcpPair(t)
@@ -41,18 +41,18 @@ func TestReaderReadsAStream(t *testing.T) {
 					break
 				}
 				if len(piece) == 0 || len(piece) > BufferSize {
-					t.Fatalf("a piece of %d bytes", len(piece))
+					t.Fatalf("Next returned %d bytes", len(piece))
 				}
 				got.Write(piece)
 			}
 			if !bytes.Equal(got.Bytes(), sent) {
-				t.Errorf("%d other bytes", got.Len())
+				t.Errorf("%d bytes were read, which differ from what was sent", got.Len())
 			}
 			if _, err := r.Next(); err != io.EOF {
 				t.Errorf("after the end: %v", err)
 			}
 			if r.buf != nil {
-				t.Error("a buffer is held after the end")
+				t.Error("the reader holds a buffer after the end")
 			}
 		})
 	}
@@ -70,42 +70,41 @@ func TestReaderReset(t *testing.T) {
 			}
 			Reset(near)
 			if _, err := r.Next(); runtime.GOOS != "windows" && !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("a reset is %v", err)
+				t.Errorf("after a reset: %v", err)
 			}
 		})
 	}
 }
 
-// Whoever waits is woken when the connection is closed here, or is late.
-func TestReaderIsWoken(t *testing.T) {
+// Next returns when the connection is closed or its deadline has passed.
+func TestReaderCloseAndDeadline(t *testing.T) {
 	for name, reader := range readers {
 		t.Run(name, func(t *testing.T) {
 			_, far := tcpPair(t)
 			r := reader(far)
 			check(t, far.SetReadDeadline(time.Now()))
 			if _, err := r.Next(); !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("late: %v", err)
+				t.Errorf("after the deadline: %v", err)
 			}
 			check(t, far.SetReadDeadline(time.Time{}))
-			over := make(chan error)
+			done := make(chan error)
 			go func() {
 				_, err := r.Next()
-				over <- err
+				done <- err
 			}()
 			check(t, far.Close())
-			if err := <-over; !errors.Is(err, net.ErrClosed) {
-				t.Errorf("closed: %v", err)
+			if err := <-done; !errors.Is(err, net.ErrClosed) {
+				t.Errorf("after Close: %v", err)
 			}
 			if r.buf != nil {
-				t.Error("a buffer is held")
+				t.Error("the reader holds a buffer")
 			}
 		})
 	}
 }
 
-// A connection at rest holds no buffer: after the bytes there were, Next gives
-// it back before it waits.
-func TestReaderAtRestHoldsNoBuffer(t *testing.T) {
+// An idle reader holds no buffer: Next releases it before it waits.
+func TestReaderIdleHoldsNoBuffer(t *testing.T) {
 	near, far := tcpPair(t)
 	r := NewReader(far)
 	if r.raw == nil {
@@ -120,23 +119,23 @@ func TestReaderAtRestHoldsNoBuffer(t *testing.T) {
 		return done
 	}
 	for range 3 {
-		over := make(chan string)
+		next := make(chan string)
 		go func() {
 			got, _ := r.Next()
-			over <- string(got)
+			next <- string(got)
 		}()
 		if held := <-waits; held != nil {
-			t.Error("waits with a buffer")
+			t.Error("Next waits while it holds a buffer")
 		}
 		_, err := near.Write([]byte("word"))
 		check(t, err)
-		if got := <-over; got != "word" {
+		if got := <-next; got != "word" {
 			t.Errorf("got %q", got)
 		}
 	}
 }
 
-func TestReaderReadsDatagrams(t *testing.T) {
+func TestReaderDatagrams(t *testing.T) {
 	near, far := udpPair(t)
 	r := NewReader(far)
 	defer r.Release()
@@ -152,18 +151,18 @@ func TestReaderReadsDatagrams(t *testing.T) {
 	}
 }
 
-// An ICMP message is an error, after which the socket is as good as new.
+// An ICMP message causes an error. The socket stays usable.
 func TestReaderICMP(t *testing.T) {
 	near, far := udpPair(t)
 	address := far.LocalAddr().(*net.UDPAddr)
 	check(t, far.Close())
-	_, err := near.Write([]byte("anybody?"))
+	_, err := near.Write([]byte("refused"))
 	check(t, err)
 	r := NewReader(near)
 	defer r.Release()
 	check(t, near.SetReadDeadline(time.Now().Add(limit)))
 	if _, err := r.Next(); runtime.GOOS == "linux" && !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Fatalf("nobody there is %v", err)
+		t.Fatalf("after an ICMP port unreachable: %v", err)
 	}
 	back, err := net.DialUDP("udp", address, near.LocalAddr().(*net.UDPAddr))
 	check(t, err)
@@ -175,17 +174,17 @@ func TestReaderICMP(t *testing.T) {
 	}
 }
 
-// hasty is a connection that gives its error beside the last bytes.
-type hasty struct {
+// dataAndError is a connection whose Read returns bytes and an error together.
+type dataAndError struct {
 	net.Conn
 	err error
 }
 
-func (h hasty) Read(p []byte) (int, error) { return copy(p, "last"), h.err }
+func (c dataAndError) Read(p []byte) (int, error) { return copy(p, "last"), c.err }
 
-func TestReaderErrorBesideBytes(t *testing.T) {
+func TestReaderErrorWithBytes(t *testing.T) {
 	for _, err := range []error{io.EOF, errors.New("cut")} {
-		r := NewReader(hasty{err: err})
+		r := NewReader(dataAndError{err: err})
 		if got, gotErr := r.Next(); string(got) != "last" || gotErr != nil {
 			t.Errorf("%q, %v, want the bytes first", got, gotErr)
 		}
@@ -193,7 +192,7 @@ func TestReaderErrorBesideBytes(t *testing.T) {
 			t.Errorf("%q, %v, want %v", got, gotErr, err)
 		}
 		if r.buf != nil {
-			t.Error("a buffer is held")
+			t.Error("the reader holds a buffer")
 		}
 	}
 }
@@ -212,7 +211,7 @@ func TestReaderAllocatesNothing(t *testing.T) {
 		}
 	}
 	round()
-	// One in a while is the pool's, which the collector empties.
+	// The garbage collector empties the pool at times, which causes an allocation.
 	if n := testing.AllocsPerRun(200, round); n >= 1 {
 		t.Errorf("%v allocations for a read", n)
 	}
@@ -220,11 +219,11 @@ func TestReaderAllocatesNothing(t *testing.T) {
 
 func TestBuffers(t *testing.T) {
 	if BufferSize < 65507 {
-		t.Error("the largest datagram has no room")
+		t.Error("the largest datagram does not fit")
 	}
 	one, other := GetBuffer(), GetBuffer()
 	if one == other {
-		t.Error("one buffer twice")
+		t.Error("GetBuffer returned the same buffer twice")
 	}
 	one.Free()
 	other.Free()

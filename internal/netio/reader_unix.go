@@ -7,6 +7,7 @@ import (
 	"syscall"
 )
 
+// rawConn returns nil if the socket has no descriptor to read from.
 func rawConn(c syscall.Conn) syscall.RawConn {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -15,8 +16,8 @@ func rawConn(c syscall.Conn) syscall.RawConn {
 	return raw
 }
 
-// readReady reads if there is something; its false makes the runtime wait
-// until there is, without a buffer.
+// readReady reads from a nonblocking descriptor. It returns false, without a
+// buffer, if there is nothing to read: the runtime then waits and calls it again.
 func (r *Reader) readReady(fd uintptr) bool {
 	r.take()
 	for {

@@ -10,18 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groups are datagrams to send at once: each kind that goes its own way.
+// groups holds the sizes of datagrams to send in one call, for each way of sending.
 var groups = map[string][]int{
 	"one":               {100},
 	"an empty one":      {0},
-	"alike":             {1200, 1200, 1200, 1200},
+	"equal":             {1200, 1200, 1200, 1200},
 	"a short last one":  {1200, 1200, 7},
 	"an empty last one": {1200, 1200, 0},
 	"empty ones":        {0, 0, 0},
 	"mixed":             {5, 1200, 1200, 3, 3, 3, 0, 9000, 1, 2, 3},
 	"falling":           {500, 400, 300, 200, 100},
 	"largest":           {65507, 65507},
-	"large alike":       {30000, 30000, 30000, 30000, 30000},
+	"large equal":       {30000, 30000, 30000, 30000, 30000},
 	"more than a batch": repeat(64, 150),
 	"small and many":    repeat(1, 64),
 }
@@ -33,7 +33,7 @@ func repeat(size, count int) (sizes []int) {
 	return sizes
 }
 
-// datagrams are of those sizes, no two alike.
+// datagrams returns datagrams of these sizes, all with different contents.
 func datagrams(sizes []int) (list [][]byte) {
 	for i, size := range sizes {
 		d := bytes.Repeat([]byte{byte(i + 1)}, size)
@@ -45,7 +45,7 @@ func datagrams(sizes []int) (list [][]byte) {
 	return list
 }
 
-// listening is a socket on loopback with room for all.
+// listening returns a socket on loopback with large buffers.
 func listening(t *testing.T, host string) (fd int, at netip.AddrPort) {
 	t.Helper()
 	ip := netip.MustParseAddr(host)
@@ -81,7 +81,8 @@ func receiver(t *testing.T) *Receiver {
 	return r
 }
 
-// wantReceived takes what was sent over loopback, where that is there already.
+// wantReceived checks what a socket has received. Loopback has no delay, so all of
+// it has arrived.
 func wantReceived(t *testing.T, r *Receiver, fd int, from netip.AddrPort, want [][]byte) {
 	t.Helper()
 	for len(want) > 0 {
@@ -91,7 +92,7 @@ func wantReceived(t *testing.T, r *Receiver, fd int, from netip.AddrPort, want [
 		}
 		for i, d := range got {
 			if i >= len(want) || !bytes.Equal(d, want[i]) {
-				t.Fatalf("the %d-last has %d bytes, or others", len(want)-i, len(d))
+				t.Fatalf("the datagram before the last %d has %d bytes or other contents", len(want)-i-1, len(d))
 			}
 			if r.From(i) != from {
 				t.Fatalf("from %v, want %v", r.From(i), from)
@@ -104,8 +105,7 @@ func wantReceived(t *testing.T, r *Receiver, fd int, from netip.AddrPort, want [
 	}
 }
 
-// Whatever the system can do at once, what arrives is what was sent: datagram
-// for datagram, byte for byte.
+// With each combination of features, the datagrams arrive as they were sent.
 func TestSendAndReceive(t *testing.T) {
 	for _, off := range []string{"", "gso", "batch", "gso,batch"} {
 		for _, host := range []string{"127.0.0.1", "::1"} {
@@ -150,18 +150,18 @@ func localAddr(t *testing.T, fd int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(six.Addr), uint16(six.Port))
 }
 
-// A socket without checksums is one that the kernel cuts nothing for.
+// The kernel supports no GSO for a socket without checksums.
 func TestSegmentsRefused(t *testing.T) {
 	r := receiver(t)
 	here, at := listening(t, "127.0.0.1")
 	near, from := listening(t, "127.0.0.1")
-	can := ProbeFeatures(near)
-	if !can.Segments {
-		t.Skip("no segments here")
+	features := ProbeFeatures(near)
+	if !features.Segments {
+		t.Skip("this kernel has no UDP_SEGMENT")
 	}
 	check(t, unix.SetsockoptInt(near, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1))
 	var sender Sender
-	sender.Init(can)
+	sender.Init(features)
 	to := NewPath(at, true, nil)
 	for _, size := range []int{1200, 900, 1500, 1} {
 		want := datagrams(repeat(size, 20))
@@ -171,22 +171,22 @@ func TestSegmentsRefused(t *testing.T) {
 		}
 		wantReceived(t, r, here, from, want)
 		if whole := int(sender.unsegmented.Load()); whole > size {
-			t.Errorf("of %d bytes refused, of %d still tried", size, whole-1)
+			t.Errorf("segments of %d bytes were refused, but GSO is still used up to %d", size, whole-1)
 		}
 	}
-	// What is refused whichever way it is sent says nothing of segments.
-	sender.Init(can)
-	nobody := NewPath(netip.MustParseAddrPort("127.0.0.1:0"), true, nil)
-	if sent, err := sender.Send(near, &nobody, datagrams([]int{100, 100})); sent != 0 || err == nil {
+	// An error that also occurs without GSO does not limit GSO.
+	sender.Init(features)
+	invalid := NewPath(netip.MustParseAddrPort("127.0.0.1:0"), true, nil)
+	if sent, err := sender.Send(near, &invalid, datagrams([]int{100, 100})); sent != 0 || err == nil {
 		t.Errorf("%d sent to port 0: %v", sent, err)
 	}
 	if whole := sender.unsegmented.Load(); whole != maxSegmented {
-		t.Errorf("segments from %d bytes are given up", whole)
+		t.Errorf("GSO is limited to less than %d bytes", whole)
 	}
 }
 
-// A device that cuts nothing is found out by EIO, and is not asked again.
-func TestRefusedKeepsTheLeast(t *testing.T) {
+// limitSegments keeps the smallest size.
+func TestLimitSegments(t *testing.T) {
 	var s Sender
 	s.Init(Features{Segments: true})
 	for _, step := range []struct{ refused, want int32 }{{1400, 1400}, {9000, 1400}, {1, 1}, {500, 1}} {
@@ -218,8 +218,8 @@ func TestSegments(t *testing.T) {
 	}
 }
 
-// The error of a datagram is its own: those before it went out.
-func TestSendTellsWhichFailed(t *testing.T) {
+// Send returns how many datagrams were sent before the one that failed.
+func TestSendReturnsSent(t *testing.T) {
 	r := receiver(t)
 	here, at := listening(t, "127.0.0.1")
 	fd, err := ConnectUDP(at)
@@ -232,7 +232,7 @@ func TestSendTellsWhichFailed(t *testing.T) {
 		list := datagrams([]int{10, 20, 65508, 10})
 		sent, err := sender.Send(fd, nil, list)
 		if sent != 2 || !TooBig(err) {
-			t.Errorf("without %q: %d sent, %v", off, sent, err)
+			t.Errorf("off=%s: %d sent, %v", off, sent, err)
 		}
 		wantReceived(t, r, here, localAddr(t, fd), list[:2])
 	}

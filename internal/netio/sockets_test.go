@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// limit bounds every wait of a test; one that needs it has failed.
+// limit bounds every wait of a test. A test that reaches it has failed.
 const limit = 30 * time.Second
 
 func check(t testing.TB, err error) {
@@ -20,12 +20,12 @@ func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("timed out waiting for %s", what)
 		}
 	}
 }
 
-// tcpPair is a connection over loopback, both ends of it.
+// tcpPair returns both ends of a connection over loopback.
 func tcpPair(t testing.TB) (near, far *net.TCPConn) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -39,7 +39,7 @@ func tcpPair(t testing.TB) (near, far *net.TCPConn) {
 	return conn.(*net.TCPConn), accepted.(*net.TCPConn)
 }
 
-// udpPair is two sockets connected to each other.
+// udpPair returns two sockets that are connected to each other.
 func udpPair(t testing.TB) (near, far *net.UDPConn) {
 	t.Helper()
 	loopback := net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}

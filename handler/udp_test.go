@@ -4,28 +4,30 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// This file runs over real sockets on loopback, with each of the built-in engines.
+// The tests in this file use real sockets on loopback, with each engine.
 
 func TestUDPDatagramSizes(t *testing.T) { overEngines(t, testUDPDatagramSizes) }
 
 func testUDPDatagramSizes(t *testing.T, engine dgram.Engine) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	b := newUDPBackend(t, echoDatagram)
 	r := newRig(t, []string{b.addr}, withUDP(engine))
 	for n, size := range []int{0, 1, 2, 512, 1472, 2048, 9000, 16000, 65507} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			client := new(udpClient)
 			datagram := bytes.Repeat([]byte{byte(n + 1)}, size)
-			for range 2 { // the second on the established path
+			for range 2 { // the second time in an open session
 				r.deliver(n, client, string(datagram))
-				eventually(t, "the echo", func() bool { return client.answers() == 1 })
+				relaytest.Eventually(t, "the echo", func() bool { return client.answers() == 1 })
 				client.wants(t, string(datagram))
 			}
 		})
@@ -34,9 +36,9 @@ func testUDPDatagramSizes(t *testing.T, engine dgram.Engine) {
 	r.service.Close()
 }
 
-func TestUDPTooBigForTheWay(t *testing.T) { overEngines(t, testUDPTooBigForTheWay) }
+func TestUDPTooLarge(t *testing.T) { overEngines(t, testUDPTooLarge) }
 
-func testUDPTooBigForTheWay(t *testing.T, engine dgram.Engine) {
+func testUDPTooLarge(t *testing.T, engine dgram.Engine) {
 	b := newUDPBackend(t, echoDatagram)
 	r := newRig(t, []string{b.addr}, withUDP(engine))
 	client := new(udpClient)
@@ -48,7 +50,7 @@ func testUDPTooBigForTheWay(t *testing.T, engine dgram.Engine) {
 func TestUDPOrder(t *testing.T) { overEngines(t, testUDPOrder) }
 
 func testUDPOrder(t *testing.T, engine dgram.Engine) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	b := newUDPBackend(t, echoDatagram)
 	r := newRig(t, []string{b.addr}, withUDP(engine))
 	clients := make([]udpClient, 8)
@@ -56,8 +58,8 @@ func testUDPOrder(t *testing.T, engine dgram.Engine) {
 	for n := range each {
 		for i := range clients {
 			r.deliver(i, &clients[i], fmt.Sprint(n))
-			// The kernel's queue is short: no more under way than fits.
-			eventually(t, "echo", func() bool { return clients[i].answers() > n-4 })
+			// The kernel's queue is short: wait for the answers to all but three.
+			relaytest.Eventually(t, "echo", func() bool { return clients[i].answers() > n-4 })
 		}
 	}
 	for i := range clients {
@@ -73,8 +75,8 @@ func testUDPOrder(t *testing.T, engine dgram.Engine) {
 func TestUDPDeadPort(t *testing.T) { overEngines(t, testUDPDeadPort) }
 
 func testUDPDeadPort(t *testing.T, engine dgram.Engine) {
-	t.Run("the very first datagram is answered by the second backend", func(t *testing.T) {
-		noLeaks(t)
+	t.Run("the first datagram is answered by the second backend", func(t *testing.T) {
+		relaytest.NoLeaks(t)
 		b := newUDPBackend(t, echoDatagram)
 		r := newRig(t, []string{deadAddr, b.addr}, withUDP(engine))
 		client := new(udpClient)
@@ -87,8 +89,8 @@ func testUDPDeadPort(t *testing.T, engine dgram.Engine) {
 		}
 		r.service.Close()
 	})
-	t.Run("of a burst nothing is lost, in order", func(t *testing.T) {
-		noLeaks(t)
+	t.Run("no datagram of a burst is lost or reordered", func(t *testing.T) {
+		relaytest.NoLeaks(t)
 		b := newUDPBackend(t, echoDatagram)
 		r := newRig(t, []string{deadAddr, deadAddr2, b.addr}, withUDP(engine))
 		client := new(udpClient)
@@ -100,8 +102,8 @@ func testUDPDeadPort(t *testing.T, engine dgram.Engine) {
 		client.waitFor(t, burst...)
 		r.service.Close()
 	})
-	t.Run("everywhere: refused, one second later a new round", func(t *testing.T) {
-		noLeaks(t)
+	t.Run("on all backends: refused, and a new round after a second", func(t *testing.T) {
+		relaytest.NoLeaks(t)
 		r := newRig(t, []string{deadAddr, deadAddr2}, withUDP(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
@@ -109,34 +111,34 @@ func testUDPDeadPort(t *testing.T, engine dgram.Engine) {
 		r.line("all backends unavailable")
 		b := newUDPBackend(t, echoDatagram)
 		r.service.Pool.Update(backendAddresses(t, deadAddr, deadAddr2, b.addr), 0)
-		eventually(t, "an answer after the second", func() bool {
+		relaytest.Eventually(t, "an answer in the new round", func() bool {
 			r.deliver(1, client, "b")
 			return client.answers() > 0
 		})
 		r.service.Close()
 	})
-	t.Run("a session whose backend dies moves with what was not answered", func(t *testing.T) {
-		noLeaks(t)
+	t.Run("a session whose backend dies resends its unanswered datagrams to the next one", func(t *testing.T) {
+		relaytest.NoLeaks(t)
 		dies, lives := newUDPBackend(t, echoDatagram), newUDPBackend(t, echoDatagram)
 		r := newRig(t, []string{dies.addr, lives.addr}, withUDP(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		client.waitFor(t, "a")
-		check(t, dies.conn.Close())
+		relaytest.Check(t, dies.conn.Close())
 		r.deliver(1, client, "b", "c")
 		client.waitFor(t, "b", "c")
-		if got := receiveFrom(t, "datagram", lives.got); got != "b" {
+		if got := relaytest.Receive(t, "datagram", lives.got); got != "b" {
 			t.Fatalf("the second backend got %q first", got)
 		}
 		r.service.Close()
 	})
-	t.Run("another address of the name answers: no strike", func(t *testing.T) {
-		noLeaks(t)
+	t.Run("another address of the backend answers: no strike", func(t *testing.T) {
+		relaytest.NoLeaks(t)
 		b := newUDPBackend(t, echoDatagram)
 		_, port, err := net.SplitHostPort(b.addr)
-		check(t, err)
+		relaytest.Check(t, err)
 		r := newRig(t, []string{"a.example:" + port}, withUDP(engine))
-		r.resolver.setCached("a.example", "::1", "127.0.0.1") // nobody is on ::1, if there is IPv6 at all
+		r.resolver.setCached("a.example", "::1", "127.0.0.1") // no server on ::1, if there is IPv6
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		client.waitFor(t, "a")
@@ -148,7 +150,7 @@ func testUDPDeadPort(t *testing.T, engine dgram.Engine) {
 func TestUDPManyClients(t *testing.T) { overEngines(t, testUDPManyClients) }
 
 func testUDPManyClients(t *testing.T, engine dgram.Engine) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	b := newUDPBackend(t, echoDatagram)
 	r := newRig(t, []string{deadAddr, b.addr}, withUDP(engine), func(o *Options) { o.UDPReplyTimeout = 5 * time.Second })
 	clients := make([]udpClient, 100)
@@ -162,5 +164,32 @@ func testUDPManyClients(t *testing.T, engine dgram.Engine) {
 	r.service.Close()
 	for i := range clients {
 		clients[i].wantReleased(t, 1)
+	}
+}
+
+// Datagrams that are sent in one call come back unchanged, with each feature
+// switched off.
+func TestUDPGroups(t *testing.T) {
+	for _, off := range []string{"", "gso", "batch", "engine", "batch,gso,engine"} {
+		t.Run("off="+off, func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			t.Setenv("RELAY_DISABLE", off)
+			engine := dgram.NewEngine()
+			if _, plain := engine.(dgram.Goroutines); strings.Contains(off, "engine") && !plain {
+				t.Fatalf("%T", engine)
+			}
+			b := newUDPBackend(t, echoDatagram)
+			r := newRig(t, []string{b.addr}, withUDP(engine))
+			client := new(udpClient)
+			for round, sizes := range [][]int{{100, 100, 100, 100}, {1200, 1200, 3}, {0}, {1, 0, 65507, 2, 2}} {
+				var want []string
+				for i, size := range sizes {
+					want = append(want, strings.Repeat(fmt.Sprint(round%10, i%10)[:1], size))
+				}
+				r.group(1, client, want...)
+				client.waitFor(t, want...)
+			}
+			r.service.Close()
+		})
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// errNoRoute is an error of our own side.
+// errNoRoute is a local error.
 var errNoRoute = os.NewSyscallError("connect", syscall.ENETUNREACH)
 
 func TestUDPAddresses(t *testing.T) {
@@ -20,7 +20,7 @@ func TestUDPAddresses(t *testing.T) {
 		r.resolver.setCached("a.example", "192.0.2.1", "192.0.2.2")
 		return r
 	}
-	t.Run("one refuses: the next within the same attempt", func(t *testing.T) {
+	t.Run("one refuses: the next one is tried in the same attempt", func(t *testing.T) {
 		r := twoAddresses(t)
 		client := new(udpClient)
 		r.deliver(1, client, "a")
@@ -30,7 +30,7 @@ func TestUDPAddresses(t *testing.T) {
 		r.engine.socket(2).answer("A")
 		client.wants(t, "A")
 	})
-	t.Run("one is out of reach from here: the next, no strike", func(t *testing.T) {
+	t.Run("one has no route: the next one is tried, no strike", func(t *testing.T) {
 		r := twoAddresses(t)
 		r.engine.onOpen = func(a netip.AddrPort) error {
 			if a.Addr() == netip.MustParseAddr("192.0.2.1") {
@@ -42,18 +42,18 @@ func TestUDPAddresses(t *testing.T) {
 		r.engine.wants(t, "open 192.0.2.1:53: "+errNoRoute.Error(), "1 open 192.0.2.2:53", "1 < a")
 		r.wantStrikes("a.example:53", 0, upstream.Up)
 	})
-	t.Run("all refuse: one strike, and all again", func(t *testing.T) {
+	t.Run("all refuse: one strike, and all are tried again", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := twoAddresses(t)
 			r.deliver(1, new(udpClient), "a")
 			r.engine.socket(1).sink.Failed(errRefused)
 			r.engine.socket(2).sink.Failed(errRefused)
-			synctest.Wait() // for the fresh lookup
+			synctest.Wait() // for the new lookup
 			r.wantStrikes("a.example:53", 1, upstream.Struck)
 			r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close", "2 open 192.0.2.2:53", "2 < a", "2 close", "3 open 192.0.2.1:53", "3 < a")
 		})
 	})
-	t.Run("all are out of reach: the next backend, no strike", func(t *testing.T) {
+	t.Run("none has a route: the next backend is tried, no strike", func(t *testing.T) {
 		r := twoAddresses(t)
 		r.engine.onOpen = func(a netip.AddrPort) error {
 			if a.Addr() != netip.MustParseAddr("192.0.2.9") {
@@ -65,7 +65,7 @@ func TestUDPAddresses(t *testing.T) {
 		r.engine.wants(t, "open 192.0.2.1:53: "+errNoRoute.Error(), "open 192.0.2.2:53: "+errNoRoute.Error(), "1 open 192.0.2.9:53", "1 < a")
 		r.wantStrikes("a.example:53", 0, upstream.Up)
 	})
-	t.Run("one refuses and the other is out of reach: a strike all the same", func(t *testing.T) {
+	t.Run("one refuses and the other has no route: one strike", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := twoAddresses(t)
 			r.deliver(1, new(udpClient), "a")
@@ -79,7 +79,7 @@ func TestUDPAddresses(t *testing.T) {
 			}
 		})
 	})
-	t.Run("the one that answered comes first for the next client", func(t *testing.T) {
+	t.Run("the address that answered is tried first for the next client", func(t *testing.T) {
 		r := twoAddresses(t)
 		r.deliver(1, new(udpClient), "a")
 		r.engine.socket(1).sink.Failed(errRefused)
@@ -88,7 +88,7 @@ func TestUDPAddresses(t *testing.T) {
 		r.deliver(2, new(udpClient), "b")
 		r.engine.wants(t, "3 open 192.0.2.2:53", "3 < b")
 	})
-	t.Run("the one that answered fails later: the others within the same attempt", func(t *testing.T) {
+	t.Run("the address that answered fails later: the other one is tried in the same attempt", func(t *testing.T) {
 		r := twoAddresses(t)
 		r.deliver(1, new(udpClient), "a")
 		r.engine.socket(1).sink.Failed(errRefused)
@@ -98,7 +98,7 @@ func TestUDPAddresses(t *testing.T) {
 		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close", "2 open 192.0.2.2:53", "2 < a", "2 < b", "2 close", "3 open 192.0.2.1:53", "3 < b")
 		r.wantStrikes("a.example:53", 0, upstream.Up)
 	})
-	t.Run("share the time to answer", func(t *testing.T) {
+	t.Run("the addresses share the reply timeout", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := twoAddresses(t, func(o *Options) { o.UDPReplyTimeout = 2 * time.Second })
 			r.deliver(1, new(udpClient), "a")

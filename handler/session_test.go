@@ -3,8 +3,11 @@ package handler
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 func TestUDPSession(t *testing.T) {
@@ -42,7 +45,7 @@ func TestUDPSession(t *testing.T) {
 		r.engine.socket(1).sink.Failed(errRefused)
 		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close", "2 open 192.0.2.1:53", "2 < a")
 	})
-	t.Run("a socket it has left is deaf", func(t *testing.T) {
+	t.Run("ignores what arrives on an earlier socket", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"})
 		client := new(udpClient)
 		r.deliver(1, client, "a")
@@ -55,7 +58,7 @@ func TestUDPSession(t *testing.T) {
 }
 
 func TestUDPReplier(t *testing.T) {
-	t.Run("the latest gets the answers, the old one is released", func(t *testing.T) {
+	t.Run("the latest gets the answers, the earlier one is released", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		one, two := new(udpClient), new(udpClient)
 		r.deliver(1, one, "a", "b")
@@ -77,23 +80,23 @@ func TestUDPReplier(t *testing.T) {
 		client := &udpClient{onReply: func([]byte) { began <- true; <-finish }}
 		r.deliver(1, client, "a")
 		go func() { r.engine.socket(1).answer("A"); close(done) }()
-		receiveFrom(t, "reply", began)
+		relaytest.Receive(t, "reply", began)
 		r.service.Close()
 		client.wantReleased(t, 0)
 		close(finish)
-		receiveFrom(t, "end of reply", done)
+		relaytest.Receive(t, "end of reply", done)
 		client.wants(t, "A")
 		client.wantReleased(t, 1)
 	})
 	t.Run("is released without a lock held", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		again := new(udpClient)
-		client := &udpClient{onRelease: func() { r.deliver(1, again, "b") }} // would deadlock
+		client := &udpClient{onRelease: func() { r.deliver(1, again, "b") }} // deadlocks if a lock is held
 		r.deliver(1, client, "a")
 		r.session(1).end(evictedForRoom)
 		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close", "2 open 192.0.2.1:53", "2 < b")
 	})
-	t.Run("is not kept waiting by another client's", func(t *testing.T) {
+	t.Run("does not wait for the Replier of another client", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		hang, done := make(chan bool), make(chan bool)
 		slow, quick := &udpClient{onReply: func([]byte) { <-hang }}, new(udpClient)
@@ -101,19 +104,19 @@ func TestUDPReplier(t *testing.T) {
 		r.deliver(2, quick, "b")
 		go func() { r.engine.socket(1).answer("A"); close(done) }()
 		r.engine.socket(2).answer("B")
-		r.deliver(1, slow, "c") // not even its own datagrams wait
+		r.deliver(1, slow, "c") // datagrams of the same client do not wait either
 		quick.wants(t, "B")
 		close(hang)
-		receiveFrom(t, "slow reply", done)
+		relaytest.Receive(t, "slow reply", done)
 	})
 }
 
 func TestUDPLookup(t *testing.T) {
-	t.Run("keeps nobody waiting", func(t *testing.T) {
+	t.Run("does not delay Deliver", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"hangs.example:53"})
 			r.resolver.set("hangs.example", hangAnswer)
-			r.deliver(1, new(udpClient), "a", "b") // must return
+			r.deliver(1, new(udpClient), "a", "b") // returns
 			synctest.Wait()
 			r.engine.wants(t)
 			other := newUDPRig(t, []string{"quick.example:53"})
@@ -122,13 +125,13 @@ func TestUDPLookup(t *testing.T) {
 			other.engine.wants(t, "1 open 192.0.2.1:53", "1 < c")
 		})
 	})
-	t.Run("that hangs for one session delays no other of the service", func(t *testing.T) {
+	t.Run("that hangs for one session does not delay another of the service", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"hangs.example:53"})
 			r.resolver.set("hangs.example", hangAnswer)
 			r.deliver(1, new(udpClient), "a")
 			synctest.Wait()
-			r.resolver.setCached("hangs.example", "192.0.2.1") // as if somebody else had brought the answer
+			r.resolver.setCached("hangs.example", "192.0.2.1") // as if another lookup had succeeded
 			client := new(udpClient)
 			r.deliver(2, client, "b")
 			r.engine.wants(t, "1 open 192.0.2.1:53", "1 < b")
@@ -148,7 +151,7 @@ func TestUDPLookup(t *testing.T) {
 			synctest.Wait()
 			r.engine.wants(t, want...)
 			if n := len(r.resolver.questions("a.example")); n != 1 {
-				t.Fatalf("%d questions, want 1", n)
+				t.Fatalf("%d lookups, want 1", n)
 			}
 		})
 	})
@@ -158,7 +161,7 @@ func TestUDPLookup(t *testing.T) {
 			r.resolver.set("hangs.example", hangAnswer)
 			r.deliver(1, new(udpClient), "a")
 			synctest.Wait()
-			r.service.Close() // a goroutine left over would be a deadlock of the bubble
+			r.service.Close() // a goroutine that does not end would deadlock the bubble
 			r.wantSessions(0)
 		})
 	})
@@ -192,5 +195,42 @@ func TestUDPClose(t *testing.T) {
 	r.deliver(1, late, "b")
 	late.wantReleased(t, 1)
 	r.wantSessions(0)
-	r.service.Close() // twice is as good as once
+	r.service.Close() // closing again does nothing
+}
+
+func TestUDPQueue(t *testing.T) {
+	t.Run("holds 64 datagrams; further ones are dropped and counted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newUDPRig(t, []string{"a.example:53"})
+			found := make(chan bool)
+			r.resolver.set("a.example", waitAnswer(found, "192.0.2.1"))
+			want := []string{"1 open 192.0.2.1:53"}
+			for i := range 70 {
+				r.deliver(1, new(udpClient), fmt.Sprint(i))
+				if i < 64 {
+					want = append(want, fmt.Sprintf("1 < %d", i))
+				}
+			}
+			if got := r.service.floods.totalOf(queueFull); got != 6 {
+				t.Fatalf("%d counted, want 6", got)
+			}
+			close(found)
+			synctest.Wait()
+			r.deliver(1, new(udpClient), "after")
+			r.engine.wants(t, append(want, "1 < after")...)
+		})
+	})
+	t.Run("holds 1 MiB", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newUDPRig(t, []string{"a.example:53"})
+			r.resolver.set("a.example", hangAnswer)
+			big := strings.Repeat("x", 60_000)
+			for range 30 {
+				r.deliver(1, new(udpClient), big)
+			}
+			if got := r.service.floods.totalOf(queueFull); got != 30-(1<<20)/60_000 {
+				t.Fatalf("%d counted", got)
+			}
+		})
+	})
 }

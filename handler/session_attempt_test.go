@@ -9,18 +9,18 @@ import (
 )
 
 func TestUDPStrikes(t *testing.T) {
-	t.Run("one: the same backend, a fresh lookup, a fresh socket", func(t *testing.T) {
+	t.Run("first strike: same backend, new lookup, new socket", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"a.example:53", "192.0.2.9:53"})
 			r.resolver.setCached("a.example", "192.0.2.1")
 			client := new(udpClient)
 			r.deliver(1, client, "a", "b")
-			r.resolver.set("a.example", addrsAnswer("192.0.2.2")) // it has moved
+			r.resolver.set("a.example", addrsAnswer("192.0.2.2")) // its address has changed
 			r.engine.socket(1).sink.Failed(errRefused)
 			synctest.Wait()
 			r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 < b", "1 close", "2 open 192.0.2.2:53", "2 < a", "2 < b")
 			if q := r.resolver.questions("a.example"); len(q) != 1 || q[0].method != "refresh" {
-				t.Fatalf("asked %v, want one refresh", q)
+				t.Fatalf("lookups %v, want one refresh", q)
 			}
 			r.wantStrikes("a.example:53", 1, upstream.Struck)
 			r.engine.socket(2).answer("A")
@@ -28,7 +28,7 @@ func TestUDPStrikes(t *testing.T) {
 			r.wantStrikes("a.example:53", 0, upstream.Up)
 		})
 	})
-	t.Run("two: the next backend, datagrams sent again there in order", func(t *testing.T) {
+	t.Run("second strike: next backend, datagrams sent again in order", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"})
 		client := new(udpClient)
 		r.deliver(1, client, "a", "b")
@@ -45,16 +45,16 @@ func TestUDPStrikes(t *testing.T) {
 		r.engine.socket(3).answer("A")
 		client.wants(t, "A")
 	})
-	t.Run("a socket made is no success", func(t *testing.T) {
+	t.Run("an open socket is not a success", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		r.deliver(1, new(udpClient), "a")
 		r.engine.socket(1).sink.Failed(errRefused)
-		r.deliver(2, new(udpClient), "b") // opens a socket meanwhile
+		r.deliver(2, new(udpClient), "b") // opens another socket
 		r.wantStrikes("192.0.2.1:53", 1, upstream.Struck)
 		r.engine.socket(2).sink.Failed(errRefused)
 		r.wantStrikes("192.0.2.1:53", 0, upstream.Down)
 	})
-	t.Run("a hundred sessions that fail together are two strikes, one move", func(t *testing.T) {
+	t.Run("100 sessions that fail together cause two strikes and one move", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"})
 			for i := range 100 {
@@ -87,7 +87,7 @@ func TestUDPFailureOfEstablishedSession(t *testing.T) {
 		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a")
 		return r, client
 	}
-	t.Run("moves on with what was not answered", func(t *testing.T) {
+	t.Run("unanswered datagrams are sent to the next backend", func(t *testing.T) {
 		r, client := established(t)
 		r.deliver(1, client, "b", "c")
 		r.engine.socket(1).sink.Failed(errRefused)
@@ -98,7 +98,7 @@ func TestUDPFailureOfEstablishedSession(t *testing.T) {
 		r.engine.socket(3).answer("B")
 		client.wants(t, "B")
 	})
-	t.Run("a late ICMP message with nothing outstanding is ignored", func(t *testing.T) {
+	t.Run("a late ICMP error is ignored if no datagram is unanswered", func(t *testing.T) {
 		r, client := established(t)
 		r.engine.socket(1).sink.Failed(errRefused)
 		r.engine.wants(t)
@@ -106,7 +106,7 @@ func TestUDPFailureOfEstablishedSession(t *testing.T) {
 		r.deliver(1, client, "b")
 		r.engine.wants(t, "1 < b")
 	})
-	t.Run("a late ICMP message that a send reports is no strike: sent again", func(t *testing.T) {
+	t.Run("a late ICMP error that a send returns is no strike, and the datagram is sent again", func(t *testing.T) {
 		r, client := established(t)
 		failures := 1
 		r.engine.onSend = func(*fakeSocket, []byte) error {
@@ -119,7 +119,7 @@ func TestUDPFailureOfEstablishedSession(t *testing.T) {
 		r.engine.wants(t, "1 < b: "+errRefused.Error(), "1 < b")
 		r.wantStrikes("192.0.2.1:53", 0, upstream.Up)
 	})
-	t.Run("a send that fails for an outstanding datagram did not send", func(t *testing.T) {
+	t.Run("a send that fails because of an unanswered datagram did not send", func(t *testing.T) {
 		r, client := established(t)
 		r.deliver(1, client, "b")
 		r.engine.onSend = func(s *fakeSocket, d []byte) error {
@@ -132,7 +132,7 @@ func TestUDPFailureOfEstablishedSession(t *testing.T) {
 		r.engine.wants(t, "1 < b", "1 < c: "+errRefused.Error(), "1 close", "2 open 192.0.2.1:53", "2 < b", "2 < c")
 		r.wantStrikes("192.0.2.1:53", 1, upstream.Struck)
 	})
-	t.Run("comes back round: what one answer settled is forgotten", func(t *testing.T) {
+	t.Run("a backend can be tried again after an answer of another one", func(t *testing.T) {
 		r, client := established(t)
 		r.deliver(1, client, "b")
 		r.engine.socket(1).sink.Failed(errRefused)
@@ -141,7 +141,7 @@ func TestUDPFailureOfEstablishedSession(t *testing.T) {
 		r.deliver(1, client, "c")
 		r.engine.socket(3).sink.Failed(errRefused)
 		r.engine.socket(4).sink.Failed(errRefused)
-		r.engine.socket(5).answer("C") // the first one, which had been given up
+		r.engine.socket(5).answer("C") // the first backend, which was demoted
 		client.wants(t, "B", "C")
 		if got := r.engine.socket(5).addr.String(); got != "192.0.2.1:53" {
 			t.Fatalf("served by %s", got)
@@ -150,8 +150,8 @@ func TestUDPFailureOfEstablishedSession(t *testing.T) {
 	})
 }
 
-func TestUDPSendsAgain(t *testing.T) {
-	t.Run("the last 16, not older", func(t *testing.T) {
+func TestUDPResend(t *testing.T) {
+	t.Run("the last 16, not older ones", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		for i := range 40 {
 			r.deliver(1, new(udpClient), fmt.Sprint(i))
@@ -164,7 +164,7 @@ func TestUDPSendsAgain(t *testing.T) {
 		}
 		r.engine.wants(t, want...)
 	})
-	t.Run("the last 64 KiB, not older", func(t *testing.T) {
+	t.Run("the last 64 KiB, not older ones", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		var sent []string
 		r.engine.onSend = func(s *fakeSocket, d []byte) error { sent = append(sent, string(d[:1])); return nil }
@@ -178,7 +178,7 @@ func TestUDPSendsAgain(t *testing.T) {
 			t.Fatal(got)
 		}
 	})
-	t.Run("nothing that was answered", func(t *testing.T) {
+	t.Run("no answered ones", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		r.deliver(1, new(udpClient), "a")
 		r.engine.socket(1).answer("A")
@@ -189,7 +189,7 @@ func TestUDPSendsAgain(t *testing.T) {
 }
 
 func TestUDPDemotionByOthers(t *testing.T) {
-	t.Run("sessions that wait on a silent backend move on at once", func(t *testing.T) {
+	t.Run("sessions that wait for an answer move on at once", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"})
 			r.deliver(1, new(udpClient), "a")
@@ -204,11 +204,11 @@ func TestUDPDemotionByOthers(t *testing.T) {
 			waiting.wants(t, "B")
 		})
 	})
-	t.Run("sessions that wait for its name do, too", func(t *testing.T) {
+	t.Run("sessions that wait for the lookup move on at once", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"a.example:53", "192.0.2.2:53"})
 			r.resolver.set("a.example", hangAnswer)
-			r.deliver(2, new(udpClient), "b") // looks up
+			r.deliver(2, new(udpClient), "b") // waits for the lookup
 			synctest.Wait()
 			r.resolver.setCached("a.example", "192.0.2.1")
 			r.deliver(1, new(udpClient), "a")
@@ -221,7 +221,7 @@ func TestUDPDemotionByOthers(t *testing.T) {
 			}
 		})
 	})
-	t.Run("sessions that owe nothing stay where they are", func(t *testing.T) {
+	t.Run("sessions that do not wait stay with the backend", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"})
 			served := new(udpClient)

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// A panic ends the session that met it, with one ERROR line and the stack.
-// Other sessions go on, and no lock is left held.
+// A panic ends the session that caused it, with one ERROR line that has the
+// stack. Other sessions continue, and no lock stays locked.
 func TestUDPPanic(t *testing.T) {
-	// meet makes session 1 run into the panic that where describes.
-	for where, meet := range map[string]func(r *udpRig){
+	// cause makes the call named where panic for session 1.
+	for where, cause := range map[string]func(r *udpRig){
 		"Replier.Reply": func(r *udpRig) {
 			r.deliver(1, &udpClient{onReply: func([]byte) { panic("Reply panics") }}, "a")
 			r.engine.socket(r.engine.opened).answer("A")
@@ -30,7 +30,7 @@ func TestUDPPanic(t *testing.T) {
 			r.deliver(1, new(udpClient), "a")
 		},
 		"Engine.Open after an eviction": func(r *udpRig) {
-			r.deliver(2, new(udpClient), "will go")
+			r.deliver(2, new(udpClient), "evicted")
 			calls := 0
 			r.engine.onOpen = func(netip.AddrPort) error {
 				if calls++; calls == 1 {
@@ -49,7 +49,7 @@ func TestUDPPanic(t *testing.T) {
 			r.engine.onClose = func() { panic("Close panics") }
 			r.session(1).end(evictedForRoom)
 		},
-		"Socket.Send by a timer": func(r *udpRig) {
+		"Socket.Send, called by a timer": func(r *udpRig) {
 			first := r.engine.opened + 1
 			r.engine.onSend = func(s *fakeSocket, _ []byte) error {
 				if s.number > first {
@@ -60,11 +60,11 @@ func TestUDPPanic(t *testing.T) {
 			r.deliver(1, new(udpClient), "a")
 			time.Sleep(time.Second)
 		},
-		"Socket.Send by a demotion": func(r *udpRig) {
+		"Socket.Send, called after a demotion": func(r *udpRig) {
 			r.deliver(1, new(udpClient), "a")
 			r.engine.onSend = func(*fakeSocket, []byte) error { panic("Send panics") }
 			r.demote("a.example:53", 1)
-			r.service.sessions.leave(r.service.Pool.Backend("a.example:53"))
+			r.service.sessions.leaveDemoted(r.service.Pool.Backend("a.example:53"))
 		},
 	} {
 		t.Run(where, func(t *testing.T) {
@@ -75,17 +75,17 @@ func TestUDPPanic(t *testing.T) {
 				r.deliver(0, bystander, "hello")
 				r.engine.socket(1).answer("HELLO")
 
-				meet(r)
+				cause(r)
 				synctest.Wait()
 				line := r.line("relay ended by a panic")
-				if stack, _ := line.ContextMap()["stack"].(string); !strings.Contains(stack, "udp_panic_test.go") && !strings.Contains(stack, "panicAnswer") {
-					t.Errorf("stack does not say where:\n%s", stack)
+				if stack, _ := line.ContextMap()["stack"].(string); !strings.Contains(stack, "session_panic_test.go") && !strings.Contains(stack, "panicAnswer") {
+					t.Errorf("the stack does not contain the test:\n%s", stack)
 				}
 				if got := line.ContextMap()["client"]; got != udpKey(1).Client.String() {
 					t.Errorf("client %v", got)
 				}
 				if r.session(1) != nil {
-					t.Error("the session is still there")
+					t.Error("the session has not ended")
 				}
 
 				r.engine.onOpen, r.engine.onSend, r.engine.onClose = nil, nil, nil
@@ -94,7 +94,7 @@ func TestUDPPanic(t *testing.T) {
 				r.engine.socket(1).answer("YES")
 				bystander.wants(t, "HELLO", "YES")
 				again := new(udpClient)
-				r.deliver(1, again, "b") // the same client begins anew
+				r.deliver(1, again, "b") // the same client gets a new session
 				r.engine.socket(r.engine.opened).answer("B")
 				again.wants(t, "B")
 				r.service.Close()

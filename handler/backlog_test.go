@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -8,7 +9,7 @@ import (
 	"testing"
 )
 
-// texts are the datagrams of a backlog.
+// texts returns the datagrams of a backlog.
 func (b *backlog) texts() []string {
 	list := make([]string, len(b.datagrams))
 	for i, d := range b.datagrams {
@@ -17,12 +18,13 @@ func (b *backlog) texts() []string {
 	return list
 }
 
-func (b *backlog) held() int {
-	held := 0
+// retained returns the bytes of memory that a backlog refers to.
+func (b *backlog) retained() int {
+	n := 0
 	for _, d := range b.datagrams[:cap(b.datagrams)] {
-		held += cap(d)
+		n += cap(d)
 	}
-	return held
+	return n
 }
 
 func TestBacklogBounds(t *testing.T) {
@@ -35,16 +37,16 @@ func TestBacklogBounds(t *testing.T) {
 			}
 		}
 		if b.add(nil) {
-			t.Fatal("the 65th was taken")
+			t.Fatal("the 65th datagram was accepted")
 		}
 	})
-	t.Run("a mebibyte, to the byte", func(t *testing.T) {
+	t.Run("1 MiB, to the byte", func(t *testing.T) {
 		var b backlog
 		for range 32 {
 			b.add(kib(32))
 		}
 		if b.bytes != 1<<20 || b.add([]byte("x")) {
-			t.Fatalf("%d bytes, and one more taken", b.bytes)
+			t.Fatalf("%d bytes, and one more was accepted", b.bytes)
 		}
 		if !b.add(nil) {
 			t.Fatal("an empty datagram needs no room")
@@ -73,26 +75,26 @@ func TestBacklogBounds(t *testing.T) {
 			t.Fatalf("%d kept of %d bytes", len(b.datagrams), b.bytes)
 		}
 	})
-	t.Run("clear gives the memory of a burst back", func(t *testing.T) {
+	t.Run("clear frees the memory of a burst", func(t *testing.T) {
 		var b backlog
 		b.add(kib(60))
-		b.add(kib(1)) // small ones behind a big one: its memory is held until
-		b.add(kib(4)) // it is trimmed, and beyond the length after that
+		b.add(kib(1)) // small datagrams after a large one: the large one's memory is in use until
+		b.add(kib(4)) // it is trimmed, and then beyond the slice's length
 		b.trim()
 		b.add([]byte("x"))
 		b.clear()
-		if b.held() > keepBytes {
-			t.Fatalf("%d bytes held", b.held())
+		if b.retained() > retainedBytes {
+			t.Fatalf("%d bytes retained", b.retained())
 		}
 	})
-	t.Run("also when one small datagram is left", func(t *testing.T) {
+	t.Run("clear frees the memory if one small datagram is left", func(t *testing.T) {
 		var b backlog
 		b.add(kib(63))
 		b.add(kib(2))
 		b.trim()
 		b.clear()
-		if b.held() > keepBytes {
-			t.Fatalf("%d bytes held", b.held())
+		if b.retained() > retainedBytes {
+			t.Fatalf("%d bytes retained", b.retained())
 		}
 	})
 	t.Run("clear keeps what the next small datagram needs", func(t *testing.T) {
@@ -104,7 +106,7 @@ func TestBacklogBounds(t *testing.T) {
 	})
 }
 
-// Whatever is done to it, a backlog holds what a plain list would.
+// A backlog holds the same datagrams as a simple list, after random operations.
 func TestBacklogModel(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	var b backlog
@@ -121,7 +123,7 @@ func TestBacklogModel(t *testing.T) {
 			d := strings.Repeat(string(rune('a'+step%26)), random.IntN(1<<random.IntN(17)))
 			room := len(model) < 64 && (len(model) == 0 || size()+len(d) <= 1<<20)
 			if b.add([]byte(d)) != room {
-				t.Fatalf("step %d: add said %v", step, !room)
+				t.Fatalf("step %d: add returned %v", step, !room)
 			}
 			if room {
 				model = append(model, d)
@@ -140,12 +142,40 @@ func TestBacklogModel(t *testing.T) {
 		default:
 			b.clear()
 			model = nil
-			if b.held() > keepBytes {
-				t.Fatalf("step %d: %d bytes held", step, b.held())
+			if b.retained() > retainedBytes {
+				t.Fatalf("step %d: %d bytes retained", step, b.retained())
 			}
 		}
 		if b.bytes != size() || step%16 == 0 && !slices.Equal(b.texts(), model) {
 			t.Fatalf("step %d: the backlog differs", step)
 		}
+	}
+}
+
+// addSent has the same result as add and trim, and copies only what it keeps.
+func TestBacklogAddSent(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	var kept, plain backlog
+	for range 3000 {
+		var sent [][]byte
+		size := []int{0, 10, 1400, 9000, 65507}[random.IntN(5)]
+		for i := range 1 + random.IntN(64) {
+			sent = append(sent, bytes.Repeat([]byte{byte(i)}, random.IntN(size+1)))
+		}
+		kept.addSent(sent)
+		for _, d := range sent {
+			plain.add(d)
+			plain.trim()
+		}
+		if !slices.Equal(kept.texts(), plain.texts()) || kept.bytes != plain.bytes {
+			t.Fatalf("%d datagrams with %d bytes are kept, want %d with %d",
+				len(kept.datagrams), kept.bytes, len(plain.datagrams), plain.bytes)
+		}
+	}
+	var b backlog
+	big := make([]byte, 1000)
+	b.addSent(slices.Repeat([][]byte{big}, 64))
+	if n := b.retained(); n > 2*resendLength*len(big) {
+		t.Errorf("%d bytes were copied", n)
 	}
 }

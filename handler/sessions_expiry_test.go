@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Whatever is pushed, taken and used in whatever order, first is the session
-// whose deadline is the earliest in truth.
-func TestExpiryFirstIsTheLongestIdle(t *testing.T) {
+// first returns the session that was really used least recently, after pushes,
+// removals and uses in random order.
+func TestExpiryFirst(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	relay := &Relay{opts: Options{IdleTimeout: time.Minute}}
 	var queue expiry
@@ -24,14 +24,14 @@ func TestExpiryFirstIsTheLongestIdle(t *testing.T) {
 			all = append(all, s)
 		case op < 4 && len(all) > 0:
 			i := random.IntN(len(all))
-			queue.take(all[i])
+			queue.remove(all[i])
 			all[i] = all[len(all)-1]
 			all = all[:len(all)-1]
-		case len(all) > 0: // a datagram, that the heap is not told of
+		case len(all) > 0: // a datagram, which the heap does not notice
 			all[random.IntN(len(all))].used.Store(now)
 		}
 		if random.IntN(3) > 0 {
-			continue // so that several changes gather
+			continue // let several changes accumulate
 		}
 		var want *session
 		for _, s := range all {
@@ -40,26 +40,26 @@ func TestExpiryFirstIsTheLongestIdle(t *testing.T) {
 			}
 		}
 		if got := queue.first(); got != want {
-			t.Fatalf("step %d: wrong session", step)
+			t.Fatalf("step %d: first returned the wrong session", step)
 		}
 		for i, s := range queue {
 			if s.index != i || s.queue != &queue {
-				t.Fatalf("step %d: the session at %d thinks it is at %d", step, i, s.index)
+				t.Fatalf("step %d: the session at %d has index %d", step, i, s.index)
 			}
 		}
 	}
 }
 
-func TestExpiryForgetsWhatItGaveUp(t *testing.T) {
+func TestExpiryReleasesRemovedSessions(t *testing.T) {
 	relay := &Relay{opts: Options{IdleTimeout: time.Minute}}
 	var queue expiry
 	if queue.first() != nil {
-		t.Fatal("first of none")
+		t.Fatal("an empty heap has a first session")
 	}
 	s := &session{relay: relay}
 	queue.push(s)
-	queue.take(s)
+	queue.remove(s)
 	if s.queue != nil || queue[:1][0] != nil {
-		t.Fatal("the heap holds on to a session that was taken")
+		t.Fatal("the heap still refers to a removed session")
 	}
 }

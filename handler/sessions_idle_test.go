@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 func TestUDPIdle(t *testing.T) {
@@ -19,7 +21,7 @@ func TestUDPIdle(t *testing.T) {
 			})
 		})
 	}
-	// endsAfter checks that the session ends then and no earlier.
+	// endsAfter checks that the session ends after d and no earlier.
 	endsAfter := func(t *testing.T, r *udpRig, d time.Duration) {
 		t.Helper()
 		time.Sleep(d - time.Nanosecond)
@@ -33,7 +35,7 @@ func TestUDPIdle(t *testing.T) {
 			t.Fatalf("reason %v", why)
 		}
 	}
-	bubble("a session that got no answer", func(t *testing.T, r *udpRig) {
+	bubble("a session without an answer", func(t *testing.T, r *udpRig) {
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		endsAfter(t, r, idle)
@@ -42,12 +44,12 @@ func TestUDPIdle(t *testing.T) {
 		time.Sleep(3 * idle)
 		r.wantLines("relay ended", 1)
 	})
-	bubble("a session that got one", func(t *testing.T, r *udpRig) {
+	bubble("a session with an answer", func(t *testing.T, r *udpRig) {
 		r.deliver(1, new(udpClient), "a")
 		r.engine.socket(1).answer("A")
 		endsAfter(t, r, idle)
 	})
-	bubble("datagrams from the backend alone keep it", func(t *testing.T, r *udpRig) {
+	bubble("datagrams from the backend keep it alive", func(t *testing.T, r *udpRig) {
 		r.deliver(1, new(udpClient), "subscribe")
 		for range 10 {
 			time.Sleep(idle - time.Second)
@@ -55,14 +57,14 @@ func TestUDPIdle(t *testing.T) {
 		}
 		endsAfter(t, r, idle)
 	})
-	bubble("datagrams from the client alone keep it", func(t *testing.T, r *udpRig) {
+	bubble("datagrams from the client keep it alive", func(t *testing.T, r *udpRig) {
 		for range 10 {
 			r.deliver(1, new(udpClient), "log line")
 			time.Sleep(idle - time.Second)
 		}
 		endsAfter(t, r, time.Second)
 	})
-	bubble("many end in the order in which they were last used", func(t *testing.T, r *udpRig) {
+	bubble("sessions end in the order of their last use", func(t *testing.T, r *udpRig) {
 		var mu sync.Mutex
 		var ended []int
 		const n = 100
@@ -75,7 +77,7 @@ func TestUDPIdle(t *testing.T) {
 		for i := 1; i < n; i += 2 {
 			want = append(want, i)
 		}
-		for i := n - 2; i >= 0; i -= 2 { // used again, backwards, one way or the other
+		for i := n - 2; i >= 0; i -= 2 { // used again in reverse order, by an answer or by the client
 			if i%4 == 0 {
 				r.engine.socket(i + 1).answer("A")
 			} else {
@@ -91,11 +93,11 @@ func TestUDPIdle(t *testing.T) {
 			t.Fatalf("ended in the order %v, want %v", ended, want)
 		}
 	})
-	bubble("a datagram at that very moment: the session lives or the next one has it", func(t *testing.T, r *udpRig) {
+	bubble("a datagram at the moment of expiry is sent, by this session or the next one", func(t *testing.T, r *udpRig) {
 		for i := range 50 {
 			r.deliver(i, new(udpClient), "a")
 		}
-		time.Sleep(idle) // the sweep and the deliveries run side by side now
+		time.Sleep(idle) // the sweep and the deliveries run concurrently now
 		for i := range 50 {
 			r.deliver(i, new(udpClient), fmt.Sprint(i))
 		}
@@ -115,30 +117,30 @@ func TestUDPIdle(t *testing.T) {
 			}
 		}
 	})
-	bubble("a session woken while it was swept stays in order", func(t *testing.T, r *udpRig) {
+	bubble("a session that is used during the sweep keeps its order", func(t *testing.T, r *udpRig) {
 		r.deliver(1, new(udpClient), "a")
 		time.Sleep(time.Second)
 		table, s := r.service.sessions, r.session(1)
 		s.used.Add(-int64(idle)) // due now
 		table.takeIdle()
-		s.touch() // just after the sweep has taken it
+		s.touch() // just after takeIdle
 		if s.endIfIdle() {
-			t.Fatal("ended although it is not idle")
+			t.Fatal("the session ended although it is not idle")
 		}
 		table.putBack(s)
 		endsAfter(t, r, idle)
 	})
-	bubble("no timer is left after the last session", func(t *testing.T, r *udpRig) {
+	bubble("the timer stops after the last session", func(t *testing.T, r *udpRig) {
 		r.deliver(1, new(udpClient), "a")
 		r.deliver(2, new(udpClient), "b")
 		table := r.service.sessions
 		r.session(1).end(responsesReached)
 		if table.due == 0 {
-			t.Fatal("no timer for the other one")
+			t.Fatal("no timer for the other session")
 		}
 		r.session(2).end(responsesReached)
 		if table.due != 0 || table.timer.Stop() {
-			t.Fatal("a timer is left")
+			t.Fatal("the timer still runs")
 		}
 		r.deliver(3, new(udpClient), "c")
 		endsIn := time.Now().Add(idle)
@@ -146,15 +148,15 @@ func TestUDPIdle(t *testing.T) {
 		synctest.Wait()
 		r.wantSessions(0)
 		if time.Now().After(endsIn) || table.due != 0 || table.timer.Stop() {
-			t.Fatal("a timer is left after the sweep")
+			t.Fatal("the timer still runs after the sweep")
 		}
 	})
 }
 
-// Datagrams of both directions meet an idle timeout so short that it falls due
-// all the time. Nothing may be lost, ended twice or left behind.
+// Datagrams in both directions, with an idle timeout so short that it expires all
+// the time. No datagram is lost, and each session ends once.
 func TestUDPIdleRace(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	const clients, datagrams = 8, 3000
 	r := newUDPRig(t, []string{"192.0.2.1:53"}, func(o *Options) { o.IdleTimeout = 50 * time.Microsecond })
 	r.engine.quiet = true
@@ -173,7 +175,7 @@ func TestUDPIdleRace(t *testing.T) {
 			for n := range datagrams {
 				r.deliver(i, client, "a")
 				if n%10 == 0 {
-					time.Sleep(50 * time.Microsecond) // not for a result: to meet the sweep
+					time.Sleep(50 * time.Microsecond) // gives the sweep time to run
 				}
 			}
 		})
@@ -182,7 +184,7 @@ func TestUDPIdleRace(t *testing.T) {
 	if got := sent.Load(); got != clients*datagrams {
 		t.Fatalf("%d datagrams reached a backend, want %d", got, clients*datagrams)
 	}
-	eventually(t, "all sessions idle", func() bool { _, n := r.service.Active(); return n == 0 })
-	eventually(t, "all sockets closed", func() bool { open, _ := r.engine.sockets(); return open == 0 })
-	eventually(t, "a release for each session", func() bool { return released.Load() == int64(r.engine.opened) })
+	relaytest.Eventually(t, "the end of all sessions", func() bool { _, n := r.service.Active(); return n == 0 })
+	relaytest.Eventually(t, "all sockets to be closed", func() bool { open, _ := r.engine.sockets(); return open == 0 })
+	relaytest.Eventually(t, "a release for each session", func() bool { return released.Load() == int64(r.engine.opened) })
 }

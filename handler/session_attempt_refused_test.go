@@ -66,7 +66,7 @@ func TestUDPRefusedLogsOnceASecond(t *testing.T) {
 }
 
 func TestUDPDownBackend(t *testing.T) {
-	t.Run("has one attempt a client, and is not reported again", func(t *testing.T) {
+	t.Run("gets one attempt per client, and no further strikes", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		r.demote("192.0.2.1:53", upstream.UDP)
 		r.deliver(1, new(udpClient), "a")
@@ -77,7 +77,7 @@ func TestUDPDownBackend(t *testing.T) {
 			t.Fatalf("%+v", s)
 		}
 	})
-	t.Run("has another one if its addresses have changed", func(t *testing.T) {
+	t.Run("gets a second attempt if its addresses changed", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"a.example:53"})
 			r.demote("a.example:53", upstream.UDP)
@@ -89,7 +89,7 @@ func TestUDPDownBackend(t *testing.T) {
 			r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close", "2 open 192.0.2.2:53", "2 < a")
 		})
 	})
-	t.Run("and none if they have not", func(t *testing.T) {
+	t.Run("gets no second attempt if its addresses did not change", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"a.example:53"})
 			r.demote("a.example:53", upstream.UDP)
@@ -99,11 +99,11 @@ func TestUDPDownBackend(t *testing.T) {
 			synctest.Wait()
 			r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close")
 			if q := r.resolver.questions("a.example"); len(q) != 1 || q[0].method != "refresh" {
-				t.Fatalf("asked %v, want one refresh", q)
+				t.Fatalf("lookups %v, want one refresh", q)
 			}
 		})
 	})
-	t.Run("its first answer is its recovery", func(t *testing.T) {
+	t.Run("recovers with its first answer", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		r.demote("192.0.2.1:53", upstream.UDP)
 		r.deliver(1, new(udpClient), "a", "b")
@@ -112,7 +112,7 @@ func TestUDPDownBackend(t *testing.T) {
 		r.engine.socket(1).answer("B")
 		r.wantLines("backend recovered", 1)
 	})
-	t.Run("drained ones are not tried", func(t *testing.T) {
+	t.Run("is not tried while it is drained", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		r.drainAll()
 		r.deliver(1, new(udpClient), "a")

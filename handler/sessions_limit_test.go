@@ -12,53 +12,53 @@ import (
 	"go.uber.org/zap"
 )
 
-func TestUDPBound(t *testing.T) {
-	bound := func(n int) func(*Options) { return func(o *Options) { o.MaxUDPSessions = n } }
-	// who lists the clients that have a session.
-	who := func(r *udpRig, of int) string {
+func TestUDPSessionLimit(t *testing.T) {
+	limitTo := func(n int) func(*Options) { return func(o *Options) { o.MaxUDPSessions = n } }
+	// clientsOf lists the clients, of the first n, that have a session.
+	clientsOf := func(r *udpRig, n int) string {
 		var b strings.Builder
-		for i := range of {
+		for i := range n {
 			if r.session(i) != nil {
 				fmt.Fprintf(&b, "%d ", i)
 			}
 		}
 		return strings.TrimSpace(b.String())
 	}
-	t.Run("the longest idle that had no answer goes first", func(t *testing.T) {
+	t.Run("the longest-idle session without an answer is evicted first", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			r := newUDPRig(t, []string{"192.0.2.1:53"}, bound(4))
+			r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(4))
 			clients := make([]udpClient, 10)
 			deliver := func(i int) { r.deliver(i, &clients[i], "a"); time.Sleep(time.Millisecond) }
 			for i := range 4 {
 				deliver(i)
 			}
-			r.engine.socket(1).answer("A") // to client 0, which is now in use longest ago but served
+			r.engine.socket(1).answer("A") // to client 0, which is idle longest but has an answer
 			r.engine.socket(3).answer("A") // to client 2
 			time.Sleep(time.Millisecond)
 			deliver(1)
 			deliver(4) // evicts 3: 1 was used again
-			if got := who(r, 10); got != "0 1 2 4" {
-				t.Fatalf("left: %s", got)
+			if got := clientsOf(r, 10); got != "0 1 2 4" {
+				t.Fatalf("clients with a session: %s", got)
 			}
 			clients[3].wantReleased(t, 1)
 			deliver(5) // evicts 1
 			deliver(6) // evicts 4
-			if got := who(r, 10); got != "0 2 5 6" {
-				t.Fatalf("left: %s", got)
+			if got := clientsOf(r, 10); got != "0 2 5 6" {
+				t.Fatalf("clients with a session: %s", got)
 			}
 			r.engine.socket(6).answer("A")
 			r.engine.socket(7).answer("A")
 			deliver(0)
-			deliver(7) // all were answered: the longest idle of all, 2
-			if got := who(r, 10); got != "0 5 6 7" {
-				t.Fatalf("left: %s", got)
+			deliver(7) // all have an answer: evicts the longest-idle one, 2
+			if got := clientsOf(r, 10); got != "0 5 6 7" {
+				t.Fatalf("clients with a session: %s", got)
 			}
 		})
 	})
-	t.Run("exactly, in whatever order they were used", func(t *testing.T) {
+	t.Run("exactly, after uses in random order", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			const n = 50
-			r := newUDPRig(t, []string{"192.0.2.1:53"}, bound(n))
+			r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(n))
 			r.engine.quiet = true
 			random := rand.New(rand.NewPCG(1, 2))
 			type use struct {
@@ -81,14 +81,14 @@ func TestUDPBound(t *testing.T) {
 					}
 					r.deliver(next, new(udpClient), "a")
 					used[next] = use{at: time.Now()}
-				} else { // an old one, either way
+				} else { // a known client: an answer or a datagram from it
 					for i, u := range used {
 						s := r.session(i)
 						if random.IntN(3) == 0 {
-							s.flow.Datagrams([][]byte{[]byte("A")})
+							s.socket.Datagrams([][]byte{[]byte("A")})
 							u.answered = true
 						} else {
-							r.deliver(i, s.way.Replier, "a")
+							r.deliver(i, s.replier.Replier, "a")
 						}
 						u.at = time.Now()
 						used[i] = u
@@ -97,16 +97,16 @@ func TestUDPBound(t *testing.T) {
 				}
 				for i := range used {
 					if r.session(i) == nil {
-						t.Fatalf("step %d: the session of %d went", next, i)
+						t.Fatalf("step %d: the session of client %d was evicted", next, i)
 					}
 				}
 				r.wantSessions(len(used))
 			}
 		})
 	})
-	t.Run("evictions are one line a second, with a count", func(t *testing.T) {
+	t.Run("evictions are logged once per second, with a count", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			r := newUDPRig(t, []string{"192.0.2.1:53"}, bound(1))
+			r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(1))
 			for i := range 100 {
 				r.deliver(i, new(udpClient), "a")
 			}
@@ -118,9 +118,9 @@ func TestUDPBound(t *testing.T) {
 			}
 		})
 	})
-	t.Run("a flood of keys keeps the table and the memory at it", func(t *testing.T) {
+	t.Run("a flood of clients does not grow the table or the memory", func(t *testing.T) {
 		const limit, keys = 1000, 200_000
-		r := newUDPRig(t, []string{"192.0.2.1:53"}, bound(limit), func(o *Options) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(limit), func(o *Options) {
 			o.Log = o.Log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))
 		})
 		r.engine.quiet = true
@@ -139,7 +139,7 @@ func TestUDPBound(t *testing.T) {
 			r.deliver(i, client, "a")
 		}
 		if grown := heap() - before; grown > 1<<20 {
-			t.Errorf("%d bytes more for the same table", grown)
+			t.Errorf("the heap grew by %d bytes for the same number of sessions", grown)
 		}
 		r.wantSessions(limit)
 		open, most := r.engine.sockets()
@@ -149,42 +149,5 @@ func TestUDPBound(t *testing.T) {
 		if got := r.service.floods.totalOf(evicted); got != keys-limit {
 			t.Errorf("%d evictions counted, want %d", got, keys-limit)
 		}
-	})
-}
-
-func TestUDPQueue(t *testing.T) {
-	t.Run("64 datagrams wait, the next is dropped and counted", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			r := newUDPRig(t, []string{"a.example:53"})
-			found := make(chan bool)
-			r.resolver.set("a.example", waitAnswer(found, "192.0.2.1"))
-			want := []string{"1 open 192.0.2.1:53"}
-			for i := range 70 {
-				r.deliver(1, new(udpClient), fmt.Sprint(i))
-				if i < 64 {
-					want = append(want, fmt.Sprintf("1 < %d", i))
-				}
-			}
-			if got := r.service.floods.totalOf(queueFull); got != 6 {
-				t.Fatalf("%d counted, want 6", got)
-			}
-			close(found)
-			synctest.Wait()
-			r.deliver(1, new(udpClient), "after")
-			r.engine.wants(t, append(want, "1 < after")...)
-		})
-	})
-	t.Run("or a mebibyte", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			r := newUDPRig(t, []string{"a.example:53"})
-			r.resolver.set("a.example", hangAnswer)
-			big := strings.Repeat("x", 60_000)
-			for range 30 {
-				r.deliver(1, new(udpClient), big)
-			}
-			if got := r.service.floods.totalOf(queueFull); got != 30-(1<<20)/60_000 {
-				t.Fatalf("%d counted", got)
-			}
-		})
 	})
 }

@@ -1,0 +1,299 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/internal/dial"
+	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// This file contains a session's attempts on backends: one round after another,
+// each of which may try every backend. All of it runs under session.mu, except
+// for waiting for a lookup.
+
+// refusedFor is how long the datagrams of a refused client are dropped. The next
+// datagram after that starts a new round.
+const refusedFor = time.Second
+
+// maxEvictions bounds the sessions that are evicted for one attempt. If there is
+// still no free port or descriptor, evicting more will not help.
+const maxEvictions = 3
+
+var (
+	errReplyTimeout = errors.New("no answer in time")
+	errGivenUp      = errors.New("demoted by other clients' failures")
+)
+
+// startRoundLocked starts a round: every backend may be tried again.
+func (s *session) startRoundLocked() {
+	s.phase, s.walk, s.lastErr = searching, s.relay.service.Pool.Walk(upstream.UDP), errNoBackend
+	s.nextBackendLocked()
+}
+
+// resumeLocked starts an attempt on the backend that has answered so far, for a
+// datagram that is about to be sent to it.
+func (s *session) resumeLocked(now time.Time) {
+	s.since, s.failed, s.evictions = now, nil, 0
+	s.attempt = s.walk.Resume(s.attempt.Backend, s.since)
+	s.startWaitingLocked()
+}
+
+// nextBackendLocked starts an attempt on the next backend, or refuses the client
+// if all were tried.
+func (s *session) nextBackendLocked() {
+	if attempt, ok := s.walk.Next(time.Now()); ok {
+		s.startAttemptLocked(attempt, query{})
+		return
+	}
+	s.refuseLocked(s.lastErr)
+}
+
+func (s *session) refuseLocked(why error) {
+	s.stopAttemptLocked()
+	s.phase, s.refusedUntil = refused, time.Now().Add(refusedFor)
+	s.waiting, s.requests, s.answers = false, 0, 0
+	s.backlog.clear()
+	s.note(refusedUDP, zap.Error(why))
+}
+
+// startAttemptLocked starts an attempt. Cached addresses are used at once.
+func (s *session) startAttemptLocked(a upstream.Attempt, q query) {
+	s.stopAttemptLocked()
+	s.phase, s.attempt, s.waiting, s.evictions = searching, a, true, 0
+	if q.how == cached || a.Backend.IP.IsValid() {
+		if addrs, ok := s.relay.known(a.Backend); ok {
+			s.resolvedLocked(q.choose(addrs, a.Backend, upstream.UDP))
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), s.relay.opts.ConnectTimeout, errConnectTimeout)
+	s.cancelLookup = cancel
+	go s.lookup(ctx, cancel, a, q)
+}
+
+// lookup resolves the name of a backend. Its goroutine ends with the answer, at
+// the connect timeout or with the attempt.
+func (s *session) lookup(ctx context.Context, cancel context.CancelFunc, a upstream.Attempt, q query) {
+	defer s.guard()
+	defer cancel()
+	addrs, err := s.relay.resolve(ctx, a.Backend, upstream.UDP, q)
+	s.lock()
+	defer s.unlock()
+	if s.phase == searching && s.attempt == a {
+		s.resolvedLocked(addrs, err)
+	}
+}
+
+func (s *session) resolvedLocked(addrs []netip.Addr, err error) {
+	s.addrs, s.at, s.failed, s.since = addrs, 0, nil, time.Now()
+	if err != nil {
+		s.attemptFailedLocked(err)
+		return
+	}
+	s.openLocked()
+}
+
+// openLocked opens a socket to the first of the attempt's addresses, from the
+// current one on, for which that succeeds, and sends the backlog. The attempt
+// fails if there is none.
+func (s *session) openLocked() {
+	for ; s.at < len(s.addrs); s.at++ {
+		b := &backendSocket{session: s}
+		conn, err := s.relay.opts.UDP.Open(netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port), b)
+		if err == nil {
+			b.conn = conn
+			s.socket, s.phase = b, open
+			s.hasSocket.Store(true)
+			s.tallyLocked().enter()
+			s.startWaitingLocked()
+			s.sendBacklogLocked()
+			return
+		}
+		if netio.Classify(err) == netio.Exhausted {
+			s.makeRoomLocked(err)
+			return
+		}
+		s.addFailureLocked(err)
+	}
+	s.at = max(len(s.addrs)-1, 0)
+	s.attemptFailedLocked(s.failed)
+}
+
+// addFailureLocked adds the error of one address to the attempt's error.
+func (s *session) addFailureLocked(err error) {
+	if s.failed == nil {
+		s.failed = new(dial.Error)
+	}
+	s.failed.Add(err)
+}
+
+// makeRoomLocked evicts the longest-idle session, because this one found no free
+// port or descriptor. That is not the backend's fault, and another backend would
+// not help.
+func (s *session) makeRoomLocked(why error) {
+	s.note(lackOfOwn, zap.Error(why))
+	if s.evictions >= maxEvictions {
+		s.refuseLocked(why)
+		return
+	}
+	s.evictions++
+	a := s.attempt
+	s.afterUnlock(func() { s.makeRoom(a, why) })
+}
+
+func (s *session) makeRoom(a upstream.Attempt, why error) {
+	victim := s.relay.service.sessions.evictWithSocket()
+	if victim != nil {
+		victim.end(evictedForRoom)
+	}
+	s.lock()
+	defer s.unlock()
+	switch {
+	case s.phase != searching || s.attempt != a: // the attempt has ended meanwhile
+	case victim == nil:
+		s.refuseLocked(why)
+	default:
+		s.openLocked()
+	}
+}
+
+// socketFailedLocked tries the attempt's next address after the socket failed.
+// If there is none, the attempt fails.
+func (s *session) socketFailedLocked(err error) {
+	if !s.waiting {
+		return // a late error of a datagram that was answered all the same
+	}
+	s.addFailureLocked(err)
+	s.stopAttemptLocked()
+	s.phase = searching
+	s.at++
+	s.openLocked()
+}
+
+// attemptFailedLocked records a failed attempt, and starts the next one as the
+// two-strike rule says.
+func (s *session) attemptFailedLocked(err error) {
+	a := s.attempt
+	s.lastErr = fmt.Errorf("backend %s: %w", a.Backend.Text, err)
+	o := outcome{attempt: a, tried: s.addrs, since: s.since, took: time.Since(a.Began), err: err}
+	if s.at < len(s.addrs) {
+		o.addr = s.addrs[s.at]
+	}
+	s.recordAttemptLocked(o)
+	verdict, change := s.relay.failed(&s.walk, o, upstream.UDP, &s.key.Client)
+	if change.Demoted {
+		// On a goroutine of its own: this may be a listener's goroutine, and there may be many sessions.
+		go s.relay.service.sessions.leaveDemoted(a.Backend)
+	}
+	if verdict != upstream.Next {
+		if again, ok := s.walk.Again(a, time.Now()); ok {
+			s.startAttemptLocked(again, o.again(verdict))
+			return
+		}
+		s.walk.Exhaust(a.Backend)
+	}
+	s.nextBackendLocked()
+}
+
+// leaveDemoted starts an attempt on the next backend if the session waits for an
+// answer of a backend that was demoted since its attempt began.
+func (s *session) leaveDemoted(b *upstream.Backend) {
+	defer s.guard()
+	s.lock()
+	defer s.unlock()
+	if !s.waiting || s.attempt.Backend != b {
+		return
+	}
+	select {
+	case <-s.attempt.Demoted():
+		s.lastErr = fmt.Errorf("backend %s: %w", b.Text, errGivenUp)
+		s.walk.Exhaust(b)
+		s.nextBackendLocked()
+	default: // the attempt began after the demotion
+	}
+}
+
+// stopAttemptLocked closes the socket, cancels the lookup and stops the timer.
+func (s *session) stopAttemptLocked() {
+	if s.cancelLookup != nil {
+		s.cancelLookup()
+		s.cancelLookup = nil
+	}
+	if s.replyTimer != nil {
+		s.replyTimer.Stop()
+	}
+	if b := s.socket; b != nil {
+		s.socket = nil
+		s.hasSocket.Store(false)
+		s.tallyLocked().leave()
+		b.conn.Close()
+	}
+}
+
+// startWaitingLocked starts waiting for an answer.
+func (s *session) startWaitingLocked() {
+	s.waiting = true
+	if timeout := s.replyTimeoutLocked(); timeout > 0 {
+		s.waitingSince = time.Now()
+		if s.replyTimer == nil {
+			s.replyTimer = time.AfterFunc(timeout, s.checkReplyTimeout)
+			return
+		}
+		s.replyTimer.Reset(timeout)
+	}
+}
+
+// stopWaitingLocked stops waiting for an answer.
+func (s *session) stopWaitingLocked() {
+	s.waiting = false
+	if s.replyTimer != nil {
+		s.replyTimer.Stop()
+	}
+}
+
+// backendAnsweredLocked ends the attempt with a success.
+func (s *session) backendAnsweredLocked(now time.Time) {
+	s.stopWaitingLocked()
+	s.backlog.clear()
+	backend, addr := s.attempt.Backend, s.addrs[s.at]
+	o := outcome{attempt: s.attempt, addr: addr, took: now.Sub(s.attempt.Began)}
+	if s.answeredBy != backend {
+		s.recordAttemptLocked(o)
+		s.tallyLocked().connects.observe(o.took, now)
+	}
+	s.relay.succeeded(&s.walk, o, upstream.UDP, &s.key.Client, now, s.answeredBy == backend)
+	s.addrs, s.at = preferredFirst(s.addrs, addr), 0
+	if s.answeredBy == nil {
+		s.relay.service.sessions.moveToAnswered(s)
+	}
+	s.answeredBy = backend
+}
+
+// replyTimeoutLocked returns how long the current address has to answer: all
+// addresses of an attempt share its time. 0 means no limit.
+func (s *session) replyTimeoutLocked() time.Duration {
+	return s.relay.opts.UDPReplyTimeout / time.Duration(max(len(s.addrs), 1))
+}
+
+// checkReplyTimeout is called by replyTimer.
+func (s *session) checkReplyTimeout() {
+	defer s.guard()
+	s.lock()
+	defer s.unlock()
+	if s.phase != open || !s.waiting {
+		return
+	}
+	// The timer may have fired for an earlier attempt, before it was reset.
+	if left := s.replyTimeoutLocked() - time.Since(s.waitingSince); left > 0 {
+		s.replyTimer.Reset(left)
+		return
+	}
+	s.socketFailedLocked(errReplyTimeout)
+}

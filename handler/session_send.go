@@ -1,0 +1,110 @@
+package handler
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/internal/dgram"
+)
+
+// This file contains how a session sends datagrams to its backend.
+
+// sendBacklogLocked sends the whole backlog on a new socket. If the socket fails,
+// the next one sends the whole backlog again.
+func (s *session) sendBacklogLocked() {
+	for i := 0; i < len(s.backlog.datagrams); {
+		sent, err := s.sendLocked(s.backlog.datagrams[i:], i == 0)
+		i += sent
+		switch {
+		case err == nil:
+		case dgram.DatagramRejected(err):
+			s.dropLocked(dropped, s.backlog.datagrams[i], zap.Error(err))
+			s.countUpLocked()
+			s.backlog.remove(i)
+			s.requests--
+		default:
+			s.socketFailedLocked(err)
+			return
+		}
+	}
+	s.backlog.trim()
+	s.stopWaitingIfNothingSentLocked()
+}
+
+// forwardLocked sends datagrams from the client on the open socket, and keeps
+// copies in case another socket has to send them again. It returns how many
+// datagrams it has handled. The caller passes the others according to the phase,
+// which changes if the socket fails.
+func (s *session) forwardLocked(datagrams [][]byte, now time.Time) (handled int) {
+	if !s.waiting {
+		s.resumeLocked(now)
+	}
+	for handled < len(datagrams) {
+		sent, err := s.sendLocked(datagrams[handled:], len(s.backlog.datagrams) == 0)
+		s.backlog.addSent(datagrams[handled : handled+sent])
+		s.requests += int32(sent)
+		handled += sent
+		switch {
+		case err == nil:
+		case dgram.DatagramRejected(err):
+			s.dropLocked(dropped, datagrams[handled], zap.Error(err))
+			handled++
+		default:
+			s.backlog.add(datagrams[handled]) // there is room after addSent
+			s.requests++
+			s.socketFailedLocked(err)
+			return handled + 1
+		}
+	}
+	s.stopWaitingIfNothingSentLocked()
+	return handled
+}
+
+// sendLocked sends datagrams. allAnswered means that nothing sent on the socket
+// before is unanswered. An error of the first datagram then belongs to an earlier
+// one, which was answered all the same, so the first datagram is sent again.
+func (s *session) sendLocked(datagrams [][]byte, allAnswered bool) (sent int, err error) {
+	b := s.socket
+	if s.relay.opts.ProxyProtocol == ProxyProtocolV2 {
+		datagrams = s.addHeadersLocked(b, datagrams)
+	}
+	sent, err = b.conn.Send(datagrams)
+	if err != nil && sent == 0 && allAnswered && !dgram.DatagramRejected(err) {
+		sent, err = b.conn.Send(datagrams)
+	}
+	if sent > 0 && !b.headerSent {
+		b.headerSent = true // written once only: the other direction reads the same cache line
+	}
+	return sent, err
+}
+
+// addHeadersLocked returns the datagrams with the PROXY protocol header in front
+// of the socket's first datagram, or of each one if ProxyProtocolEvery is set.
+func (s *session) addHeadersLocked(b *backendSocket, datagrams [][]byte) [][]byte {
+	every := s.relay.opts.ProxyProtocolEvery
+	if b.headerSent && !every {
+		return datagrams
+	}
+	e := s.extrasLocked()
+	if e.header == nil {
+		e.header = s.relay.opts.ProxyProtocol.datagramHeader(s.key)
+	}
+	withHeaders := slices.Clone(datagrams)
+	for i, datagram := range datagrams {
+		withHeaders[i] = slices.Concat(e.header, datagram)
+		if !every {
+			break
+		}
+	}
+	return withHeaders
+}
+
+// stopWaitingIfNothingSentLocked stops waiting for an answer if no datagram
+// could be sent.
+func (s *session) stopWaitingIfNothingSentLocked() {
+	if len(s.backlog.datagrams) == 0 {
+		s.stopWaitingLocked()
+	}
+}
