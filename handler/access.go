@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"math"
 	"net"
 	"net/netip"
 	"time"
@@ -63,11 +64,12 @@ func (a attempted) MarshalLogObject(o zapcore.ObjectEncoder) error {
 	if a.err != nil {
 		o.AddString("error", a.err.Error())
 	}
-	o.AddFloat64("ms", milliseconds(a.took))
+	o.AddFloat64("ms", Milliseconds(a.took))
 	return nil
 }
 
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+// Milliseconds returns d in milliseconds, rounded to a microsecond.
+func Milliseconds(d time.Duration) float64 { return math.Round(d.Seconds()*1e6) / 1e3 }
 
 // logs says whether the relays of a network have their line.
 func (r *Relay) logs(n upstream.Network) bool {
@@ -91,7 +93,7 @@ func (r *Relay) accessed(a record) {
 	}
 	fields = append(fields,
 		zap.Array("attempts", a.tried),
-		zap.Float64("dial_ms", milliseconds(a.dialled)),
+		zap.Float64("dial_ms", Milliseconds(a.dialled)),
 		zap.Duration("duration", time.Since(a.began)),
 		zap.Int64("bytes_up", a.bytesUp),
 		zap.Int64("bytes_down", a.bytesDown))

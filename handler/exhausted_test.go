@@ -61,7 +61,7 @@ func TestUnreachableForUs(t *testing.T) {
 	before := newRig(t, []string{broadcast, live.String()})
 	bob, _ := before.client()
 	hear(t, bob, "live")
-	before.wantLines("attempt not counted", 1, "backend failed, first strike", 0, "order of backends changed", 0)
+	before.wantLines("attempt not counted", 1, "backend failed, first strike", 0, "backend order changed", 0)
 	if s := before.status(broadcast, upstream.TCP); s.Failed != 0 || s.State != upstream.Up {
 		t.Errorf("the backend is blamed: %+v", s)
 	}

@@ -40,8 +40,8 @@ var floodLines = [floodsLength]struct {
 	dropped:         {zapcore.DebugLevel, "datagrams dropped"},
 	tooManyTCP:      {zapcore.WarnLevel, "client refused, too many connections"},
 	tooManyUDP:      {zapcore.WarnLevel, "client refused, too many connections"},
-	tooManyOfOneTCP: {zapcore.WarnLevel, "client refused, too many connections of its address"},
-	tooManyOfOneUDP: {zapcore.WarnLevel, "client refused, too many connections of its address"},
+	tooManyOfOneTCP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
+	tooManyOfOneUDP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
 	lackOfOwn:       {zapcore.WarnLevel, "out of descriptors, memory or ports"},
 }
 

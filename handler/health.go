@@ -26,12 +26,14 @@ type HealthCheck struct {
 	Rise     int                // after so many probes in a row that found it well on all of them
 }
 
-// healthClient stands for the client where a probe met something.
-const healthClient = "health check"
+// healthCheckName takes the place of a client's address in the log and the
+// journal.
+const healthCheckName = "health check"
 
-type healthBy struct{}
+// healthCheckSource is the client of a probe's attempt.
+type healthCheckSource struct{}
 
-func (healthBy) String() string { return healthClient }
+func (healthCheckSource) String() string { return healthCheckName }
 
 var errHealthTimeout = errors.New("health check timeout")
 
@@ -101,11 +103,7 @@ func (p *patient) probe(ctx context.Context) {
 	}
 	p.run++
 	if c.check.Failback && p.run >= c.check.Rise {
-		change := c.relay.service.Pool.Failback(b)
-		if change.Order != nil {
-			c.relay.service.Journal.Add(Entry{Kind: KindFailback, Backend: b.Text, By: healthClient, Order: change.Order})
-		}
-		c.relay.reordered(change)
+		c.relay.logOrder(c.relay.service.failback(b))
 	}
 }
 
@@ -134,13 +132,13 @@ func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upst
 	for a, ok := walk.Next(time.Now()); ok; a, ok = walk.Again(a, time.Now()) {
 		o := c.attempt(ctx, a, n, q)
 		if o.err == nil {
-			r.succeeded(&walk, o, n, healthBy{}, time.Now(), false)
+			r.recordSuccess(&walk, o, n, healthCheckSource{}, time.Now(), false)
 			return !a.Second()
 		}
 		if ctx.Err() != nil {
 			return false // by our own end: nothing is known
 		}
-		verdict, change := r.failed(&walk, o, n, healthBy{})
+		verdict, change := r.recordFailure(&walk, o, n, healthCheckSource{})
 		if change.Demoted && n == upstream.UDP {
 			r.service.sessions.leave(b)
 		}

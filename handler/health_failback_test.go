@@ -24,14 +24,14 @@ func TestFailbackAfterRise(t *testing.T) {
 		probe()
 		r.wantFirst(second)
 	}
-	r.wantLines("backend recovered", 1, "order of backends changed", 0)
+	r.wantLines("backend recovered", 1, "backend order changed", 0)
 	probe()
 	r.wantFirst(first)
-	if got := fmt.Sprint(r.line("order of backends changed").ContextMap()["order"]); got != fmt.Sprint([]string{first, second}) {
+	if got := fmt.Sprint(r.line("backend order changed").ContextMap()["order"]); got != fmt.Sprint([]string{first, second}) {
 		t.Errorf("new order %s", got)
 	}
 	probe()
-	r.wantLines("order of backends changed", 1)
+	r.wantLines("backend order changed", 1)
 }
 
 func TestNoFailbackUnlessConfigured(t *testing.T) {

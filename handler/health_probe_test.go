@@ -44,7 +44,7 @@ func TestHealthRefused(t *testing.T) {
 			t.Errorf("%s: %v", message, line)
 		}
 	}
-	r.wantLines("order of backends changed", 1)
+	r.wantLines("backend order changed", 1)
 	s := r.status(dead, upstream.TCP)
 	if s.State != upstream.Down || s.LastFailure.Address != netip.MustParseAddrPort(dead) {
 		t.Errorf("%+v", s)

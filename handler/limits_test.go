@@ -80,7 +80,7 @@ func (r *rig) wantTurnedAway(server *tcpServer, key Key, refusal Refusal) {
 				want++
 			}
 			if count != want {
-				r.t.Errorf("%s: %d were refused by %s, want %d", upstream.Network(n), count, kind, want)
+				r.t.Errorf("%s: %d were refused by %s, want %d", n, count, kind, want)
 			}
 		}
 	}
@@ -128,7 +128,7 @@ func TestMaxConnectionsPerIP(t *testing.T) {
 	of := func(addr string) Key { return Key{Client: netip.MustParseAddrPort(addr), Local: local} }
 	first := r.wantServed(of("127.0.0.1:1")) // TCP clients of tests are there, too
 	r.wantTurnedAway(server, of("127.0.0.1:2"), RefusedTooManyIP)
-	r.wantLines("client refused, too many connections of its address", 2, "client refused", 0)
+	r.wantLines("client refused, too many connections from its address", 2, "client refused", 0)
 	r.wantTurnedAway(server, of("[::ffff:127.0.0.1]:3"), RefusedTooManyIP)
 	r.wantAnswered(of("127.0.0.2:1"))
 	r.wantAnswered(of("[2001:db8::1]:1"))

@@ -35,7 +35,7 @@ type query struct {
 }
 
 // errUnchanged is that of a lookup that was to bring other addresses and did not.
-var errUnchanged = errors.New("no other addresses")
+var errUnchanged = errors.New("addresses unchanged")
 
 // resolve gives a backend's addresses in the order to try them.
 func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Network, q query) (addrs []netip.Addr, err error) {

@@ -182,7 +182,7 @@ func (s *session) attemptFailedLocked(err error) {
 		o.addr = s.addrs[s.at]
 	}
 	s.recordLocked(o)
-	verdict, change := s.relay.failed(&s.walk, o, upstream.UDP, &s.key.Client)
+	verdict, change := s.relay.recordFailure(&s.walk, o, upstream.UDP, &s.key.Client)
 	if change.Demoted {
 		// Not here: this may be a listener's goroutine, and there may be many.
 		go s.relay.service.sessions.leave(a.Backend)
@@ -263,7 +263,7 @@ func (s *session) servedLocked(now time.Time) {
 		s.recordLocked(o)
 		s.tallyLocked().connects.observe(o.took, now)
 	}
-	s.relay.succeeded(&s.walk, o, upstream.UDP, &s.key.Client, now, s.served == backend)
+	s.relay.recordSuccess(&s.walk, o, upstream.UDP, &s.key.Client, now, s.served == backend)
 	s.addrs, s.at = preferredFirst(s.addrs, addr), 0
 	if s.served == nil {
 		s.relay.service.sessions.heard(s)

@@ -10,8 +10,8 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// networks is how many there are: [upstream.TCP] and [upstream.UDP].
-const networks = 2
+// networks is the number of networks of a backend.
+const networks = upstream.Network(len(upstream.Status{}.Networks))
 
 // Totals are what has passed since the service began.
 type Totals struct {

@@ -41,7 +41,7 @@ func TestFirstStrikeThenAgainThenNext(t *testing.T) {
 	first, second := r.line("backend failed, first strike"), r.line("backend failed, second strike")
 	wantAttemptLine(t, first.Entry.Level, zapcore.WarnLevel, first.ContextMap(), a, "127.0.0.1", dead, 1)
 	wantAttemptLine(t, second.Entry.Level, zapcore.WarnLevel, second.ContextMap(), a, "127.0.0.1", dead, 2)
-	order := r.line("order of backends changed")
+	order := r.line("backend order changed")
 	if got := fmt.Sprint(order.ContextMap()["order"]); got != fmt.Sprint([]string{live.String(), a}) {
 		t.Errorf("new order %s", got)
 	}
@@ -173,7 +173,7 @@ func TestAHundredClientsAreTwoStrikes(t *testing.T) {
 	}
 	all.Wait()
 	eventually(t, "all are connected", func() bool { return len(r.lines("connected")) == 100 })
-	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "order of backends changed", 1, "client refused", 0)
+	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "backend order changed", 1, "client refused", 0)
 }
 
 // Those who wait for a silent backend go on when others' failures demote it.

@@ -146,7 +146,7 @@ func (t *tcpRelay) Connected() stream.Totals {
 	a := t.takeFirst()
 	o := outcome{attempt: a.attempt, addr: a.addrs[0], tried: a.addrs, since: a.since, took: time.Since(a.attempt.Began)}
 	t.note(o)
-	t.relay.succeeded(&a.walk, o, upstream.TCP, t.client, time.Now(), false)
+	t.relay.recordSuccess(&a.walk, o, upstream.TCP, t.client, time.Now(), false)
 	return t.found(o)
 }
 
