@@ -20,17 +20,17 @@ func TestJournalKeepsTheLatest(t *testing.T) {
 		}
 		entries := j.Entries()
 		if len(entries) != min(added, journalSize) {
-			t.Errorf("%d of %d kept", len(entries), added)
+			t.Errorf("%d entries kept of %d", len(entries), added)
 		}
 		for i, e := range entries {
 			if want := fmt.Sprint(added - len(entries) + i); e.Cause != want || e.Time.IsZero() {
-				t.Fatalf("of %d, number %d is %+v, want %s", added, i, e, want)
+				t.Fatalf("of %d entries, number %d is %+v, want %s", added, i, e, want)
 			}
 		}
 	}
 }
 
-// What was handed out does not change with what is added later.
+// Entries that are added later do not change the returned ones.
 func TestJournalEntriesAreACopy(t *testing.T) {
 	var j Journal
 	for range 2 {
@@ -74,8 +74,9 @@ func TestJournalAddsWithoutAllocating(t *testing.T) {
 	}
 }
 
-// What is booked of an attempt's report, as the sentence that explains it.
-func TestJournalBooks(t *testing.T) {
+// Strikes, demotions and recoveries are recorded, other results of attempts are
+// not.
+func TestJournalOfAttempts(t *testing.T) {
 	pool := upstream.NewPool(backendAddresses(t, "db1:5432", "db2:5432"), 0, time.Now())
 	walk := pool.Walk(upstream.TCP)
 	attempt, _ := walk.Next(time.Now())
@@ -103,19 +104,19 @@ func TestJournalBooks(t *testing.T) {
 	} {
 		var j Journal
 		before := time.Now()
-		j.addAttemptLocked(test.change, test.o, test.n, named(test.by))
+		j.addAttemptLocked(test.change, test.o, test.n, clientName(test.by))
 		if test.want == "" {
 			if entries := j.Entries(); len(entries) != 0 {
-				t.Errorf("booked %v, want nothing", entries)
+				t.Errorf("entries %v, want none", entries)
 			}
 			continue
 		}
 		e := j.Entries()[0]
 		if e.Time.Before(before) || e.Time.After(time.Now()) {
-			t.Errorf("booked at %v", e.Time)
+			t.Errorf("entry of %v", e.Time)
 		}
 		if want := e.Time.UTC().Format(time.RFC3339) + " " + test.want; e.String() != want {
-			t.Errorf("booked as\n\t%s\nwant\n\t%s", e, want)
+			t.Errorf("entry\n\t%s\nwant\n\t%s", e, want)
 		}
 	}
 }
@@ -139,7 +140,7 @@ func TestEntryStrings(t *testing.T) {
 	}
 }
 
-// named is who it says it is.
-type named string
+// clientName is a client in a test.
+type clientName string
 
-func (n named) String() string { return string(n) }
+func (n clientName) String() string { return string(n) }

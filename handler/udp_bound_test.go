@@ -146,7 +146,7 @@ func TestUDPBound(t *testing.T) {
 		if open != limit || most > limit {
 			t.Errorf("%d sockets, at most %d at once, want %d", open, most, limit)
 		}
-		if got := r.service.floods.totalOf(evicted); got != keys-limit {
+		if got := r.service.floods.total(evicted); got != keys-limit {
 			t.Errorf("%d evictions counted, want %d", got, keys-limit)
 		}
 	})
@@ -165,7 +165,7 @@ func TestUDPQueue(t *testing.T) {
 					want = append(want, fmt.Sprintf("1 < %d", i))
 				}
 			}
-			if got := r.service.floods.totalOf(queueFull); got != 6 {
+			if got := r.service.floods.total(queueFull); got != 6 {
 				t.Fatalf("%d counted, want 6", got)
 			}
 			close(found)
@@ -182,7 +182,7 @@ func TestUDPQueue(t *testing.T) {
 			for range 30 {
 				r.deliver(1, new(udpClient), big)
 			}
-			if got := r.service.floods.totalOf(queueFull); got != 30-(1<<20)/60_000 {
+			if got := r.service.floods.total(queueFull); got != 30-(1<<20)/60_000 {
 				t.Fatalf("%d counted", got)
 			}
 		})
