@@ -28,6 +28,7 @@ var arrows = map[string][]string{
 	"internal/dial":      {"internal/netio"},
 	"internal/hook":      {},
 	"internal/listen":    {"internal/netio"},
+	"internal/loglimit":  {},
 	"internal/netio":     {},
 	"internal/relaytest": {},
 	"internal/stream":    {"internal/netio"},
