@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/async-relay/caddy-relay/internal/loglimit"
 	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
@@ -63,7 +64,7 @@ func TestFloodKinds(t *testing.T) {
 			})
 		}
 		all.Wait()
-		time.Sleep(2 * floodInterval)
+		time.Sleep(2 * loglimit.Interval)
 		synctest.Wait()
 		logged := make(map[string]uint64)
 		for _, line := range r.logs.All() {
@@ -89,7 +90,7 @@ func TestFloodKinds(t *testing.T) {
 
 func TestFloodLevels(t *testing.T) {
 	for kind, want := range map[flood]zapcore.Level{
-		refusedTCP: zapcore.ErrorLevel, refusedUDP: zapcore.ErrorLevel, evicted: zapcore.WarnLevel, resourcesExhausted: zapcore.WarnLevel,
+		refusedTCP: zapcore.ErrorLevel, refusedUDP: zapcore.ErrorLevel, evicted: zapcore.WarnLevel, exhausted: zapcore.WarnLevel,
 	} {
 		if got := floodLines[kind].level; got != want {
 			t.Errorf("%q is at %s, want %s", floodLines[kind].message, got, want)
@@ -106,7 +107,7 @@ func TestFloodAfterQuietSecond(t *testing.T) {
 			if got := len(r.lines("client refused")); got != i+1 {
 				t.Errorf("%d lines, want %d", got, i+1)
 			}
-			time.Sleep(floodInterval + time.Millisecond)
+			time.Sleep(loglimit.Interval + time.Millisecond)
 		}
 	})
 }

@@ -135,7 +135,7 @@ func (s *session) blameLocked(err error) {
 // makeRoomLocked has the longest-idle session ended for this one, which found
 // no port or descriptor left. It is no backend's fault, and none would help.
 func (s *session) makeRoomLocked(why error) {
-	s.note(resourcesExhausted, zap.Error(why))
+	s.note(exhausted, zap.Error(why))
 	if s.evictions >= maxEvictions {
 		s.refuseLocked(why)
 		return

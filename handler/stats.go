@@ -167,7 +167,7 @@ func (s *Service) stats(now time.Time, settle bool) Stats {
 		DroppedQueueFull: s.floods.total(queueFull),
 		DroppedRefused:   s.floods.total(dropped),
 	}
-	stats.Exhausted, stats.Evicted = s.floods.total(resourcesExhausted), s.floods.total(evicted)
+	stats.Exhausted, stats.Evicted = s.floods.total(exhausted), s.floods.total(evicted)
 
 	s.listBackends(&stats, now, settle)
 	for n := range networks {

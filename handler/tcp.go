@@ -269,7 +269,7 @@ func (t *tcpRelay) Ended(end stream.End) {
 		t.logRefused(end.Reason, err)
 		return
 	case end.Reason == stream.Exhausted:
-		t.relay.service.floods.note(t.relay.log, resourcesExhausted, zap.Stringer("network", upstream.TCP), zap.Error(end.Err))
+		t.relay.service.floods.note(t.relay.log, exhausted, zap.Stringer("network", upstream.TCP), zap.Error(end.Err))
 	}
 	t.logEnd(end)
 }
@@ -306,7 +306,7 @@ func (t *tcpRelay) logRefused(reason stream.Reason, err error) {
 		return
 	}
 	if dial.Class(err) == netio.Exhausted {
-		r.service.floods.note(r.log, resourcesExhausted, network, zap.Error(err))
+		r.service.floods.note(r.log, exhausted, network, zap.Error(err))
 	}
 	r.service.floods.note(r.log, refusedTCP, network, zap.Stringer("client", t.client), zap.Error(err))
 }
