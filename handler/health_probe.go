@@ -10,9 +10,21 @@ import (
 
 	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/upstream"
 )
 
 // This file is the network part of a health check.
+
+// Probe probes one address of a backend on network n. Unlike [Relay.CheckHealth]
+// it changes neither the queue nor the journal. If ctx ends first, the error is
+// the cause of its end.
+func (c *HealthCheck) Probe(ctx context.Context, n upstream.Network, addr netip.AddrPort) error {
+	if n == upstream.UDP {
+		return c.exchangeUDP(ctx, addr)
+	}
+	_, err := c.probeTCP(ctx, []netip.Addr{addr.Addr()}, addr.Port())
+	return err
+}
 
 // probeTCP connects to the first address that answers, and exchanges Send and
 // Expect there. It returns the address that was tried last.
@@ -38,7 +50,9 @@ func (c *HealthCheck) probeUDP(ctx context.Context, addrs []netip.Addr, port uin
 	failed := new(dial.Error)
 	for i, addr := range addrs {
 		share := time.Until(deadline) / time.Duration(len(addrs)-i)
-		err := c.exchangeUDP(ctx, netip.AddrPortFrom(addr, port), share)
+		ctx, cancel := context.WithTimeoutCause(ctx, share, errHealthTimeout)
+		err := c.exchangeUDP(ctx, netip.AddrPortFrom(addr, port))
+		cancel()
 		if err == nil {
 			return addr, nil
 		}
@@ -48,9 +62,7 @@ func (c *HealthCheck) probeUDP(ctx context.Context, addrs []netip.Addr, port uin
 }
 
 // exchangeUDP makes the exchange with one address.
-func (c *HealthCheck) exchangeUDP(ctx context.Context, addr netip.AddrPort, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errHealthTimeout)
-	defer cancel()
+func (c *HealthCheck) exchangeUDP(ctx context.Context, addr netip.AddrPort) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "udp", addr.String())
 	if err != nil {
