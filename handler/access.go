@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"math"
 	"net"
 	"net/netip"
 	"time"
@@ -11,7 +12,7 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// record is what the access log says of a relay.
+// record holds what the access log reports about a relay.
 type record struct {
 	network            upstream.Network
 	client, local      net.Addr
@@ -26,9 +27,10 @@ type record struct {
 	err                error
 }
 
-// tried are the attempts of a relay, for the access log.
+// tried lists the attempts of a relay, for the access log.
 type tried []attempted
 
+// attempted is the result of one attempt.
 type attempted struct {
 	backend string
 	address string
@@ -38,8 +40,8 @@ type attempted struct {
 
 func (t *tried) add(o outcome) {
 	a := attempted{backend: o.attempt.Backend.Text, err: o.err, took: o.took}
-	if o.addr.IsValid() {
-		a.address = netip.AddrPortFrom(o.addr, o.attempt.Backend.Port).String()
+	if addr := o.at(); addr.IsValid() {
+		a.address = addr.String()
 	}
 	*t = append(*t, a)
 }
@@ -63,18 +65,19 @@ func (a attempted) MarshalLogObject(o zapcore.ObjectEncoder) error {
 	if a.err != nil {
 		o.AddString("error", a.err.Error())
 	}
-	o.AddFloat64("ms", milliseconds(a.took))
+	o.AddFloat64("ms", Milliseconds(a.took))
 	return nil
 }
 
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+// Milliseconds returns d in milliseconds, rounded to a microsecond.
+func Milliseconds(d time.Duration) float64 { return math.Round(d.Seconds()*1e6) / 1e3 }
 
-// logs says whether the relays of a network have their line.
+// logs reports whether relays of network n get a line in the access log.
 func (r *Relay) logs(n upstream.Network) bool {
 	return r.opts.AccessLog != nil && (n == upstream.TCP || r.opts.AccessLogUDP)
 }
 
-// accessed writes a relay's line.
+// accessed writes the access log line of a relay that ended.
 func (r *Relay) accessed(a record) {
 	line := r.opts.AccessLog.Check(zapcore.InfoLevel, "relayed")
 	if line == nil {
@@ -91,7 +94,7 @@ func (r *Relay) accessed(a record) {
 	}
 	fields = append(fields,
 		zap.Array("attempts", a.tried),
-		zap.Float64("dial_ms", milliseconds(a.dialled)),
+		zap.Float64("dial_ms", Milliseconds(a.dialled)),
 		zap.Duration("duration", time.Since(a.began)),
 		zap.Int64("bytes_up", a.bytesUp),
 		zap.Int64("bytes_down", a.bytesDown))

@@ -11,21 +11,22 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// accessLog has a rig keep one, and gives its lines.
+// accessLog sets an access log in a relay's options and returns its lines.
 func accessLog(o *Options) *observer.ObservedLogs {
 	core, lines := observer.New(zapcore.DebugLevel)
 	o.AccessLog = zap.New(core)
 	return lines
 }
 
-// wantAccess waits for the only line of an access log and compares fields of
-// it; a nil is one that must not be there.
+// wantAccess waits for the only line of an access log, compares fields of it and
+// returns its attempts. A nil stands for a field that must be absent.
 func wantAccess(t *testing.T, lines *observer.ObservedLogs, want map[string]any) (attempts []map[string]any) {
 	t.Helper()
-	eventually(t, "a line in the access log", func() bool { return lines.Len() > 0 })
+	relaytest.Eventually(t, "a line in the access log", func() bool { return lines.Len() > 0 })
 	all := lines.TakeAll()
 	fields := all[0].ContextMap()
 	if len(all) != 1 || all[0].Message != "relayed" || all[0].Level != zapcore.InfoLevel {
@@ -40,7 +41,7 @@ func wantAccess(t *testing.T, lines *observer.ObservedLogs, want map[string]any)
 		t.Errorf("duration %v", fields["duration"])
 	}
 	if took, ok := fields["dial_ms"].(float64); !ok || took < 0 {
-		t.Errorf("dialled for %v", fields["dial_ms"])
+		t.Errorf("dial_ms %v", fields["dial_ms"])
 	}
 	for _, attempt := range fields["attempts"].([]any) {
 		one := attempt.(map[string]any)
@@ -52,8 +53,8 @@ func wantAccess(t *testing.T, lines *observer.ObservedLogs, want map[string]any)
 	return attempts
 }
 
-// wantAttempts compares the backends and addresses of attempts, all of which
-// but the last one must have failed.
+// wantAttempts compares the backends and addresses of attempts. All of them must
+// have failed, except the last one if succeeds is true.
 func wantAttempts(t *testing.T, got []map[string]any, succeeds bool, backends ...string) {
 	t.Helper()
 	if len(got) != len(backends) {
@@ -67,10 +68,10 @@ func wantAttempts(t *testing.T, got []map[string]any, succeeds bool, backends ..
 	}
 }
 
-// A relay's line has all that became of it: here after two strikes of a backend
-// that is dead, and then without.
-func TestAccessLogOfTCP(t *testing.T) {
-	noLeaks(t)
+// The line of a TCP relay has the client, the backend, the attempts and the
+// result: first after two strikes of a dead backend, then without a failure.
+func TestAccessLogTCP(t *testing.T) {
+	relaytest.NoLeaks(t)
 	dead := deadTCP(t, lo(t, 1)+":0")
 	live := serveTCP(t, lo(t, 2)+":0", echo)
 	var lines *observer.ObservedLogs
@@ -84,8 +85,8 @@ func TestAccessLogOfTCP(t *testing.T) {
 		if lines.Len() > 0 {
 			t.Error("a line before the end")
 		}
-		check(t, near.CloseWrite())
-		receiveFrom(t, "the end", done)
+		relaytest.Check(t, near.CloseWrite())
+		relaytest.Receive(t, "the end", done)
 		attempts := wantAccess(t, lines, map[string]any{
 			"service": "test", "network": "tcp", "client": near.LocalAddr().String(), "local": local,
 			"backend": live.String(), "address": live.String(), "bytes_up": int64(8), "bytes_down": int64(8),
@@ -99,15 +100,16 @@ func TestAccessLogOfTCP(t *testing.T) {
 	}
 }
 
-// Those who were refused have a line, too: by backends or for want of room.
-func TestAccessLogOfTheRefused(t *testing.T) {
-	noLeaks(t)
+// A refused client has a line too, whether no backend accepted it or a limit was
+// reached.
+func TestAccessLogRefusedClient(t *testing.T) {
+	relaytest.NoLeaks(t)
 	dead := deadTCP(t, lo(t, 1)+":0")
 	var lines *observer.ObservedLogs
 	r := newRig(t, []string{dead}, func(o *Options) { lines, o.MaxConnections = accessLog(o), 1 })
 	client, done := r.client()
 	wantEnding(t, "the client", client, "RST")
-	receiveFrom(t, "the end", done)
+	relaytest.Receive(t, "the end", done)
 	attempts := wantAccess(t, lines, map[string]any{
 		"client": client.LocalAddr().String(), "backend": "", "address": nil, "reason": string(refusedClient),
 		"bytes_up": int64(0), "bytes_down": int64(0),
@@ -119,17 +121,18 @@ func TestAccessLogOfTheRefused(t *testing.T) {
 		t.Fatal(refusal)
 	}
 	client, done = r.client()
-	wantEnding(t, "one too many", client, "RST")
-	receiveFrom(t, "the end", done)
+	wantEnding(t, "the client over the limit", client, "RST")
+	relaytest.Receive(t, "the end", done)
 	if attempts := wantAccess(t, lines, map[string]any{"backend": "", "reason": string(refusedClient)}); len(attempts) != 0 {
-		t.Errorf("attempts for one who was turned away: %v", attempts)
+		t.Errorf("attempts for a client over the limit: %v", attempts)
 	}
 	r.service.admission.leave(false, netip.Addr{})
 }
 
-// One that is cut while it searches has what was tried until then.
-func TestAccessLogOfTheCut(t *testing.T) {
-	noLeaks(t)
+// The line of a relay that is cut during its search has the attempts made until
+// then.
+func TestAccessLogCutDuringSearch(t *testing.T) {
+	relaytest.NoLeaks(t)
 	dead, silent := deadTCP(t, lo(t, 1)+":0"), newSilentTCP(t, lo(t, 2)+":0")
 	var lines *observer.ObservedLogs
 	r := newRig(t, []string{dead, silent.String()}, func(o *Options) { lines = accessLog(o) })
@@ -137,12 +140,12 @@ func TestAccessLogOfTheCut(t *testing.T) {
 	waitForSYN(t, silent.String())
 	r.service.Cut()
 	wantEnding(t, "the client", client, "RST")
-	receiveFrom(t, "the end", done)
+	relaytest.Receive(t, "the end", done)
 	wantAttempts(t, wantAccess(t, lines, map[string]any{"reason": string(removed), "backend": ""}), false, dead, dead)
 }
 
-// An attempt may come to its end while the relay's line is written.
-func TestAccessLogBesideAnAttempt(t *testing.T) {
+// An attempt may end while the relay's line is written.
+func TestAccessLogDuringAttempt(t *testing.T) {
 	var lines *observer.ObservedLogs
 	r := newRig(t, []string{"192.0.2.1:1"}, func(o *Options) { lines = accessLog(o) })
 	client := net.TCPAddrFromAddrPort(udpKey(1).Client)
@@ -155,14 +158,14 @@ func TestAccessLogBesideAnAttempt(t *testing.T) {
 		relay.note(outcome{attempt: a, err: errRefused})
 	}()
 	relay.log(record{why: shutdown})
-	receiveFrom(t, "the attempt", noted)
+	relaytest.Receive(t, "the attempt", noted)
 	wantAccess(t, lines, map[string]any{"reason": string(shutdown)})
 }
 
-// Sessions have theirs where that is asked for, with their datagrams.
-func TestAccessLogOfUDP(t *testing.T) {
+// UDP sessions have a line only if that is configured; it counts datagrams.
+func TestAccessLogUDP(t *testing.T) {
 	for _, wanted := range []bool{false, true} {
-		noLeaks(t)
+		relaytest.NoLeaks(t)
 		var lines *observer.ObservedLogs
 		r := newUDPRig(t, []string{"192.0.2.1:53", "192.0.2.2:53"}, func(o *Options) {
 			lines, o.AccessLogUDP = accessLog(o), wanted
@@ -176,7 +179,7 @@ func TestAccessLogOfUDP(t *testing.T) {
 		r.session(1).end(idleTimeout)
 		if !wanted {
 			if lines.Len() != 0 {
-				t.Errorf("%d lines that nobody asked for", lines.Len())
+				t.Errorf("%d lines without AccessLogUDP", lines.Len())
 			}
 			continue
 		}

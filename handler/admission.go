@@ -9,17 +9,17 @@ import (
 // admission counts the relays of a service, TCP and UDP together, against its
 // limits.
 type admission struct {
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	total int
-	byIP  map[netip.Addr]int // those that were admitted while there was a limit for each
+	byIP  map[netip.Addr]int // relays that were admitted while max_connections_per_ip was set
 }
 
-// ticket is what an admitted relay gives back at its end: whether it was
-// counted for its address.
+// ticket reports whether an admitted relay was counted against its address.
+// Pass it to leave.
 type ticket bool
 
-// admit says whether there is room for one more. If there is not, the refusal
-// says what is exhausted.
+// admit counts one more relay, unless a limit is reached: the refusal names that
+// limit then and is empty otherwise.
 func (a *admission) admit(opts *Options, ip netip.Addr) (ticket, Refusal) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -41,6 +41,7 @@ func (a *admission) admit(opts *Options, ip netip.Addr) (ticket, Refusal) {
 	return t, ""
 }
 
+// leave counts a relay that has ended.
 func (a *admission) leave(t ticket, ip netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -53,7 +54,7 @@ func (a *admission) leave(t ticket, ip netip.Addr) {
 	}
 }
 
-// ipOf is the address without its port; not valid where there is none.
+// ipOf returns the IP address of addr; invalid if addr has none.
 func ipOf(addr net.Addr) netip.Addr {
 	if tcp, ok := addr.(*net.TCPAddr); ok {
 		return tcp.AddrPort().Addr().Unmap()

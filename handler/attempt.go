@@ -98,7 +98,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 			t.pending--
 			t.note(o)
 			if o.err == nil {
-				t.relay.succeeded(&t.walk, o, upstream.TCP, t.client, time.Now(), false)
+				t.relay.recordSuccess(&t.walk, o, upstream.TCP, t.client, time.Now(), false)
 				return o, nil
 			}
 			last = fmt.Errorf("backend %s: %w", o.attempt.Backend.Text, o.err)
@@ -148,7 +148,7 @@ func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query, from 
 
 // failed goes on after an attempt that failed.
 func (t *attempts) failed(ctx context.Context, o outcome) {
-	verdict, _ := t.relay.failed(&t.walk, o, upstream.TCP, t.client)
+	verdict, _ := t.relay.recordFailure(&t.walk, o, upstream.TCP, t.client)
 	if o.attempt != t.current {
 		return // the client waits on another backend already
 	}

@@ -7,20 +7,20 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// Event is a change of a service's backends that somebody outside may want to
-// be told of.
+// Event is a change of a service's backends that is reported to the observer of the
+// service.
 type Event struct {
 	Type      EventType
 	Time      time.Time
 	Network   upstream.Network
 	Backend   *upstream.Backend // nil for [AllBackendsUnavailable]
-	Address   netip.Addr        // the one that was tried; not valid if there was none
-	Failures  int               // strikes that made it so
-	Available int               // backends that work, by now
-	Total     int               // backends
+	Address   netip.Addr        // the address that was tried; invalid if there was none
+	Failures  int               // strikes that led to the event
+	Available int               // backends that are available now
+	Total     int               // number of backends
 }
 
-// EventType names an event as the original's hooks do.
+// EventType names an event, with the same words as async-relay's event hooks.
 type EventType string
 
 // The events.
@@ -30,7 +30,8 @@ const (
 	AllBackendsUnavailable EventType = "all_backends_unavailable"
 )
 
-// announce tells the service's observer what a report changed.
+// announce passes the change that an attempt caused to the service's observer,
+// as events.
 func (s *Service) announce(change upstream.Change, o outcome, n upstream.Network) {
 	if s.observe == nil {
 		return

@@ -10,16 +10,17 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/async-relay/caddy-relay/internal/loglimit"
 	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
-// A flood of refused clients is a line a second, and each is counted.
-func TestRefusalsAreALineASecond(t *testing.T) {
+// Refused clients are all counted but logged only once per second.
+func TestRefusalsLoggedOncePerSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"drained.test:80"})
 		r.drainAll()
 		began := time.Now()
-		for i := range 10_000 { // in ten seconds, and none as a second ends
+		for i := range 10_000 { // within ten seconds, none at the end of a second
 			near, far := net.Pipe()
 			r.relay.ServeTCP(t.Context(), stream.Client{Conn: far})
 			_ = near.Close()
@@ -40,22 +41,22 @@ func TestRefusalsAreALineASecond(t *testing.T) {
 				t.Errorf("line %d is %v after the one before", i, line.Time.Sub(lines[i-1].Time))
 			}
 		}
-		if total != 10_000 || r.service.floods.totalOf(refusedTCP) != 10_000 {
-			t.Errorf("%d are told of, %d counted", total, r.service.floods.totalOf(refusedTCP))
+		if total != 10_000 || r.service.floods.total(refusedTCP) != 10_000 {
+			t.Errorf("%d logged, %d counted, want 10000", total, r.service.floods.total(refusedTCP))
 		}
 	})
 }
 
-// Whoever notes at once, and however the seconds fall: nothing is lost, and
-// each kind has a line of its own, at its own level.
-func TestFloodsOfEachKind(t *testing.T) {
+// Events of all kinds from several goroutines are all logged, with the message of
+// their kind.
+func TestFloodKinds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"a.test:80"})
 		var all sync.WaitGroup
 		for range 10 {
 			all.Go(func() {
 				for range 100 {
-					for kind := range floodsLength {
+					for kind := range floodKinds {
 						r.service.floods.note(r.relay.log, kind, zap.String("from", floodLines[kind].message))
 					}
 					time.Sleep(37 * time.Millisecond)
@@ -63,25 +64,25 @@ func TestFloodsOfEachKind(t *testing.T) {
 			})
 		}
 		all.Wait()
-		time.Sleep(2 * floodEvery)
+		time.Sleep(2 * loglimit.Interval)
 		synctest.Wait()
-		told := make(map[string]uint64)
+		logged := make(map[string]uint64)
 		for _, line := range r.logs.All() {
 			fields := line.ContextMap()
-			told[line.Message] += fields["count"].(uint64)
+			logged[line.Message] += fields["count"].(uint64)
 			if fields["from"] != line.Message || fields["service"] != "test" || fields["count"] == uint64(0) {
 				t.Errorf("%s: %v", line.Message, fields)
 			}
 		}
 		for _, line := range floodLines {
 			want := uint64(0)
-			for _, other := range floodLines { // those of TCP and of UDP share their message
+			for _, other := range floodLines { // TCP and UDP share their messages
 				if other.message == line.message {
 					want += 1000
 				}
 			}
-			if told[line.message] != want {
-				t.Errorf("%d times %q, want %d", told[line.message], line.message, want)
+			if logged[line.message] != want {
+				t.Errorf("%d times %q, want %d", logged[line.message], line.message, want)
 			}
 		}
 	})
@@ -89,7 +90,7 @@ func TestFloodsOfEachKind(t *testing.T) {
 
 func TestFloodLevels(t *testing.T) {
 	for kind, want := range map[flood]zapcore.Level{
-		refusedTCP: zapcore.ErrorLevel, refusedUDP: zapcore.ErrorLevel, evicted: zapcore.WarnLevel, lackOfOwn: zapcore.WarnLevel,
+		refusedTCP: zapcore.ErrorLevel, refusedUDP: zapcore.ErrorLevel, evicted: zapcore.WarnLevel, exhausted: zapcore.WarnLevel,
 	} {
 		if got := floodLines[kind].level; got != want {
 			t.Errorf("%q is at %s, want %s", floodLines[kind].message, got, want)
@@ -97,8 +98,8 @@ func TestFloodLevels(t *testing.T) {
 	}
 }
 
-// After a quiet second the next event is told of at once.
-func TestFloodIsOver(t *testing.T) {
+// After a quiet second the next event is logged at once.
+func TestFloodAfterQuietSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"a.test:80"})
 		for i := range 3 {
@@ -106,7 +107,7 @@ func TestFloodIsOver(t *testing.T) {
 			if got := len(r.lines("client refused")); got != i+1 {
 				t.Errorf("%d lines, want %d", got, i+1)
 			}
-			time.Sleep(floodEvery + time.Millisecond)
+			time.Sleep(loglimit.Interval + time.Millisecond)
 		}
 	})
 }

@@ -13,57 +13,60 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// HealthCheck says how the backends of a service are probed, and when a
-// demoted one is moved back. Its durations are longer than 0.
+// HealthCheck configures how the backends of a service are probed, and when a
+// demoted backend is moved back. Its durations must be positive.
 type HealthCheck struct {
-	Interval time.Duration // between the beginnings of two probes of a backend, give or take a tenth
-	Timeout  time.Duration // of one attempt, lookup included; a probe makes a second one where a client would
-	Send     []byte        // what the backend is sent; none: a TCP connect will do, and UDP is not probed
-	Expect   []byte        // must be part of the answer; none: any answer to Send will do
+	Interval time.Duration // from the start of one probe of a backend to the next, plus or minus a tenth
+	Timeout  time.Duration // of one attempt, lookup included; a probe makes a second attempt where a client would
+	Send     []byte        // sent to the backend; empty: TCP is probed by a connect alone, UDP is not probed
+	Expect   []byte        // must occur in the answer; empty: any answer to Send passes
 
-	Networks []upstream.Network // those that are probed
-	Failback bool               // a demoted backend returns to its configured place
-	Rise     int                // after so many probes in a row that found it well on all of them
+	Networks []upstream.Network // to probe
+	Failback bool               // move a demoted backend back to its configured position
+	Rise     int                // successful probes in a row before a failback
 }
 
-// healthClient stands for the client where a probe met something.
-const healthClient = "health check"
+// healthCheckName stands in the log and the journal where a client's address
+// does otherwise.
+const healthCheckName = "health check"
 
-type healthBy struct{}
+// healthCheckSource is the client of a probe's attempt.
+type healthCheckSource struct{}
 
-func (healthBy) String() string { return healthClient }
+func (healthCheckSource) String() string { return healthCheckName }
 
 var errHealthTimeout = errors.New("health check timeout")
 
-// CheckHealth probes the backends of the service, whatever their condition,
-// and books what comes of it as clients' attempts are. It follows the queue
-// through reloads, and returns when ctx has ended and with it the last probe;
-// at once if there is nothing to probe.
+// CheckHealth probes the backends of the service, also those that are down or
+// drained, and records the results like those of clients' attempts. It follows
+// the queue through reloads. It returns when ctx has ended and the last probe
+// with it, or at once if no network can be probed.
 func (r *Relay) CheckHealth(ctx context.Context, check HealthCheck) {
 	c := newHealthChecker(r, check)
 	if len(c.networks) == 0 {
 		return
 	}
-	s := schedule{interval: check.Interval, backends: c.backends, attend: c.attend}
+	s := schedule{interval: check.Interval, backends: c.backends, start: c.start}
 	s.run(ctx)
 }
 
-// healthChecker probes for a service. Its fields are set once.
+// healthChecker runs the health check of a service. Its fields are set once.
 type healthChecker struct {
 	relay    *Relay
 	check    HealthCheck
-	networks []upstream.Network // those that can be probed
+	networks []upstream.Network // without those that cannot be probed
 }
 
 func newHealthChecker(r *Relay, check HealthCheck) *healthChecker {
-	// The patience with a lookup is a part of the time for an attempt.
+	// The check's own timeout also bounds how long a lookup may take before a
+	// stale answer is used (Relay.patience).
 	opts := r.opts
 	opts.ConnectTimeout = check.Timeout
-	blind := func(n upstream.Network) bool { return n == upstream.UDP && len(check.Send) == 0 }
-	return &healthChecker{relay: New(r.service, opts), check: check, networks: slices.DeleteFunc(slices.Clone(check.Networks), blind)}
+	unprobeable := func(n upstream.Network) bool { return n == upstream.UDP && len(check.Send) == 0 }
+	return &healthChecker{relay: New(r.service, opts), check: check, networks: slices.DeleteFunc(slices.Clone(check.Networks), unprobeable)}
 }
 
-// backends are those of the queue, as it is now.
+// backends returns the backends in the queue.
 func (c *healthChecker) backends() []*upstream.Backend {
 	list := c.relay.service.Pool.Snapshot(time.Now())
 	backends := make([]*upstream.Backend, len(list))
@@ -73,56 +76,55 @@ func (c *healthChecker) backends() []*upstream.Backend {
 	return backends
 }
 
-// attend begins with a backend. What it gives is one probe, with what came of
-// it, and is called by one goroutine.
-func (c *healthChecker) attend(b *upstream.Backend) func(context.Context) {
-	p := &patient{checker: c, backend: b, demotions: b.Demotions()}
-	return p.probe
+// start returns a function that probes the backend once and records the result.
+// The function must not be called concurrently.
+func (c *healthChecker) start(b *upstream.Backend) (probe func(context.Context)) {
+	t := &target{checker: c, backend: b, demotions: b.Demotions()}
+	return t.probe
 }
 
-// patient is a backend with what its probes have found.
-type patient struct {
+// target is a probed backend. It counts the successes that a failback requires.
+type target struct {
 	checker *healthChecker
 	backend *upstream.Backend
 
-	run       int    // probes in a row that found it well
-	demotions uint64 // of the backend, when run began
+	streak    int    // successful probes in a row
+	demotions uint64 // of the backend, when the streak began
 }
 
-func (p *patient) probe(ctx context.Context) {
-	c, b := p.checker, p.backend
+// probe probes the backend once, and moves it back when its streak is long
+// enough.
+func (t *target) probe(ctx context.Context) {
+	c, b := t.checker, t.backend
 	if !c.probe(ctx, b) {
-		p.run = 0
+		t.streak = 0
 		return
 	}
-	// Clients may have met what the probes have not.
-	if demotions := b.Demotions(); demotions != p.demotions {
-		p.run, p.demotions = 0, demotions
+	// A demotion by clients between two successful probes ends the streak too.
+	if demotions := b.Demotions(); demotions != t.demotions {
+		t.streak, t.demotions = 0, demotions
 	}
-	p.run++
-	if c.check.Failback && p.run >= c.check.Rise {
-		change := c.relay.service.Pool.Failback(b)
-		if change.Order != nil {
-			c.relay.service.Journal.Add(Entry{Kind: KindFailback, Backend: b.Text, By: healthClient, Order: change.Order})
-		}
-		c.relay.reordered(change)
+	t.streak++
+	if c.check.Failback && t.streak >= c.check.Rise {
+		c.relay.logOrder(c.relay.service.failback(b))
 	}
 }
 
-// probe says whether the backend was well on all networks.
+// probe probes the backend on all networks in parallel, and reports whether it
+// is healthy on each.
 func (c *healthChecker) probe(ctx context.Context, b *upstream.Backend) bool {
-	well := make([]bool, len(c.networks))
+	healthy := make([]bool, len(c.networks))
 	var all sync.WaitGroup
 	for i, n := range c.networks {
-		all.Go(func() { well[i] = c.probeOn(ctx, b, n) }) // ends with its attempts, or ctx
+		all.Go(func() { healthy[i] = c.probeOn(ctx, b, n) }) // ends with its attempts, or ctx
 	}
 	all.Wait()
-	return !slices.Contains(well, false)
+	return !slices.Contains(healthy, false)
 }
 
-// probeOn is one probe on one network: an attempt, and where a client would
-// make a second one, that too. A backend that needed it was not well.
-func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upstream.Network) (well bool) {
+// probeOn probes the backend on one network: it makes one attempt, and a second
+// one where a client would. It reports whether the first attempt succeeded.
+func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upstream.Network) (healthy bool) {
 	r := c.relay
 	defer func() {
 		if p := recover(); p != nil {
@@ -134,13 +136,13 @@ func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upst
 	for a, ok := walk.Next(time.Now()); ok; a, ok = walk.Again(a, time.Now()) {
 		o := c.attempt(ctx, a, n, q)
 		if o.err == nil {
-			r.succeeded(&walk, o, n, healthBy{}, time.Now(), false)
+			r.recordSuccess(&walk, o, n, healthCheckSource{}, time.Now(), false)
 			return !a.Second()
 		}
 		if ctx.Err() != nil {
-			return false // by our own end: nothing is known
+			return false // the check was ended; that proves nothing about the backend
 		}
-		verdict, change := r.failed(&walk, o, n, healthBy{})
+		verdict, change := r.recordFailure(&walk, o, n, healthCheckSource{})
 		if change.Demoted && n == upstream.UDP {
 			r.service.sessions.leaveDemoted(b)
 		}
@@ -152,7 +154,7 @@ func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upst
 	return false
 }
 
-// attempt is one try of a backend: lookup, and what the check asks of it.
+// attempt makes one attempt: the lookup, then the check of the addresses.
 func (c *healthChecker) attempt(ctx context.Context, a upstream.Attempt, n upstream.Network, q query) (o outcome) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.check.Timeout, errHealthTimeout)
 	defer cancel()

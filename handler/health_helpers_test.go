@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -13,30 +14,30 @@ var (
 	onBoth = []upstream.Network{upstream.TCP, upstream.UDP}
 )
 
-// patient is one of the rig's backends under a check that is run by hand: each
-// call is one probe. Without a timeout the check has all the time of the test.
-func (r *rig) patient(check HealthCheck, backend string) (probe func()) {
+// prober returns a function that probes a backend of the rig once. A check
+// without a timeout gets that of the test.
+func (r *rig) prober(check HealthCheck, backend string) (probe func()) {
 	r.t.Helper()
 	if check.Timeout == 0 {
-		check.Timeout = limit
+		check.Timeout = relaytest.Limit
 	}
-	once := newHealthChecker(r.relay, check).attend(r.service.Pool.Backend(backend))
-	return func() { once(r.t.Context()) }
+	probeOnce := newHealthChecker(r.relay, check).start(r.service.Pool.Backend(backend))
+	return func() { probeOnce(r.t.Context()) }
 }
 
-// checkHealth runs a check until the test ends, or end is called, which waits
-// for it.
+// checkHealth runs a check until end is called or the test ends. end waits until
+// the check has ended.
 func (r *rig) checkHealth(check HealthCheck) (end func()) {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	over := make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
-		defer close(over)
+		defer close(ended)
 		r.relay.CheckHealth(ctx, check)
 	}()
 	end = func() {
 		cancel()
-		receiveFrom(r.t, "the end of the health check", over)
+		relaytest.Receive(r.t, "the end of the health check", ended)
 	}
 	r.t.Cleanup(end)
 	return end
@@ -50,7 +51,7 @@ func (r *rig) wantState(backend string, n upstream.Network, want upstream.State)
 	}
 }
 
-// wantFirst checks who leads the queue.
+// wantFirst checks which backend is the first in the queue.
 func (r *rig) wantFirst(backend string) {
 	r.t.Helper()
 	if order := r.service.Pool.Order(); order[0] != backend {
@@ -58,8 +59,8 @@ func (r *rig) wantFirst(backend string) {
 	}
 }
 
-// drainAll has every backend drained, which takes a reload: of those in force
-// the last one is not drained.
+// drainAll drains all backends. The pool refuses to drain the last one, so a
+// spare backend is added and removed again.
 func (r *rig) drainAll() {
 	r.t.Helper()
 	pool := r.service.Pool
@@ -70,7 +71,7 @@ func (r *rig) drainAll() {
 	pool.Update(append(all, upstream.Address{Text: "spare"}), 0)
 	for _, a := range all {
 		_, err := pool.SetDrained(pool.Backend(a.Text), true)
-		check(r.t, err)
+		relaytest.Check(r.t, err)
 	}
 	pool.Update(all, 0)
 }

@@ -10,11 +10,24 @@ import (
 
 	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// This file is what a health check asks of a backend over the network.
+// This file is the network part of a health check.
 
-// probeTCP connects, and exchanges what the check wants to see exchanged.
+// Probe probes one address of a backend on network n. Unlike [Relay.CheckHealth]
+// it changes neither the queue nor the journal. If ctx ends first, the error is
+// the cause of its end.
+func (c *HealthCheck) Probe(ctx context.Context, n upstream.Network, addr netip.AddrPort) error {
+	if n == upstream.UDP {
+		return c.exchangeUDP(ctx, addr)
+	}
+	_, err := c.probeTCP(ctx, []netip.Addr{addr.Addr()}, addr.Port())
+	return err
+}
+
+// probeTCP connects to the first address that answers, and exchanges Send and
+// Expect there. It returns the address that was tried last.
 func (c *HealthCheck) probeTCP(ctx context.Context, addrs []netip.Addr, port uint16) (netip.Addr, error) {
 	conn, addr, err := dial.Any(ctx, addrs, port, dial.One)
 	if err != nil {
@@ -25,18 +38,21 @@ func (c *HealthCheck) probeTCP(ctx context.Context, addrs []netip.Addr, port uin
 		return addr, c.exchange(ctx, conn, true)
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // a reset, which leaves no port in TIME_WAIT: there was nothing to lose
+		_ = tcp.SetLinger(0) // close with a reset: no data is lost, and no port stays in TIME_WAIT
 	}
 	return addr, nil
 }
 
-// probeUDP asks one address after the other; each has its share of the time.
+// probeUDP tries the addresses one after the other, each for an equal share of
+// the time. It returns the address that was tried last.
 func (c *HealthCheck) probeUDP(ctx context.Context, addrs []netip.Addr, port uint16) (netip.Addr, error) {
 	deadline, _ := ctx.Deadline()
 	failed := new(dial.Error)
 	for i, addr := range addrs {
 		share := time.Until(deadline) / time.Duration(len(addrs)-i)
-		err := c.askUDP(ctx, netip.AddrPortFrom(addr, port), share)
+		ctx, cancel := context.WithTimeoutCause(ctx, share, errHealthTimeout)
+		err := c.exchangeUDP(ctx, netip.AddrPortFrom(addr, port))
+		cancel()
 		if err == nil {
 			return addr, nil
 		}
@@ -45,9 +61,8 @@ func (c *HealthCheck) probeUDP(ctx context.Context, addrs []netip.Addr, port uin
 	return addrs[len(addrs)-1], failed
 }
 
-func (c *HealthCheck) askUDP(ctx context.Context, addr netip.AddrPort, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errHealthTimeout)
-	defer cancel()
+// exchangeUDP makes the exchange with one address.
+func (c *HealthCheck) exchangeUDP(ctx context.Context, addr netip.AddrPort) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "udp", addr.String())
 	if err != nil {
@@ -57,14 +72,14 @@ func (c *HealthCheck) askUDP(ctx context.Context, addr netip.AddrPort, timeout t
 	return c.exchange(ctx, conn, false)
 }
 
-// exchange sends what is to be sent and reads until what is expected has come:
-// in a stream's first 64 KiB, or else in one of the datagrams.
+// exchange writes Send and reads until the answer contains Expect: within the
+// first 64 KiB of a stream, or else within one datagram.
 func (c *HealthCheck) exchange(ctx context.Context, conn net.Conn, stream bool) error {
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ends the waiting below
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ends the calls below
 	defer stop()
 	if len(c.Send) > 0 {
 		if _, err := conn.Write(c.Send); err != nil {
-			return unanswered(ctx, conn, 0, err)
+			return exchangeFailed(ctx, conn, 0, err)
 		}
 	}
 	buf := netio.GetBuffer()
@@ -73,9 +88,9 @@ func (c *HealthCheck) exchange(ctx context.Context, conn net.Conn, stream bool) 
 	for kept < len(buf) {
 		n, err := conn.Read(buf[kept:])
 		if err != nil {
-			return unanswered(ctx, conn, kept, err)
+			return exchangeFailed(ctx, conn, kept, err)
 		}
-		from := max(0, kept-len(c.Expect)) // what is expected may begin in what came before
+		from := max(0, kept-len(c.Expect)) // Expect may begin in the previous read
 		if bytes.Contains(buf[from:kept+n], c.Expect) {
 			return nil
 		}
@@ -83,13 +98,14 @@ func (c *HealthCheck) exchange(ctx context.Context, conn net.Conn, stream bool) 
 			kept += n
 		}
 	}
-	return fmt.Errorf("expected answer of %s: not in its first %d bytes", conn.RemoteAddr(), kept)
+	return fmt.Errorf("expected answer from %s: not in its first %d bytes", conn.RemoteAddr(), kept)
 }
 
-// unanswered says that the exchange ended before the expected answer had come.
-func unanswered(ctx context.Context, conn net.Conn, kept int, err error) error {
+// exchangeFailed returns the error of an exchange that ended before the expected
+// answer, after received bytes of other answers.
+func exchangeFailed(ctx context.Context, conn net.Conn, received int, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return fmt.Errorf("expected answer of %s: %w, after %d bytes", conn.RemoteAddr(), err, kept)
+	return fmt.Errorf("expected answer from %s: %w, after %d bytes", conn.RemoteAddr(), err, received)
 }

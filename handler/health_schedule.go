@@ -10,42 +10,44 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// schedule has backends probed, each at times of its own, so that neither the
-// backends of a service nor the services are all probed at one time. Its
-// fields are set once.
+// schedule calls the probes of a service's backends. Each backend is probed at
+// times of its own, so that the probes of all backends and services are spread
+// out. Its fields are set once.
 type schedule struct {
 	interval time.Duration
-	backends func() []*upstream.Backend                              // those there are now; not to be edited
-	attend   func(b *upstream.Backend) (probe func(context.Context)) // begins with a backend
+	backends func() []*upstream.Backend                              // returns the current ones, which are not modified
+	start    func(b *upstream.Backend) (probe func(context.Context)) // called once for each backend
 }
 
-// looksPerInterval is how often the schedule looks for new backends.
-const looksPerInterval = 10
+// refreshesPerInterval is how often per interval the schedule looks for new
+// backends.
+const refreshesPerInterval = 10
 
-// run follows the backends until ctx ends, and returns when the last probe has
+// run probes the backends until ctx ends, and returns when the last probe has
 // ended.
 func (s *schedule) run(ctx context.Context) {
 	var probing sync.WaitGroup
 	defer probing.Wait()
-	var known []*upstream.Backend // one that is gone never comes back: it would be another
+	var known []*upstream.Backend // a removed backend that is configured again is a new *Backend
 	for {
 		backends := s.backends()
 		for _, b := range backends {
 			if !slices.Contains(known, b) {
-				probing.Go(func() { s.follow(ctx, b) }) // ends with ctx, or when the backend is gone
+				probing.Go(func() { s.follow(ctx, b) }) // ends with ctx, or when the backend is removed
 			}
 		}
 		known = backends
-		if !s.wait(ctx, s.interval/looksPerInterval) {
+		if !s.wait(ctx, s.interval/refreshesPerInterval) {
 			return
 		}
 	}
 }
 
-// follow probes one backend for as long as it is there: first after some part
-// of the interval, then once an interval, or when the probe before has ended.
+// follow probes one backend until it is removed: first after a random part of
+// the interval, then once per interval. Probes do not overlap: one that takes
+// longer than the interval delays the next.
 func (s *schedule) follow(ctx context.Context, b *upstream.Backend) {
-	probe := s.attend(b)
+	probe := s.start(b)
 	pause := rand.N(s.interval)
 	for s.wait(ctx, pause) && slices.Contains(s.backends(), b) {
 		began := time.Now()
@@ -54,13 +56,13 @@ func (s *schedule) follow(ctx context.Context, b *upstream.Backend) {
 	}
 }
 
-// jittered is the interval, give or take a tenth.
+// jittered returns the interval plus or minus up to a tenth.
 func (s *schedule) jittered() time.Duration {
 	tenth := s.interval / 10
 	return s.interval - tenth + rand.N(2*tenth+1)
 }
 
-// wait waits for d; false if ctx has ended.
+// wait waits for d. It returns false if ctx ended first.
 func (s *schedule) wait(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -11,22 +11,22 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// ward is a schedule over a pool, whose probes take as long as the test says
-// and write down when they begin.
-type ward struct {
+// fakeProbes runs a schedule over the backends of a pool. Its probes take a given
+// time and record when they begin.
+type fakeProbes struct {
 	pool  *upstream.Pool
-	takes map[string]time.Duration // set before it runs
+	takes map[string]time.Duration // time of a backend's probes; set before run
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	began  map[string][]time.Time
 	active map[string]int
-	most   int // probes of one backend at a time
+	most   int // the most concurrent probes of one backend
 }
 
-const wardInterval = time.Minute
+const fakeInterval = time.Minute
 
-func newWard(t *testing.T, backends ...string) *ward {
-	return &ward{
+func newFakeProbes(t *testing.T, backends ...string) *fakeProbes {
+	return &fakeProbes{
 		pool:   upstream.NewPool(backendAddresses(t, backends...), 0, time.Now()),
 		takes:  make(map[string]time.Duration),
 		began:  make(map[string][]time.Time),
@@ -34,179 +34,181 @@ func newWard(t *testing.T, backends ...string) *ward {
 	}
 }
 
-// run follows the schedule; end waits for its end.
-func (w *ward) run() (end func()) {
+// run starts the schedule. end ends it and waits for that.
+func (f *fakeProbes) run() (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	over := make(chan struct{})
-	s := schedule{interval: wardInterval, attend: w.attend, backends: func() (list []*upstream.Backend) {
-		for _, s := range w.pool.Snapshot(time.Now()) {
+	ended := make(chan struct{})
+	s := schedule{interval: fakeInterval, start: f.start, backends: func() (list []*upstream.Backend) {
+		for _, s := range f.pool.Snapshot(time.Now()) {
 			list = append(list, s.Backend)
 		}
 		return list
 	}}
 	go func() {
-		defer close(over)
+		defer close(ended)
 		s.run(ctx)
 	}()
 	return func() {
 		cancel()
-		<-over
+		<-ended
 	}
 }
 
-func (w *ward) attend(b *upstream.Backend) func(context.Context) {
+func (f *fakeProbes) start(b *upstream.Backend) func(context.Context) {
 	return func(ctx context.Context) {
-		w.book(b, +1)
-		defer w.book(b, -1)
+		f.count(b, +1)
+		defer f.count(b, -1)
 		select {
-		case <-time.After(w.takes[b.Text]):
+		case <-time.After(f.takes[b.Text]):
 		case <-ctx.Done():
-			time.Sleep(time.Second) // what is under way takes a while to end
+			time.Sleep(time.Second) // an active probe takes a while to end
 		}
 	}
 }
 
-func (w *ward) book(b *upstream.Backend, n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (f *fakeProbes) count(b *upstream.Backend, n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if n > 0 {
-		w.began[b.Text] = append(w.began[b.Text], time.Now())
+		f.began[b.Text] = append(f.began[b.Text], time.Now())
 	}
-	w.active[b.Text] += n
-	w.most = max(w.most, w.active[b.Text])
+	f.active[b.Text] += n
+	f.most = max(f.most, f.active[b.Text])
 }
 
-// times are when probes of a backend began.
-func (w *ward) times(backend string) []time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.began[backend])
+// times returns when the probes of a backend began.
+func (f *fakeProbes) times(backend string) []time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.began[backend])
 }
 
-// The first probe comes after a part of the interval, the others an interval
-// later, give or take a tenth, and no two backends keep step.
+// The first probe begins within the interval, each further one an interval later,
+// plus or minus a tenth. The times of the backends differ.
 func TestScheduleJitter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := []string{"a:1", "b:1", "c:1", "d:1", "e:1", "f:1", "g:1", "h:1"}
-		w := newWard(t, names...)
+		f := newFakeProbes(t, names...)
 		start := time.Now()
-		end := w.run()
-		time.Sleep(100 * wardInterval)
+		end := f.run()
+		time.Sleep(100 * fakeInterval)
 		end()
 		firsts, gaps := make(map[time.Duration]bool), make(map[time.Duration]bool)
 		for _, name := range names {
-			times := w.times(name)
+			times := f.times(name)
 			first := times[0].Sub(start)
-			if first < 0 || first >= wardInterval {
+			if first < 0 || first >= fakeInterval {
 				t.Errorf("%s: first probe after %v", name, first)
 			}
 			firsts[first] = true
 			for i, at := range times[1:] {
 				gap := at.Sub(times[i])
-				if gap < wardInterval*9/10 || gap > wardInterval*11/10 {
+				if gap < fakeInterval*9/10 || gap > fakeInterval*11/10 {
 					t.Errorf("%s: %v between two probes", name, gap)
 				}
 				gaps[gap] = true
 			}
 		}
 		if len(firsts) < len(names) || len(gaps) < 100 {
-			t.Errorf("%d different beginnings and %d different gaps: where is the jitter?", len(firsts), len(gaps))
+			t.Errorf("%d different first times and %d different gaps: no jitter", len(firsts), len(gaps))
 		}
 	})
 }
 
-// Four silent backends are waited for at once, and hold up nobody else.
+// Silent backends are probed in parallel and do not delay the probes of others.
 func TestScheduleIsParallel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		silent := []string{"a:1", "b:1", "c:1", "d:1"}
-		w := newWard(t, append(silent, "e:1")...)
+		f := newFakeProbes(t, append(silent, "e:1")...)
 		for _, name := range silent {
-			w.takes[name] = 100 * wardInterval
+			f.takes[name] = 100 * fakeInterval
 		}
-		end := w.run()
-		time.Sleep(wardInterval)
+		end := f.run()
+		time.Sleep(fakeInterval)
 		for _, name := range silent {
-			if n := len(w.times(name)); n != 1 {
-				t.Errorf("%s: %d probes under way after an interval, want one", name, n)
+			if n := len(f.times(name)); n != 1 {
+				t.Errorf("%s: %d active probes after an interval, want 1", name, n)
 			}
 		}
-		time.Sleep(20 * wardInterval)
-		if n := len(w.times("e:1")); n < 18 {
-			t.Errorf("%d probes of the one that answers in 21 intervals", n)
+		time.Sleep(20 * fakeInterval)
+		if n := len(f.times("e:1")); n < 18 {
+			t.Errorf("%d probes of the backend that answers in 21 intervals", n)
 		}
 		end()
 	})
 }
 
-// One probe of a backend at a time: the next begins when a slow one has ended.
-func TestScheduleOfASlowOne(t *testing.T) {
+// Probes of one backend do not overlap: the next one begins when a slow one has
+// ended.
+func TestScheduleSlowProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWard(t, "a:1")
-		w.takes["a:1"] = 3 * wardInterval
-		end := w.run()
-		time.Sleep(20 * wardInterval)
+		f := newFakeProbes(t, "a:1")
+		f.takes["a:1"] = 3 * fakeInterval
+		end := f.run()
+		time.Sleep(20 * fakeInterval)
 		end()
-		times := w.times("a:1")
+		times := f.times("a:1")
 		for i, at := range times[1:] {
-			if gap := at.Sub(times[i]); gap != 3*wardInterval {
-				t.Errorf("%v between two probes that take %v", gap, 3*wardInterval)
+			if gap := at.Sub(times[i]); gap != 3*fakeInterval {
+				t.Errorf("%v between two probes that take %v", gap, 3*fakeInterval)
 			}
 		}
-		if w.most != 1 || len(times) < 6 {
-			t.Errorf("%d probes, up to %d at a time", len(times), w.most)
+		if f.most != 1 || len(times) < 6 {
+			t.Errorf("%d probes, up to %d at a time", len(times), f.most)
 		}
 	})
 }
 
-// Reloads are followed: whoever is new is probed, and whoever is gone is not.
+// After a reload new backends are probed, and removed ones are not.
 func TestScheduleFollowsTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWard(t, "a:1", "b:1")
-		end := w.run()
+		f := newFakeProbes(t, "a:1", "b:1")
+		end := f.run()
 		defer end()
-		time.Sleep(2 * wardInterval)
+		time.Sleep(2 * fakeInterval)
 		load := func(backends ...string) {
-			w.pool.Update(backendAddresses(t, backends...), 0)
+			f.pool.Update(backendAddresses(t, backends...), 0)
 		}
 		load("c:1", "b:1")
-		a, b := len(w.times("a:1")), len(w.times("b:1"))
-		time.Sleep(2 * wardInterval)
-		if n := len(w.times("c:1")); n == 0 {
-			t.Error("the new one was not probed")
+		a, b := len(f.times("a:1")), len(f.times("b:1"))
+		time.Sleep(2 * fakeInterval)
+		if n := len(f.times("c:1")); n == 0 {
+			t.Error("the new backend was not probed")
 		}
-		if n := len(w.times("b:1")); n <= b {
-			t.Error("the one that stayed is not probed any more")
+		if n := len(f.times("b:1")); n <= b {
+			t.Error("the backend that stayed is no longer probed")
 		}
-		if n := len(w.times("a:1")); n != a {
-			t.Error("the one that is gone is still probed")
+		if n := len(f.times("a:1")); n != a {
+			t.Error("the removed backend is still probed")
 		}
-		// One that comes back before it was missed is probed once an interval.
+		// A backend that is removed and added again between two refreshes is probed
+		// once per interval.
 		load("b:1")
 		load("c:1", "b:1")
-		c := len(w.times("c:1"))
-		time.Sleep(10 * wardInterval)
-		if n := len(w.times("c:1")) - c; n < 8 || n > 12 {
-			t.Errorf("%d probes in ten intervals of the one that came back", n)
+		c := len(f.times("c:1"))
+		time.Sleep(10 * fakeInterval)
+		if n := len(f.times("c:1")) - c; n < 8 || n > 12 {
+			t.Errorf("%d probes in ten intervals of the backend that was added again", n)
 		}
 	})
 }
 
-// The schedule ends with its context, and not before its probes have.
+// The schedule ends with its context, after its probes have ended.
 func TestScheduleEnds(t *testing.T) {
 	for name, takes := range map[string]time.Duration{"at rest": 0, "while probing": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWard(t, "a:1", "b:1")
-				w.takes["a:1"], w.takes["b:1"] = takes, takes
-				end := w.run()
-				time.Sleep(wardInterval)
+				f := newFakeProbes(t, "a:1", "b:1")
+				f.takes["a:1"], f.takes["b:1"] = takes, takes
+				end := f.run()
+				time.Sleep(fakeInterval)
 				end()
-				if n := w.active["a:1"] + w.active["b:1"]; n != 0 {
-					t.Errorf("%d probes under way after the end", n)
+				if n := f.active["a:1"] + f.active["b:1"]; n != 0 {
+					t.Errorf("%d active probes after the end", n)
 				}
-				before := len(w.times("a:1"))
-				time.Sleep(5 * wardInterval)
-				if len(w.times("a:1")) != before {
+				before := len(f.times("a:1"))
+				time.Sleep(5 * fakeInterval)
+				if len(f.times("a:1")) != before {
 					t.Error("probed after the end")
 				}
 			})

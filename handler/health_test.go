@@ -9,13 +9,14 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// Strikes are shared: a client's first and a probe's are two, and an attempt
-// from before them counts no more.
+// Strikes are shared: a client's strike and a probe's make two, and a failure of
+// an attempt that began before them is not a strike.
 func TestHealthStrikesAreShared(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	dead := deadTCP(t, "127.0.0.1:0")
 	backend := hostPort("a.test", dead)
 	r := newRig(t, []string{backend, "192.0.2.1:80"})
@@ -26,29 +27,29 @@ func TestHealthStrikesAreShared(t *testing.T) {
 	his, _ := bob.Next(time.Now())
 	ann.Failed(hers, time.Now(), errRefused)
 
-	r.patient(HealthCheck{Networks: onTCP}, backend)()
+	r.prober(HealthCheck{Networks: onTCP}, backend)()
 	r.wantLines("backend failed, first strike", 0, "backend failed, second strike", 1)
 	if asked := r.resolver.questions("a.test"); len(asked) != 1 || asked[0].method != "lookup" {
-		t.Errorf("asked %+v, want one lookup", asked)
+		t.Errorf("resolver calls %+v, want one lookup", asked)
 	}
 	if verdict, change := bob.Failed(his, time.Now(), errRefused); verdict != upstream.Next || change.Strike != 0 {
-		t.Errorf("the other client is told %v, %+v", verdict, change)
+		t.Errorf("the other client's failure returns %v, %+v", verdict, change)
 	}
 }
 
-// The lookup of a probe goes by the cache, its second attempt's is fresh, and
-// the patience with both is a part of the check's own timeout.
-func TestHealthLooksUpAfresh(t *testing.T) {
-	noLeaks(t)
+// The first attempt of a probe looks up through the cache, the second one with a
+// new query. The patience with both is a quarter of the check's own timeout.
+func TestHealthLookups(t *testing.T) {
+	relaytest.NoLeaks(t)
 	live := serveTCP(t, lo(t, 2)+":0", echo)
 	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
 	backend := hostPort("a.test", dead)
 	r := newRig(t, []string{backend})
 	r.resolver.set("a.test", freshAnswer(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
-	r.patient(HealthCheck{Networks: onTCP, Timeout: 2 * time.Second}, backend)()
+	r.prober(HealthCheck{Networks: onTCP, Timeout: 2 * time.Second}, backend)()
 	asked := r.resolver.questions("a.test")
 	if len(asked) != 2 || asked[0].method != "lookup" || asked[1].method != "refresh" {
-		t.Fatalf("asked %+v, want a lookup and a refresh", asked)
+		t.Fatalf("resolver calls %+v, want a lookup and a refresh", asked)
 	}
 	if asked[0].patience != time.Second/2 || asked[1].patience != time.Second/2 {
 		t.Errorf("patience %v and %v, want a quarter of the timeout", asked[0].patience, asked[1].patience)
@@ -57,17 +58,17 @@ func TestHealthLooksUpAfresh(t *testing.T) {
 	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 0)
 }
 
-// Down, cooling and drained ones are probed. A down one that fails on costs
-// nothing, and its first success ends down and cooldown.
-func TestHealthOfThoseNobodyIsSentTo(t *testing.T) {
-	noLeaks(t)
+// Down, cooling and drained backends are probed. Further failures of a down
+// backend are not strikes, and its first success ends down and cooldown.
+func TestHealthDownCoolingAndDrained(t *testing.T) {
+	relaytest.NoLeaks(t)
 	live := serveTCP(t, lo(t, 2)+":0", echo)
 	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
 	backend := hostPort("a.test", dead)
 	r := newRig(t, []string{backend, "192.0.2.1:80"})
 	r.service.Pool.Update(backendAddresses(t, backend, "192.0.2.1:80"), time.Hour)
 	r.resolver.set("a.test", addrsAnswer(lo(t, 3)))
-	probe := r.patient(HealthCheck{Networks: onTCP}, backend)
+	probe := r.prober(HealthCheck{Networks: onTCP}, backend)
 	r.demote(backend, upstream.TCP)
 	r.demote(backend, upstream.UDP)
 
@@ -77,7 +78,7 @@ func TestHealthOfThoseNobodyIsSentTo(t *testing.T) {
 	r.resolver.set("a.test", addrsAnswer(lo(t, 2)))
 	probe()
 	r.wantState(backend, upstream.TCP, upstream.Up)
-	r.wantState(backend, upstream.UDP, upstream.Cooling) // of which nothing was found
+	r.wantState(backend, upstream.UDP, upstream.Cooling) // which is not probed
 	if line := r.line("backend recovered"); line.ContextMap()["client"] != "health check" {
 		t.Errorf("%v", line.ContextMap())
 	}
@@ -86,35 +87,35 @@ func TestHealthOfThoseNobodyIsSentTo(t *testing.T) {
 	before := r.status(backend, upstream.TCP).Succeeded
 	probe()
 	if s := r.status(backend, upstream.TCP); s.State != upstream.Draining || s.Succeeded != before+1 {
-		t.Errorf("drained, and probed: %+v", s)
+		t.Errorf("drained and probed: %+v", s)
 	}
 }
 
-// What is this machine's own fault is nobody's strike, whoever meets it.
-func TestHealthOwnFault(t *testing.T) {
-	noLeaks(t)
+// A local failure of a probe does not count as a strike.
+func TestHealthLocalFailure(t *testing.T) {
+	relaytest.NoLeaks(t)
 	r := newRig(t, []string{"255.255.255.255:80"})
-	r.patient(HealthCheck{Networks: onTCP}, "255.255.255.255:80")()
+	r.prober(HealthCheck{Networks: onTCP}, "255.255.255.255:80")()
 	r.wantLines("attempt not counted", 1, "backend failed, first strike", 0)
 }
 
-// A probe that demotes moves UDP sessions on that wait for the backend.
-func TestHealthMovesSessionsOn(t *testing.T) {
+// A demotion by a probe moves the UDP sessions that wait for the backend.
+func TestHealthMovesSessions(t *testing.T) {
 	r := newUDPRig(t, []string{deadAddr, "192.0.2.2:53"})
 	r.deliver(1, new(udpClient), "a")
 	r.engine.wants(t, "1 open "+deadAddr, "1 < a")
-	r.patient(HealthCheck{Networks: onUDP, Send: []byte("ping")}, deadAddr)()
+	r.prober(HealthCheck{Networks: onUDP, Send: []byte("ping")}, deadAddr)()
 	r.engine.wants(t, "1 close", "2 open 192.0.2.2:53", "2 < a")
 }
 
-// A resolver's panic ends the probe and is told; the next one is made.
+// A panic of the resolver ends the probe with a log line; the next probe is made.
 func TestHealthPanics(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	live := serveTCP(t, "127.0.0.1:0", echo)
 	backend := hostPort("a.test", live.String())
 	r := newRig(t, []string{backend})
 	r.resolver.set("a.test", panicAnswer)
-	probe := r.patient(HealthCheck{Networks: onTCP}, backend)
+	probe := r.prober(HealthCheck{Networks: onTCP}, backend)
 	probe()
 	if line := r.line("health check panicked"); line.Entry.Level != zapcore.ErrorLevel || line.ContextMap()["backend"] != backend {
 		t.Errorf("%s %v", line.Entry.Level, line.ContextMap())
@@ -124,8 +125,8 @@ func TestHealthPanics(t *testing.T) {
 	r.wantLines("connected", 1, "health check panicked", 1)
 }
 
-// Four backends that keep silent are found out in the time of one.
-func TestHealthRoundIsParallel(t *testing.T) {
+// Four silent backends are demoted in the time of one.
+func TestHealthIsParallel(t *testing.T) {
 	const interval, timeout = 10 * time.Second, 10 * time.Second
 	synctest.Test(t, func(t *testing.T) {
 		var backends []string
@@ -147,15 +148,15 @@ func TestHealthRoundIsParallel(t *testing.T) {
 	})
 }
 
-// The end of the check ends a probe under way, which is nobody's strike.
+// The end of the check ends active probes, which are not strikes then.
 func TestHealthEndsWithItsContext(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	silent := newSilentTCP(t, "127.0.0.1:0")
 	mute, conns := handOver(t, "127.0.0.1:0")
 	r := newRig(t, []string{silent.String(), mute.String()})
 	end := r.checkHealth(HealthCheck{Interval: time.Millisecond, Timeout: time.Hour, Networks: onTCP, Send: []byte("ping")})
 	waitForSYN(t, silent.String())
-	conn := receiveFrom(t, "a probe", conns)
+	conn := relaytest.Receive(t, "a probe", conns)
 	hear(t, conn, "ping")
 	end()
 	for _, backend := range []string{silent.String(), mute.String()} {
@@ -165,30 +166,30 @@ func TestHealthEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Without anything to send there is nothing to ask a UDP service.
-func TestHealthOfUDPNeedsSend(t *testing.T) {
+// Without Send UDP is not probed.
+func TestHealthUDPNeedsSend(t *testing.T) {
 	r := newRig(t, []string{deadAddr})
-	r.relay.CheckHealth(context.Background(), HealthCheck{Interval: time.Millisecond, Timeout: limit, Networks: onUDP, Failback: true}) // returns
+	r.relay.CheckHealth(context.Background(), HealthCheck{Interval: time.Millisecond, Timeout: relaytest.Limit, Networks: onUDP, Failback: true}) // returns
 	live := serveTCP(t, "127.0.0.1:0", echo)
 	r = newRig(t, []string{live.String()})
-	r.patient(HealthCheck{Networks: onBoth}, live.String())()
+	r.prober(HealthCheck{Networks: onBoth}, live.String())()
 	r.wantLines("connected", 1, "backend failed, first strike", 0)
 }
 
-// All of it at once: a backend that dies is found out without any client, one
-// that a reload brings is probed, and a recovered one is back in its place.
-func TestHealthOverALife(t *testing.T) {
-	noLeaks(t)
+// Without any client, a dead backend is demoted, a recovered one returns to its
+// position, and one that a reload adds is probed.
+func TestHealthWithoutClients(t *testing.T) {
+	relaytest.NoLeaks(t)
 	first := newSilentTCP(t, "127.0.0.1:0")
 	second := serveTCP(t, "127.0.0.1:0", echo)
 	r := newRig(t, []string{first.String(), second.String()})
 	end := r.checkHealth(HealthCheck{Interval: 10 * time.Millisecond, Timeout: 50 * time.Millisecond, Rise: 2, Failback: true, Networks: onTCP})
-	eventually(t, "the dead one is behind", func() bool { return r.service.Pool.Order()[0] == second.String() })
+	relaytest.Eventually(t, "the demotion of the dead backend", func() bool { return r.service.Pool.Order()[0] == second.String() })
 	first.wake(echo)
-	eventually(t, "the first one is in its place again", func() bool { return r.service.Pool.Order()[0] == first.String() })
+	relaytest.Eventually(t, "the failback", func() bool { return r.service.Pool.Order()[0] == first.String() })
 
 	third := serveTCP(t, "127.0.0.1:0", echo)
 	r.service.Pool.Update(backendAddresses(t, first.String(), third.String()), 0)
-	eventually(t, "the new one is probed", func() bool { return third.count() > 0 })
+	relaytest.Eventually(t, "a probe of the added backend", func() bool { return third.count() > 0 })
 	end()
 }

@@ -2,7 +2,6 @@ package handler
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -11,13 +10,13 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// Kind is what an [Entry] is about.
+// Kind names what an [Entry] reports.
 type Kind string
 
 // The kinds of entries.
 const (
-	KindStrike   Kind = "strike"   // the first; the second is the demotion
-	KindDemotion Kind = "demotion" // to the end of the queue, if it was not there
+	KindStrike   Kind = "strike"   // the first strike; the second is the demotion
+	KindDemotion Kind = "demotion" // to the end of the queue, unless the backend was there
 	KindRecovery Kind = "recovery"
 	KindReset    Kind = "reset"
 	KindDrain    Kind = "drain"
@@ -27,36 +26,43 @@ const (
 	KindReload   Kind = "reload"
 )
 
-// Entry is one thing that happened to the queue of a service. What does not
-// apply to its kind is empty.
+// Entry is one change of the queue of a service, or of what it depends on.
+// Fields that do not apply to the kind are empty.
 type Entry struct {
 	Time    time.Time
 	Kind    Kind
 	Network string   // "tcp" or "udp"
 	Backend string   // as configured
-	Address string   // the one that was tried
-	Cause   string   // an error, or what else explains it
+	Address string   // the address that was tried
+	Cause   string   // an error, or another explanation
 	By      string   // a client's address, "health check", or where an admin request came from
-	Order   []string // the new one, where it changed; not to be edited
+	Order   []string // the new order, if it changed; must not be modified
 }
 
-// journalSize is how many entries a journal holds.
+// journalSize is the number of entries that a journal holds.
 const journalSize = 256
 
-// Journal keeps the latest entries of a service: why its queue stands as it
-// does. The zero value is ready, and all methods may be called by any number
-// of goroutines.
+// Journal keeps the latest entries of a service, which explain the state of its
+// queue. The zero value is ready for use. All methods may be called
+// concurrently.
 type Journal struct {
-	mu   sync.Mutex // guards what follows
-	ring []Entry    // grows to its full size, which it has room for from the first entry on
-	next int        // where the oldest is, once it is full
+	// mu guards the fields below. A change of the queue and its entry are made
+	// in one step under mu, so that the entries stand in the order of the
+	// changes; it is taken before the pool's own lock.
+	mu   sync.Mutex
+	ring []Entry // allocated in full with the first entry
+	next int     // index of the oldest entry, once the ring is full
 }
 
-// Add writes an entry down, in place of the oldest if the journal is full. An
-// entry without a time is of now.
+// Add appends an entry, in place of the oldest one if the journal is full. An
+// entry without a time gets the current time.
 func (j *Journal) Add(e Entry) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.addLocked(e)
+}
+
+func (j *Journal) addLocked(e Entry) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
@@ -71,16 +77,16 @@ func (j *Journal) Add(e Entry) {
 	j.next = (j.next + 1) % journalSize
 }
 
-// Entries are those the journal holds, the oldest first.
+// Entries returns a copy of the entries, the oldest first.
 func (j *Journal) Entries() []Entry {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Concat(j.ring[j.next:], j.ring[:j.next])
 }
 
-// booked writes down what the report of an attempt changed, if anything. by is
-// the client, or the health check.
-func (j *Journal) booked(change upstream.Change, o outcome, n upstream.Network, by fmt.Stringer) {
+// addAttemptLocked adds an entry if the result of an attempt was a strike, a
+// demotion or a recovery. by is the client or the health check.
+func (j *Journal) addAttemptLocked(change upstream.Change, o outcome, n upstream.Network, by fmt.Stringer) {
 	e := Entry{Network: n.String(), Backend: o.attempt.Backend.Text, Order: change.Order}
 	switch {
 	case change.Strike == 1:
@@ -93,19 +99,19 @@ func (j *Journal) booked(change upstream.Change, o outcome, n upstream.Network, 
 		return
 	}
 	e.By = by.String()
-	if o.addr.IsValid() {
-		e.Address = netip.AddrPortFrom(o.addr, o.attempt.Backend.Port).String()
+	if addr := o.at(); addr.IsValid() {
+		e.Address = addr.String()
 	}
 	if o.err != nil {
 		e.Cause = o.err.Error()
 	}
-	j.Add(e)
+	j.addLocked(e)
 }
 
-// String is the entry as one sentence.
+// String returns the entry as one sentence.
 func (e Entry) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s", e.Time.UTC().Format(time.RFC3339), e.what())
+	fmt.Fprintf(&b, "%s %s", e.Time.UTC().Format(time.RFC3339), e.summary())
 	details := []string{e.Network}
 	if !strings.Contains(e.Cause, e.Address) {
 		details = append(details, e.Address)
@@ -114,51 +120,54 @@ func (e Entry) String() string {
 	if len(details) > 0 {
 		fmt.Fprintf(&b, " (%s)", strings.Join(details, ", "))
 	}
-	b.WriteString(e.by())
+	b.WriteString(e.source())
 	if e.Order != nil {
 		fmt.Fprintf(&b, "; order %s", strings.Join(e.Order, ", "))
 	}
 	return b.String()
 }
 
-func (e Entry) what() string {
+// summary returns the beginning of the sentence: the kind and what it means for
+// the backend.
+func (e Entry) summary() string {
 	switch e.Kind {
 	case KindStrike:
-		return "first strike: " + e.Backend + " is asked again at once"
+		return "first strike: " + e.Backend + " is retried at once"
 	case KindDemotion:
 		if e.Order == nil {
-			return "second strike: " + e.Backend + " is down, the order stays"
+			return "second strike: " + e.Backend + " is down, order unchanged"
 		}
 		return "second strike: " + e.Backend + " moved to the end"
 	case KindRecovery:
-		return "recovery: " + e.Backend + " works again, the order stays"
+		return "recovery: " + e.Backend + " works again, order unchanged"
 	case KindReset:
-		return "reset: configured order, no strikes, nobody down"
+		return "reset: configured order, no strikes, none down"
 	case KindDrain:
-		return "drain: " + e.Backend + " is sent nobody new"
+		return "drain: " + e.Backend + " gets no new clients"
 	case KindResume:
-		return "resume: " + e.Backend + " takes new clients again"
+		return "resume: " + e.Backend + " gets new clients again"
 	case KindFailback:
-		return "failback: " + e.Backend + " is well and back in its configured place"
+		return "failback: " + e.Backend + " is healthy and back in its configured position"
 	case KindDNS:
-		return "dns: " + e.Backend + " has other addresses"
+		return "dns: addresses of " + e.Backend + " changed"
 	case KindReload:
-		return "reload: other settings are in force"
+		return "reload: settings changed"
 	default:
 		return string(e.Kind) + ": " + e.Backend
 	}
 }
 
-// by says who met it or asked for it.
-func (e Entry) by() string {
+// source returns the part of the sentence that names the client, the health
+// check or the admin request behind the entry.
+func (e Entry) source() string {
 	switch {
 	case e.By == "":
 		return ""
-	case e.By == healthClient:
-		return ", met by the " + healthClient
+	case e.By == healthCheckName:
+		return ", seen by the " + healthCheckName
 	case e.Kind == KindStrike, e.Kind == KindDemotion, e.Kind == KindRecovery:
-		return ", met by client " + e.By
+		return ", seen by client " + e.By
 	default:
-		return ", asked for by " + e.By
+		return ", requested by " + e.By
 	}
 }

@@ -20,17 +20,17 @@ func TestJournalKeepsTheLatest(t *testing.T) {
 		}
 		entries := j.Entries()
 		if len(entries) != min(added, journalSize) {
-			t.Errorf("%d of %d kept", len(entries), added)
+			t.Errorf("%d entries kept of %d", len(entries), added)
 		}
 		for i, e := range entries {
 			if want := fmt.Sprint(added - len(entries) + i); e.Cause != want || e.Time.IsZero() {
-				t.Fatalf("of %d, number %d is %+v, want %s", added, i, e, want)
+				t.Fatalf("of %d entries, number %d is %+v, want %s", added, i, e, want)
 			}
 		}
 	}
 }
 
-// What was handed out does not change with what is added later.
+// Entries that are added later do not change the returned ones.
 func TestJournalEntriesAreACopy(t *testing.T) {
 	var j Journal
 	for range 2 {
@@ -74,8 +74,9 @@ func TestJournalAddsWithoutAllocating(t *testing.T) {
 	}
 }
 
-// What is booked of an attempt's report, as the sentence that explains it.
-func TestJournalBooks(t *testing.T) {
+// Strikes, demotions and recoveries are recorded, other results of attempts are
+// not.
+func TestJournalOfAttempts(t *testing.T) {
 	pool := upstream.NewPool(backendAddresses(t, "db1:5432", "db2:5432"), 0, time.Now())
 	walk := pool.Walk(upstream.TCP)
 	attempt, _ := walk.Next(time.Now())
@@ -91,31 +92,31 @@ func TestJournalBooks(t *testing.T) {
 		want   string
 	}{
 		{upstream.Change{Strike: 1}, refused, upstream.TCP, "10.0.0.9:4711",
-			"first strike: db1:5432 is asked again at once (tcp, dial tcp 10.0.0.1:5432: connection refused), met by client 10.0.0.9:4711"},
+			"first strike: db1:5432 is retried at once (tcp, dial tcp 10.0.0.1:5432: connection refused), seen by client 10.0.0.9:4711"},
 		{upstream.Change{Strike: 2, Demoted: true, Order: order}, refused, upstream.TCP, "10.0.0.9:4711",
-			"second strike: db1:5432 moved to the end (tcp, dial tcp 10.0.0.1:5432: connection refused), met by client 10.0.0.9:4711; order db2:5432, db1:5432"},
+			"second strike: db1:5432 moved to the end (tcp, dial tcp 10.0.0.1:5432: connection refused), seen by client 10.0.0.9:4711; order db2:5432, db1:5432"},
 		{upstream.Change{Strike: 2, Demoted: true}, unresolved, upstream.UDP, "health check",
-			"second strike: db1:5432 is down, the order stays (udp, no such host), met by the health check"},
+			"second strike: db1:5432 is down, order unchanged (udp, no such host), seen by the health check"},
 		{upstream.Change{Recovered: true, DownFor: 90*time.Second + 300}, connected, upstream.TCP, "health check",
-			"recovery: db1:5432 works again, the order stays (tcp, 10.0.0.1:5432, down for 1m30s), met by the health check"},
+			"recovery: db1:5432 works again, order unchanged (tcp, 10.0.0.1:5432, down for 1m30s), seen by the health check"},
 		{upstream.Change{}, refused, upstream.TCP, "10.0.0.9:4711", ""},
 		{upstream.Change{}, connected, upstream.TCP, "10.0.0.9:4711", ""},
 	} {
 		var j Journal
 		before := time.Now()
-		j.booked(test.change, test.o, test.n, named(test.by))
+		j.addAttemptLocked(test.change, test.o, test.n, clientName(test.by))
 		if test.want == "" {
 			if entries := j.Entries(); len(entries) != 0 {
-				t.Errorf("booked %v, want nothing", entries)
+				t.Errorf("entries %v, want none", entries)
 			}
 			continue
 		}
 		e := j.Entries()[0]
 		if e.Time.Before(before) || e.Time.After(time.Now()) {
-			t.Errorf("booked at %v", e.Time)
+			t.Errorf("entry of %v", e.Time)
 		}
 		if want := e.Time.UTC().Format(time.RFC3339) + " " + test.want; e.String() != want {
-			t.Errorf("booked as\n\t%s\nwant\n\t%s", e, want)
+			t.Errorf("entry\n\t%s\nwant\n\t%s", e, want)
 		}
 	}
 }
@@ -124,12 +125,12 @@ func TestEntryStrings(t *testing.T) {
 	at := time.Date(2026, 11, 22, 15, 3, 11, 999, time.FixedZone("", 3600))
 	const admin = "127.0.0.1:2019"
 	for want, e := range map[string]Entry{
-		"reset: configured order, no strikes, nobody down, asked for by 127.0.0.1:2019; order a:1, b:1":   {Kind: KindReset, By: admin, Order: []string{"a:1", "b:1"}},
-		"drain: a:1 is sent nobody new, asked for by 127.0.0.1:2019":                                      {Kind: KindDrain, Backend: "a:1", By: admin},
-		"resume: a:1 takes new clients again, asked for by 127.0.0.1:2019":                                {Kind: KindResume, Backend: "a:1", By: admin},
-		"failback: a:1 is well and back in its configured place, met by the health check; order a:1, b:1": {Kind: KindFailback, Backend: "a:1", By: "health check", Order: []string{"a:1", "b:1"}},
-		"dns: a:1 has other addresses (10.0.0.2 instead of 10.0.0.1)":                                     {Kind: KindDNS, Backend: "a:1", Cause: "10.0.0.2 instead of 10.0.0.1"},
-		"reload: other settings are in force (added c:1); order a:1, c:1":                                 {Kind: KindReload, Cause: "added c:1", Order: []string{"a:1", "c:1"}},
+		"reset: configured order, no strikes, none down, requested by 127.0.0.1:2019; order a:1, b:1":            {Kind: KindReset, By: admin, Order: []string{"a:1", "b:1"}},
+		"drain: a:1 gets no new clients, requested by 127.0.0.1:2019":                                            {Kind: KindDrain, Backend: "a:1", By: admin},
+		"resume: a:1 gets new clients again, requested by 127.0.0.1:2019":                                        {Kind: KindResume, Backend: "a:1", By: admin},
+		"failback: a:1 is healthy and back in its configured position, seen by the health check; order a:1, b:1": {Kind: KindFailback, Backend: "a:1", By: "health check", Order: []string{"a:1", "b:1"}},
+		"dns: addresses of a:1 changed (10.0.0.2 instead of 10.0.0.1)":                                           {Kind: KindDNS, Backend: "a:1", Cause: "10.0.0.2 instead of 10.0.0.1"},
+		"reload: settings changed (added c:1); order a:1, c:1":                                                   {Kind: KindReload, Cause: "added c:1", Order: []string{"a:1", "c:1"}},
 		"else: a:1": {Kind: "else", Backend: "a:1"},
 	} {
 		e.Time = at
@@ -139,7 +140,7 @@ func TestEntryStrings(t *testing.T) {
 	}
 }
 
-// named is who it says it is.
-type named string
+// clientName is a client in a test.
+type clientName string
 
-func (n named) String() string { return string(n) }
+func (n clientName) String() string { return string(n) }

@@ -10,38 +10,41 @@ import (
 // times.
 var ConnectBuckets = [...]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 
-// Quantiles are taken over the last spans, of which the latest is under way.
+// Quantiles cover the latest spans, including the one that has not ended.
 const (
 	latencySpan  = 30 * time.Second
 	latencySpans = 10 // five minutes
 )
 
-// Steps of the quantiles' own, finer histogram: four to a doubling, from 16 µs.
+// Steps of the finer histogram that quantiles are computed from: four per
+// doubling, from 16 µs.
 const (
 	stepsPerOctave = 4
 	steps          = 22*stepsPerOctave + 1
 	firstStep      = 16 * time.Microsecond
 )
 
-// latency counts how long connecting took: since the service began, as a
-// Prometheus histogram, and over the last five minutes.
+// latency counts connect times: since the service started, as a Prometheus
+// histogram, and over the last five minutes, for quantiles.
 type latency struct {
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	counts [len(ConnectBuckets) + 1]uint64
 	sum    time.Duration
-	spans  *[latencySpans][steps]uint32 // a ring; nil until needed
-	latest int64                        // the number of the span under way
+	spans  *[latencySpans][steps]uint32 // a ring; nil until the first observation
+	latest int64                        // number of the current span, counted from the Unix epoch
 }
 
-// Connects is a histogram of connect times: Counts by [ConnectBuckets], each
-// without those below, and the rest; and their sum. P50 and P99 are of the last
-// five minutes, within a fifth; 0 if there was none.
+// Connects is a histogram of connect times. Counts are not cumulative: one for
+// each of [ConnectBuckets], and the last one for longer times. Sum is the sum of
+// all times. P50 and P99 cover the last five minutes and are at most a fifth too
+// high; they are 0 without a connect in that time.
 type Connects struct {
 	Counts   [len(ConnectBuckets) + 1]uint64
 	Sum      time.Duration
 	P50, P99 time.Duration
 }
 
+// observe counts one connect time.
 func (l *latency) observe(took time.Duration, now time.Time) {
 	bucket := 0
 	for bucket < len(ConnectBuckets) && took.Seconds() > ConnectBuckets[bucket] {
@@ -54,12 +57,13 @@ func (l *latency) observe(took time.Duration, now time.Time) {
 	if l.spans == nil {
 		l.spans = new([latencySpans][steps]uint32)
 	}
-	l.turnLocked(now)
+	l.advanceLocked(now)
 	l.spans[l.latest%latencySpans][stepOf(took)]++
 }
 
-// turnLocked forgets spans that are too long ago.
-func (l *latency) turnLocked(now time.Time) {
+// advanceLocked makes the span of now the latest one and clears the spans that
+// it replaces.
+func (l *latency) advanceLocked(now time.Time) {
 	span := now.UnixNano() / int64(latencySpan)
 	for l.latest = max(l.latest, span-latencySpans); l.latest < span; {
 		l.latest++
@@ -67,6 +71,7 @@ func (l *latency) turnLocked(now time.Time) {
 	}
 }
 
+// stepOf returns the index of the step that holds a connect time.
 func stepOf(took time.Duration) int {
 	if took <= firstStep {
 		return 0
@@ -74,6 +79,7 @@ func stepOf(took time.Duration) int {
 	return min(int(math.Ceil(stepsPerOctave*math.Log2(float64(took)/float64(firstStep)))), steps-1)
 }
 
+// read returns the histogram and the quantiles.
 func (l *latency) read(now time.Time) Connects {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -81,7 +87,7 @@ func (l *latency) read(now time.Time) Connects {
 	if l.spans == nil {
 		return c
 	}
-	l.turnLocked(now)
+	l.advanceLocked(now)
 	var all [steps]uint64
 	var total uint64
 	for _, span := range l.spans {
@@ -94,7 +100,7 @@ func (l *latency) read(now time.Time) Connects {
 	return c
 }
 
-// quantile is the upper bound of the step that the percentile falls into.
+// quantile returns the upper bound of the step that holds the percentile.
 func quantile(counts []uint64, total, percent uint64) time.Duration {
 	if total == 0 {
 		return 0

@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// near says whether got is what was observed, or more by a fifth at most.
-func near(got, want time.Duration) bool { return got >= want && got <= want*6/5 }
+// isQuantile reports whether got is want or at most a fifth more.
+func isQuantile(got, want time.Duration) bool { return got >= want && got <= want*6/5 }
 
 func TestQuantiles(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	for _, test := range []struct {
-		observed func(i int) time.Duration // of a hundred
+		observed func(i int) time.Duration // the i-th of a hundred times
 		p50, p99 time.Duration
 	}{
 		{func(int) time.Duration { return 3 * time.Millisecond }, 3 * time.Millisecond, 3 * time.Millisecond},
@@ -22,14 +22,14 @@ func TestQuantiles(t *testing.T) {
 		for i := range 100 {
 			l.observe(test.observed(i), now)
 		}
-		if c := l.read(now); !near(c.P50, test.p50) || !near(c.P99, test.p99) {
+		if c := l.read(now); !isQuantile(c.P50, test.p50) || !isQuantile(c.P99, test.p99) {
 			t.Errorf("p50 %v, p99 %v, want %v and %v", c.P50, c.P99, test.p50, test.p99)
 		}
 	}
 }
 
-// Quantiles forget what is five minutes old, the histogram does not.
-func TestQuantilesAreOfFiveMinutes(t *testing.T) {
+// Quantiles cover five minutes, the histogram covers all time.
+func TestQuantilesCoverFiveMinutes(t *testing.T) {
 	began := time.Unix(1_000_000, 0).Truncate(latencySpan)
 	var l latency
 	l.observe(time.Second, began)
@@ -39,19 +39,19 @@ func TestQuantilesAreOfFiveMinutes(t *testing.T) {
 	}{
 		{4*time.Minute + 29*time.Second, time.Second},
 		{5 * time.Minute, 0},
-		{time.Minute, 0}, // a clock that was set back brings nothing back
+		{time.Minute, 0}, // the clock was set back: old spans stay cleared
 	} {
-		if c := l.read(began.Add(test.after)); test.p50 == 0 && c.P50 != 0 || test.p50 > 0 && !near(c.P50, test.p50) || c.Sum != time.Second {
+		if c := l.read(began.Add(test.after)); test.p50 == 0 && c.P50 != 0 || test.p50 > 0 && !isQuantile(c.P50, test.p50) || c.Sum != time.Second {
 			t.Errorf("after %v: p50 %v, want %v; sum %v", test.after, c.P50, test.p50, c.Sum)
 		}
 	}
 	l.observe(time.Millisecond, began.Add(time.Hour))
-	if c := l.read(began.Add(time.Hour)); !near(c.P50, time.Millisecond) || !near(c.P99, time.Millisecond) {
+	if c := l.read(began.Add(time.Hour)); !isQuantile(c.P50, time.Millisecond) || !isQuantile(c.P99, time.Millisecond) {
 		t.Errorf("an hour later: p50 %v, p99 %v", c.P50, c.P99)
 	}
 }
 
-// A bucket of the histogram holds its bound, as Prometheus has it.
+// A bucket of the histogram includes its bound, as in Prometheus.
 func TestConnectBuckets(t *testing.T) {
 	var l latency
 	now := time.Now()
@@ -60,6 +60,6 @@ func TestConnectBuckets(t *testing.T) {
 	}
 	c := l.read(now)
 	if last := len(ConnectBuckets); c.Counts[0] != 2 || c.Counts[1] != 1 || c.Counts[last-1] != 1 || c.Counts[last] != 1 {
-		t.Errorf("got %v", c.Counts)
+		t.Errorf("counts %v", c.Counts)
 	}
 }

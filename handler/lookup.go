@@ -10,16 +10,17 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// lookup is how an attempt comes by its addresses.
+// lookup selects how an attempt gets the addresses of its backend.
 type lookup uint8
 
 const (
-	cached    lookup = iota // as the cache has them
-	afresh                  // after a strike: asked again
-	ifChanged               // asked again, and pointless if they are the same
+	cached    lookup = iota // from the cache
+	afresh                  // by a new query: the attempt follows a strike
+	ifChanged               // by a new query; the attempt is made only if the addresses changed
 )
 
-// known answers without waiting, where that is possible.
+// known returns the addresses of a backend if they are available without
+// waiting.
 func (r *Relay) known(b *upstream.Backend) ([]netip.Addr, bool) {
 	if b.IP.IsValid() {
 		return []netip.Addr{b.IP}, true
@@ -27,17 +28,17 @@ func (r *Relay) known(b *upstream.Backend) ([]netip.Addr, bool) {
 	return r.opts.Resolver.Cached(b.Host)
 }
 
-// query is what an attempt asks the resolver.
+// query is an attempt's request to the resolver.
 type query struct {
 	how   lookup
-	tried []netip.Addr // what the attempt before failed on
-	since time.Time    // and when it began to; an answer that is younger is fresh
+	tried []netip.Addr // addresses that the previous attempt failed on
+	since time.Time    // when that attempt began to dial; a younger answer counts as new
 }
 
-// errUnchanged is that of a lookup that was to bring other addresses and did not.
-var errUnchanged = errors.New("no other addresses")
+// errUnchanged is returned by an ifChanged query that found the same addresses.
+var errUnchanged = errors.New("addresses unchanged")
 
-// resolve gives a backend's addresses in the order to try them.
+// resolve returns the addresses of a backend in the order to try them.
 func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Network, q query) (addrs []netip.Addr, err error) {
 	switch {
 	case b.IP.IsValid():
@@ -53,8 +54,9 @@ func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Net
 	return q.choose(addrs, b, n)
 }
 
-// choose puts the address that served last in front. Where only others than
-// those tried will do and there are none, they come with errUnchanged.
+// choose returns addrs with the address that succeeded last in front. If the
+// query is ifChanged and addrs are the ones tried before, it also returns
+// errUnchanged.
 func (q query) choose(addrs []netip.Addr, b *upstream.Backend, n upstream.Network) ([]netip.Addr, error) {
 	addrs = preferredFirst(addrs, b.Preferred(n))
 	if q.how == ifChanged && sameSet(addrs, q.tried) {
@@ -63,7 +65,8 @@ func (q query) choose(addrs []netip.Addr, b *upstream.Backend, n upstream.Networ
 	return addrs, nil
 }
 
-// preferredFirst moves want to the front, in a copy, if it is there at all.
+// preferredFirst returns addrs with want moved to the front. It does not modify
+// addrs, and returns it as it is if want is not in it.
 func preferredFirst(addrs []netip.Addr, want netip.Addr) []netip.Addr {
 	i := slices.Index(addrs, want)
 	if i <= 0 {
@@ -75,9 +78,10 @@ func preferredFirst(addrs []netip.Addr, want netip.Addr) []netip.Addr {
 	return append(moved, addrs[i+1:]...)
 }
 
+// sameSet reports whether a and b hold the same addresses in any order.
 func sameSet(a, b []netip.Addr) bool {
-	within := func(in []netip.Addr) func(netip.Addr) bool {
-		return func(x netip.Addr) bool { return !slices.Contains(in, x) }
+	notIn := func(list []netip.Addr) func(netip.Addr) bool {
+		return func(addr netip.Addr) bool { return !slices.Contains(list, addr) }
 	}
-	return !slices.ContainsFunc(a, within(b)) && !slices.ContainsFunc(b, within(a))
+	return !slices.ContainsFunc(a, notIn(b)) && !slices.ContainsFunc(b, notIn(a))
 }

@@ -6,8 +6,9 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// ProxyProtocol says which header, if any, tells a backend who the client is:
-// that of the PROXY protocol, https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt
+// ProxyProtocol selects the version of the PROXY protocol header that carries a
+// client's address to the backend, if any. See
+// https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt
 type ProxyProtocol uint8
 
 // The versions.
@@ -17,7 +18,8 @@ const (
 	ProxyProtocolV2
 )
 
-// header is what precedes the bytes of a TCP client; nil if nothing does.
+// header returns the header to send before the bytes of a TCP client; nil for
+// NoProxyProtocol.
 func (v ProxyProtocol) header(client, local net.Addr) []byte {
 	if v == NoProxyProtocol {
 		return nil
@@ -25,8 +27,8 @@ func (v ProxyProtocol) header(client, local net.Addr) []byte {
 	return format(proxyproto.HeaderProxyFromAddrs(byte(v), client, local))
 }
 
-// datagramHeader is what precedes a datagram; nil if nothing does. Version 1
-// has no form for UDP.
+// datagramHeader returns the header to put before a datagram; nil for
+// NoProxyProtocol and for version 1, which does not support UDP.
 func (v ProxyProtocol) datagramHeader(key Key) []byte {
 	if v != ProxyProtocolV2 {
 		return nil
@@ -34,9 +36,11 @@ func (v ProxyProtocol) datagramHeader(key Key) []byte {
 	return format(proxyproto.HeaderProxyFromAddrs(byte(v), net.UDPAddrFromAddrPort(key.Client), net.UDPAddrFromAddrPort(key.Local)))
 }
 
+// format returns the bytes of a header. For addresses that the protocol cannot
+// express, that is a header without addresses.
 func format(h *proxyproto.Header) []byte {
 	bytes, err := h.Format()
-	if err != nil { // addresses that it has no form for
+	if err != nil {
 		bytes, _ = (&proxyproto.Header{Version: h.Version, Command: proxyproto.LOCAL, TransportProtocol: proxyproto.UNSPEC}).Format()
 	}
 	return bytes

@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// wantHeader reads a header and compares whom it tells of.
+// wantHeader reads a header and compares its version and addresses.
 func wantHeader(t *testing.T, from *bufio.Reader, version byte, client, local net.Addr) {
 	t.Helper()
 	h, err := proxyproto.Read(from)
@@ -27,12 +29,12 @@ func wantHeader(t *testing.T, from *bufio.Reader, version byte, client, local ne
 	}
 }
 
-// The header precedes all else, early bytes too, and is none of the client's
-// bytes: neither of few nor of so many that they are spliced.
+// The header comes first, also before early bytes, and does not count as bytes of
+// the client, whether they are few or so many that they are spliced.
 func TestProxyProtocolOverTCP(t *testing.T) {
 	for version, option := range map[byte]ProxyProtocol{1: ProxyProtocolV1, 2: ProxyProtocolV2} {
 		for _, size := range []int{0, 4, 4 << 20} {
-			noLeaks(t)
+			relaytest.NoLeaks(t)
 			server, conns := handOver(t, "127.0.0.1:0")
 			r := newRig(t, []string{server.String()}, func(o *Options) { o.ProxyProtocol = option })
 			near, far := tcpPair(t)
@@ -40,7 +42,7 @@ func TestProxyProtocolOverTCP(t *testing.T) {
 			c.Early = []byte("early ")
 			client, local := near.LocalAddr(), far.LocalAddr()
 			done := r.serve(context.Background(), c)
-			backend := receiveFrom(t, "a connection", conns)
+			backend := relaytest.Receive(t, "a connection", conns)
 			late := strings.Repeat("l", size)
 			sent := make(chan error, 1)
 			go func() { // ends with the bytes
@@ -51,37 +53,38 @@ func TestProxyProtocolOverTCP(t *testing.T) {
 			wantHeader(t, reader, version, client, local)
 			got := make([]byte, len("early ")+size)
 			_, err := io.ReadFull(reader, got)
-			check(t, err)
-			check(t, receiveFrom(t, "the bytes", sent))
+			relaytest.Check(t, err)
+			relaytest.Check(t, relaytest.Receive(t, "the bytes", sent))
 			if string(got) != "early "+late {
 				t.Errorf("after the header: %.20q", got)
 			}
-			check(t, near.CloseWrite())
+			relaytest.Check(t, near.CloseWrite())
 			wantEnding(t, "the backend", backend, "FIN")
-			check(t, backend.CloseWrite())
-			receiveFrom(t, "the end", done)
+			relaytest.Check(t, backend.CloseWrite())
+			relaytest.Receive(t, "the end", done)
 			r.wantEnd(clientClosed, int64(len(got)), 0)
 			if up := r.service.Stats(time.Now()).Backends[0].Use[0].BytesUp; up != uint64(len(got)) {
-				t.Errorf("%d bytes are booked, want %d", up, len(got))
+				t.Errorf("%d bytes are counted, want %d", up, len(got))
 			}
 		}
 	}
 }
 
-// Each socket of a session begins with a header, or each datagram has one.
+// The first datagram of each socket has a header, or every datagram if so
+// configured.
 func TestProxyProtocolOverUDP(t *testing.T) {
 	for name, test := range map[string]struct {
 		option ProxyProtocol
 		every  bool
-		want   []bool // which datagrams bear one
+		want   []bool // which datagrams have a header
 	}{
 		"first": {ProxyProtocolV2, false, []bool{true, false, true, false}},
 		"every": {ProxyProtocolV2, true, []bool{true, true, true, true}},
 		"none":  {NoProxyProtocol, false, []bool{false, false, false, false}},
-		"v1":    {ProxyProtocolV1, true, []bool{false, false, false, false}}, // has no form for it
+		"v1":    {ProxyProtocolV1, true, []bool{false, false, false, false}}, // does not support UDP
 	} {
 		t.Run(name, func(t *testing.T) {
-			noLeaks(t)
+			relaytest.NoLeaks(t)
 			r := newUDPRig(t, []string{"192.0.2.1:53"}, func(o *Options) {
 				o.ProxyProtocol, o.ProxyProtocolEvery = test.option, test.every
 			})
@@ -125,9 +128,8 @@ func TestProxyProtocolOverUDP(t *testing.T) {
 	}
 }
 
-// Addresses that the protocol has no form for are left out: the header says no
-// more than that the connection is somebody's.
-func TestProxyProtocolOfUnknownAddresses(t *testing.T) {
+// For addresses that the protocol cannot express, the header has none.
+func TestProxyProtocolUnknownAddresses(t *testing.T) {
 	pipe := &net.UnixAddr{Name: "client", Net: "unixpacket"}
 	for _, v := range []ProxyProtocol{ProxyProtocolV1, ProxyProtocolV2} {
 		tcp := net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:1"))

@@ -14,33 +14,38 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// This file is the one place where what an attempt came to is booked in the
-// queue and told to the operator: a change of state once, at the level that it
-// deserves, everything else at DEBUG.
+// This file is the one place that records the results of attempts: in the
+// queue, the journal, the events and the log. A change of the queue is logged
+// once, at its own level; everything else is logged at DEBUG.
 
-// succeeded books a success. again is one that was told of already: the next
-// answer of a UDP backend that has answered this client before.
-func (r *Relay) succeeded(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer, now time.Time, again bool) {
+// recordSuccess records that the backend of an attempt serves the client.
+// repeated marks a further answer of a UDP backend whose first answer to this
+// client was recorded before: it is logged only if the backend recovers.
+func (r *Relay) recordSuccess(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer, now time.Time, repeated bool) {
 	o.attempt.Backend.Prefer(n, o.addr)
-	if change := walk.Succeeded(o.attempt, now); change.Recovered || !again {
-		r.booked(change, o, n, client)
+	change := r.service.attemptSucceeded(walk, o, n, client, now)
+	// Without a recovery there is nothing but a DEBUG line: skip the work for it.
+	if change.Recovered || !repeated && r.log.Core().Enabled(zap.DebugLevel) {
+		r.publish(change, o, n, client)
 	}
 }
 
-// failed books a failure and says what the client does next. A failure of our
-// own side is not the backend's, and there is nothing to try on it again.
-func (r *Relay) failed(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer) (upstream.Verdict, upstream.Change) {
+// recordFailure records that an attempt failed, and returns what the client
+// does next. A local failure, and a lookup that brought no new addresses, are
+// no strike; the backend is exhausted for this client then, because a second
+// attempt would fail in the same way.
+func (r *Relay) recordFailure(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer) (upstream.Verdict, upstream.Change) {
 	if errors.Is(o.err, errUnchanged) || dial.Class(o.err) != netio.Remote {
 		walk.Exhaust(o.attempt.Backend)
-		r.tell(zapcore.DebugLevel, "attempt not counted", o, n, client)
+		r.logAttempt(zapcore.DebugLevel, "attempt not counted", o, n, client)
 		return upstream.Next, upstream.Change{}
 	}
-	verdict, change := walk.FailedAt(o.attempt, time.Now(), o.err, o.at())
-	r.booked(change, o, n, client)
+	verdict, change := r.service.attemptFailed(walk, o, n, client)
+	r.publish(change, o, n, client)
 	return verdict, change
 }
 
-// at is the address that was tried last; not valid if there was none.
+// at returns the address that was tried last; invalid if there was none.
 func (o outcome) at() netip.AddrPort {
 	if !o.addr.IsValid() {
 		return netip.AddrPort{}
@@ -48,40 +53,39 @@ func (o outcome) at() netip.AddrPort {
 	return netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
 }
 
-// booked tells what a report changed.
-func (r *Relay) booked(change upstream.Change, o outcome, n upstream.Network, client fmt.Stringer) {
-	r.service.Journal.booked(change, o, n, client)
+// publish announces and logs what the result of an attempt changed.
+func (r *Relay) publish(change upstream.Change, o outcome, n upstream.Network, client fmt.Stringer) {
 	r.service.announce(change, o, n)
 	switch {
 	case change.Strike == 1:
-		r.tell(zapcore.WarnLevel, "backend failed, first strike", o, n, client)
+		r.logAttempt(zapcore.WarnLevel, "backend failed, first strike", o, n, client)
 	case change.Strike == 2:
-		r.tell(zapcore.WarnLevel, "backend failed, second strike", o, n, client)
+		r.logAttempt(zapcore.WarnLevel, "backend failed, second strike", o, n, client)
 	case change.Recovered:
-		r.tell(zapcore.InfoLevel, "backend recovered", o, n, client, zap.Duration("down_for", change.DownFor))
+		r.logAttempt(zapcore.InfoLevel, "backend recovered", o, n, client, zap.Duration("down_for", change.DownFor))
 	case o.err != nil:
-		r.tell(zapcore.DebugLevel, "attempt failed", o, n, client)
+		r.logAttempt(zapcore.DebugLevel, "attempt failed", o, n, client)
 	default:
-		r.tell(zapcore.DebugLevel, "connected", o, n, client)
+		r.logAttempt(zapcore.DebugLevel, "connected", o, n, client)
 	}
-	r.reordered(change)
+	r.logOrder(change)
 	if !change.CoolingUntil.IsZero() {
-		r.log.Info("backend cools down", zap.Stringer("network", n), zap.String("backend", o.attempt.Backend.Text), zap.Time("until", change.CoolingUntil))
+		r.log.Info("backend cooling down", zap.Stringer("network", n), zap.String("backend", o.attempt.Backend.Text), zap.Time("until", change.CoolingUntil))
 	}
 	if change.AllUnavailable {
 		r.log.Error("all backends unavailable", zap.Stringer("network", n))
 	}
 }
 
-// reordered tells the new order, where a change has brought one.
-func (r *Relay) reordered(change upstream.Change) {
+// logOrder logs the new order of the backends if it changed.
+func (r *Relay) logOrder(change upstream.Change) {
 	if change.Order != nil {
-		r.log.Info("order of backends changed", zap.Strings("order", change.Order))
+		r.log.Info("backend order changed", zap.Strings("order", change.Order))
 	}
 }
 
-// tell writes one line about an attempt.
-func (r *Relay) tell(level zapcore.Level, message string, o outcome, n upstream.Network, client fmt.Stringer, more ...zap.Field) {
+// logAttempt writes one line about an attempt.
+func (r *Relay) logAttempt(level zapcore.Level, message string, o outcome, n upstream.Network, client fmt.Stringer, more ...zap.Field) {
 	line := r.log.Check(level, message)
 	if line == nil {
 		return
@@ -96,8 +100,8 @@ func (r *Relay) tell(level zapcore.Level, message string, o outcome, n upstream.
 		zap.String("backend", o.attempt.Backend.Text),
 		zap.Int("attempt", attempt),
 		zap.Duration("duration", o.took))
-	if o.addr.IsValid() {
-		fields = append(fields, zap.Stringer("address", netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)))
+	if addr := o.at(); addr.IsValid() {
+		fields = append(fields, zap.Stringer("address", addr))
 	}
 	if o.err != nil {
 		fields = append(fields, zap.Error(o.err))

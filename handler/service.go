@@ -11,36 +11,37 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// Service is what a service keeps through changes of its settings.
+// Service is the state of a service that outlives a change of its settings.
 type Service struct {
 	Name string         // set once
 	Pool *upstream.Pool // set once
 
-	// Journal says why the queue stands as it does.
+	// Journal explains the state of the queue.
 	Journal Journal
 
-	observe   func(Event) // set once; nil: nobody is told of events
+	observe   func(Event) // set once; nil: events are not reported
 	sessions  *sessions   // set once
 	admission admission
 	tallies   tallies
 	floods    floods
-	ends      ends
+	ends      endNotifier
 
-	mu      sync.Mutex // guards what follows
-	relays  *tcpRelay  // the first of the list of those at work
-	count   int        // how many they are
-	closing bool       // nobody new is served
+	mu      sync.Mutex // guards the fields below
+	relays  *tcpRelay  // head of the list of active relays
+	count   int        // length of that list
+	closing bool       // no new clients are accepted
 }
 
-// NewService makes the running state of a service. observe, if it is not nil, is
-// told of each event; it must not wait for anything.
+// NewService returns a service without clients. observe, if it is not nil, is
+// called with each event; it must not block.
 func NewService(name string, pool *upstream.Pool, observe func(Event)) *Service {
 	s := &Service{Name: name, Pool: pool, observe: observe}
-	s.sessions = newSessions(s.ends.tell)
+	s.sessions = newSessions(s.ends.notify)
 	return s
 }
 
-// Active counts the TCP relays (attempts included) and UDP sessions at work.
+// Active returns the number of TCP relays, including those that still search
+// for a backend, and of UDP sessions.
 func (s *Service) Active() (tcp, udp int) {
 	s.mu.Lock()
 	tcp = s.count
@@ -53,16 +54,16 @@ func (s *Service) idle() bool {
 	return tcp == 0 && udp == 0
 }
 
-// enter books a relay; false if there is no room for it, or nobody new is
-// served any more.
+// enter adds a relay to the active ones. It returns false if a limit is reached
+// or the service accepts no new clients.
 func (s *Service) enter(t *tcpRelay) bool {
 	ticket, refusal := s.admission.admit(&t.relay.opts, ipOf(t.client))
 	switch refusal {
 	case RefusedTooMany:
-		s.turnAway(t, tooManyTCP)
+		s.refuseAtLimit(t, limitTCP)
 		return false
 	case RefusedTooManyIP:
-		s.turnAway(t, tooManyOfOneTCP)
+		s.refuseAtLimit(t, perIPLimitTCP)
 		return false
 	}
 	t.ticket = ticket
@@ -81,12 +82,13 @@ func (s *Service) enter(t *tcpRelay) bool {
 	return true
 }
 
-// turnAway tells of a client that there is no room for.
-func (s *Service) turnAway(t *tcpRelay, kind flood) {
+// refuseAtLimit logs and counts a client that was refused because of a limit.
+func (s *Service) refuseAtLimit(t *tcpRelay, kind flood) {
 	s.floods.note(t.relay.log, kind, zap.Stringer("network", upstream.TCP), zap.Stringer("client", t.client))
 	t.log(record{why: refusedClient})
 }
 
+// leave removes a relay from the active ones.
 func (s *Service) leave(t *tcpRelay) {
 	s.mu.Lock()
 	if t.prev != nil {
@@ -101,18 +103,18 @@ func (s *Service) leave(t *tcpRelay) {
 	s.count--
 	s.mu.Unlock()
 	s.admission.leave(t.ticket, ipOf(t.client))
-	s.ends.tell()
+	s.ends.notify()
 }
 
-// refuse takes no new clients from now on.
-func (s *Service) refuse() {
+// stopAccepting makes the service refuse new clients from now on.
+func (s *Service) stopAccepting() {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
 	s.sessions.refuse()
 }
 
-// cut ends all relays with a reset, and all sessions.
+// cut ends all TCP relays with a reset, and all UDP sessions.
 func (s *Service) cut(why reason) {
 	s.mu.Lock()
 	relays := make([]*tcpRelay, 0, s.count)
@@ -128,28 +130,29 @@ func (s *Service) cut(why reason) {
 	}
 }
 
-// Cut ends all relays and sessions at work: their service has been taken out
-// of the config, and its grace period is over. New clients are served.
+// Cut ends all TCP relays and UDP sessions of a service that was removed from
+// the config, after its grace period. New clients are still served.
 func (s *Service) Cut() { s.cut(removed) }
 
-// Close ends everything and serves nobody any more.
+// Close ends all TCP relays and UDP sessions, and refuses new clients from now on.
 func (s *Service) Close() {
-	s.refuse()
+	s.stopAccepting()
 	s.cut(serviceClosed)
 }
 
-// How sessions end while their service is drained: UDP has no end of its own,
-// so one that owes nobody an answer and has been quiet this long is finished.
+// UDP has no end of a connection. While a service is drained, a session counts
+// as finished when no answer is outstanding and no datagram has passed for
+// quietFor.
 const (
 	quietFor   = time.Second
-	quietCheck = 100 * time.Millisecond
+	quietCheck = 100 * time.Millisecond // between two searches for such sessions
 )
 
-// Drain serves nobody new, waits until those at work have finished, at most
-// for timeout, and cuts the rest. It says how many ended by themselves and how
-// many were cut.
+// Drain refuses new clients from now on, waits at most timeout for the active
+// TCP relays and UDP sessions to finish, and cuts the rest. It returns how many
+// finished and how many were cut.
 func (s *Service) Drain(timeout time.Duration) (finished, cut int) {
-	s.refuse()
+	s.stopAccepting()
 	tcp, udp := s.Active()
 	all := tcp + udp
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -174,21 +177,21 @@ func (s *Service) Drain(timeout time.Duration) (finished, cut int) {
 	tcp, udp = s.Active()
 	cut = tcp + udp
 	s.cut(shutdown)
-	// What is cut ends at once, but on goroutines of its own.
+	// Relays that are cut end at once, but on goroutines of their own.
 	ended, done := context.WithTimeout(context.Background(), time.Second)
 	defer done()
 	_ = s.WaitIdle(ended)
 	return all - cut, cut
 }
 
-// WaitIdle waits until no relay and no session is at work. The error is that
-// of a context that ended first.
+// WaitIdle waits until there is no active TCP relay and no UDP session. If ctx
+// ends first, it returns the cause.
 func (s *Service) WaitIdle(ctx context.Context) error {
-	told := s.ends.watch()
-	defer s.ends.unwatch(told)
+	ended := s.ends.subscribe()
+	defer s.ends.unsubscribe(ended)
 	for !s.idle() {
 		select {
-		case <-told:
+		case <-ended:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -196,44 +199,48 @@ func (s *Service) WaitIdle(ctx context.Context) error {
 	return nil
 }
 
-// ends tells those who wait that something has ended. Where nobody waits it
-// costs a look.
-type ends struct {
-	watchers atomic.Int32
+// endNotifier notifies subscribers when a relay or session has ended. Without
+// subscribers, notify costs one atomic load.
+type endNotifier struct {
+	subscribers atomic.Int32 // number of channels
 
-	mu   sync.Mutex // guards told
-	told map[chan struct{}]struct{}
+	mu       sync.Mutex // guards channels
+	channels map[chan struct{}]struct{}
 }
 
-func (e *ends) watch() chan struct{} {
+// subscribe returns a channel that receives a value after one or more ends. An
+// end between subscribe and the next receive is not missed.
+func (n *endNotifier) subscribe() chan struct{} {
 	ch := make(chan struct{}, 1)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.told == nil {
-		e.told = make(map[chan struct{}]struct{})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.channels == nil {
+		n.channels = make(map[chan struct{}]struct{})
 	}
-	e.told[ch] = struct{}{}
-	e.watchers.Add(1)
+	n.channels[ch] = struct{}{}
+	n.subscribers.Add(1)
 	return ch
 }
 
-func (e *ends) unwatch(ch chan struct{}) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.told, ch)
-	e.watchers.Add(-1)
+// unsubscribe ends the notifications to a channel.
+func (n *endNotifier) unsubscribe(ch chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.channels, ch)
+	n.subscribers.Add(-1)
 }
 
-func (e *ends) tell() {
-	if e.watchers.Load() == 0 {
+// notify notifies all subscribers. It does not block.
+func (n *endNotifier) notify() {
+	if n.subscribers.Load() == 0 {
 		return
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for ch := range e.told {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for ch := range n.channels {
 		select {
 		case ch <- struct{}{}:
-		default: // told already, and has not looked yet
+		default: // a notification is waiting already
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -18,13 +19,13 @@ import (
 func failToOpen(netip.AddrPort) error { return errRefused }
 
 func TestWaitIdle(t *testing.T) {
-	t.Run("nobody is there: no wait, whatever the context", func(t *testing.T) {
+	t.Run("no relays: returns nil, also if the context has ended", func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		check(t, r.service.WaitIdle(ctx))
+		relaytest.Check(t, r.service.WaitIdle(ctx))
 	})
-	t.Run("the context's end", func(t *testing.T) {
+	t.Run("end of the context", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"192.0.2.1:53"})
 			r.deliver(1, new(udpClient), "a")
@@ -33,12 +34,12 @@ func TestWaitIdle(t *testing.T) {
 			if err := r.service.WaitIdle(ctx); !errors.Is(err, errNoSuchHost) {
 				t.Errorf("%v", err)
 			}
-			if n := r.service.ends.watchers.Load(); n != 0 || len(r.service.ends.told) != 0 {
-				t.Errorf("%d watchers left", n)
+			if n := r.service.ends.subscribers.Load(); n != 0 || len(r.service.ends.channels) != 0 {
+				t.Errorf("%d subscribers left", n)
 			}
 		})
 	})
-	t.Run("the last end, of whichever kind", func(t *testing.T) {
+	t.Run("end of the last relay or session", func(t *testing.T) {
 		for _, last := range []upstream.Network{upstream.TCP, upstream.UDP} {
 			synctest.Test(t, func(t *testing.T) {
 				r := newUDPRig(t, []string{"192.0.2.1:53"})
@@ -47,9 +48,9 @@ func TestWaitIdle(t *testing.T) {
 				relay := &tcpRelay{relay: r.relay, client: new(net.TCPAddr)}
 				r.service.enter(relay)
 				idle := make(chan struct{})
-				for range 3 { // each who waits is told
+				for range 3 { // each waiter is notified
 					go func() {
-						check(t, r.service.WaitIdle(context.Background()))
+						relaytest.Check(t, r.service.WaitIdle(context.Background()))
 						idle <- struct{}{}
 					}()
 				}
@@ -71,57 +72,57 @@ func TestWaitIdle(t *testing.T) {
 					end()
 				}
 				for range 3 {
-					<-idle // or the bubble is stuck
+					<-idle // a missed notification would deadlock the bubble
 				}
 			})
 		}
 	})
 	t.Run("no end is missed", func(t *testing.T) {
-		noLeaks(t)
+		relaytest.NoLeaks(t)
 		r := newUDPRig(t, []string{"192.0.2.1:53"})
 		r.engine.quiet = true
 		for i := range 2000 {
-			var under sync.WaitGroup
+			var ending sync.WaitGroup
 			if i%2 == 0 {
 				relay := &tcpRelay{relay: r.relay, client: new(net.TCPAddr)}
 				r.service.enter(relay)
-				under.Go(func() { r.service.leave(relay) })
+				ending.Go(func() { r.service.leave(relay) })
 			} else {
 				r.deliver(1, new(udpClient), "a")
 				s := r.session(1)
-				under.Go(func() { s.end(idleTimeout) })
+				ending.Go(func() { s.end(idleTimeout) })
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			ctx, cancel := context.WithTimeout(t.Context(), relaytest.Limit)
 			if err := r.service.WaitIdle(ctx); err != nil {
-				t.Fatalf("missed the end of %d", i)
+				t.Fatalf("missed end %d", i)
 			}
 			cancel()
-			under.Wait()
+			ending.Wait()
 		}
 	})
 }
 
-// Cut ends who is there, and no one else.
+// Cut ends active relays; new clients are still served.
 func TestCut(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	server, conns := handOver(t, "127.0.0.1:0")
 	r := newUDPRig(t, []string{server.String()})
-	one, done := r.client()
-	backend := receiveFrom(t, "a connection", conns)
+	first, done := r.client()
+	backend := relaytest.Receive(t, "a connection", conns)
 	r.waitLinked(1)
 	udp := new(udpClient)
 	r.deliver(1, udp, "a")
 
 	r.service.Cut()
-	wantEnding(t, "the client", one, "RST")
+	wantEnding(t, "the client", first, "RST")
 	wantEnding(t, "the backend", backend, "RST")
-	receiveFrom(t, "the end", done)
+	relaytest.Receive(t, "the end", done)
 	udp.wantReleased(t, 1)
 	r.wantReasons(removed, removed)
 
-	two, _ := r.client()
-	backend = receiveFrom(t, "a connection", conns)
-	say(t, two, "still served")
+	second, _ := r.client()
+	backend = relaytest.Receive(t, "a connection", conns)
+	say(t, second, "still served")
 	hear(t, backend, "still served")
 	r.deliver(1, udp, "b")
 	r.wantSessions(1)
@@ -130,29 +131,29 @@ func TestCut(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	server, conns := handOver(t, "127.0.0.1:0")
 	r := newUDPRig(t, []string{server.String()})
-	one, done := r.client()
-	backend := receiveFrom(t, "a connection", conns)
+	client, done := r.client()
+	backend := relaytest.Receive(t, "a connection", conns)
 	r.waitLinked(1)
 	r.deliver(1, new(udpClient), "a")
 	r.service.Close()
-	wantEnding(t, "the client", one, "RST")
+	wantEnding(t, "the client", client, "RST")
 	wantEnding(t, "the backend", backend, "RST")
-	receiveFrom(t, "the end", done)
+	relaytest.Receive(t, "the end", done)
 	r.wantReasons(serviceClosed, serviceClosed)
 	late, done := r.client()
 	wantEnding(t, "a late client", late, "RST")
-	receiveFrom(t, "the end", done)
+	relaytest.Receive(t, "the end", done)
 	if server.count() != 1 {
-		t.Error("the late client came through")
+		t.Error("the late client reached the backend")
 	}
 }
 
 // A relay that is cut before it has a mover ends once it has one.
 func TestCutBeforeTheMoverIsSet(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	r := newRig(t, []string{"192.0.2.1:80"})
 	client, far := tcpPair(t)
 	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
@@ -168,33 +169,33 @@ func TestCutBeforeTheMoverIsSet(t *testing.T) {
 	}
 }
 
-// A connection that panics as it is cut keeps nobody else from being cut.
+// A connection that panics while it is cut does not prevent the cut of others.
 func TestCutSurvivesAPanic(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	server, conns := handOver(t, "127.0.0.1:0")
 	r := newRig(t, []string{server.String()})
 	for range 3 {
 		_, far := tcpPair(t)
 		r.serve(t.Context(), stream.Client{Conn: brittle{Conn: far, close: true}, CloseWrite: far.CloseWrite, Socket: far})
-		receiveFrom(t, "a connection", conns)
+		relaytest.Receive(t, "a connection", conns)
 	}
 	r.waitLinked(3)
 	r.service.Cut()
-	check(t, r.service.WaitIdle(t.Context()))
+	relaytest.Check(t, r.service.WaitIdle(t.Context()))
 	r.wantLines("relay ended by a panic", 3)
 
-	// Nor does one that comes too late.
+	// A late client whose connection panics is reset too.
 	r.service.Close()
 	near, far := tcpPair(t)
-	receiveFrom(t, "the end", r.serve(t.Context(), stream.Client{Conn: brittle{Conn: far, close: true}, Socket: far}))
+	relaytest.Receive(t, "the end", r.serve(t.Context(), stream.Client{Conn: brittle{Conn: far, close: true}, Socket: far}))
 	wantEnding(t, "a late client", near, "RST")
 }
 
-// waitLinked waits until so many TCP relays have their backend: until then the
-// backend of one that is cut may see FIN.
+// waitLinked waits until the given number of TCP relays are linked to their
+// backends. Before that, a cut may show the backend a FIN.
 func (r *rig) waitLinked(want int) {
 	r.t.Helper()
-	eventually(r.t, "the links", func() bool {
+	relaytest.Eventually(r.t, "links", func() bool {
 		r.service.mu.Lock()
 		defer r.service.mu.Unlock()
 		n := 0
@@ -209,10 +210,10 @@ func (r *rig) waitLinked(want int) {
 	})
 }
 
-// Clients that come in while others are cut are served or reset, and in the
-// end nobody is left.
-func TestCutWhileClientsCome(t *testing.T) {
-	noLeaks(t)
+// Clients that arrive during cuts are served or reset, and none are left at the
+// end.
+func TestCutWhileClientsArrive(t *testing.T) {
+	relaytest.NoLeaks(t)
 	server := serveTCP(t, "127.0.0.1:0", echo)
 	backend := newUDPBackend(t, echoDatagram)
 	overEngines(t, func(t *testing.T, engine dgram.Engine) {
@@ -237,7 +238,7 @@ func TestCutWhileClientsCome(t *testing.T) {
 							_, _ = near.Read(make([]byte, 1))
 						}
 						_ = near.Close()
-						receiveFrom(t, "the end of a relay", done)
+						relaytest.Receive(t, "the end of a relay", done)
 					}
 				})
 			}

@@ -138,7 +138,7 @@ func (s *session) addFailureLocked(err error) {
 // port or descriptor. That is not the backend's fault, and another backend would
 // not help.
 func (s *session) makeRoomLocked(why error) {
-	s.note(lackOfOwn, zap.Error(why))
+	s.note(exhausted, zap.Error(why))
 	if s.evictions >= maxEvictions {
 		s.refuseLocked(why)
 		return
@@ -187,7 +187,7 @@ func (s *session) attemptFailedLocked(err error) {
 		o.addr = s.addrs[s.at]
 	}
 	s.recordAttemptLocked(o)
-	verdict, change := s.relay.failed(&s.walk, o, upstream.UDP, &s.key.Client)
+	verdict, change := s.relay.recordFailure(&s.walk, o, upstream.UDP, &s.key.Client)
 	if change.Demoted {
 		// On a goroutine of its own: this may be a listener's goroutine, and there may be many sessions.
 		go s.relay.service.sessions.leaveDemoted(a.Backend)
@@ -268,7 +268,7 @@ func (s *session) backendAnsweredLocked(now time.Time) {
 		s.recordAttemptLocked(o)
 		s.tallyLocked().connects.observe(o.took, now)
 	}
-	s.relay.succeeded(&s.walk, o, upstream.UDP, &s.key.Client, now, s.answeredBy == backend)
+	s.relay.recordSuccess(&s.walk, o, upstream.UDP, &s.key.Client, now, s.answeredBy == backend)
 	s.addrs, s.at = preferredFirst(s.addrs, addr), 0
 	if s.answeredBy == nil {
 		s.relay.service.sessions.moveToAnswered(s)

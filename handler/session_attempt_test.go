@@ -41,7 +41,7 @@ func TestUDPStrikes(t *testing.T) {
 			"2 open 192.0.2.1:53", "2 < a", "2 < b", "2 < c", "2 close",
 			"3 open 192.0.2.2:53", "3 < a", "3 < b", "3 < c", "3 < d")
 		r.wantStrikes("192.0.2.1:53", 0, upstream.Down)
-		r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "order of backends changed", 1)
+		r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "backend order changed", 1)
 		r.engine.socket(3).answer("A")
 		client.wants(t, "A")
 	})

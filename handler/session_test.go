@@ -211,7 +211,7 @@ func TestUDPQueue(t *testing.T) {
 					want = append(want, fmt.Sprintf("1 < %d", i))
 				}
 			}
-			if got := r.service.floods.totalOf(queueFull); got != 6 {
+			if got := r.service.floods.total(queueFull); got != 6 {
 				t.Fatalf("%d counted, want 6", got)
 			}
 			close(found)
@@ -228,7 +228,7 @@ func TestUDPQueue(t *testing.T) {
 			for range 30 {
 				r.deliver(1, new(udpClient), big)
 			}
-			if got := r.service.floods.totalOf(queueFull); got != 30-(1<<20)/60_000 {
+			if got := r.service.floods.total(queueFull); got != 30-(1<<20)/60_000 {
 				t.Fatalf("%d counted", got)
 			}
 		})

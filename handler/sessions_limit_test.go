@@ -146,7 +146,7 @@ func TestUDPSessionLimit(t *testing.T) {
 		if open != limit || most > limit {
 			t.Errorf("%d sockets, at most %d at once, want %d", open, most, limit)
 		}
-		if got := r.service.floods.totalOf(evicted); got != keys-limit {
+		if got := r.service.floods.total(evicted); got != keys-limit {
 			t.Errorf("%d evictions counted, want %d", got, keys-limit)
 		}
 	})

@@ -10,10 +10,10 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// networks is how many there are: [upstream.TCP] and [upstream.UDP].
-const networks = 2
+// networks is the number of networks of a backend.
+const networks = upstream.Network(len(upstream.Status{}.Networks))
 
-// Totals are what has passed since the service began.
+// Totals counts the traffic since the service started.
 type Totals struct {
 	Connections   uint64 // TCP connections made, UDP sockets opened for a session
 	BytesUp       uint64 // from clients
@@ -30,65 +30,65 @@ func (t *Totals) add(more Totals) {
 	t.DatagramsDown += more.DatagramsDown
 }
 
-// Use is what a backend does and has done on one network.
+// Use counts what a backend serves on one network.
 type Use struct {
-	Active int // relays or sessions that it serves
+	Active int // TCP relays or UDP sessions
 	Totals
-	Connects Connects // TCP: how long connecting took; UDP: the first answer
+	Connects Connects // TCP: times to connect; UDP: times to the first answer
 }
 
-// BackendStats is a backend as it stands in the queue, with its use. One that
-// is no longer there but has relays at work has Position -1.
+// BackendStats holds the status and the use of a backend. A backend that left the
+// queue and still has active relays has Position -1.
 type BackendStats struct {
 	upstream.Status
 	Use [networks]Use
 }
 
-// Gone is what backends came to that left the queue and have no relays any
-// more, so that the totals of a service never fall. Failures and demotions are
-// in it once they left.
-type Gone struct {
+// Departed holds the final counts of backends that left the queue and have no
+// relays left, so that the totals of a service never decrease. Their failures
+// and demotions are included from the moment they leave the queue.
+type Departed struct {
 	Totals
 	upstream.Departed
 }
 
-// Refusal is why a client was not served.
+// Refusal is the reason why a client was refused.
 type Refusal string
 
 // The refusals.
 const (
-	RefusedByBackends Refusal = "no_backend"             // all were tried
-	RefusedTooMany    Refusal = "max_connections"        // of the service
-	RefusedTooManyIP  Refusal = "max_connections_per_ip" // of the client
+	RefusedByBackends Refusal = "no_backend"             // every backend was tried
+	RefusedTooMany    Refusal = "max_connections"        // the limit of the service
+	RefusedTooManyIP  Refusal = "max_connections_per_ip" // the limit of the client's address
 )
 
-// Drop is why a datagram was dropped.
+// Drop is the reason why a datagram was dropped.
 type Drop string
 
-// The drops.
+// The reasons of drops.
 const (
-	DroppedQueueFull Drop = "queue_full" // of its session, which waits for a backend
-	DroppedRefused   Drop = "refused"    // its client was refused less than a second ago, or it cannot be sent
+	DroppedQueueFull Drop = "queue_full" // the queue of its session, which waits for a backend
+	DroppedRefused   Drop = "refused"    // its client was refused less than a second ago, or the datagram could not be sent
 )
 
-// Stats are a service at one moment.
+// Stats holds the counts of a service at one moment.
 type Stats struct {
 	Backends  []BackendStats // in queue order
-	Gone      [networks]Gone
-	Active    [networks]int // relays and sessions, those in search of a backend included
+	Departed  [networks]Departed
+	Active    [networks]int // relays and sessions, including those that search for a backend
 	Refused   [networks]map[Refusal]uint64
 	Dropped   map[Drop]uint64
-	Exhausted uint64 // clients that met a lack of descriptors, memory or ports
-	Evicted   uint64 // sessions that made room for others
+	Exhausted uint64 // clients that found this machine out of descriptors, memory or ports
+	Evicted   uint64 // sessions that were ended to make room for others
 }
 
-// tally counts for a backend on one network.
+// tally holds the counters of a backend on one network.
 type tally struct {
 	active      atomic.Int64
 	connections atomic.Uint64
 	connects    latency
 
-	// A cache line for each direction: two processors count at once.
+	// Each direction has a cache line of its own, because two CPUs usually count.
 	_                        [64]byte
 	bytesUp, datagramsUp     atomic.Uint64
 	_                        [64]byte
@@ -96,36 +96,39 @@ type tally struct {
 	_                        [64]byte
 }
 
-// tallies are those of a service, by backend as it is written in the
-// configuration. Those of a backend that has left it go with its last relay.
+// tallies holds the tallies of a service's backends. Settle removes those of a
+// backend that has left the queue and ended its last relay.
 type tallies struct {
-	mu   sync.Mutex // guards what follows
-	of   map[string]*[networks]tally
-	gone [networks]Totals // of those that went
+	mu        sync.Mutex                  // guards the fields below
+	byBackend map[string]*[networks]tally // by the backend as configured
+	departed  [networks]Totals            // sum of the removed ones
 }
 
+// get returns the tally of a backend, and makes one if there is none.
 func (t *tallies) get(b *upstream.Backend, n upstream.Network) *tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	both := t.of[b.Text]
+	both := t.byBackend[b.Text]
 	if both == nil {
-		if t.of == nil {
-			t.of = make(map[string]*[networks]tally)
+		if t.byBackend == nil {
+			t.byBackend = make(map[string]*[networks]tally)
 		}
 		both = new([networks]tally)
-		t.of[b.Text] = both
+		t.byBackend[b.Text] = both
 	}
 	return &both[n]
 }
 
-// enter books that a relay is at work with the backend, until it leaves.
+// enter counts a relay that the backend serves, until leave.
 func (t *tally) enter() {
 	t.active.Add(1)
 	t.connections.Add(1)
 }
 
+// leave counts the end of a relay.
 func (t *tally) leave() { t.active.Add(-1) }
 
+// use returns the counts.
 func (t *tally) use(now time.Time) Use {
 	return Use{
 		Active: int(t.active.Load()),
@@ -140,40 +143,41 @@ func (t *tally) use(now time.Time) Use {
 	}
 }
 
-// Stats says how the service is at now.
+// Stats returns the counts of the service and the status of its backends.
 func (s *Service) Stats(now time.Time) Stats { return s.stats(now, false) }
 
-// Settle is Stats for whoever keeps books on backends: one that is gone is
-// listed for a last time when its last relay has ended, with what that moved.
-// It is forgotten then, so there can be but one who calls this.
+// Settle is like Stats but also drops departed backends after listing them once,
+// with their final counts. Only the metrics ledger may call it.
 func (s *Service) Settle(now time.Time) Stats { return s.stats(now, true) }
 
 func (s *Service) stats(now time.Time, settle bool) Stats {
 	var stats Stats
 	stats.Active[upstream.TCP], stats.Active[upstream.UDP] = s.Active()
 	stats.Refused[upstream.TCP] = map[Refusal]uint64{
-		RefusedByBackends: s.floods.totalOf(refusedTCP),
-		RefusedTooMany:    s.floods.totalOf(tooManyTCP),
-		RefusedTooManyIP:  s.floods.totalOf(tooManyOfOneTCP),
+		RefusedByBackends: s.floods.total(refusedTCP),
+		RefusedTooMany:    s.floods.total(limitTCP),
+		RefusedTooManyIP:  s.floods.total(perIPLimitTCP),
 	}
 	stats.Refused[upstream.UDP] = map[Refusal]uint64{
-		RefusedByBackends: s.floods.totalOf(refusedUDP),
-		RefusedTooMany:    s.floods.totalOf(tooManyUDP),
-		RefusedTooManyIP:  s.floods.totalOf(tooManyOfOneUDP),
+		RefusedByBackends: s.floods.total(refusedUDP),
+		RefusedTooMany:    s.floods.total(limitUDP),
+		RefusedTooManyIP:  s.floods.total(perIPLimitUDP),
 	}
 	stats.Dropped = map[Drop]uint64{
-		DroppedQueueFull: s.floods.totalOf(queueFull),
-		DroppedRefused:   s.floods.totalOf(dropped),
+		DroppedQueueFull: s.floods.total(queueFull),
+		DroppedRefused:   s.floods.total(dropped),
 	}
-	stats.Exhausted, stats.Evicted = s.floods.totalOf(lackOfOwn), s.floods.totalOf(evicted)
+	stats.Exhausted, stats.Evicted = s.floods.total(exhausted), s.floods.total(evicted)
 
 	s.listBackends(&stats, now, settle)
-	for n := range stats.Gone {
-		stats.Gone[n].Departed = s.Pool.Departed(upstream.Network(n))
+	for n := range networks {
+		stats.Departed[n].Departed = s.Pool.Departed(n)
 	}
 	return stats
 }
 
+// listBackends adds the backends to stats: those in the queue, then the others by
+// name.
 func (s *Service) listBackends(stats *Stats, now time.Time, settle bool) {
 	s.tallies.mu.Lock()
 	defer s.tallies.mu.Unlock()
@@ -181,18 +185,18 @@ func (s *Service) listBackends(stats *Stats, now time.Time, settle bool) {
 	for _, status := range s.Pool.Snapshot(now) {
 		b := BackendStats{Status: status}
 		listed[status.Backend.Text] = true
-		if both := s.tallies.of[status.Backend.Text]; both != nil {
+		if both := s.tallies.byBackend[status.Backend.Text]; both != nil {
 			for n := range both {
 				b.Use[n] = both[n].use(now)
 			}
 		}
 		stats.Backends = append(stats.Backends, b)
 	}
-	for n := range s.tallies.gone {
-		stats.Gone[n].Totals = s.tallies.gone[n]
+	for n, totals := range s.tallies.departed {
+		stats.Departed[n].Totals = totals
 	}
-	var gone []BackendStats
-	for text, both := range s.tallies.of {
+	var notQueued []BackendStats // no longer in the queue
+	for text, both := range s.tallies.byBackend {
 		if listed[text] {
 			continue
 		}
@@ -204,20 +208,20 @@ func (s *Service) listBackends(stats *Stats, now time.Time, settle bool) {
 		}
 		if active == 0 {
 			for n := range b.Use {
-				stats.Gone[n].add(b.Use[n].Totals)
+				stats.Departed[n].add(b.Use[n].Totals)
 			}
 			if !settle {
 				continue
 			}
-			delete(s.tallies.of, text)
+			delete(s.tallies.byBackend, text)
 		}
-		gone = append(gone, b)
+		notQueued = append(notQueued, b)
 	}
 	if settle {
-		for n := range stats.Gone {
-			s.tallies.gone[n] = stats.Gone[n].Totals
+		for n := range stats.Departed {
+			s.tallies.departed[n] = stats.Departed[n].Totals
 		}
 	}
-	slices.SortFunc(gone, func(a, b BackendStats) int { return strings.Compare(a.Backend.Text, b.Backend.Text) })
-	stats.Backends = append(stats.Backends, gone...)
+	slices.SortFunc(notQueued, func(a, b BackendStats) int { return strings.Compare(a.Backend.Text, b.Backend.Text) })
+	stats.Backends = append(stats.Backends, notQueued...)
 }

@@ -146,7 +146,7 @@ func (t *tcpRelay) Connected() stream.Totals {
 	a := t.takeFirst()
 	o := outcome{attempt: a.attempt, addr: a.addrs[0], tried: a.addrs, since: a.since, took: time.Since(a.attempt.Began)}
 	t.note(o)
-	t.relay.succeeded(&a.walk, o, upstream.TCP, t.client, time.Now(), false)
+	t.relay.recordSuccess(&a.walk, o, upstream.TCP, t.client, time.Now(), false)
 	return t.found(o)
 }
 
@@ -269,7 +269,7 @@ func (t *tcpRelay) Ended(end stream.End) {
 		t.logRefused(end.Reason, err)
 		return
 	case end.Reason == stream.Exhausted:
-		t.relay.service.floods.note(t.relay.log, lackOfOwn, zap.Stringer("network", upstream.TCP), zap.Error(end.Err))
+		t.relay.service.floods.note(t.relay.log, exhausted, zap.Stringer("network", upstream.TCP), zap.Error(end.Err))
 	}
 	t.logEnd(end)
 }
@@ -306,7 +306,7 @@ func (t *tcpRelay) logRefused(reason stream.Reason, err error) {
 		return
 	}
 	if dial.Class(err) == netio.Exhausted {
-		r.service.floods.note(r.log, lackOfOwn, network, zap.Error(err))
+		r.service.floods.note(r.log, exhausted, network, zap.Error(err))
 	}
 	r.service.floods.note(r.log, refusedTCP, network, zap.Stringer("client", t.client), zap.Error(err))
 }

@@ -67,8 +67,8 @@ func (r *Relay) refuseUDP(key Key, refusal Refusal) {
 	fields := []zap.Field{zap.Stringer("network", upstream.UDP), zap.Stringer("client", key.Client)}
 	switch refusal {
 	case RefusedTooMany:
-		r.service.floods.note(r.log, tooManyUDP, fields...)
+		r.service.floods.note(r.log, limitUDP, fields...)
 	case RefusedTooManyIP:
-		r.service.floods.note(r.log, tooManyOfOneUDP, fields...)
+		r.service.floods.note(r.log, perIPLimitUDP, fields...)
 	}
 }

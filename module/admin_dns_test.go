@@ -96,7 +96,7 @@ func TestAdminExplainsDNS(t *testing.T) {
 		t.Fatalf("got %q and %q", one, two)
 	}
 	eventually(t, "the change to be told", func() bool { return len(s.explain("moved").Journal) > 0 })
-	if e := s.explain("moved").Journal[0]; e.Kind != "dns" || !strings.Contains(e.Sentence, "has other addresses ([127.0.0.3], before [127.0.0.2])") {
+	if e := s.explain("moved").Journal[0]; e.Kind != "dns" || !strings.Contains(e.Sentence, "changed ([127.0.0.3], before [127.0.0.2])") {
 		t.Errorf("got %+v", e)
 	}
 	if got := kinds(s.explain("other")); len(got) != 0 {

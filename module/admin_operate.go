@@ -30,8 +30,7 @@ func postReset(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	change := s.Pool.Reset()
-	s.Journal.Add(handler.Entry{Kind: handler.KindReset, By: remote(r), Order: change.Order})
+	s.Reset(remote(r))
 	tellOperation(r, "reset", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
 	return s.view(time.Now()), nil
 }
@@ -47,14 +46,13 @@ func setDrained(r *http.Request, drained bool, kind handler.Kind) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	changed, err := s.Pool.SetDrained(b, drained)
+	changed, err := s.SetDrained(b, drained, remote(r))
 	switch {
 	case errors.Is(err, upstream.ErrRemoved): // a reload was faster
 		return nil, unknown("backend", b.Text, s.Pool.Order())
 	case err != nil:
 		return nil, apiErrorf(http.StatusConflict, "%s %s of %s: %w", kind, b.Text, s.Name, err)
 	case changed:
-		s.Journal.Add(handler.Entry{Kind: kind, Backend: b.Text, By: remote(r)})
 		tellOperation(r, string(kind), zap.String("service", s.Name), zap.String("backend", b.Text))
 	}
 	view, ok := s.view(time.Now()).backend(b.Text)

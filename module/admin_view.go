@@ -114,7 +114,7 @@ func (s *service) view(now time.Time) serviceView {
 		v.Totals.add(backend.Totals)
 		v.Backends = append(v.Backends, backend)
 	}
-	for _, gone := range stats.Gone {
+	for _, gone := range stats.Departed {
 		v.Totals.add(totalsView{gone.Connections, gone.Failed, gone.Demotions, gone.BytesUp, gone.BytesDown})
 	}
 	return v

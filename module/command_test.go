@@ -50,7 +50,7 @@ var varying = []struct {
 	is   string
 }{
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "TIME"},
-	{regexp.MustCompile(`(client|asked for by) 127\.0\.0\.1:\d+`), "$1 REMOTE"},
+	{regexp.MustCompile(`(client|requested by) 127\.0\.0\.1:\d+`), "$1 REMOTE"},
 	{regexp.MustCompile(`\b[\d.e+]+ms\b`), "MS"},
 	{regexp.MustCompile(`\bfor (another )?(\d+[hms])+`), "for ${1}SPAN"},
 	{regexp.MustCompile(`\b(\d+[hms])+ ago`), "SPAN ago"},
@@ -203,7 +203,7 @@ func TestCommandsOverAUnixSocket(t *testing.T) {
 		if status != 0 || !strings.Contains(out, live) {
 			t.Errorf("%v: status %d, %s", args, status, problems)
 		}
-		if args[0] == "explain" && !strings.Contains(out, "asked for by unix socket") {
+		if args[0] == "explain" && !strings.Contains(out, "requested by unix socket") {
 			t.Errorf("got %s", out)
 		}
 	}

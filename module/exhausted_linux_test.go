@@ -56,7 +56,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 			t.Errorf("udp: got %q", got)
 		}
 	}
-	for _, message := range []string{"backend failed, first strike", "order of backends changed"} {
+	for _, message := range []string{"backend failed, first strike", "backend order changed"} {
 		if got := p.lines(message); len(got) != 0 {
 			t.Errorf("the backend was blamed: %v", got)
 		}
@@ -125,7 +125,7 @@ func TestPortsRunOut(t *testing.T) {
 	if len(sources) > ports {
 		t.Fatalf("%d ports in use, where there are %d", len(sources), ports)
 	}
-	for _, message := range []string{"backend failed, first strike", "order of backends changed", "all backends unavailable", "client refused"} {
+	for _, message := range []string{"backend failed, first strike", "backend order changed", "all backends unavailable", "client refused"} {
 		if got := s.lines(message); len(got) != 0 {
 			t.Errorf("%d times %q: %v", len(got), message, got[0])
 		}

@@ -78,7 +78,7 @@ func logOf(lines []map[string]any, network string) (all handler.Totals, failed, 
 			switch a.(map[string]any)["error"] {
 			case nil:
 				all.Connections++
-			case "no other addresses": // nobody was asked
+			case "addresses unchanged": // no backend was tried
 			default:
 				failed++
 			}

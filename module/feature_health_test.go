@@ -88,7 +88,7 @@ func TestProbesMoveThePrimary(t *testing.T) {
 		if got, want := entries(serviceAt(at))[:3], []string{"strike " + portOf(a.addr), "demotion " + portOf(a.addr), "recovery " + portOf(a.addr)}; !slices.Equal(got, want) {
 			t.Errorf("the journal has %v, want %v", got, want)
 		}
-		eventually(t, "both orders to be told", func() bool { return len(s.lines("order of backends changed")) == 2 })
+		eventually(t, "both orders to be told", func() bool { return len(s.lines("backend order changed")) == 2 })
 		if probes, clients := s.by("backend recovered"); probes != 1 || clients != 0 {
 			t.Errorf("recoveries of %d probes, %d clients", probes, clients)
 		}

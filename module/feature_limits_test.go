@@ -98,7 +98,7 @@ func TestMaxConnectionsPerIP(t *testing.T) {
 		turnedAway(t, at)
 		late := dial(t, "udp", at)
 		unanswered(t, late)
-		s.told("client refused, too many connections of its address", 1, 1)
+		s.told("client refused, too many connections from its address", 1, 1)
 
 		other := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 		if conn, err := other.Dial("tcp", at); err != nil {

@@ -28,7 +28,7 @@ func TestBothProtocolsOnOnePort(t *testing.T) {
 			t.Errorf("udp: got %q", got)
 		}
 		// The order is one for both: TCP's two strikes have moved the dead one.
-		if got := s.lines("order of backends changed"); len(got) != 1 {
+		if got := s.lines("backend order changed"); len(got) != 1 {
 			t.Errorf("the order changed %d times, want once: %v", len(got), got)
 		}
 		strikes := append(s.lines("backend failed, first strike"), s.lines("backend failed, second strike")...)

@@ -82,7 +82,7 @@ func TestFirstDatagramSurvivesDeadBackends(t *testing.T) {
 		if got := ask(t, dial(t, "udp", at), "only once"); got != "good only once" {
 			t.Errorf("got %q", got)
 		}
-		if got := s.lines("order of backends changed"); len(got) != 2 {
+		if got := s.lines("backend order changed"); len(got) != 2 {
 			t.Errorf("two dead backends moved %d times", len(got))
 		}
 		if got := ask(t, dial(t, "udp", at), "second client"); got != "good second client" {

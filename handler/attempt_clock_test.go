@@ -12,12 +12,12 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// The search for a backend on a clock of its own: names hang or fail, and no
-// socket is ever opened.
+// This file tests the search for a backend with the fake clock of synctest: names
+// hang or fail, and no socket is opened.
 
 func fiveSeconds(o *Options) { o.ConnectTimeout = 5 * time.Second }
 
-// search runs connect and says how long it took.
+// search runs connect and returns how long it took.
 func (r *rig) search(ctx context.Context, gone func() bool) (time.Duration, error) {
 	r.t.Helper()
 	began := time.Now()
@@ -28,84 +28,87 @@ func (r *rig) search(ctx context.Context, gone func() bool) (time.Duration, erro
 	return time.Since(began), err
 }
 
-func stays() bool { return false }
+// clientStays reports that the client has not left.
+func clientStays() bool { return false }
 
-func TestHangingNameCostsItsTimeTwice(t *testing.T) {
+// A hanging name takes the connect timeout twice, once for each attempt.
+func TestHangingNameTakesTwoTimeouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"hangs.test:80", "missing.test:80"}, fiveSeconds)
 		r.resolver.set("hangs.test", hangAnswer)
-		took, err := r.search(t.Context(), stays)
+		took, err := r.search(t.Context(), clientStays)
 		if took != 10*time.Second || !errors.Is(err, errNoSuchHost) {
 			t.Errorf("%v after %v", err, took)
 		}
 		r.wantLines("backend failed, first strike", 2, "backend failed, second strike", 2, "all backends unavailable", 1)
 
-		// Both are down now, but not forgotten.
+		// Both are down now and are still tried.
 		r.resolver.set("hangs.test", errorAnswer(errNoSuchHost))
-		if took, err = r.search(t.Context(), stays); took != 0 || !errors.Is(err, errNoSuchHost) {
+		if took, err = r.search(t.Context(), clientStays); took != 0 || !errors.Is(err, errNoSuchHost) {
 			t.Errorf("%v after %v", err, took)
 		}
 		if n := len(r.resolver.questions("hangs.test")); n != 4 {
-			t.Errorf("%d questions", n)
+			t.Errorf("%d lookups, want 4", n)
 		}
 		r.wantLines("backend failed, first strike", 2, "backend failed, second strike", 2, "attempt failed", 4)
 	})
 }
 
-// A slow name delays those who wait for it and nobody else.
-func TestHangingNameDelaysNobodyElse(t *testing.T) {
+// Two clients that wait for a hanging name do not delay each other.
+func TestHangingNameDelaysClientsInParallel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"hangs.test:80"}, fiveSeconds)
 		r.resolver.set("hangs.test", hangAnswer)
-		over := make(chan time.Duration)
-		for range 2 { // side by side, not one after the other
+		ended := make(chan time.Duration)
+		for range 2 {
 			go func() {
-				took, _ := r.search(t.Context(), stays)
-				over <- took
+				took, _ := r.search(t.Context(), clientStays)
+				ended <- took
 			}()
 		}
-		if one, other := <-over, <-over; one != 10*time.Second || other != one {
+		if one, other := <-ended, <-ended; one != 10*time.Second || other != one {
 			t.Errorf("refused after %v and %v", one, other)
 		}
 		r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1)
 	})
 }
 
-// At a demotion by others, a waiting client goes on in that instant.
-func TestDemotionIsHeardAtOnce(t *testing.T) {
+// At a demotion by other clients, a waiting client tries the next backend at
+// once.
+func TestDemotionMovesClientAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"hangs.test:80", "next.test:80"}, fiveSeconds)
 		r.resolver.set("hangs.test", hangAnswer)
-		heard := make(chan time.Time, 1)
+		lookedUp := make(chan time.Time, 1)
 		r.resolver.set("next.test", func(ctx context.Context, q asked) ([]netip.Addr, error) {
 			select {
-			case heard <- time.Now():
+			case lookedUp <- time.Now():
 			default:
 			}
 			return hangAnswer(ctx, q)
 		})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		began := time.Now()
-		over := make(chan error)
+		ended := make(chan error)
 		go func() {
-			_, err := r.search(ctx, stays)
-			over <- err
+			_, err := r.search(ctx, clientStays)
+			ended <- err
 		}()
 		time.Sleep(time.Second)
 		r.demote("hangs.test:80", upstream.TCP)
-		if took := (<-heard).Sub(began); took != time.Second {
-			t.Errorf("went on after %v, want the second it took until the demotion", took)
+		if took := (<-lookedUp).Sub(began); took != time.Second {
+			t.Errorf("tried the next backend after %v, want 1s, the time of the demotion", took)
 		}
 		enough := errors.New("enough")
 		cancel(enough)
-		if err := <-over; !errors.Is(err, enough) {
+		if err := <-ended; !errors.Is(err, enough) {
 			t.Errorf("ended with %v", err)
 		}
 	})
 }
 
-// What comes of a backend that the client no longer waits for is no reason to
-// try the next one a second time.
+// The failure of a backend that the client no longer waits for does not make it
+// try the next one again.
 func TestLateFailureChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"slow.test:80", "next.test:80"}, fiveSeconds)
@@ -114,30 +117,30 @@ func TestLateFailureChangesNothing(t *testing.T) {
 			return nil, errNoSuchHost
 		})
 		r.resolver.set("next.test", hangAnswer)
-		over := make(chan time.Duration)
+		ended := make(chan time.Duration)
 		go func() {
-			took, _ := r.search(t.Context(), stays)
-			over <- took
+			took, _ := r.search(t.Context(), clientStays)
+			ended <- took
 		}()
 		time.Sleep(time.Second)
 		r.demote("slow.test:80", upstream.TCP)
-		if took := <-over; took != 11*time.Second {
+		if took := <-ended; took != 11*time.Second {
 			t.Errorf("refused after %v", took)
 		}
 		if n := len(r.resolver.questions("next.test")); n != 2 {
-			t.Errorf("the next backend was tried %d times, want its two", n)
+			t.Errorf("the next backend was tried %d times, want 2", n)
 		}
 	})
 }
 
-// A client that leaves is noticed in a moment; what was asked for it is
-// dropped.
-func TestLeavingIsNoticed(t *testing.T) {
+// When the client leaves, its search ends within watchEvery, and its lookup is
+// canceled.
+func TestClientLeavesDuringSearch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"hangs.test:80"}, fiveSeconds)
-		dropped := make(chan time.Time, 1)
+		canceled := make(chan time.Time, 1)
 		r.resolver.set("hangs.test", func(ctx context.Context, q asked) ([]netip.Addr, error) {
-			defer func() { dropped <- time.Now() }()
+			defer func() { canceled <- time.Now() }()
 			return hangAnswer(ctx, q)
 		})
 		leaves := time.Now().Add(time.Second + watchEvery/2)
@@ -146,8 +149,8 @@ func TestLeavingIsNoticed(t *testing.T) {
 			t.Errorf("%v after %v", err, took)
 		}
 		r.wantLines("backend failed, first strike", 0)
-		if late := (<-dropped).Sub(leaves); late >= watchEvery {
-			t.Errorf("the question hung on for %v", late)
+		if late := (<-canceled).Sub(leaves); late >= watchEvery {
+			t.Errorf("the lookup continued for %v", late)
 		}
 	})
 }

@@ -12,13 +12,14 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// The client that meets a failure has the same backend tried again at once,
-// over addresses that are looked up afresh, and then the next backend.
-func TestFirstStrikeThenAgainThenNext(t *testing.T) {
-	noLeaks(t)
+// After a failure the client tries the same backend again at once, with a new
+// lookup, and then the next backend.
+func TestRetryThenNextBackend(t *testing.T) {
+	relaytest.NoLeaks(t)
 	dead := deadTCP(t, "127.0.0.1:0")
 	live := serveTCP(t, "127.0.0.1:0", greet("live"))
 	a := hostPort("a.test", dead)
@@ -30,10 +31,10 @@ func TestFirstStrikeThenAgainThenNext(t *testing.T) {
 
 	asked := r.resolver.questions("a.test")
 	if len(asked) != 2 || asked[0].method != "lookup" || asked[1].method != "refresh" {
-		t.Fatalf("the resolver was asked %+v, want a lookup and a refresh", asked)
+		t.Fatalf("resolver calls %+v, want a lookup and a refresh", asked)
 	}
 	if since := asked[1].since; since.Before(asked[0].at) || since.After(asked[1].at) {
-		t.Errorf("refreshed what is older than %v; the lookup was at %v and the refresh at %v", since, asked[0].at, asked[1].at)
+		t.Errorf("refresh of answers older than %v; the lookup was at %v and the refresh at %v", since, asked[0].at, asked[1].at)
 	}
 	if want := r.relay.patience(); asked[0].patience != want || asked[1].patience != want {
 		t.Errorf("patience %v and %v, want %v", asked[0].patience, asked[1].patience, want)
@@ -41,12 +42,12 @@ func TestFirstStrikeThenAgainThenNext(t *testing.T) {
 	first, second := r.line("backend failed, first strike"), r.line("backend failed, second strike")
 	wantAttemptLine(t, first.Entry.Level, zapcore.WarnLevel, first.ContextMap(), a, "127.0.0.1", dead, 1)
 	wantAttemptLine(t, second.Entry.Level, zapcore.WarnLevel, second.ContextMap(), a, "127.0.0.1", dead, 2)
-	order := r.line("order of backends changed")
+	order := r.line("backend order changed")
 	if got := fmt.Sprint(order.ContextMap()["order"]); got != fmt.Sprint([]string{live.String(), a}) {
 		t.Errorf("new order %s", got)
 	}
 
-	// The second client goes straight to the second backend.
+	// The second client goes directly to the second backend.
 	bob, _ := r.client()
 	hear(t, bob, "live")
 	if again := r.resolver.questions("a.test"); len(again) != len(asked) {
@@ -78,9 +79,10 @@ func wantAttemptLine(t *testing.T, level, wantLevel zapcore.Level, fields map[st
 	}
 }
 
-// A single backend whose address changed serves the very client that found out.
+// If the address of the only backend has changed, the client that finds the old
+// address dead is served from the new one.
 func TestChangedAddressServesTheSameClient(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	live := serveTCP(t, lo(t, 2)+":0", greet("moved"))
 	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
 	r := newRig(t, []string{hostPort("a.test", dead)})
@@ -94,9 +96,9 @@ func TestChangedAddressServesTheSameClient(t *testing.T) {
 	}
 }
 
-// Every backend is tried before a client is refused, whatever ails it.
-func TestAllAreTriedBeforeARefusal(t *testing.T) {
-	noLeaks(t)
+// Every backend is tried before a client is refused.
+func TestAllBackendsTriedBeforeRefusal(t *testing.T) {
+	relaytest.NoLeaks(t)
 	dead := deadTCP(t, "127.0.0.1:0")
 	ours := "255.255.255.255:80"
 	r := newRig(t, []string{dead, hostPort("missing.test", dead), ours, "[::1]" + dead[len("127.0.0.1"):]})
@@ -105,21 +107,21 @@ func TestAllAreTriedBeforeARefusal(t *testing.T) {
 
 	ann, done := r.client()
 	wantEnding(t, "the refused client", ann, "RST")
-	receiveFrom(t, "the end", done)
+	relaytest.Receive(t, "the end", done)
 	line := r.line("client refused")
 	if line.Entry.Level != zapcore.ErrorLevel || line.ContextMap()["client"] != ann.LocalAddr().String() || line.ContextMap()["error"] == nil {
 		t.Errorf("refused with %s %v", line.Entry.Level, line.ContextMap())
 	}
 	r.wantLines("backend failed, first strike", 3, "backend failed, second strike", 3, "attempt not counted", 1, "all backends unavailable", 0)
 	if s := r.status(ours, upstream.TCP); s.State != upstream.Up || s.Failed != 0 {
-		t.Errorf("what only we are to blame for left the backend %+v", s)
+		t.Errorf("after a local failure the backend is %+v", s)
 	}
 }
 
-// With nobody to turn to, refusals go on without strikes, each over one
-// attempt, until the addresses change.
+// While the only backend is down, each client makes one attempt and is refused
+// without strikes, until the addresses change.
 func TestDownBackend(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	live := serveTCP(t, lo(t, 2)+":0", greet("moved"))
 	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
 	r := newRig(t, []string{hostPort("a.test", dead)})
@@ -132,10 +134,10 @@ func TestDownBackend(t *testing.T) {
 
 	bob, done := r.client()
 	wantEnding(t, "bob", bob, "RST")
-	receiveFrom(t, "bob's end", done)
+	relaytest.Receive(t, "bob's end", done)
 	r.wantLines("attempt failed", 1, "attempt not counted", 1, "backend failed, first strike", 0, "backend failed, second strike", 0, "all backends unavailable", 0)
 	if asked := r.resolver.questions("a.test"); len(asked) != 4 || asked[3].method != "refresh" {
-		t.Errorf("asked %+v, want a lookup and a refresh for each client", asked)
+		t.Errorf("resolver calls %+v, want a lookup and a refresh for each client", asked)
 	}
 	if line := r.line("attempt not counted"); line.ContextMap()["error"] != errUnchanged.Error() {
 		t.Errorf("not counted: %v", line.ContextMap())
@@ -151,17 +153,17 @@ func TestDownBackend(t *testing.T) {
 	}
 }
 
-// A hundred clients that run into one dead backend together are one strike,
-// and then one more, and all are served.
-func TestAHundredClientsAreTwoStrikes(t *testing.T) {
-	noLeaks(t)
+// A hundred clients that hit one dead backend together cause two strikes, and
+// all are served by the next backend.
+func TestHundredClientsCauseTwoStrikes(t *testing.T) {
+	relaytest.NoLeaks(t)
 	dead := deadTCP(t, "127.0.0.1:0")
 	live := serveTCP(t, "127.0.0.1:0", greet("live"))
 	r := newRig(t, []string{hostPort("a.test", dead), live.String()})
 	var all sync.WaitGroup
 	all.Add(100)
 	r.resolver.set("a.test", func(_ context.Context, q asked) ([]netip.Addr, error) {
-		if q.method == "lookup" { // all of them stand here before the first one fails
+		if q.method == "lookup" { // all clients wait here before the first one fails
 			all.Done()
 			all.Wait()
 		}
@@ -172,15 +174,14 @@ func TestAHundredClientsAreTwoStrikes(t *testing.T) {
 		defer hear(t, client, "live")
 	}
 	all.Wait()
-	eventually(t, "all are connected", func() bool { return len(r.lines("connected")) == 100 })
-	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "order of backends changed", 1, "client refused", 0)
+	relaytest.Eventually(t, "all connections", func() bool { return len(r.lines("connected")) == 100 })
+	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "backend order changed", 1, "client refused", 0)
 }
 
-// Those who wait for a silent backend go on when others' failures demote it.
-// Nobody else's: their own timeout is longer than the test may take. The old
-// dial still serves if it wins.
-func TestDemotionMovesWaitingClientsOn(t *testing.T) {
-	noLeaks(t)
+// A client that waits for a silent backend tries the next one when other
+// clients' failures demote it. Its own timeout is longer than the test may take.
+func TestDemotionMovesWaitingClients(t *testing.T) {
+	relaytest.NoLeaks(t)
 	silent := newSilentTCP(t, "127.0.0.1:0")
 	next, conns := handOver(t, "127.0.0.1:0")
 	r := newRig(t, []string{silent.String(), next.String()}, func(o *Options) { o.ConnectTimeout = time.Hour })
@@ -188,21 +189,22 @@ func TestDemotionMovesWaitingClientsOn(t *testing.T) {
 	waitForSYN(t, silent.String())
 
 	r.demote(silent.String(), upstream.TCP)
-	conn := receiveFrom(t, "a connection at the next backend", conns)
+	conn := relaytest.Receive(t, "a connection at the next backend", conns)
 	say(t, conn, "next")
 	hear(t, ann, "next")
 	r.wantLines("backend failed, first strike", 0, "backend failed, second strike", 0)
 }
 
+// After a demotion the old dial still serves the client if it connects.
 func TestOldDialMayStillWin(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	first, second := newSilentTCP(t, "127.0.0.1:0"), newSilentTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{first.String(), second.String()}, func(o *Options) { o.ConnectTimeout = time.Hour })
 	ann, _ := r.client()
 	waitForSYN(t, first.String())
 	r.demote(first.String(), upstream.TCP)
 	waitForSYN(t, second.String())
-	r.demote(second.String(), upstream.TCP) // now nothing is left but old dials
+	r.demote(second.String(), upstream.TCP) // now only old dials are left
 
 	first.wake(greet("late"))
 	hear(t, ann, "late")
@@ -212,17 +214,17 @@ func TestOldDialMayStillWin(t *testing.T) {
 	}
 }
 
-// An attempt that is decided when its client is served or gone keeps nothing.
+// A connection made after its client was served or has left is closed.
 func TestLateWinnerIsClosed(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	server, conns := handOver(t, "127.0.0.1:0")
 	r := newRig(t, []string{server.String()})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	search := &attempts{relay: r.relay, walk: r.service.Pool.Walk(upstream.TCP), results: make(chan outcome)}
 	search.next(ctx)
-	conn := receiveFrom(t, "a connection", conns)
-	eventually(t, "an outcome nobody takes", func() bool {
+	conn := relaytest.Receive(t, "a connection", conns)
+	relaytest.Eventually(t, "an outcome without a receiver", func() bool {
 		for _, stack := range goroutineStacks() {
 			top, _, _ := strings.Cut(stack, "(*attempts).start")
 			if len(top) < len(stack) && strings.Contains(top, "[select") && strings.Count(top, "\n") == 1 {
@@ -235,9 +237,9 @@ func TestLateWinnerIsClosed(t *testing.T) {
 	wantEnding(t, "the backend", conn, "FIN")
 }
 
-// A resolver that hangs costs its backend's time and no more.
+// A hanging resolver takes the connect timeout of its backend, not more.
 func TestHangingLookupTakesTheConnectTimeout(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	live := serveTCP(t, "127.0.0.1:0", greet("live"))
 	a := hostPort("a.test", live.String())
 	r := newRig(t, []string{a, live.String()}, func(o *Options) { o.ConnectTimeout = 100 * time.Millisecond })
@@ -250,9 +252,10 @@ func TestHangingLookupTakesTheConnectTimeout(t *testing.T) {
 	}
 }
 
-// The end of ServeTCP's context ends the search, not the relay after it.
-func TestContextEndsTheSearchAlone(t *testing.T) {
-	noLeaks(t)
+// The end of ServeTCP's context ends the search for a backend, not the relay
+// after it.
+func TestContextEndsOnlyTheSearch(t *testing.T) {
+	relaytest.NoLeaks(t)
 	silent := newSilentTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{silent.String()})
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -261,7 +264,7 @@ func TestContextEndsTheSearchAlone(t *testing.T) {
 	waitForSYN(t, silent.String())
 	cancel(errors.New("enough"))
 	wantEnding(t, "the client", near, "RST")
-	receiveFrom(t, "the end", done)
+	relaytest.Receive(t, "the end", done)
 	if got := r.line("client refused").ContextMap()["error"]; got != "enough" {
 		t.Errorf("refused for %v", got)
 	}
@@ -278,9 +281,9 @@ func TestContextEndsTheSearchAlone(t *testing.T) {
 	hear(t, near, "two")
 }
 
-// Drained backends are nobody's.
+// Drained backends get no new clients.
 func TestNoBackendTakesNewClients(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	live := serveTCP(t, "127.0.0.1:0", greet("live"))
 	r := newRig(t, []string{live.String()})
 	r.drainAll()

@@ -5,39 +5,40 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// This file is what a drain means to TCP relays.
+// This file tests drains with TCP relays.
 
-// draining waits until a drain has counted whom it waits for.
-func (r *rig) draining() {
+// waitDraining waits until a drain has counted the relays that it waits for.
+func (r *rig) waitDraining() {
 	r.t.Helper()
-	eventually(r.t, "the drain", func() bool { return r.service.ends.watchers.Load() > 0 })
+	relaytest.Eventually(r.t, "the drain", func() bool { return r.service.ends.subscribers.Load() > 0 })
 }
 
 func TestDrainLetsRelaysFinish(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	server := serveTCP(t, "127.0.0.1:0", echo)
 	r := newRig(t, []string{server.String()})
 	client, _ := r.client()
 	say(t, client, "before")
 	hear(t, client, "before")
-	done := r.service.drainIn(limit)
-	r.draining()
+	done := r.service.drainIn(relaytest.Limit)
+	r.waitDraining()
 	say(t, client, "during")
 	hear(t, client, "during")
 
-	late, over := r.client()
+	late, ended := r.client()
 	wantEnding(t, "a late client", late, "RST")
-	receiveFrom(t, "its end", over)
+	relaytest.Receive(t, "its end", ended)
 	if server.count() != 1 {
-		t.Error("the late client came through")
+		t.Error("the late client reached the backend")
 	}
 
-	check(t, client.CloseWrite())
+	relaytest.Check(t, client.CloseWrite())
 	wantEnding(t, "the client", client, "FIN")
-	if got := receiveFrom(t, "the drain", done); got.finished != 1 || got.cut != 0 {
+	if got := relaytest.Receive(t, "the drain", done); got.finished != 1 || got.cut != 0 {
 		t.Errorf("%+v", got)
 	}
 	r.wantReasons(clientClosed)
@@ -46,20 +47,20 @@ func TestDrainLetsRelaysFinish(t *testing.T) {
 func TestDrainCuts(t *testing.T) {
 	for name, timeout := range map[string]time.Duration{"after the timeout": 100 * time.Millisecond, "at once": 0, "at once, timeout below 0": -1} {
 		t.Run(name, func(t *testing.T) {
-			noLeaks(t)
+			relaytest.NoLeaks(t)
 			server, conns := handOver(t, "127.0.0.1:0")
 			r := newRig(t, []string{server.String()})
 			var clients, backends [2]*net.TCPConn
 			for i := range clients {
 				clients[i], _ = r.client()
-				backends[i] = receiveFrom(t, "a connection", conns)
+				backends[i] = relaytest.Receive(t, "a connection", conns)
 			}
-			check(t, clients[1].CloseWrite()) // one way is over, the other open: cut it is
+			relaytest.Check(t, clients[1].CloseWrite()) // one direction has ended, the other is open: the relay is cut
 			if n, err := backends[1].Read(make([]byte, 1)); n != 0 || err == nil {
-				t.Fatal("no end of the way up")
+				t.Fatal("no end of the direction to the backend")
 			}
 			r.waitLinked(2)
-			got := receiveFrom(t, "the drain", r.service.drainIn(timeout))
+			got := relaytest.Receive(t, "the drain", r.service.drainIn(timeout))
 			if got.finished != 0 || got.cut != 2 || got.took < timeout {
 				t.Errorf("%+v", got)
 			}
@@ -73,7 +74,7 @@ func TestDrainCuts(t *testing.T) {
 }
 
 func TestDrainCounts(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	server := serveTCP(t, "127.0.0.1:0", greet("hello"))
 	r := newRig(t, []string{server.String()})
 	var clients [5]*net.TCPConn
@@ -82,53 +83,55 @@ func TestDrainCounts(t *testing.T) {
 		hear(t, clients[i], "hello")
 	}
 	done := r.service.drainIn(2 * time.Second)
-	r.draining()
+	r.waitDraining()
 	for _, client := range clients[:2] {
-		check(t, client.CloseWrite())
+		relaytest.Check(t, client.CloseWrite())
 		wantEnding(t, "the client", client, "FIN")
 	}
 	for _, client := range clients[2:] {
 		wantEnding(t, "the client", client, "RST")
 	}
-	if got := receiveFrom(t, "the drain", done); got.finished != 2 || got.cut != 3 {
+	if got := relaytest.Receive(t, "the drain", done); got.finished != 2 || got.cut != 3 {
 		t.Errorf("%+v", got)
 	}
-	if got := receiveFrom(t, "another", r.service.drainIn(limit)); got.finished != 0 || got.cut != 0 {
-		t.Errorf("nobody is there: %+v", got)
+	if got := relaytest.Receive(t, "another", r.service.drainIn(relaytest.Limit)); got.finished != 0 || got.cut != 0 {
+		t.Errorf("drain without relays: %+v", got)
 	}
 }
 
-// Clients that still search for a backend are reset; what is done for them ends.
-func TestDrainCutsWhoSearches(t *testing.T) {
-	t.Run("a name that hangs", func(t *testing.T) {
-		noLeaks(t)
+// Clients that still search for a backend are reset, and their search ends.
+func TestDrainCutsSearchingClients(t *testing.T) {
+	t.Run("hanging name", func(t *testing.T) {
+		relaytest.NoLeaks(t)
 		r := newRig(t, []string{"a.test:80"})
 		r.resolver.set("a.test", hangAnswer)
-		client, over := r.client()
-		eventually(t, "the question", func() bool { return len(r.resolver.questions("a.test")) > 0 })
-		r.cutsTheSearcher(client, over, "a.test:80")
+		client, ended := r.client()
+		relaytest.Eventually(t, "the lookup", func() bool { return len(r.resolver.questions("a.test")) > 0 })
+		r.wantSearchCut(client, ended, "a.test:80")
 	})
-	t.Run("a backend that is silent", func(t *testing.T) {
-		noLeaks(t)
+	t.Run("silent backend", func(t *testing.T) {
+		relaytest.NoLeaks(t)
 		silent := newSilentTCP(t, lo(t, 1)+":0")
 		r := newRig(t, []string{silent.String()})
-		client, over := r.client()
+		client, ended := r.client()
 		waitForSYN(t, silent.String())
-		r.cutsTheSearcher(client, over, silent.String())
+		r.wantSearchCut(client, ended, silent.String())
 	})
 }
 
-func (r *rig) cutsTheSearcher(client net.Conn, over <-chan struct{}, backend string) {
+// wantSearchCut drains without a timeout and checks that the client is reset
+// without blaming the backend.
+func (r *rig) wantSearchCut(client net.Conn, ended <-chan struct{}, backend string) {
 	t := r.t
 	t.Helper()
-	if got := receiveFrom(t, "the drain", r.service.drainIn(0)); got.finished != 0 || got.cut != 1 || got.took > limit/2 {
+	if got := relaytest.Receive(t, "the drain", r.service.drainIn(0)); got.finished != 0 || got.cut != 1 || got.took > relaytest.Limit/2 {
 		t.Errorf("%+v", got)
 	}
 	wantEnding(t, "the client", client, "RST")
-	receiveFrom(t, "the end", over)
+	relaytest.Receive(t, "the end", ended)
 	r.wantReasons(shutdown)
 	r.wantLines("client refused", 0)
 	if s := r.status(backend, upstream.TCP); s.Failed != 0 || s.Strikes != 0 {
-		t.Errorf("the backend is blamed: %+v", s)
+		t.Errorf("the failure counts against the backend: %+v", s)
 	}
 }

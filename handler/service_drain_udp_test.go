@@ -7,35 +7,36 @@ import (
 	"time"
 )
 
-// This file is what a drain means to UDP sessions, in a bubble's time.
+// This file tests drains with UDP sessions, with the fake clock of synctest.
 
-// drained is what a Drain came to.
-type drained struct {
+// drainResult is the result of a Drain.
+type drainResult struct {
 	finished, cut int
 	took          time.Duration
 }
 
-func (s *Service) drainIn(timeout time.Duration) <-chan drained {
-	done := make(chan drained, 1)
+// drainIn starts a drain and returns a channel that receives its result.
+func (s *Service) drainIn(timeout time.Duration) <-chan drainResult {
+	done := make(chan drainResult, 1)
 	go func() {
 		began := time.Now()
 		finished, cut := s.Drain(timeout)
-		done <- drained{finished, cut, time.Since(began)}
+		done <- drainResult{finished, cut, time.Since(began)}
 	}()
 	return done
 }
 
-// wants checks an outcome. Quiet sessions are looked for now and then, so that
-// it may take a little longer than wanted.
-func (d drained) wants(t *testing.T, finished, cut int, took time.Duration) {
+// wants checks a result. A drain may take quietCheck longer than wanted, because
+// it looks for quiet sessions at that interval.
+func (d drainResult) wants(t *testing.T, finished, cut int, took time.Duration) {
 	t.Helper()
-	synctest.Wait() // a session is out of the table a moment before it is done with
+	synctest.Wait() // a session leaves the table before its end is complete
 	if d.finished != finished || d.cut != cut || d.took < took || d.took > took+quietCheck {
 		t.Errorf("%d finished, %d cut after %v; want %d, %d, %v", d.finished, d.cut, d.took, finished, cut, took)
 	}
 }
 
-// reasons are those of the relays that ended, in alphabetical order.
+// reasons returns the reasons of the relays that ended, in alphabetical order.
 func (r *rig) reasons() []string {
 	var list []string
 	for _, line := range r.lines("relay ended") {
@@ -45,6 +46,8 @@ func (r *rig) reasons() []string {
 	return list
 }
 
+// wantReasons compares the reasons of the relays that ended. want is in
+// alphabetical order.
 func (r *rig) wantReasons(want ...reason) {
 	r.t.Helper()
 	var texts []string
@@ -70,13 +73,13 @@ func TestDrainUDP(t *testing.T) {
 			})
 		})
 	}
-	bubble("nobody is there: no time", func(t *testing.T, r *udpRig) {
+	bubble("no sessions: returns at once", func(t *testing.T, r *udpRig) {
 		(<-r.service.drainIn(timeout)).wants(t, 0, 0, 0)
 		late := new(udpClient)
 		r.deliver(1, late, "a")
 		late.wantReleased(t, 1)
 	})
-	bubble("a session that owes nothing ends after a second of quiet", func(t *testing.T, r *udpRig) {
+	bubble("an answered session ends after a second of quiet", func(t *testing.T, r *udpRig) {
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		r.engine.socket(1).answer("A")
@@ -84,13 +87,13 @@ func TestDrainUDP(t *testing.T) {
 		client.wantReleased(t, 1)
 		r.wantReasons(shutdown)
 	})
-	bubble("the quiet may have begun before", func(t *testing.T, r *udpRig) {
+	bubble("quiet before the drain counts", func(t *testing.T, r *udpRig) {
 		r.deliver(1, new(udpClient), "a")
 		r.engine.socket(1).answer("A")
 		time.Sleep(time.Minute)
 		(<-r.service.drainIn(timeout)).wants(t, 1, 0, 0)
 	})
-	bubble("a datagram either way is no quiet", func(t *testing.T, r *udpRig) {
+	bubble("a datagram in either direction ends the quiet", func(t *testing.T, r *udpRig) {
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		r.engine.socket(1).answer("A")
@@ -104,10 +107,10 @@ func TestDrainUDP(t *testing.T) {
 		}
 		(<-done).wants(t, 1, 0, 8*900*time.Millisecond+quietFor)
 	})
-	bubble("one that waits for its answer gets the time", func(t *testing.T, r *udpRig) {
-		answered, not := new(udpClient), new(udpClient)
+	bubble("a session that waits for an answer gets the timeout", func(t *testing.T, r *udpRig) {
+		answered, unanswered := new(udpClient), new(udpClient)
 		r.deliver(1, answered, "a")
-		r.deliver(2, not, "b")
+		r.deliver(2, unanswered, "b")
 		done := r.service.drainIn(timeout)
 		time.Sleep(4 * time.Second)
 		r.wantSessions(2)
@@ -116,35 +119,35 @@ func TestDrainUDP(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		r.wantSessions(1)
 		(<-done).wants(t, 1, 1, timeout)
-		not.wantReleased(t, 1)
+		unanswered.wantReleased(t, 1)
 		r.wantReasons(shutdown, shutdown)
 	})
-	bubble("one that searches gets it too, and its search ends", func(t *testing.T, r *udpRig) {
-		r.resolver.set("a.example", hangAnswer) // for an hour, or until the session ends: else the bubble is not left in time
+	bubble("a searching session gets the timeout, then its search ends", func(t *testing.T, r *udpRig) {
+		r.resolver.set("a.example", hangAnswer) // until the session ends, or for an hour
 		r.engine.onOpen = failToOpen
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		synctest.Wait()
 		if r.session(1).phase != searching {
-			t.Fatal("does not search")
+			t.Fatal("the session does not search")
 		}
 		began := time.Now()
 		(<-r.service.drainIn(timeout)).wants(t, 0, 1, timeout)
 		client.wantReleased(t, 1)
 		if len(r.resolver.questions("a.example")) == 0 || time.Since(began) > timeout {
-			t.Error("not as meant")
+			t.Error("the name was not looked up, or the search outlived the drain")
 		}
 	})
-	bubble("one that was refused owes nothing", func(t *testing.T, r *udpRig) {
+	bubble("a refused session is finished", func(t *testing.T, r *udpRig) {
 		r.engine.onOpen = failToOpen
 		r.deliver(1, new(udpClient), "a")
 		synctest.Wait()
 		if r.session(1).phase != refused {
-			t.Fatal("not refused")
+			t.Fatal("the session was not refused")
 		}
 		(<-r.service.drainIn(timeout)).wants(t, 1, 0, quietFor)
 	})
-	bubble("new clients are not served, those there are", func(t *testing.T, r *udpRig) {
+	bubble("new clients are refused, sessions continue", func(t *testing.T, r *udpRig) {
 		old, late := new(udpClient), new(udpClient)
 		r.deliver(1, old, "a")
 		done := r.service.drainIn(timeout)
@@ -159,19 +162,19 @@ func TestDrainUDP(t *testing.T) {
 		r.deliver(1, old, "c")
 		r.wantSessions(0)
 	})
-	bubble("no timeout: cut at once", func(t *testing.T, r *udpRig) {
+	bubble("timeout 0 cuts at once", func(t *testing.T, r *udpRig) {
 		r.deliver(1, new(udpClient), "a")
 		r.deliver(2, new(udpClient), "b")
 		(<-r.service.drainIn(0)).wants(t, 0, 2, 0)
 		r.wantReasons(shutdown, shutdown)
 	})
-	bubble("twice: the first that is out of time cuts", func(t *testing.T, r *udpRig) {
+	bubble("two drains: the first timeout to expire cuts", func(t *testing.T, r *udpRig) {
 		r.deliver(1, new(udpClient), "a")
 		long := r.service.drainIn(timeout)
 		time.Sleep(time.Second)
 		(<-r.service.drainIn(2 * time.Second)).wants(t, 0, 1, 2*time.Second)
 		if got := <-long; got.took != 3*time.Second {
-			t.Errorf("the other one took %v", got.took)
+			t.Errorf("the longer drain took %v", got.took)
 		}
 		(<-r.service.drainIn(timeout)).wants(t, 0, 0, 0)
 	})

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -13,10 +14,10 @@ import (
 func serveUDP(t testing.TB, addr string) {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
-	check(t, err)
-	over := make(chan struct{})
+	relaytest.Check(t, err)
+	ended := make(chan struct{})
 	go func() { // ends with the socket
-		defer close(over)
+		defer close(ended)
 		buf := make([]byte, 1<<16)
 		for {
 			n, from, err := conn.ReadFromUDPAddrPort(buf)
@@ -26,19 +27,20 @@ func serveUDP(t testing.TB, addr string) {
 			_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
 		}
 	}()
-	t.Cleanup(func() { conn.Close(); <-over })
+	t.Cleanup(func() { conn.Close(); <-ended })
 }
 
-// both is a rig whose one backend serves TCP and UDP.
-func both(t *testing.T, edit func(*Options)) (r *rig, server *tcpServer) {
+// rigOfBoth returns a rig whose one backend serves TCP and UDP.
+func rigOfBoth(t *testing.T, edit func(*Options)) (r *rig, server *tcpServer) {
 	t.Helper()
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	server = serveTCP(t, lo(t, 1)+":0", greet("hello"))
 	serveUDP(t, server.String())
 	return newRig(t, []string{server.String()}, edit), server
 }
 
-// wantServed has a client of each protocol served.
+// wantServed checks that a TCP and a UDP client are served, and returns the TCP
+// client.
 func (r *rig) wantServed(key Key) (tcp *net.TCPConn) {
 	r.t.Helper()
 	tcp, _ = r.client()
@@ -47,27 +49,28 @@ func (r *rig) wantServed(key Key) (tcp *net.TCPConn) {
 	return tcp
 }
 
+// wantAnswered checks that a UDP client gets an answer.
 func (r *rig) wantAnswered(key Key) {
 	r.t.Helper()
 	client := new(udpClient)
 	r.relay.Deliver(key, [][]byte{[]byte("question")}, client)
-	eventually(r.t, "an answer", func() bool { return client.answers() == 1 })
+	relaytest.Eventually(r.t, "an answer", func() bool { return client.answers() == 1 })
 }
 
-// wantTurnedAway has a client of each protocol refused: without a word, with no
-// backend touched, and counted.
-func (r *rig) wantTurnedAway(server *tcpServer, key Key, refusal Refusal) {
+// wantOverLimit checks that a TCP and a UDP client are refused and counted, and
+// that the backend sees neither.
+func (r *rig) wantOverLimit(server *tcpServer, key Key, refusal Refusal) {
 	r.t.Helper()
 	before, connections := r.service.Stats(time.Now()), server.count()
 	tcp, done := r.client()
-	wantEnding(r.t, "one too many", tcp, "RST")
-	receiveFrom(r.t, "its end", done)
+	wantEnding(r.t, "the client over the limit", tcp, "RST")
+	relaytest.Receive(r.t, "its end", done)
 	client := new(udpClient)
 	r.relay.Deliver(key, [][]byte{[]byte("question")}, client)
 	client.wantReleased(r.t, 1)
 	client.wants(r.t)
 	if server.count() != connections {
-		r.t.Error("the backend was bothered")
+		r.t.Error("a client over the limit reached the backend")
 	}
 	now := r.service.Stats(time.Now())
 	if now.Active != before.Active {
@@ -80,13 +83,13 @@ func (r *rig) wantTurnedAway(server *tcpServer, key Key, refusal Refusal) {
 				want++
 			}
 			if count != want {
-				r.t.Errorf("%s: %d were refused by %s, want %d", upstream.Network(n), count, kind, want)
+				r.t.Errorf("%s: %d were refused by %s, want %d", n, count, kind, want)
 			}
 		}
 	}
 }
 
-// end ends a client's session.
+// endSession ends a client's session.
 func (r *rig) endSession(key Key) {
 	r.t.Helper()
 	t := r.service.sessions
@@ -99,60 +102,60 @@ func (r *rig) endSession(key Key) {
 	s.end(idleTimeout)
 }
 
-// The limit is one of TCP and UDP together, whoever they are; each end makes
+// The limit counts TCP and UDP clients of all addresses together; each end makes
 // room for one.
 func TestMaxConnections(t *testing.T) {
-	r, server := both(t, func(o *Options) { o.MaxConnections = 4 })
+	r, server := rigOfBoth(t, func(o *Options) { o.MaxConnections = 4 })
 	first := r.wantServed(udpKey(1))
 	r.wantServed(udpKey(2))
-	r.wantTurnedAway(server, udpKey(3), RefusedTooMany)
+	r.wantOverLimit(server, udpKey(3), RefusedTooMany)
 	r.wantLines("client refused, too many connections", 2, "client refused", 0)
 
-	r.wantAnswered(udpKey(1)) // who is in stays in
-	check(t, first.CloseWrite())
-	wantEnding(t, "the first", first, "FIN")
-	eventually(t, "its end", func() bool { tcp, _ := r.service.Active(); return tcp == 1 })
+	r.wantAnswered(udpKey(1)) // sessions under the limit are still served
+	relaytest.Check(t, first.CloseWrite())
+	wantEnding(t, "the first client", first, "FIN")
+	relaytest.Eventually(t, "its end", func() bool { tcp, _ := r.service.Active(); return tcp == 1 })
 	r.wantAnswered(udpKey(3))
-	r.wantTurnedAway(server, udpKey(4), RefusedTooMany)
+	r.wantOverLimit(server, udpKey(4), RefusedTooMany)
 
 	r.endSession(udpKey(2))
 	client, _ := r.client()
 	hear(t, client, "hello")
-	r.wantTurnedAway(server, udpKey(4), RefusedTooMany)
+	r.wantOverLimit(server, udpKey(4), RefusedTooMany)
 }
 
-// One of each address leaves the others their room.
+// Each address has a limit of its own, which counts TCP and UDP together.
 func TestMaxConnectionsPerIP(t *testing.T) {
-	r, server := both(t, func(o *Options) { o.MaxConnectionsPerIP = 2 })
+	r, server := rigOfBoth(t, func(o *Options) { o.MaxConnectionsPerIP = 2 })
 	local := netip.MustParseAddrPort("127.0.0.1:53")
 	of := func(addr string) Key { return Key{Client: netip.MustParseAddrPort(addr), Local: local} }
-	first := r.wantServed(of("127.0.0.1:1")) // TCP clients of tests are there, too
-	r.wantTurnedAway(server, of("127.0.0.1:2"), RefusedTooManyIP)
-	r.wantLines("client refused, too many connections of its address", 2, "client refused", 0)
-	r.wantTurnedAway(server, of("[::ffff:127.0.0.1]:3"), RefusedTooManyIP)
+	first := r.wantServed(of("127.0.0.1:1")) // the address of the rig's TCP clients too
+	r.wantOverLimit(server, of("127.0.0.1:2"), RefusedTooManyIP)
+	r.wantLines("client refused, too many connections from its address", 2, "client refused", 0)
+	r.wantOverLimit(server, of("[::ffff:127.0.0.1]:3"), RefusedTooManyIP)
 	r.wantAnswered(of("127.0.0.2:1"))
 	r.wantAnswered(of("[2001:db8::1]:1"))
 
 	resetNow(t, first)
-	eventually(t, "its end", func() bool { tcp, _ := r.service.Active(); return tcp == 0 })
+	relaytest.Eventually(t, "its end", func() bool { tcp, _ := r.service.Active(); return tcp == 0 })
 	r.wantAnswered(of("127.0.0.1:2"))
-	r.wantTurnedAway(server, of("127.0.0.1:3"), RefusedTooManyIP)
+	r.wantOverLimit(server, of("127.0.0.1:3"), RefusedTooManyIP)
 	for _, addr := range []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.2:1", "[2001:db8::1]:1"} {
 		r.endSession(of(addr))
 	}
 	if n := len(r.service.admission.byIP); n != 0 || r.service.admission.total != 0 {
-		t.Errorf("%d addresses are remembered, %d relays counted", n, r.service.admission.total)
+		t.Errorf("%d addresses and %d relays are still counted", n, r.service.admission.total)
 	}
 }
 
-// Those who find no backend count while they search, and not afterwards.
-func TestRefusedOnesGiveTheirRoomBack(t *testing.T) {
-	noLeaks(t)
+// Clients that find no backend count only while they search.
+func TestRefusedClientsLeave(t *testing.T) {
+	relaytest.NoLeaks(t)
 	r := newRig(t, []string{deadTCP(t, "127.0.0.1:0")}, func(o *Options) { o.MaxConnections = 1 })
 	for range 5 {
 		client, done := r.client()
 		wantEnding(t, "the client", client, "RST")
-		receiveFrom(t, "the end", done)
+		relaytest.Receive(t, "the end", done)
 	}
 	refused := r.service.Stats(time.Now()).Refused[upstream.TCP]
 	if refused[RefusedByBackends] != 5 || refused[RefusedTooMany] != 0 {
