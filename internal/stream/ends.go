@@ -87,7 +87,7 @@ type ends struct {
 
 // block: the sink of a source has no room for bytes that were read.
 func (e *ends) block(source Side) {
-	if e.flows[source] == flowing {
+	if e.flows[source] == flowing && !e.over {
 		e.flows[source] = blocked
 	}
 }
@@ -199,7 +199,8 @@ func (e *ends) expire(owed [2]bool) output {
 }
 
 // cannotFinish: the FIN that sendFinish asked for cannot be sent, because the
-// side has no half-close. The end of one direction is then the end of both.
+// side has no half-close. The end of one direction is then the end of both. owed
+// says by side whether bytes for it have not reached its socket.
 func (e *ends) cannotFinish(owed [2]bool) output {
 	if e.over {
 		return 0

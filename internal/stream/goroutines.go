@@ -203,7 +203,7 @@ func (m *goroutineMover) do(source Side, out output) {
 		case err == nil:
 		case errors.Is(err, errors.ErrUnsupported):
 			m.mu.Lock()
-			m.do(source, m.ends.cannotFinish(m.owed()))
+			m.do(source, m.ends.cannotFinish(m.undelivered()))
 		default:
 			m.writeFailed(sink, err)
 		}
@@ -268,14 +268,25 @@ func (m *goroutineMover) awaitAck(side Side) {
 	}
 }
 
-// owed returns, by side, whether bytes for it are left.
-func (m *goroutineMover) owed() (owed [2]bool) {
+// undelivered returns, by side, whether bytes for it have not reached its socket:
+// they are held, or unread.
+func (m *goroutineMover) undelivered() (sides [2]bool) {
 	for _, sink := range []Side{ClientSide, BackendSide} {
 		source := sink.other()
-		owed[sink] = m.held[source].Load()
+		sides[sink] = m.held[source].Load()
 		if socket := m.socket(source); socket != nil {
-			owed[sink] = owed[sink] || some(netio.Unread(socket))
+			sides[sink] = sides[sink] || some(netio.Unread(socket))
 		}
+	}
+	return sides
+}
+
+// owed returns, by side, whether bytes for it are left: undelivered, or delivered
+// to its socket and not acknowledged, which after an idle timeout means that it
+// does not read.
+func (m *goroutineMover) owed() (owed [2]bool) {
+	owed = m.undelivered()
+	for _, sink := range []Side{ClientSide, BackendSide} {
 		if socket := m.socket(sink); socket != nil {
 			owed[sink] = owed[sink] || some(netio.Unacknowledged(socket))
 		}
