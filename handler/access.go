@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -23,7 +24,7 @@ type record struct {
 	began              time.Time
 	bytesUp, bytesDown int64
 	upN, downN         int64
-	why                reason
+	why                stream.Reason
 	err                error
 }
 

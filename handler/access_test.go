@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -90,7 +91,7 @@ func TestAccessLogTCP(t *testing.T) {
 		attempts := wantAccess(t, lines, map[string]any{
 			"service": "test", "network": "tcp", "client": near.LocalAddr().String(), "local": local,
 			"backend": live.String(), "address": live.String(), "bytes_up": int64(8), "bytes_down": int64(8),
-			"datagrams_up": nil, "reason": string(clientClosed), "error": nil,
+			"datagrams_up": nil, "reason": string(stream.ClientClosed), "error": nil,
 		})
 		if n == 0 {
 			wantAttempts(t, attempts, true, dead, dead, live.String())
@@ -111,7 +112,7 @@ func TestAccessLogRefusedClient(t *testing.T) {
 	wantEnding(t, "the client", client, "RST")
 	relaytest.Receive(t, "the end", done)
 	attempts := wantAccess(t, lines, map[string]any{
-		"client": client.LocalAddr().String(), "backend": "", "address": nil, "reason": string(refusedClient),
+		"client": client.LocalAddr().String(), "backend": "", "address": nil, "reason": string(stream.Refused),
 		"bytes_up": int64(0), "bytes_down": int64(0),
 		"error": "backend " + dead + ": dial tcp " + dead + ": connect: connection refused",
 	})
@@ -123,7 +124,7 @@ func TestAccessLogRefusedClient(t *testing.T) {
 	client, done = r.client()
 	wantEnding(t, "the client over the limit", client, "RST")
 	relaytest.Receive(t, "the end", done)
-	if attempts := wantAccess(t, lines, map[string]any{"backend": "", "reason": string(refusedClient)}); len(attempts) != 0 {
+	if attempts := wantAccess(t, lines, map[string]any{"backend": "", "reason": string(stream.Refused)}); len(attempts) != 0 {
 		t.Errorf("attempts for a client over the limit: %v", attempts)
 	}
 	r.service.admission.leave(false, netip.Addr{})
@@ -141,7 +142,7 @@ func TestAccessLogCutDuringSearch(t *testing.T) {
 	r.service.Cut()
 	wantEnding(t, "the client", client, "RST")
 	relaytest.Receive(t, "the end", done)
-	wantAttempts(t, wantAccess(t, lines, map[string]any{"reason": string(removed), "backend": ""}), false, dead, dead)
+	wantAttempts(t, wantAccess(t, lines, map[string]any{"reason": string(stream.Removed), "backend": ""}), false, dead, dead)
 }
 
 // An attempt may end while the relay's line is written.
@@ -157,9 +158,9 @@ func TestAccessLogDuringAttempt(t *testing.T) {
 		defer close(noted)
 		relay.note(outcome{attempt: a, err: errRefused})
 	}()
-	relay.log(record{why: shutdown})
+	relay.log(record{why: stream.Shutdown})
 	relaytest.Receive(t, "the attempt", noted)
-	wantAccess(t, lines, map[string]any{"reason": string(shutdown)})
+	wantAccess(t, lines, map[string]any{"reason": string(stream.Shutdown)})
 }
 
 // UDP sessions have a line only if that is configured; it counts datagrams.
@@ -176,7 +177,7 @@ func TestAccessLogUDP(t *testing.T) {
 		r.engine.socket(2).sink.Failed(errRefused)
 		r.engine.socket(3).answer("hello")
 		r.deliver(1, client, "three")
-		r.session(1).end(idleTimeout)
+		r.session(1).end(stream.IdleTimeout)
 		if !wanted {
 			if lines.Len() != 0 {
 				t.Errorf("%d lines without AccessLogUDP", lines.Len())
@@ -186,7 +187,7 @@ func TestAccessLogUDP(t *testing.T) {
 		attempts := wantAccess(t, lines, map[string]any{
 			"service": "test", "network": "udp", "client": udpKey(1).Client.String(), "local": udpKey(1).Local.String(),
 			"backend": "192.0.2.2:53", "address": "192.0.2.2:53", "bytes_up": int64(8), "bytes_down": int64(5),
-			"datagrams_up": int64(2), "datagrams_down": int64(1), "reason": string(idleTimeout), "error": nil,
+			"datagrams_up": int64(2), "datagrams_down": int64(1), "reason": string(stream.IdleTimeout), "error": nil,
 		})
 		wantAttempts(t, attempts, true, "192.0.2.1:53", "192.0.2.1:53", "192.0.2.2:53")
 	}

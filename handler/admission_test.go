@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -99,7 +100,7 @@ func (r *rig) endSession(key Key) {
 	if s == nil {
 		r.t.Fatal("no such session")
 	}
-	s.end(idleTimeout)
+	s.end(stream.IdleTimeout)
 }
 
 // The limit counts TCP and UDP clients of all addresses together; each end makes

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // established is a relay at work between two sockets of the test's.
@@ -25,7 +26,7 @@ func established(t *testing.T, edit ...func(*Options)) (r *rig, client, backend 
 }
 
 // wantEnd checks the line at a relay's end.
-func (r *rig) wantEnd(why reason, up, down int64) {
+func (r *rig) wantEnd(why stream.Reason, up, down int64) {
 	r.t.Helper()
 	line := r.line("relay ended")
 	fields := line.ContextMap()
@@ -57,7 +58,7 @@ func TestHalfCloseByClient(t *testing.T) {
 	check(t, backend.CloseWrite())
 	wantEnding(t, "the client", client, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(clientClosed, 8, 60)
+	r.wantEnd(stream.ClientClosed, 8, 60)
 }
 
 func TestHalfCloseByBackend(t *testing.T) {
@@ -73,7 +74,7 @@ func TestHalfCloseByBackend(t *testing.T) {
 	check(t, client.CloseWrite())
 	wantEnding(t, "the backend", backend, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(backendClosed, 60, 8)
+	r.wantEnd(stream.BackendClosed, 60, 8)
 }
 
 func TestResetByClient(t *testing.T) {
@@ -83,7 +84,7 @@ func TestResetByClient(t *testing.T) {
 	resetNow(t, client)
 	wantEnding(t, "the backend", backend, "RST")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(clientReset, 10, 0)
+	r.wantEnd(stream.ClientReset, 10, 0)
 }
 
 func TestResetByBackend(t *testing.T) {
@@ -93,7 +94,7 @@ func TestResetByBackend(t *testing.T) {
 	resetNow(t, backend)
 	wantEnding(t, "the client", client, "RST")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(backendReset, 0, 11)
+	r.wantEnd(stream.BackendReset, 0, 11)
 }
 
 // A side that was sent a FIN and is then reset has not finished.
@@ -104,7 +105,7 @@ func TestResetAfterHalfClose(t *testing.T) {
 	resetNow(t, backend)
 	wantEnding(t, "the client", client, "RST")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(backendReset, 0, 0)
+	r.wantEnd(stream.BackendReset, 0, 0)
 }
 
 func canSeeResets(t *testing.T) bool {
@@ -134,7 +135,7 @@ func TestClientClosesBeforeTheBackendHasFinished(t *testing.T) {
 	}
 	check(t, backend.CloseWrite())
 	receiveFrom(t, "the end", done)
-	if got := r.line("relay ended").ContextMap()["reason"]; got != string(clientReset) {
+	if got := r.line("relay ended").ContextMap()["reason"]; got != string(stream.ClientReset) {
 		t.Errorf("ended by %v", got)
 	}
 }
@@ -153,7 +154,7 @@ func TestEarlyBytesGoFirst(t *testing.T) {
 	hear(t, near, early+"late")
 	check(t, near.CloseWrite())
 	receiveFrom(t, "the end", done)
-	r.wantEnd(clientClosed, int64(len(early)+4), int64(len(early)+4))
+	r.wantEnd(stream.ClientClosed, int64(len(early)+4), int64(len(early)+4))
 }
 
 // The backend speaks first, as SMTP's does, and the client does not yet.
@@ -206,7 +207,7 @@ func TestClientLeavesBeforeABackendAnswers(t *testing.T) {
 	resetNow(t, client)
 	receiveFrom(t, "the end", done)
 	line := r.line("relay ended").ContextMap()
-	if line["reason"] != string(clientReset) || line["error"] != errClientGone.Error() || line["duration"] == nil {
+	if line["reason"] != string(stream.ClientReset) || line["error"] != errClientGone.Error() || line["duration"] == nil {
 		t.Errorf("ended with %v", line)
 	}
 	r.wantLines("client refused", 0, "backend failed, first strike", 0)
@@ -227,5 +228,5 @@ func TestClientFinishesBeforeABackendAnswers(t *testing.T) {
 	hear(t, client, "question")
 	wantEnding(t, "the client", client, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(clientClosed, 8, 8)
+	r.wantEnd(stream.ClientClosed, 8, 8)
 }

@@ -212,7 +212,7 @@ func (r *rig) serve(ctx context.Context, c stream.Client) <-chan struct{} {
 			c.Conn.Close()
 		}
 		if relay := r.relayOf(client, local); relay != nil { // it has a socket of its own
-			relay.cut(clientReset)
+			relay.cut(stream.ClientReset)
 		}
 		receiveFrom(r.t, "the end of a relay", done)
 	})

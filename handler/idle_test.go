@@ -4,6 +4,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // shortIdle is an idle timeout for tests that wait for its end.
@@ -20,7 +22,7 @@ func TestIdleTimeoutIsAnOrderlyEnd(t *testing.T) {
 	wantEnding(t, "the client", client, "FIN")
 	wantEnding(t, "the backend", backend, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(idleTimeout, 5, 0)
+	r.wantEnd(stream.IdleTimeout, 5, 0)
 	if took := r.line("relay ended").ContextMap()["duration"].(time.Duration); took < 100*time.Millisecond {
 		t.Errorf("ended after %v", took)
 	}
@@ -33,7 +35,7 @@ func TestIdleAfterHalfClose(t *testing.T) {
 	wantEnding(t, "the backend", backend, "FIN")
 	wantEnding(t, "the client", client, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(idleTimeout, 0, 0)
+	r.wantEnd(stream.IdleTimeout, 0, 0)
 }
 
 // Bytes one way keep both ways open, for several idle timeouts: the silent
@@ -85,7 +87,7 @@ func TestWriteToAPeerThatStoppedReading(t *testing.T) {
 			}
 			sendUntilFull(t, talker)
 			receiveFrom(t, "the end", done)
-			if got := r.line("relay ended").ContextMap()["reason"]; got != string(idleTimeout) {
+			if got := r.line("relay ended").ContextMap()["reason"]; got != string(stream.IdleTimeout) {
 				t.Errorf("ended by %v", got)
 			}
 			// The silent side lacks bytes: a FIN would make what it has look complete.

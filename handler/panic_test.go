@@ -79,7 +79,7 @@ func TestPanicEndsOneRelay(t *testing.T) {
 			if test.edit == nil {
 				wantEnding(t, "the client", near, "RST")
 				wantEnding(t, "the backend", backend, "RST")
-				if got := r.line("relay ended").ContextMap()["reason"]; got != string(panicked) {
+				if got := r.line("relay ended").ContextMap()["reason"]; got != string(stream.Panicked) {
 					t.Errorf("ended by %v", got)
 				}
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // wantHeader reads a header and compares its version and addresses.
@@ -62,7 +63,7 @@ func TestProxyProtocolOverTCP(t *testing.T) {
 			wantEnding(t, "the backend", backend, "FIN")
 			relaytest.Check(t, backend.CloseWrite())
 			relaytest.Receive(t, "the end", done)
-			r.wantEnd(clientClosed, int64(len(got)), 0)
+			r.wantEnd(stream.ClientClosed, int64(len(got)), 0)
 			if up := r.service.Stats(time.Now()).Backends[0].Use[0].BytesUp; up != uint64(len(got)) {
 				t.Errorf("%d bytes are counted, want %d", up, len(got))
 			}

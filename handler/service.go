@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -85,7 +86,7 @@ func (s *Service) enter(t *tcpRelay) bool {
 // refuseAtLimit logs and counts a client that was refused because of a limit.
 func (s *Service) refuseAtLimit(t *tcpRelay, kind flood) {
 	s.floods.note(t.relay.log, kind, zap.Stringer("network", upstream.TCP), zap.Stringer("client", t.client))
-	t.log(record{why: refusedClient})
+	t.log(record{why: stream.Refused})
 }
 
 // leave removes a relay from the active ones.
@@ -115,7 +116,7 @@ func (s *Service) stopAccepting() {
 }
 
 // cut ends all TCP relays with a reset, and all UDP sessions.
-func (s *Service) cut(why reason) {
+func (s *Service) cut(why stream.Reason) {
 	s.mu.Lock()
 	relays := make([]*tcpRelay, 0, s.count)
 	for t := s.relays; t != nil; t = t.next {
@@ -132,12 +133,12 @@ func (s *Service) cut(why reason) {
 
 // Cut ends all TCP relays and UDP sessions of a service that was removed from
 // the config, after its grace period. New clients are still served.
-func (s *Service) Cut() { s.cut(removed) }
+func (s *Service) Cut() { s.cut(stream.Removed) }
 
 // Close ends all TCP relays and UDP sessions, and refuses new clients from now on.
 func (s *Service) Close() {
 	s.stopAccepting()
-	s.cut(serviceClosed)
+	s.cut(stream.ServiceClosed)
 }
 
 // UDP has no end of a connection. While a service is drained, a session counts
@@ -176,7 +177,7 @@ func (s *Service) Drain(timeout time.Duration) (finished, cut int) {
 	_ = s.WaitIdle(ctx)
 	tcp, udp = s.Active()
 	cut = tcp + udp
-	s.cut(shutdown)
+	s.cut(stream.Shutdown)
 	// Relays that are cut end at once, but on goroutines of their own.
 	ended, done := context.WithTimeout(context.Background(), time.Second)
 	defer done()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -41,7 +42,7 @@ func TestDrainLetsRelaysFinish(t *testing.T) {
 	if got := relaytest.Receive(t, "the drain", done); got.finished != 1 || got.cut != 0 {
 		t.Errorf("%+v", got)
 	}
-	r.wantReasons(clientClosed)
+	r.wantReasons(stream.ClientClosed)
 }
 
 func TestDrainCuts(t *testing.T) {
@@ -68,7 +69,7 @@ func TestDrainCuts(t *testing.T) {
 				wantEnding(t, "the client", clients[i], "RST")
 			}
 			wantEnding(t, "the backend", backends[0], "RST")
-			r.wantReasons(shutdown, shutdown)
+			r.wantReasons(stream.Shutdown, stream.Shutdown)
 		})
 	}
 }
@@ -129,7 +130,7 @@ func (r *rig) wantSearchCut(client net.Conn, ended <-chan struct{}, backend stri
 	}
 	wantEnding(t, "the client", client, "RST")
 	relaytest.Receive(t, "the end", ended)
-	r.wantReasons(shutdown)
+	r.wantReasons(stream.Shutdown)
 	r.wantLines("client refused", 0)
 	if s := r.status(backend, upstream.TCP); s.Failed != 0 || s.Strikes != 0 {
 		t.Errorf("the failure counts against the backend: %+v", s)

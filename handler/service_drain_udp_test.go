@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // This file tests drains with UDP sessions, with the fake clock of synctest.
@@ -48,7 +50,7 @@ func (r *rig) reasons() []string {
 
 // wantReasons compares the reasons of the relays that ended. want is in
 // alphabetical order.
-func (r *rig) wantReasons(want ...reason) {
+func (r *rig) wantReasons(want ...stream.Reason) {
 	r.t.Helper()
 	var texts []string
 	for _, w := range want {
@@ -85,7 +87,7 @@ func TestDrainUDP(t *testing.T) {
 		r.engine.socket(1).answer("A")
 		(<-r.service.drainIn(timeout)).wants(t, 1, 0, quietFor)
 		client.wantReleased(t, 1)
-		r.wantReasons(shutdown)
+		r.wantReasons(stream.Shutdown)
 	})
 	bubble("quiet before the drain counts", func(t *testing.T, r *udpRig) {
 		r.deliver(1, new(udpClient), "a")
@@ -120,7 +122,7 @@ func TestDrainUDP(t *testing.T) {
 		r.wantSessions(1)
 		(<-done).wants(t, 1, 1, timeout)
 		unanswered.wantReleased(t, 1)
-		r.wantReasons(shutdown, shutdown)
+		r.wantReasons(stream.Shutdown, stream.Shutdown)
 	})
 	bubble("a searching session gets the timeout, then its search ends", func(t *testing.T, r *udpRig) {
 		r.resolver.set("a.example", hangAnswer) // until the session ends, or for an hour
@@ -166,7 +168,7 @@ func TestDrainUDP(t *testing.T) {
 		r.deliver(1, new(udpClient), "a")
 		r.deliver(2, new(udpClient), "b")
 		(<-r.service.drainIn(0)).wants(t, 0, 2, 0)
-		r.wantReasons(shutdown, shutdown)
+		r.wantReasons(stream.Shutdown, stream.Shutdown)
 	})
 	bubble("two drains: the first timeout to expire cuts", func(t *testing.T, r *udpRig) {
 		r.deliver(1, new(udpClient), "a")

@@ -55,8 +55,8 @@ func TestWaitIdle(t *testing.T) {
 					}()
 				}
 				ends := []func(){
-					func() { r.session(1).end(idleTimeout) },
-					func() { r.session(2).end(idleTimeout) },
+					func() { r.session(1).end(stream.IdleTimeout) },
+					func() { r.session(2).end(stream.IdleTimeout) },
 					func() { r.service.leave(relay) },
 				}
 				if last == upstream.UDP {
@@ -90,7 +90,7 @@ func TestWaitIdle(t *testing.T) {
 			} else {
 				r.deliver(1, new(udpClient), "a")
 				s := r.session(1)
-				ending.Go(func() { s.end(idleTimeout) })
+				ending.Go(func() { s.end(stream.IdleTimeout) })
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), relaytest.Limit)
 			if err := r.service.WaitIdle(ctx); err != nil {
@@ -118,7 +118,7 @@ func TestCut(t *testing.T) {
 	wantEnding(t, "the backend", backend, "RST")
 	relaytest.Receive(t, "the end", done)
 	udp.wantReleased(t, 1)
-	r.wantReasons(removed, removed)
+	r.wantReasons(stream.Removed, stream.Removed)
 
 	second, _ := r.client()
 	backend = relaytest.Receive(t, "a connection", conns)
@@ -142,7 +142,7 @@ func TestClose(t *testing.T) {
 	wantEnding(t, "the client", client, "RST")
 	wantEnding(t, "the backend", backend, "RST")
 	relaytest.Receive(t, "the end", done)
-	r.wantReasons(serviceClosed, serviceClosed)
+	r.wantReasons(stream.ServiceClosed, stream.ServiceClosed)
 	late, done := r.client()
 	wantEnding(t, "a late client", late, "RST")
 	relaytest.Receive(t, "the end", done)
@@ -160,10 +160,10 @@ func TestCutBeforeTheMoverIsSet(t *testing.T) {
 	if !r.service.enter(relay) {
 		t.Fatal("not admitted")
 	}
-	relay.cut(shutdown)
+	relay.cut(stream.Shutdown)
 	relay.setMover(stream.NewMover(plain(far), relay, r.relay.wheel))
 	wantEnding(t, "the client", client, "RST")
-	r.wantReasons(shutdown)
+	r.wantReasons(stream.Shutdown)
 	if tcp, _ := r.service.Active(); tcp != 0 {
 		t.Errorf("%d active", tcp)
 	}

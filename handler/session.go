@@ -11,6 +11,7 @@ import (
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/dial"
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -19,8 +20,8 @@ import (
 
 // Reasons why sessions end, in addition to those of TCP relays.
 const (
-	evictedForRoom   reason = "evicted"
-	responsesReached reason = "responses"
+	evictedForRoom   stream.Reason = "evicted"
+	responsesReached stream.Reason = "responses"
 )
 
 // phase is the state of a session.
@@ -146,7 +147,7 @@ func (s *session) afterUnlock(f func()) { s.runAfterUnlock = append(s.runAfterUn
 func (s *session) guard() {
 	if p := recover(); p != nil {
 		s.relay.panicked(upstream.UDP, s.key.Client.String(), p)
-		s.end(panicked)
+		s.end(stream.Panicked)
 	}
 }
 
@@ -264,7 +265,7 @@ func (b *backendSocket) Failed(err error) {
 }
 
 // end ends the session. It does nothing if the session has ended.
-func (s *session) end(why reason) {
+func (s *session) end(why stream.Reason) {
 	defer s.guard()
 	s.lock()
 	defer s.unlock()
@@ -281,7 +282,7 @@ func (s *session) endIfIdle() bool {
 	if s.idleFor() < s.relay.opts.IdleTimeout {
 		return false
 	}
-	s.endLocked(idleTimeout)
+	s.endLocked(stream.IdleTimeout)
 	return true
 }
 
@@ -292,17 +293,17 @@ func (s *session) endIfQuiet(quiet time.Duration) {
 	s.lock()
 	defer s.unlock()
 	if s.idleFor() >= quiet && !s.waiting {
-		s.endLocked(shutdown)
+		s.endLocked(stream.Shutdown)
 	}
 }
 
-func (s *session) endLocked(why reason) {
+func (s *session) endLocked(why stream.Reason) {
 	if s.phase == over {
 		return
 	}
 	evictedNow := why == evictedForRoom
 	if s.phase == refused && s.answeredBy == nil && s.lastErr != nil {
-		why = refusedClient // the client was refused before; that is the reason to log
+		why = stream.Refused // the client was refused before; that is the reason to log
 	}
 	s.phase, s.waiting = over, false
 	s.relay.service.admission.leave(s.ticket, s.key.Client.Addr())

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -71,7 +72,7 @@ func bytesOf(datagrams [][]byte) (bytes int64) {
 
 // logEndLocked writes the access log line and the debug line of a session that
 // ended.
-func (s *session) logEndLocked(why reason) {
+func (s *session) logEndLocked(why stream.Reason) {
 	backend := ""
 	if s.attempt.Backend != nil {
 		backend = s.attempt.Backend.Text
@@ -83,7 +84,7 @@ func (s *session) logEndLocked(why reason) {
 			backend: backend, tried: e.tried, dialled: e.dialled, began: s.began,
 			bytesUp: s.upB, bytesDown: s.downB, upN: s.upN, downN: s.downN, why: why,
 		}
-		if why == refusedClient { // as in the line of a refused TCP client
+		if why == stream.Refused { // as in the line of a refused TCP client
 			a.backend, a.dialled = "", 0
 		} else if s.at < len(s.addrs) {
 			a.address = netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port)

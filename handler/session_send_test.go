@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -125,7 +126,7 @@ func TestUDPDatagramRejected(t *testing.T) {
 			if use.DatagramsUp != 2 || use.BytesUp != 2 {
 				t.Errorf("%d datagrams, %d bytes up", use.DatagramsUp, use.BytesUp)
 			}
-			r.session(1).end(shutdown)
+			r.session(1).end(stream.Shutdown)
 			if up := r.line("relay ended").ContextMap()["datagrams_up"]; up != int64(2) {
 				t.Errorf("the log line has %v datagrams, want 2", up)
 			}

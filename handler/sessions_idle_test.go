@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 func TestUDPIdle(t *testing.T) {
@@ -31,7 +32,7 @@ func TestUDPIdle(t *testing.T) {
 		synctest.Wait()
 		r.wantSessions(0)
 		r.wantLines("relay ended", 1)
-		if why := r.line("relay ended").ContextMap()["reason"]; why != string(idleTimeout) {
+		if why := r.line("relay ended").ContextMap()["reason"]; why != string(stream.IdleTimeout) {
 			t.Fatalf("reason %v", why)
 		}
 	}

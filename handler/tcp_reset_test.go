@@ -8,6 +8,7 @@ import (
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // A reset after the FIN of the same side does not end the relay: what the other
@@ -16,9 +17,9 @@ func TestResetAfterAFIN(t *testing.T) {
 	for _, side := range []string{"client", "backend"} {
 		t.Run(side, func(t *testing.T) {
 			r, client, backend, done := established(t)
-			goes, stays, why := client, backend, clientReset
+			goes, stays, why := client, backend, stream.ClientReset
 			if side == "backend" {
-				goes, stays, why = backend, client, backendReset
+				goes, stays, why = backend, client, stream.BackendReset
 			}
 			check(t, goes.CloseWrite())
 			wantEnding(t, "the other", stays, "FIN")
@@ -43,9 +44,9 @@ func TestResetWhileBlocked(t *testing.T) {
 	for _, side := range []string{"client", "backend"} {
 		t.Run(side, func(t *testing.T) {
 			r, client, backend, done := established(t)
-			goes, stays, why := client, backend, clientReset
+			goes, stays, why := client, backend, stream.ClientReset
 			if side == "backend" {
-				goes, stays, why = backend, client, backendReset
+				goes, stays, why = backend, client, stream.BackendReset
 			}
 			sent := sendUntilFull(t, goes)
 			unsent := drainSendQueue(t, goes)
@@ -67,7 +68,7 @@ func TestResetByThePeerThatBlocks(t *testing.T) {
 	sendUntilFull(t, client)
 	resetNow(t, backend)
 	receiveFrom(t, "the end", done)
-	r.wantReasons(backendReset)
+	r.wantReasons(stream.BackendReset)
 	wantReset(t, client)
 }
 
@@ -122,7 +123,7 @@ func TestFINBehindABlockedWay(t *testing.T) {
 	check(t, backend.CloseWrite())
 	wantEnding(t, "the client", client, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(clientClosed, 16<<20, 0)
+	r.wantEnd(stream.ClientClosed, 16<<20, 0)
 }
 
 // wantReset checks that a connection whose peer had finished before is reset,

@@ -57,7 +57,7 @@ func TestSlowConnectIsTakenOver(t *testing.T) {
 	hear(t, near, "early bird")
 	check(t, near.CloseWrite())
 	wantEnding(t, "the client", near, "FIN")
-	r.wantEnd(clientClosed, 10, 10)
+	r.wantEnd(stream.ClientClosed, 10, 10)
 	r.wantLines("connected", 1, "backend failed, first strike", 0)
 	if s := r.status(silent.String(), upstream.TCP); s.Succeeded != 1 {
 		t.Errorf("%+v", s)
@@ -70,7 +70,7 @@ func TestClientLeavesASlowConnect(t *testing.T) {
 	r.waitSearching()
 	resetNow(t, client)
 	receiveFrom(t, "the end", done)
-	r.wantReasons(clientReset)
+	r.wantReasons(stream.ClientReset)
 	wantNothingLeft()
 }
 
@@ -88,13 +88,13 @@ func TestCutOfASlowConnect(t *testing.T) {
 				case "somewhere between":
 					time.Sleep(stream.SlowConnect - time.Millisecond + time.Duration(i)*200*time.Microsecond)
 				}
-				r.service.cut(shutdown)
+				r.service.cut(stream.Shutdown)
 				wantEnding(t, "the client", client, "RST")
 				check(t, client.Close())
 			}
 			eventually(t, "the end of all", func() bool { tcp, _ := r.service.Active(); return tcp == 0 })
 			for _, why := range r.reasons() {
-				if why != string(shutdown) {
+				if why != string(stream.Shutdown) {
 					t.Errorf("ended by %s", why)
 				}
 			}

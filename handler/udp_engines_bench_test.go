@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // benchEngines runs a benchmark over each engine.
@@ -61,7 +62,7 @@ func BenchmarkUDPOpen(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			r.relay.Deliver(udpKey(1), [][]byte{nil}, client)
-			r.session(1).end(serviceClosed)
+			r.session(1).end(stream.ServiceClosed)
 		}
 	})
 }

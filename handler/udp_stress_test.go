@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
 // Everything at once: many clients, backends that refuse, recover and stop
@@ -89,7 +90,7 @@ func TestUDPStress(t *testing.T) {
 				r.deliver(random.IntN(100), client, []string{"a", "bb", ""}[random.IntN(3)])
 				if random.IntN(200) == 0 {
 					for _, s := range r.service.sessions.all() {
-						s.end(serviceClosed)
+						s.end(stream.ServiceClosed)
 					}
 				}
 			}

@@ -36,7 +36,7 @@ func TestPipeClient(t *testing.T) {
 	wantEnding(t, "the client", near, "FIN")
 	wantEnding(t, "the backend", backend, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(backendClosed, 10, 4)
+	r.wantEnd(stream.BackendClosed, 10, 4)
 }
 
 func TestPipeClientIsRefused(t *testing.T) {
@@ -120,7 +120,7 @@ func TestTLSHalfCloseByClient(t *testing.T) {
 	check(t, backend.CloseWrite())
 	wantEnding(t, "the client", client, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(clientClosed, 8, 6)
+	r.wantEnd(stream.ClientClosed, 8, 6)
 }
 
 func TestTLSHalfCloseByBackend(t *testing.T) {
@@ -132,7 +132,7 @@ func TestTLSHalfCloseByBackend(t *testing.T) {
 	check(t, client.CloseWrite())
 	wantEnding(t, "the backend", backend, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(backendClosed, 6, 0)
+	r.wantEnd(stream.BackendClosed, 6, 0)
 }
 
 func TestTLSResets(t *testing.T) {
@@ -141,14 +141,14 @@ func TestTLSResets(t *testing.T) {
 		resetNow(t, socket)
 		wantEnding(t, "the backend", backend, "RST")
 		receiveFrom(t, "the end", done)
-		r.wantEnd(clientReset, 0, 0)
+		r.wantEnd(stream.ClientReset, 0, 0)
 	})
 	t.Run("by the backend", func(t *testing.T) {
 		r, client, _, backend, done := tlsRelay(t)
 		resetNow(t, backend)
 		wantEnding(t, "the client", client, "RST")
 		receiveFrom(t, "the end", done)
-		r.wantEnd(backendReset, 0, 0)
+		r.wantEnd(stream.BackendReset, 0, 0)
 	})
 	// A FIN within a record cuts it. (Between two records package tls takes it
 	// for the end, for the sake of the many who do not say goodbye.)
@@ -158,7 +158,7 @@ func TestTLSResets(t *testing.T) {
 		check(t, socket.CloseWrite())
 		wantEnding(t, "the backend", backend, "RST")
 		receiveFrom(t, "the end", done)
-		r.wantEnd(clientReset, 0, 0)
+		r.wantEnd(stream.ClientReset, 0, 0)
 	})
 }
 
@@ -167,7 +167,7 @@ func TestTLSIdleTimeout(t *testing.T) {
 	wantEnding(t, "the client", client, "FIN") // a goodbye; a bare FIN is "unexpected EOF"
 	wantEnding(t, "the backend", backend, "FIN")
 	receiveFrom(t, "the end", done)
-	r.wantEnd(idleTimeout, 0, 0)
+	r.wantEnd(stream.IdleTimeout, 0, 0)
 }
 
 // A write that hangs in TLS must not hang the end of the relay.
@@ -183,7 +183,7 @@ func TestTLSClientThatStoppedReading(t *testing.T) {
 	}()
 	receiveFrom(t, "the end", done)
 	receiveFrom(t, "the end of the sender", sent)
-	if got := r.line("relay ended").ContextMap()["reason"]; got != string(idleTimeout) {
+	if got := r.line("relay ended").ContextMap()["reason"]; got != string(stream.IdleTimeout) {
 		t.Errorf("ended by %v", got)
 	}
 }
@@ -209,5 +209,5 @@ func TestTLSCarriesBulk(t *testing.T) {
 	check(t, receiveFrom(t, "an end", echoed))
 	check(t, receiveFrom(t, "an end", echoed))
 	receiveFrom(t, "the end", done)
-	r.wantEnd(clientClosed, int64(len(data)), int64(len(data)))
+	r.wantEnd(stream.ClientClosed, int64(len(data)), int64(len(data)))
 }
