@@ -13,45 +13,45 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// watchEvery is how often a client that waits for its backend is asked
-// whether it is still there.
+// watchEvery is the interval of the checks whether a client that waits for a
+// backend has left.
 const watchEvery = 100 * time.Millisecond
 
 var (
 	errClientGone = errors.New("client left before a backend answered")
-	errNoBackend  = errors.New("no backend takes new clients")
+	errNoBackend  = errors.New("no backend accepts new clients")
 	errSuperseded = errors.New("another backend was faster")
 	errPanic      = errors.New("panic")
 
 	errConnectTimeout = errors.New("connect timeout")
 )
 
-// attempts is one TCP client's way to a backend. Its fields belong to the
-// goroutine of run; each attempt under way is a goroutine of its own, which
-// ends when it is decided or the client's context ends.
+// attempts is the search of one TCP client for a backend. Its fields belong to the
+// goroutine of run. Each attempt is a goroutine of its own, which ends with its
+// result or with the client's context.
 type attempts struct {
 	relay  *Relay
 	client fmt.Stringer
-	note   func(outcome) // is told of all that counts
+	note   func(outcome) // receives each outcome
 	walk   upstream.Walk
 
-	current upstream.Attempt // the one the client waits on; zero when only superseded ones are left
-	pending int              // attempts under way
+	current upstream.Attempt // that the client waits for; zero if only superseded attempts are running
+	pending int              // running attempts
 	results chan outcome
 }
 
-// outcome is what came of an attempt.
+// outcome is the result of an attempt.
 type outcome struct {
 	attempt upstream.Attempt
 	conn    net.Conn
 	addr    netip.Addr
 	tried   []netip.Addr
-	since   time.Time // when it began to try them
+	since   time.Time // when the first of tried was dialled
 	took    time.Duration
 	err     error
 }
 
-// again is what the attempt after this one asks the resolver.
+// again returns the query of the attempt that follows this one.
 func (o outcome) again(verdict upstream.Verdict) query {
 	q := query{how: afresh, tried: o.tried, since: o.since}
 	if verdict == upstream.RetryIfChanged {
@@ -103,11 +103,11 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 			}
 			last = fmt.Errorf("backend %s: %w", o.attempt.Backend.Text, o.err)
 			if errors.Is(o.err, errPanic) || dial.Class(o.err) == netio.Exhausted {
-				return outcome{}, last // another backend needs a descriptor too
+				return outcome{}, last // the dial to another backend would fail in the same way
 			}
 			t.failed(ctx, o)
 		case <-t.current.Demoted():
-			// By another client's failures: no use to wait here for our own.
+			// By failures of other clients: do not wait for this client's own.
 			t.walk.Exhaust(t.current.Backend)
 			t.next(ctx)
 		case <-watch.C:
@@ -121,7 +121,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 	return outcome{}, last
 }
 
-// next goes on to the next backend, if there is one.
+// next starts an attempt on the next backend, if there is one.
 func (t *attempts) next(ctx context.Context) {
 	attempt, ok := t.walk.Next(time.Now())
 	if !ok {
@@ -134,11 +134,11 @@ func (t *attempts) next(ctx context.Context) {
 func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query, from *startedAttempt) {
 	t.current = a
 	t.pending++
-	go func() { // waits on the network for one attempt; ends with it or with ctx
+	go func() { // ends with its attempt or with ctx
 		o := t.attempt(ctx, a, q, from)
 		select {
 		case t.results <- o:
-		case <-ctx.Done(): // the client is served or gone
+		case <-ctx.Done(): // the client is served or has left
 			if o.conn != nil {
 				_ = o.conn.Close()
 			}
@@ -146,11 +146,11 @@ func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query, from 
 	}()
 }
 
-// failed goes on after an attempt that failed.
+// failed starts the attempt that follows a failed one.
 func (t *attempts) failed(ctx context.Context, o outcome) {
 	verdict, _ := t.relay.recordFailure(&t.walk, o, upstream.TCP, t.client)
 	if o.attempt != t.current {
-		return // the client waits on another backend already
+		return // the client already waits for another backend
 	}
 	if verdict != upstream.Next {
 		if again, ok := t.walk.Again(o.attempt, time.Now()); ok {
@@ -162,7 +162,7 @@ func (t *attempts) failed(ctx context.Context, o outcome) {
 	t.next(ctx)
 }
 
-// attempt is one try of one backend: lookup, and a dial to all its addresses.
+// attempt makes one attempt on one backend: a lookup, and a dial to its addresses.
 func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, from *startedAttempt) (o outcome) {
 	r := t.relay
 	o = outcome{attempt: a}

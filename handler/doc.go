@@ -1,22 +1,19 @@
-// Package handler is the data path: it walks a client through the queue of
-// package upstream until a backend serves it, and then carries bytes or
-// datagrams both ways until one of the ends in the table below. It knows
-// sockets and names, and nothing of Caddy.
+// Package handler contains the failover rules: it dials the backends of a
+// service in the order of package upstream until one serves the client, and
+// records what happened. It knows sockets and names, and nothing of Caddy. It
+// makes no system calls: bytes are moved by internal/stream, datagrams by
+// internal/dgram, and names are resolved by a [Resolver].
 //
-//	Service  what outlives a change of settings: the queue, the UDP sessions, the counters
-//	Relay    a service with one configuration's settings: what clients are handed to
+//	Service  the state that outlives a change of settings: the queue, the journal, the UDP sessions, the counters
+//	Relay    a service with the settings of one configuration; clients are handed to it
 //
-// A TCP client is a call of [Relay.ServeTCP], which returns when its relay is
-// over. A UDP client is a session, made by the first datagram given to
-// [Relay.Deliver] and living on its own until nothing has passed for the idle
-// timeout; where its datagrams come from and how answers get back is behind
-// [Replier], and what its backend socket is made of behind package dgram's
-// Engine.
+// A TCP client is a call of [Relay.ServeTCP] or [Relay.StartTCP]. Its attempts are
+// made by a mover's event loop or by the attempt loop (attempt.go), and its bytes
+// move until the relay ends as the table in package stream says.
 //
-// How a TCP relay ends, and what the peers see:
+// A UDP client is a session. The first datagrams given to [Relay.Deliver] create
+// it, and it ends when no datagram has passed for the idle timeout. A [Replier] is
+// the way back to its client, and a dgram.Socket leads to its backend.
 //
-//	one side finished sending   FIN on the other; the other direction goes on
-//	one side reset              RST on the other, never a FIN that fakes a whole transfer
-//	idle timeout                FIN on both
-//	client refused              RST
+// The package is part of caddy-relay and promises no API to other modules.
 package handler

@@ -12,39 +12,39 @@ import (
 	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
-// Resolver is where names become addresses: package resolver's cache, seen
-// from here. The slices it gives are neither to be edited nor empty.
+// Resolver resolves the names of backends. Package resolver's cache implements
+// it. Returned slices are never empty and must not be changed.
 type Resolver interface {
-	// Cached answers from memory alone.
+	// Cached returns the cached addresses of a host. It does not block.
 	Cached(host string) (addrs []netip.Addr, ok bool)
-	// Lookup answers from memory or asks. If that takes longer than patience
-	// and there is an older answer, that one is given.
+	// Lookup returns the cached addresses or queries DNS. If the query takes
+	// longer than patience and there is a stale answer, it returns that one.
 	Lookup(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error)
-	// Refresh drops what is known and asks afresh; an answer younger than
-	// since is fresh enough.
+	// Refresh drops the cached addresses and queries DNS, unless they are younger
+	// than since. patience is that of Lookup.
 	Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) ([]netip.Addr, error)
 }
 
-// Options are the settings of a [Relay]. All are needed but those with a zero
-// that says otherwise.
+// Options are the settings of a [Relay]. A field is required unless its comment
+// gives a meaning to its zero value.
 type Options struct {
-	ConnectTimeout  time.Duration // of one attempt on one backend, lookup included
-	IdleTimeout     time.Duration // nothing in either direction for this long ends a relay
+	ConnectTimeout  time.Duration // limit of one attempt on one backend, including the lookup
+	IdleTimeout     time.Duration // a relay ends when nothing has passed in either direction for this long
 	UDPReplyTimeout time.Duration // a UDP backend that answers nothing for this long has failed; 0: never
 	UDPResponses    int           // a UDP session ends after this many answers to each datagram; 0: never
-	MaxUDPSessions  int           // bound of the session table; 0: what the system has room for
+	MaxUDPSessions  int           // limit of the session table; 0: what the system's ports and descriptors allow
 	Resolver        Resolver
 	UDP             dgram.Engine  // opens the sockets of UDP sessions; nil: dgram.Goroutines
 	TCP             stream.Engine // moves the bytes of TCP relays; nil: goroutines
 	Log             *zap.Logger
 
-	MaxConnections      int // relays of the service at once, TCP and UDP together; 0: any number
-	MaxConnectionsPerIP int // the same, for a client's address
+	MaxConnections      int // limit of the service's concurrent relays, TCP and UDP together; 0: none
+	MaxConnectionsPerIP int // limit of the concurrent relays of one client address; 0: none
 
-	AccessLog          *zap.Logger   // gets a line as each TCP relay ends; nil: none
-	AccessLogUDP       bool          // and as each UDP session does
-	ProxyProtocol      ProxyProtocol // tells backends who the client is
-	ProxyProtocolEvery bool          // in each datagram, not only in a session's first
+	AccessLog          *zap.Logger   // gets a line at the end of each TCP relay; nil: none
+	AccessLogUDP       bool          // AccessLog also gets a line at the end of each UDP session
+	ProxyProtocol      ProxyProtocol // the header that tells backends the client's address
+	ProxyProtocolEvery bool          // UDP: the header precedes every datagram instead of a session's first
 }
 
 // Relay serves clients of a service with one set of settings. All methods may
@@ -56,7 +56,8 @@ type Relay struct {
 	wheel   *stream.Wheel // ends idle TCP relays
 }
 
-// New makes a relay for the service. Nothing starts until a client comes.
+// New returns a relay for the service. It runs no goroutine before the first
+// client.
 func New(service *Service, opts Options) *Relay {
 	if opts.UDP == nil {
 		opts.UDP = dgram.Goroutines{}
@@ -72,8 +73,8 @@ func New(service *Service, opts Options) *Relay {
 	}
 }
 
-// patience is how long a lookup may take before an older answer is used
-// instead: a DNS that hangs must not eat the time of an attempt.
+// patience returns how long a lookup may take before a stale answer is used, so
+// that a hanging DNS server does not use up the time of an attempt.
 func (r *Relay) patience() time.Duration {
 	return min(time.Second, r.opts.ConnectTimeout/4)
 }
