@@ -2,9 +2,15 @@ package relay_test
 
 import (
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
+	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -133,4 +139,76 @@ func TestTopLevel(t *testing.T) {
 			t.Errorf("%s stands at the top level without a reason in this test", name)
 		}
 	}
+}
+
+// systemCallers are the packages that may use unsafe, golang.org/x/sys and the
+// functions of package syscall, with the reason.
+var systemCallers = map[string]string{
+	"internal/netio":     "it exists for that",
+	"internal/hook":      "signals to process groups, which concern no socket: package os signals single processes only",
+	"internal/relaytest": "limits the descriptors of test processes",
+	"bench":              "measures processes from outside and is not part of the plugin",
+}
+
+// systemCallTypes are the names of package syscall that look like functions in a
+// call, and are types.
+var systemCallTypes = []string{"Errno", "Signal"}
+
+func TestSystemCallsInNetioOnly(t *testing.T) {
+	used := make(map[string]bool)
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && path != "." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata" || entry.Name() == "tools"):
+			return fs.SkipDir
+		case entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		// Every file counts, whatever system it is for, so go/build's choice is not asked.
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		dir := filepath.ToSlash(filepath.Dir(path))
+		for _, call := range systemCalls(file) {
+			used[dir] = true
+			if _, allowed := systemCallers[dir]; !allowed {
+				t.Errorf("%s uses %s: system calls and unsafe code belong in internal/netio", path, call)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir := range systemCallers {
+		if !used[dir] {
+			t.Errorf("%s needs no exception any more", dir)
+		}
+	}
+}
+
+// systemCalls returns what a file uses of unsafe, golang.org/x/sys and package
+// syscall's functions.
+func systemCalls(file *ast.File) (found []string) {
+	for _, imported := range file.Imports {
+		path, _ := strconv.Unquote(imported.Path.Value)
+		if path == "unsafe" || strings.HasPrefix(path, "golang.org/x/sys") {
+			found = append(found, path)
+		}
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		if of, ok := call.Fun.(*ast.SelectorExpr); ok {
+			if pkg, ok := of.X.(*ast.Ident); ok && pkg.Name == "syscall" && !slices.Contains(systemCallTypes, of.Sel.Name) {
+				found = append(found, "syscall."+of.Sel.Name)
+			}
+		}
+		return true
+	})
+	return found
 }

@@ -94,9 +94,9 @@ func (s *loopSocket) readNonblock(receiver *netio.Receiver, batch bool) ([][]byt
 	if s.closed {
 		return nil, nil, net.ErrClosed
 	}
-	receive := receiver.ReceiveOne
+	receive := receiver.ReceiveOneNonblock
 	if batch {
-		receive = receiver.Receive
+		receive = receiver.ReceiveNonblock
 	}
 	datagrams, err := receive(s.fd)
 	switch {
@@ -142,7 +142,7 @@ func (s *loopSocket) Send(datagrams [][]byte) (sent int, err error) {
 	if len(datagrams) >= growThreshold {
 		s.growBuffers()
 	}
-	if sent, err = s.sender.Send(s.fd, nil, datagrams); err != nil {
+	if sent, err = s.sender.SendNonblock(s.fd, nil, datagrams); err != nil {
 		err = os.NewSyscallError("write", err)
 	}
 	return sent, err

@@ -24,7 +24,7 @@ func (u *udpSocket) read() {
 	}
 	defer b.receiver.Free()
 	receive := func(fd uintptr) bool {
-		b.datagrams, err = b.receiver.Receive(int(fd))
+		b.datagrams, err = b.receiver.ReceiveNonblock(int(fd))
 		return !errors.Is(err, syscall.EAGAIN)
 	}
 	for raw.Read(receive) == nil {

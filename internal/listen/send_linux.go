@@ -73,7 +73,7 @@ func (r *reply) send(c *Conn) error {
 func (r *reply) writeTo(fd uintptr) {
 	c := r.client
 	for unsent := r.datagrams; len(unsent) > 0; {
-		sent, err := c.socket.sender.sender.Send(int(fd), &c.replyPath, unsent)
+		sent, err := c.socket.sender.sender.SendNonblock(int(fd), &c.replyPath, unsent)
 		unsent = unsent[sent:]
 		switch {
 		case err == nil:

@@ -51,9 +51,9 @@ func NewReceiver(senders bool) (*Receiver, error) {
 // Free unmaps the memory. What was received must not be used afterwards.
 func (r *Receiver) Free() { _ = unix.Munmap(r.memory) }
 
-// Receive reads the datagrams that a socket has received. It never blocks: the
+// ReceiveNonblock reads the datagrams that a socket has received. It never blocks: the
 // error is EAGAIN if there are none. The datagrams are valid until the next call.
-func (r *Receiver) Receive(fd int) (datagrams [][]byte, err error) {
+func (r *Receiver) ReceiveNonblock(fd int) (datagrams [][]byte, err error) {
 	r.prepare()
 	n := 1
 	if !r.singly {
@@ -74,9 +74,9 @@ func (r *Receiver) Receive(fd int) (datagrams [][]byte, err error) {
 	return r.datagrams[:n], nil
 }
 
-// ReceiveOne is Receive of one datagram of a connected socket, by recvfrom(2),
+// ReceiveOneNonblock is ReceiveNonblock of one datagram of a connected socket, by recvfrom(2),
 // which costs less than recvmmsg for one.
-func (r *Receiver) ReceiveOne(fd int) (datagrams [][]byte, err error) {
+func (r *Receiver) ReceiveOneNonblock(fd int) (datagrams [][]byte, err error) {
 	n, errno := ReadNonblock(fd, r.memory[:BufferSize])
 	if errno != 0 {
 		return nil, errno

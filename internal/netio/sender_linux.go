@@ -74,7 +74,7 @@ func hasSegments(fd int) bool {
 	return err == nil
 }
 
-// Init must be called before the first Send.
+// Init must be called before the first SendNonblock.
 func (s *Sender) Init(f Features) {
 	s.noBatch.Store(!f.Batch)
 	s.unsegmented.Store(1)
@@ -93,10 +93,10 @@ type outgoing struct {
 
 var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
 
-// Send sends datagrams in order. It never blocks. It returns how many were sent;
+// SendNonblock sends datagrams in order. It never blocks. It returns how many were sent;
 // the error is that of the next one, and EAGAIN means that the socket's buffer
 // is full.
-func (s *Sender) Send(fd int, path *Path, datagrams [][]byte) (sent int, err error) {
+func (s *Sender) SendNonblock(fd int, path *Path, datagrams [][]byte) (sent int, err error) {
 	if len(datagrams) == 1 && (path == nil || path.control == nil) {
 		if err := sendOne(fd, path, datagrams[0]); err != nil {
 			return 0, err

@@ -86,7 +86,7 @@ func receiver(t *testing.T) *Receiver {
 func wantReceived(t *testing.T, r *Receiver, fd int, from netip.AddrPort, want [][]byte) {
 	t.Helper()
 	for len(want) > 0 {
-		got, err := r.Receive(fd)
+		got, err := r.ReceiveNonblock(fd)
 		if err != nil {
 			t.Fatalf("%d datagrams are missing: %v", len(want), err)
 		}
@@ -100,7 +100,7 @@ func wantReceived(t *testing.T, r *Receiver, fd int, from netip.AddrPort, want [
 		}
 		want = want[len(got):]
 	}
-	if got, err := r.Receive(fd); !errors.Is(err, unix.EAGAIN) {
+	if got, err := r.ReceiveNonblock(fd); !errors.Is(err, unix.EAGAIN) {
 		t.Fatalf("%d more: %v", len(got), err)
 	}
 }
@@ -127,7 +127,7 @@ func TestSendAndReceive(t *testing.T) {
 						if what == "connected" {
 							path, from = nil, localAddr(t, connected)
 						}
-						sent, err := sender.Send(fd, path, want)
+						sent, err := sender.SendNonblock(fd, path, want)
 						if err != nil || sent != len(want) {
 							t.Fatalf("%s, %s: %d of %d sent: %v", name, what, sent, len(want), err)
 						}
@@ -165,7 +165,7 @@ func TestSegmentsRefused(t *testing.T) {
 	to := NewPath(at, true, nil)
 	for _, size := range []int{1200, 900, 1500, 1} {
 		want := datagrams(repeat(size, 20))
-		sent, err := sender.Send(near, &to, want)
+		sent, err := sender.SendNonblock(near, &to, want)
 		if err != nil || sent != len(want) {
 			t.Fatalf("%d sent: %v", sent, err)
 		}
@@ -177,7 +177,7 @@ func TestSegmentsRefused(t *testing.T) {
 	// An error that also occurs without GSO does not limit GSO.
 	sender.Init(features)
 	invalid := NewPath(netip.MustParseAddrPort("127.0.0.1:0"), true, nil)
-	if sent, err := sender.Send(near, &invalid, datagrams([]int{100, 100})); sent != 0 || err == nil {
+	if sent, err := sender.SendNonblock(near, &invalid, datagrams([]int{100, 100})); sent != 0 || err == nil {
 		t.Errorf("%d sent to port 0: %v", sent, err)
 	}
 	if whole := sender.unsegmented.Load(); whole != maxSegmented {
@@ -230,7 +230,7 @@ func TestSendReturnsSent(t *testing.T) {
 		var sender Sender
 		sender.Init(ProbeFeatures(fd))
 		list := datagrams([]int{10, 20, 65508, 10})
-		sent, err := sender.Send(fd, nil, list)
+		sent, err := sender.SendNonblock(fd, nil, list)
 		if sent != 2 || !TooBig(err) {
 			t.Errorf("off=%s: %d sent, %v", off, sent, err)
 		}
