@@ -13,33 +13,15 @@ import (
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/module/api"
 	"github.com/async-relay/caddy-relay/upstream"
 )
-
-// testView is what came of a test of a backend by hand.
-type testView struct {
-	Service string     `json:"service"`
-	Backend string     `json:"backend"`
-	OK      bool       `json:"ok"`              // an address answered, on each network that was tested
-	Error   string     `json:"error,omitempty"` // of the lookup
-	Lookup  float64    `json:"lookup_ms"`       // 0 for an address
-	Dials   []dialView `json:"dials"`
-}
-
-// dialView is what one address said.
-type dialView struct {
-	Network string  `json:"network"`
-	Address string  `json:"address"`
-	OK      bool    `json:"ok"`
-	Latency float64 `json:"latency_ms"` // until it answered, or failed
-	Error   string  `json:"error,omitempty"`
-}
 
 // postTest dials all addresses of a backend now, and counts for nothing: no
 // strike, no recovery. UDP is only tested where a health check says what to
 // send, since silence is no answer.
 func postTest(r *http.Request) (any, error) {
-	s, b, err := chosen(r)
+	s, b, err := requested(r)
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +48,8 @@ func (s *service) test() test {
 	return t
 }
 
-func (t test) run(ctx context.Context, s *service, b *upstream.Backend) testView {
-	v := testView{Service: s.Name, Backend: b.Text, Dials: []dialView{}}
+func (t test) run(ctx context.Context, s *service, b *upstream.Backend) api.Test {
+	v := api.Test{Service: s.Name, Backend: b.Text, Dials: []api.TestedDial{}}
 	addrs := []netip.Addr{b.IP}
 	if !b.IP.IsValid() {
 		var err error
@@ -83,7 +65,7 @@ func (t test) run(ctx context.Context, s *service, b *upstream.Backend) testView
 	}
 	for _, n := range t.networks {
 		for _, addr := range addrs {
-			v.Dials = append(v.Dials, dialView{Network: n.String(), Address: netip.AddrPortFrom(addr, b.Port).String()})
+			v.Dials = append(v.Dials, api.TestedDial{Network: n.String(), Address: netip.AddrPortFrom(addr, b.Port).String()})
 		}
 	}
 	var dialling sync.WaitGroup
@@ -92,12 +74,12 @@ func (t test) run(ctx context.Context, s *service, b *upstream.Backend) testView
 	}
 	dialling.Wait()
 	v.OK = !slices.ContainsFunc(t.networks, func(n upstream.Network) bool {
-		return !slices.ContainsFunc(v.Dials, func(d dialView) bool { return d.OK && d.Network == n.String() })
+		return !slices.ContainsFunc(v.Dials, func(d api.TestedDial) bool { return d.OK && d.Network == n.String() })
 	})
 	return v
 }
 
-func (t test) dial(ctx context.Context, d *dialView) {
+func (t test) dial(ctx context.Context, d *api.TestedDial) {
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
 	began := time.Now()

@@ -208,12 +208,12 @@ func TestAdminRefuses(t *testing.T) {
 		status       int
 		says, allow  string
 	}{
-		{"GET", "services/three", 404, `unknown service "three": there is `, ""},
+		{"GET", "services/three", 404, `unknown service "three" (have `, ""},
 		{"GET", "services/three", 404, live + ", ", ""},
 		{"POST", "services/three/reset", 404, two, ""},
 		{"GET", "explain?service=three", 404, two, ""},
-		{"GET", "explain", 400, "service=NAME", ""},
-		{"POST", "services/" + one + "/backends/x:1/drain", 404, `unknown backend "x:1": there is ` + live + ", " + dead, ""},
+		{"GET", "explain", 400, `missing query parameter "service"`, ""},
+		{"POST", "services/" + one + "/backends/x:1/drain", 404, `unknown backend "x:1" (have ` + live + ", " + dead + ")", ""},
 		{"POST", "services/" + one + "/backends/x:1/test", 404, live, ""},
 		{"POST", "services/" + two + "/backends/" + live + "/drain", 409, "last backend", ""},
 		{"POST", "services/" + live + "/reset", 409, "2 services are called", ""},

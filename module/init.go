@@ -11,6 +11,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/module/command"
 )
 
 // The one place where anything is registered with Caddy.
@@ -22,7 +23,7 @@ func init() {
 	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
 	caddy.RegisterNetwork(networkTCP, listenTCP)
 	caddy.RegisterNetwork(networkUDP, listenUDP)
-	caddycmd.RegisterCommand(relayCommand())
-	caddycmd.RegisterCommand(originalCommand())
+	caddycmd.RegisterCommand(command.Relay())
+	caddycmd.RegisterCommand(command.AsyncRelay(processLog))
 	caddy.OnExit(drain)
 }

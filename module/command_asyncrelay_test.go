@@ -81,10 +81,10 @@ func TestOriginalFollowsItsFile(t *testing.T) {
 	p.wantAnswer("b x")
 
 	p.write("# nothing new\n" + p.config(b, ""))
-	p.waitFor("config file changed, its settings did not")
+	p.waitFor("config file changed, settings unchanged")
 
 	p.write(p.config("no port", "    backend_cooldown: -1\n"))
-	p.waitFor("config file not loaded, the running config stays")
+	p.waitFor("config file rejected, keeping the running config")
 	for _, problem := range []string{"no port", "backend_cooldown"} { // all of them
 		if !strings.Contains(p.text(), problem) {
 			t.Errorf("nothing is said of %q", problem)

@@ -164,9 +164,9 @@ func TestCommandsFail(t *testing.T) {
 		args []string
 		says string
 	}{
-		{[]string{"status", "three"}, `unknown service "three": there is `},
+		{[]string{"status", "three"}, `unknown service "three" (have `},
 		{[]string{"drain", one, live}, "it is the last backend that takes new clients"},
-		{[]string{"test", two, dead}, "backend " + dead + " does not answer"},
+		{[]string{"test", two, dead}, "backend " + dead + " failed the test"},
 		{[]string{"status", "--address", freeAddr(t)}, "refused"},
 		{[]string{"status", "--address", "x:y:z"}, "x:y:z"},
 		{[]string{"explain"}, "received 0"},
