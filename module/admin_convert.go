@@ -114,7 +114,7 @@ func (s *service) cachedAddresses(b *upstream.Backend) []string {
 		return []string{b.IP.String()}
 	}
 	found := []string{}
-	entry, _ := s.names.Load().cache.Entry(b.Host)
+	entry, _ := s.dns.Load().cache.Entry(b.Host)
 	for _, addr := range entry.Addrs {
 		found = append(found, addr.String())
 	}

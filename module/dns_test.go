@@ -103,7 +103,7 @@ func TestAddressChange(t *testing.T) {
 			n, _ := conn.Read(buf)
 			return string(buf[:n]) == "127.0.0.3"
 		})
-		eventually(t, "the change to be told", func() bool { return len(s.lines("name has other addresses")) == 1 })
+		eventually(t, "the change to be told", func() bool { return len(s.lines("addresses changed")) == 1 })
 		names.set("") // the DNS hangs: what is known is used
 		for range 3 {
 			if got := hello(t, at); got != "127.0.0.3" {

@@ -155,7 +155,7 @@ func TestSubscriberThatIsStuck(t *testing.T) {
 	t.Cleanup(open)
 	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
 	s := startWith(t, subscribed, block("TCP/"+at, fmt.Sprintf("%s %s {\n name told\n }", a.addr, b.addr)))
-	dropped := func() int { return len(s.lines("event dropped, those who subscribed to events are too slow")) }
+	dropped := func() int { return len(s.lines("event dropped: subscribers too slow")) }
 	for dropped() == 0 {
 		twoOutages(t, at, a, b)
 		a.rise()

@@ -40,7 +40,7 @@ var errTest testError
 
 func TestLedgerAddsUp(t *testing.T) {
 	l := newLedger()
-	failures := seriesOf(failuresTotal, "s", "tcp", "a")
+	failures := newSeries(failuresTotal, "s", "tcp", "a")
 	expect := func(want uint64) {
 		t.Helper()
 		if got := l.totals[failures].figures; !slices.Equal(got, figures{want}) {
@@ -49,14 +49,14 @@ func TestLedgerAddsUp(t *testing.T) {
 	}
 	first := newIdle("s", "a")
 	first.fail(3)
-	l.bookLocked(first, time.Now())
+	l.recordLocked(first, time.Now())
 	expect(3)
-	l.bookLocked(first, time.Now())
+	l.recordLocked(first, time.Now())
 	expect(3)
 
 	twin := newIdle("s", "a") // another service that is shown under the name
 	twin.fail(2)
-	l.bookLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now())
 	expect(5)
 	first.fail(1)
 	l.close(first, time.Now())
@@ -67,17 +67,17 @@ func TestLedgerAddsUp(t *testing.T) {
 
 	// The backend leaves and comes back, and has failed more often than before.
 	twin.Pool.Update(newIdle("", "b").addresses(), 0)
-	l.bookLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now())
 	twin.Pool.Update(newIdle("", "a").addresses(), 0)
 	twin.fail(4)
-	l.bookLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now())
 	expect(10)
 
 	// The same, and nobody has looked in between: it has failed less often.
 	twin.Pool.Update(newIdle("", "b").addresses(), 0)
 	twin.Pool.Update(newIdle("", "a").addresses(), 0)
 	twin.fail(1)
-	l.bookLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now())
 	expect(11)
 }
 
@@ -107,18 +107,18 @@ func TestLedgerForgetsWhatIsLongGone(t *testing.T) {
 // counted stays with its last user's leave.
 func TestServicesInThePool(t *testing.T) {
 	s := newIdle("TestServicesInThePool", "a")
-	failures := seriesOf(failuresTotal, s.Name, "tcp", "a")
+	failures := newSeries(failuresTotal, s.Name, "tcp", "a")
 	if _, _, err := services.LoadOrNew(s.Name, func() (caddy.Destructor, error) { return s, nil }); err != nil {
 		t.Fatal(err)
 	}
 	collected.ledger.mu.Lock()
 	before := collected.ledger.totals[failures].count() // of a run before this one
 	collected.ledger.mu.Unlock()
-	if counters, _ := collected.ledger.balance(time.Now()); counters[failures] != nil {
+	if counters, _ := collected.ledger.totalsAndGauges(time.Now()); counters[failures] != nil {
 		t.Error("a service is shown that no config has in force")
 	}
-	s.current.Store(new(generation))
-	if counters, _ := collected.ledger.balance(time.Now()); counters[failures] == nil {
+	s.current.Store(new(settings))
+	if counters, _ := collected.ledger.totalsAndGauges(time.Now()); counters[failures] == nil {
 		t.Error("a service in force is not shown")
 	}
 	s.current.Store(nil)
@@ -145,7 +145,7 @@ func (t *total) count() uint64 {
 
 func TestMergedGauges(t *testing.T) {
 	for _, test := range []struct {
-		of         name
+		of         metric
 		one, two   float64
 		wantEither float64
 	}{
@@ -156,9 +156,9 @@ func TestMergedGauges(t *testing.T) {
 	} {
 		for _, order := range [][2]float64{{test.one, test.two}, {test.two, test.one}} {
 			gauges := make(map[series]float64)
-			merge(gauges, series{of: test.of}, order[0])
-			merge(gauges, series{of: test.of}, order[1])
-			if got := gauges[series{of: test.of}]; got != test.wantEither {
+			mergeGauge(gauges, series{metric: test.of}, order[0])
+			mergeGauge(gauges, series{metric: test.of}, order[1])
+			if got := gauges[series{metric: test.of}]; got != test.wantEither {
 				t.Errorf("%s of %v is %v, want %v", metrics[test.of].name, order, got, test.wantEither)
 			}
 		}
@@ -174,14 +174,14 @@ func TestBackendUp(t *testing.T) {
 		r := reading{counters: make(map[series]figures), gauges: make(map[series]float64)}
 		status := upstream.Status{Position: 2}
 		status.Networks[upstream.TCP].State = state
-		r.queued(&status, "s", "a", true)
-		if got := r.gauges[seriesOf(backendUp, "s", "tcp", "a")]; got != want {
+		r.addStatus(&status, "s", "a", true)
+		if got := r.gauges[newSeries(backendUp, "s", "tcp", "a")]; got != want {
 			t.Errorf("%s: %v, want %v", state, got, want)
 		}
-		if got := r.gauges[seriesOf(backendUp, "s", "udp", "a")]; got != 1 {
+		if got := r.gauges[newSeries(backendUp, "s", "udp", "a")]; got != 1 {
 			t.Errorf("%s on the other network: %v", state, got)
 		}
-		if got := r.gauges[seriesOf(backendPosition, "s", "a")]; got != 3 {
+		if got := r.gauges[newSeries(backendPosition, "s", "a")]; got != 3 {
 			t.Errorf("position %v, want 3", got)
 		}
 	}
@@ -189,14 +189,14 @@ func TestBackendUp(t *testing.T) {
 
 func TestLabelsAreUTF8(t *testing.T) {
 	s := newIdle("a\xffb", "c\xfe")
-	for key := range s.read(time.Now()).counters {
+	for key := range s.readMetrics(time.Now()).counters {
 		for _, value := range key.values() {
 			if !utf8.ValidString(value) {
-				t.Errorf("%s has the label %q", metrics[key.of].name, value)
+				t.Errorf("%s has the label %q", metrics[key.metric].name, value)
 			}
 		}
 	}
-	if got := label("a\xffb"); got != "a\uFFFDb" {
+	if got := labelValue("a\xffb"); got != "a\uFFFDb" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -36,7 +36,7 @@ func TestStraight(t *testing.T) {
 			}
 			start(t, server("relay+tcp", tcp)+server("relay+udp", udp))
 			for network, at := range map[string]string{"tcp": tcp, "udp": udp} {
-				if got := module.GoesStraight("relay+"+network, at); got != c.straight {
+				if got := module.GoesDirect("relay+"+network, at); got != c.straight {
 					t.Errorf("%s: straight: %v, want %v", network, got, c.straight)
 				}
 				if got := ask(t, dial(t, network, at), "hi"); got != "b hi" {
@@ -63,7 +63,7 @@ func TestStraightToMany(t *testing.T) {
 	}
 	start(t, config)
 	for i, at := range all {
-		if !module.GoesStraight("relay+tcp", at) {
+		if !module.GoesDirect("relay+tcp", at) {
 			t.Errorf("server %d: not straight", i)
 		}
 		if got := ask(t, dial(t, "tcp", at), "hi"); got != "b hi" {
@@ -82,7 +82,7 @@ func TestNotStraightAtDebug(t *testing.T) {
 	at := freeAddr(t)
 	file := t.TempDir() + "/log"
 	startWith(t, fmt.Sprintf("log debug {\n include layer4\n output file %s\n level DEBUG\n }", file), block("relay+tcp/"+at, backend))
-	if module.GoesStraight("relay+tcp", at) {
+	if module.GoesDirect("relay+tcp", at) {
 		t.Error("straight")
 	}
 	if got := ask(t, dial(t, "tcp", at), "hi"); got != "b hi" {

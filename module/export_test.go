@@ -31,14 +31,14 @@ func StatsOf(name string) handler.Stats {
 	return handler.Stats{}
 }
 
-// GoesStraight says whether clients at an address, as it is written in the
+// GoesDirect reports whether clients at an address, as it is written in the
 // config, do without layer4's routes.
-func GoesStraight(network, at string) bool {
+func GoesDirect(network, at string) bool {
 	turn.mu.Lock()
-	app := turn.app
+	app := turn.current
 	turn.mu.Unlock()
 	host, text, _ := net.SplitHostPort(at)
 	port, _ := strconv.Atoi(text)
 	log := caddy.ActiveContext().Logger(new(layer4.App))
-	return app.straightTo(network, host, uint16(port), log) != nil
+	return app.directRelay(network, host, uint16(port), log) != nil
 }

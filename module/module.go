@@ -1,8 +1,11 @@
-// Package module is the relay as Caddy sees it: the handler
+// Package module integrates the relay with Caddy: the handler
 // layer4.handlers.relay, the app relay behind it, the config adapter
-// async-relay, the admin API and the commands relay and async-relay, and what is
-// kept across reloads. How bytes move is not its concern; that is package
-// handler's.
+// async-relay, the admin API, the commands relay and async-relay, and the state
+// that is kept across reloads. Package handler moves the bytes.
+//
+// The package promises no API: its exported names exist for Caddy and may change
+// with any release. The config, the admin API, the commands and the metrics are
+// documented and stable.
 package module
 
 import (
@@ -14,7 +17,7 @@ import (
 	"github.com/async-relay/caddy-relay/module/command"
 )
 
-// The one place where anything is registered with Caddy.
+// This is the only init of the project. It registers everything with Caddy.
 func init() {
 	caddy.RegisterModule(new(Relay))
 	caddy.RegisterModule(new(App))
@@ -25,5 +28,5 @@ func init() {
 	caddy.RegisterNetwork(networkUDP, listenUDP)
 	caddycmd.RegisterCommand(command.Relay())
 	caddycmd.RegisterCommand(command.AsyncRelay(processLog))
-	caddy.OnExit(drain)
+	caddy.OnExit(shutDown)
 }
