@@ -8,22 +8,24 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// originalProcess is `caddy async-relay` with a file of its own.
-type originalProcess struct {
+// asyncRelayProcess is a running `caddy async-relay`.
+type asyncRelayProcess struct {
 	*process
 	file string
-	at   string // where its service listens
+	at   string // the address of its service
 }
 
-func (p *originalProcess) config(backend, more string) string {
+func (p *asyncRelayProcess) config(backend, more string) string {
 	host, port, _ := strings.Cut(p.at, ":")
 	return fmt.Sprintf("services:\n  - name: main\n    protocol: tcp\n    listen:\n      address: %s\n      port: %s\n    backends: [%q]\n%s", host, port, backend, more)
 }
 
-// write replaces the file in one step, as an editor does.
-func (p *originalProcess) write(text string) {
+// write replaces the file atomically, as editors do.
+func (p *asyncRelayProcess) write(text string) {
 	p.t.Helper()
 	if err := os.WriteFile(p.file+".new", []byte(text), 0o600); err != nil {
 		p.t.Fatal(err)
@@ -33,21 +35,21 @@ func (p *originalProcess) write(text string) {
 	}
 }
 
-func (p *originalProcess) waitFor(text string) {
+func (p *asyncRelayProcess) waitFor(text string) {
 	p.t.Helper()
-	eventually(p.t, fmt.Sprintf("%q in the log", text), func() bool { return strings.Contains(p.text(), text) })
+	relaytest.Eventually(p.t, fmt.Sprintf("%q in the log", text), func() bool { return strings.Contains(p.text(), text) })
 }
 
-// startOriginal runs it where the file is config/config.yaml, so that it needs
-// no -c.
-func startOriginal(t *testing.T, backend, more string, args ...string) *originalProcess {
+// startAsyncRelay runs the command in a directory that has the file at its default
+// path, config/config.yaml.
+func startAsyncRelay(t *testing.T, backend, more string, args ...string) *asyncRelayProcess {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	p := &originalProcess{process: &process{t: t}, file: filepath.Join(dir, "config", "config.yaml"), at: freeAddr(t)}
+	p := &asyncRelayProcess{process: &process{t: t}, file: filepath.Join(dir, "config", "config.yaml"), at: freeAddr(t)}
 	if err := os.Mkdir(filepath.Dir(p.file), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -59,20 +61,20 @@ func startOriginal(t *testing.T, backend, more string, args ...string) *original
 	return p
 }
 
-func (p *originalProcess) wantAnswer(want string) {
+func (p *asyncRelayProcess) wantAnswer(want string) {
 	p.t.Helper()
 	conn := dial(p.t, "tcp", p.at)
-	defer conn.Close() // or the exit waits for it
+	defer conn.Close() // otherwise the exit waits for the relay
 	if got := ask(p.t, conn, "x"); got != want {
 		p.t.Errorf("got %q, want %q", got, want)
 	}
 }
 
-// The original's file is followed through changes, good and bad.
-func TestOriginalFollowsItsFile(t *testing.T) {
+// The command follows changes of its file and rejects bad ones.
+func TestAsyncRelayFollowsItsFile(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	b, _ := echoTCP(t, "b")
-	p := startOriginal(t, a, "    colour: blue\n", "--reload-delay", "0.1")
+	p := startAsyncRelay(t, a, "    colour: blue\n", "--reload-delay", "0.1")
 	p.wantAnswer("a x")
 	p.waitFor(`"field":"colour"`) // a warning of the adapter
 
@@ -85,15 +87,15 @@ func TestOriginalFollowsItsFile(t *testing.T) {
 
 	p.write(p.config("no port", "    backend_cooldown: -1\n"))
 	p.waitFor("config file rejected, keeping the running config")
-	for _, problem := range []string{"no port", "backend_cooldown"} { // all of them
+	for _, problem := range []string{"no port", "backend_cooldown"} { // all problems are logged
 		if !strings.Contains(p.text(), problem) {
-			t.Errorf("nothing is said of %q", problem)
+			t.Errorf("the log lacks %q", problem)
 		}
 	}
 	p.wantAnswer("b x")
 
 	p.write(p.config(a, ""))
-	eventually(t, "the second reload", func() bool { return strings.Count(p.text(), "config file reloaded") == 2 })
+	relaytest.Eventually(t, "the second reload", func() bool { return strings.Count(p.text(), "config file reloaded") == 2 })
 	p.wantAnswer("a x")
 	p.terminate()
 	if status := p.status(); status != 0 {
@@ -101,19 +103,19 @@ func TestOriginalFollowsItsFile(t *testing.T) {
 	}
 }
 
-func TestOriginalLogLevel(t *testing.T) {
+func TestAsyncRelayLogLevel(t *testing.T) {
 	a, _ := echoTCP(t, "a")
-	p := startOriginal(t, a, "    colour: blue\n", "--log-level", "ERROR")
+	p := startAsyncRelay(t, a, "    colour: blue\n", "--log-level", "ERROR")
 	p.wantAnswer("a x")
-	// Caddy's own lines before its config is in force are not at that level.
+	// Before its config is loaded, Caddy logs at its default level.
 	quiet := func(line string) bool { return strings.Contains(line, "layer4.handlers.relay") }
 	if lines := strings.Split(p.text(), "\n"); slices.ContainsFunc(lines, quiet) {
 		t.Errorf("got %q", lines)
 	}
 }
 
-// What is wrong at the start ends it, with all there is to say.
-func TestOriginalRefuses(t *testing.T) {
+// Errors at the start end the command, with all problems in the message.
+func TestAsyncRelayStartErrors(t *testing.T) {
 	dir := t.TempDir()
 	bad, good := filepath.Join(dir, "bad.yaml"), filepath.Join(dir, "good.yaml")
 	for file, text := range map[string]string{
@@ -126,7 +128,7 @@ func TestOriginalRefuses(t *testing.T) {
 	}
 	for _, test := range []struct {
 		args []string
-		says []string
+		want []string
 	}{
 		{[]string{"-c", bad}, []string{"line 3", "99999", "line 4", "nowhere"}},
 		{[]string{"-c", filepath.Join(dir, "none.yaml")}, []string{"none.yaml"}},
@@ -140,9 +142,9 @@ func TestOriginalRefuses(t *testing.T) {
 		if status != 1 {
 			t.Errorf("%v: status %d", test.args, status)
 		}
-		for _, says := range test.says {
-			if !strings.Contains(problems, says) {
-				t.Errorf("%v: nothing of %q in %s", test.args, says, problems)
+		for _, want := range test.want {
+			if !strings.Contains(problems, want) {
+				t.Errorf("%v: no %q in %s", test.args, want, problems)
 			}
 		}
 	}

@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// Without following, a signal still reloads the file, as that of `caddy run`.
-func TestOriginalReloadsOnASignal(t *testing.T) {
+// With --no-reload, SIGUSR1 still reloads the file, as it does for `caddy run`.
+func TestAsyncRelayReloadsOnSIGUSR1(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	b, _ := echoTCP(t, "b")
-	p := startOriginal(t, a, "", "--no-reload", "--log-level", "DEBUG")
+	p := startAsyncRelay(t, a, "", "--no-reload", "--log-level", "DEBUG")
 	p.wantAnswer("a x")
 	p.waitFor(`"level":"debug"`)
 	p.write(p.config(b, ""))

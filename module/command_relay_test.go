@@ -15,11 +15,13 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-var update = flag.Bool("update", false, "write what commands print into testdata")
+var update = flag.Bool("update", false, "update the output of commands in testdata")
 
-// run runs a command of Caddy to its end, as another process.
+// run runs a command of Caddy in another process until it exits.
 func run(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	self, err := os.Executable()
@@ -30,11 +32,11 @@ func run(t *testing.T, env []string, args ...string) (stdout, stderr string, sta
 	cmd.Env = append(append(os.Environ(), roleVariable+"=caddy"), env...)
 	var out, problems bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problems
-	_ = cmd.Run() // its status tells
+	_ = cmd.Run() // the caller checks the status
 	return out.String(), problems.String(), cmd.ProcessState.ExitCode()
 }
 
-// relay runs `caddy relay`, which must go well, on the server.
+// relay runs `caddy relay` on the server. It must succeed.
 func (s *server) relay(args ...string) string {
 	s.t.Helper()
 	out, problems, status := run(s.t, []string{"CADDY_ADMIN=" + s.admin}, append([]string{"relay"}, args...)...)
@@ -44,10 +46,10 @@ func (s *server) relay(args ...string) string {
 	return out
 }
 
-// What differs from run to run, and what stands for it in testdata.
+// varying lists what differs between runs, and its placeholder in testdata.
 var varying = []struct {
-	what *regexp.Regexp
-	is   string
+	text        *regexp.Regexp
+	placeholder string
 }{
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "TIME"},
 	{regexp.MustCompile(`(client|requested by) 127\.0\.0\.1:\d+`), "$1 REMOTE"},
@@ -57,7 +59,7 @@ var varying = []struct {
 	{regexp.MustCompile(`(stale +)(\d+[hms])+ +`), "${1}AGE  "},
 }
 
-// transcript is what commands print, one after the other, as in a terminal.
+// transcript collects the commands and their output, as in a terminal.
 type transcript struct {
 	s     *server
 	names *strings.Replacer
@@ -69,12 +71,12 @@ func (tr *transcript) run(args ...string) {
 	text := fmt.Sprintf("$ caddy relay %s\n%s\n", strings.Join(args, " "), tr.s.relay(args...))
 	text = tr.names.Replace(text)
 	for _, v := range varying {
-		text = v.what.ReplaceAllString(text, v.is)
+		text = v.text.ReplaceAllString(text, v.placeholder)
 	}
 	tr.text.WriteString(text)
 }
 
-// want compares all of it with a file.
+// want compares the transcript with a file.
 func (tr *transcript) want(file string) {
 	tr.s.t.Helper()
 	text := tr.text.String()
@@ -92,7 +94,8 @@ func (tr *transcript) want(file string) {
 	}
 }
 
-// What the commands print, from the death of the first backend on.
+// TestCommandsPrint checks the output of all commands, beginning before the first
+// backend fails.
 func TestCommandsPrint(t *testing.T) {
 	live, _ := echoTCP(t, "b")
 	dead, at, second, name, zz := freeAddr(t), freeAddr(t), freeAddr(t), unique("web"), unique("zz")
@@ -103,8 +106,8 @@ func TestCommandsPrint(t *testing.T) {
 	tr.run("status", name)
 	tr.run("explain", name)
 	conn := dial(t, "tcp", at)
-	ask(t, conn, strings.Repeat("x", 1498)) // and 1500 come back
-	eventually(t, "the bytes to be counted", func() bool { return s.service(name).Totals.BytesDown == 1500 })
+	ask(t, conn, strings.Repeat("x", 1498)) // the answer has 1500 bytes
+	relaytest.Eventually(t, "the bytes to be counted", func() bool { return s.service(name).Totals.BytesDown == 1500 })
 	tr.run("status", name)
 	tr.run("explain", name)
 	tr.run("test", name, live)
@@ -114,14 +117,14 @@ func TestCommandsPrint(t *testing.T) {
 	tr.run("reset", name)
 	s.test(name, "spare.test:80")
 	tr.run("flush", "spare.test")
-	// One client, refused by the only backend there is: at once, or while it
-	// still connects.
+	// One client is refused, because the only backend is dead. Its connection is
+	// reset after it was established, or while Dial still runs.
 	if conn, err := net.Dial("tcp", second); err == nil {
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 		_, _ = conn.Read(make([]byte, 1))
 		conn.Close()
 	}
-	eventually(t, "it to be counted", func() bool { return s.service(zz).Refused["no_backend"] == 1 })
+	relaytest.Eventually(t, "the refused client to be counted", func() bool { return s.service(zz).Refused["no_backend"] == 1 })
 	tr.run("status", zz)
 	tr.want("testdata/commands.txt")
 
@@ -138,7 +141,7 @@ func TestCommandsPrint(t *testing.T) {
 	}
 }
 
-// Names are quoted on their way into a path.
+// Commands escape names in paths.
 func TestCommandsTakeAnyName(t *testing.T) {
 	live, _ := echoTCP(t, "b")
 	names := []string{"..", "a/b", "100%2F", "a b?c#d"}
@@ -162,7 +165,7 @@ func TestCommandsFail(t *testing.T) {
 	s := start(t, block("relay+tcp/"+freeAddr(t), live+" {\n name "+one+"\n }")+block("relay+tcp/"+freeAddr(t), dead+" {\n name "+two+"\n }"))
 	for _, test := range []struct {
 		args []string
-		says string
+		want string
 	}{
 		{[]string{"status", "three"}, `unknown service "three" (have `},
 		{[]string{"drain", one, live}, "it is the last backend that takes new clients"},
@@ -174,13 +177,13 @@ func TestCommandsFail(t *testing.T) {
 		{[]string{"statsu"}, `unknown command "statsu"`},
 	} {
 		_, problems, status := run(t, []string{"CADDY_ADMIN=" + s.admin}, append([]string{"relay"}, test.args...)...)
-		if status != 1 || !strings.Contains(problems, test.says) || strings.Contains(problems, `{"error"`) {
+		if status != 1 || !strings.Contains(problems, test.want) || strings.Contains(problems, `{"error"`) {
 			t.Errorf("%v: status %d, %s", test.args, status, problems)
 		}
 	}
 }
 
-// The admin endpoint may be a Unix socket, and then has nobody's address.
+// The admin endpoint may be a Unix socket. Requests then have no client address.
 func TestCommandsOverAUnixSocket(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "admin.sock")
 	if len(socket) > 100 {

@@ -6,27 +6,28 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/module"
 )
 
-// Where a route may do anything with a client but bring it to the relay, it is
-// asked; where not, the client is spared that. Both are served alike.
-func TestStraight(t *testing.T) {
+// Clients bypass layer4 only if the first route of their server does nothing but
+// pass them to the relay. They are served either way.
+func TestDirect(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	echoUDP(t, "b", backend)
 	relay := "relay " + backend + " {\n name %s\n }\n"
 	for name, c := range map[string]struct {
-		routes   string // RELAY stands for the handler
-		straight bool
+		routes string // RELAY is replaced by the handler
+		direct bool
 	}{
-		"a relay":                      {"route {\n RELAY }", true},
-		"and a route that nobody sees": {"route {\n RELAY }\n route {\n echo\n }", true},
-		"a matcher":                    {"@hi regexp ^hi 2\n route @hi {\n RELAY }", false},
-		"a matcher of any address":     {"@all remote_ip 0.0.0.0/0\n route @all {\n RELAY }", false},
-		"a matcher in a later route":   {"@no regexp ^no 2\n route {\n RELAY }\n route @no {\n echo\n }", true},
-		"a subroute":                   {"route {\n subroute {\n route {\n RELAY }\n }\n }", false},
-		"two handlers":                 {"route {\n throttle {\n read_bytes_per_second 1000000\n }\n RELAY }", false},
-		"a route before":               {"@no regexp ^no 2\n route @no {\n echo\n }\n route {\n RELAY }", false},
+		"a relay":                    {"route {\n RELAY }", true},
+		"a route after the relay":    {"route {\n RELAY }\n route {\n echo\n }", true},
+		"a matcher":                  {"@hi regexp ^hi 2\n route @hi {\n RELAY }", false},
+		"a matcher of any address":   {"@all remote_ip 0.0.0.0/0\n route @all {\n RELAY }", false},
+		"a matcher in a later route": {"@no regexp ^no 2\n route {\n RELAY }\n route @no {\n echo\n }", true},
+		"a subroute":                 {"route {\n subroute {\n route {\n RELAY }\n }\n }", false},
+		"two handlers":               {"route {\n throttle {\n read_bytes_per_second 1000000\n }\n RELAY }", false},
+		"a route before":             {"@no regexp ^no 2\n route @no {\n echo\n }\n route {\n RELAY }", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tcp, udp := freeAddr(t), freeAddr(t)
@@ -36,8 +37,8 @@ func TestStraight(t *testing.T) {
 			}
 			start(t, server("relay+tcp", tcp)+server("relay+udp", udp))
 			for network, at := range map[string]string{"tcp": tcp, "udp": udp} {
-				if got := module.GoesDirect("relay+"+network, at); got != c.straight {
-					t.Errorf("%s: straight: %v, want %v", network, got, c.straight)
+				if got := module.GoesDirect("relay+"+network, at); got != c.direct {
+					t.Errorf("%s: direct: %v, want %v", network, got, c.direct)
 				}
 				if got := ask(t, dial(t, network, at), "hi"); got != "b hi" {
 					t.Errorf("%s: got %q", network, got)
@@ -47,9 +48,9 @@ func TestStraight(t *testing.T) {
 	}
 }
 
-// Whichever server of a config Caddy begins with, each is looked at, by
-// whatever name it lists its address.
-func TestStraightToMany(t *testing.T) {
+// All servers of a config are found, in any order, and with any spelling of their
+// address.
+func TestDirectWithManyServers(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	var config string
 	var all []string
@@ -58,13 +59,13 @@ func TestStraightToMany(t *testing.T) {
 		host := []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"}[i%3]
 		all = append(all, fmt.Sprintf("%s:%d", host, port))
 		config += fmt.Sprintf("Relay+Tcp/%s:%d {\n route {\n relay %s {\n name s%d\n }\n }\n }\n", host, port, backend, i)
-		config += block("relay+tcp/"+freeAddr(t), "echoes") // something of others' between
+		config += block("relay+tcp/"+freeAddr(t), "echoes") // a server without a relay between them
 		config = strings.ReplaceAll(config, "relay echoes", "echo")
 	}
 	start(t, config)
 	for i, at := range all {
 		if !module.GoesDirect("relay+tcp", at) {
-			t.Errorf("server %d: not straight", i)
+			t.Errorf("server %d: not direct", i)
 		}
 		if got := ask(t, dial(t, "tcp", at), "hi"); got != "b hi" {
 			t.Errorf("got %q", got)
@@ -75,20 +76,21 @@ func TestStraightToMany(t *testing.T) {
 	}
 }
 
-// At DEBUG layer4 has a line for each client, which operators look for. The log
-// that others have at DEBUG, as the relay has in all of these tests, is not it.
-func TestNotStraightAtDebug(t *testing.T) {
+// At DEBUG layer4 logs each client, so clients then pass through layer4. The level
+// of other loggers does not matter: in all these tests the relay's own is at
+// DEBUG.
+func TestNotDirectAtDebug(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	at := freeAddr(t)
 	file := t.TempDir() + "/log"
 	startWith(t, fmt.Sprintf("log debug {\n include layer4\n output file %s\n level DEBUG\n }", file), block("relay+tcp/"+at, backend))
 	if module.GoesDirect("relay+tcp", at) {
-		t.Error("straight")
+		t.Error("direct")
 	}
 	if got := ask(t, dial(t, "tcp", at), "hi"); got != "b hi" {
 		t.Errorf("got %q", got)
 	}
-	eventually(t, "layer4's line", func() bool {
+	relaytest.Eventually(t, "layer4's line", func() bool {
 		text, _ := os.ReadFile(file)
 		return strings.Contains(string(text), "started handling connection")
 	})

@@ -11,8 +11,8 @@ import (
 	"github.com/async-relay/caddy-relay/handler"
 )
 
-// ServiceOf is the running state of the service of that name, nil if there is
-// none: the tests look at it beside what they see from outside.
+// ServiceOf returns the state of the service of that name, or nil if there is
+// none.
 func ServiceOf(name string) (found *handler.Service) {
 	services.Range(func(_, value any) bool {
 		if s := value.(*service); s.Name == name {
@@ -23,7 +23,8 @@ func ServiceOf(name string) (found *handler.Service) {
 	return found
 }
 
-// StatsOf are its counters; none if there is no such service.
+// StatsOf returns the counters of the service of that name, or none if there is no
+// such service.
 func StatsOf(name string) handler.Stats {
 	if s := ServiceOf(name); s != nil {
 		return s.Stats(time.Now())
@@ -31,8 +32,8 @@ func StatsOf(name string) handler.Stats {
 	return handler.Stats{}
 }
 
-// GoesDirect reports whether clients at an address, as it is written in the
-// config, do without layer4's routes.
+// GoesDirect reports whether clients at an address bypass layer4. The address is
+// spelled as in the config.
 func GoesDirect(network, at string) bool {
 	turn.mu.Lock()
 	app := turn.current

@@ -7,9 +7,11 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// drained expects the line that a process writes about its drain.
+// drained checks the line that a process logs about its relays at exit.
 func (p *caddyProcess) drained(finished, cut int) {
 	p.process.t.Helper()
 	lines := p.lines("relays drained")
@@ -18,11 +20,11 @@ func (p *caddyProcess) drained(finished, cut int) {
 	}
 }
 
-// refused waits until nobody listens at addr any more. It does not try that
-// with clients, who might become relays at the last moment.
+// refused waits until nothing listens at addr. It does not connect, because a
+// client could still become a relay at the last moment.
 func refused(t *testing.T, addr string) {
 	t.Helper()
-	eventually(t, "the listener to close", func() bool { return canBind(addr) })
+	relaytest.Eventually(t, "the listener to close", func() bool { return canBind(addr) })
 	if conn, err := net.Dial("tcp", addr); err == nil {
 		conn.Close()
 		t.Error("a new client was let in")
@@ -34,11 +36,11 @@ func TestExitWithoutRelays(t *testing.T) {
 	echoUDP(t, "b", backend)
 	at := freeAddr(t)
 	p := startProcess(t, bothAt(at, backend+" {\n shutdown_timeout 1m\n udp_responses 1\n }"), 0)
-	conn := dial(t, "tcp", at) // one that is over does not count
+	conn := dial(t, "tcp", at) // an ended relay does not count
 	ask(t, conn, "x")
 	conn.Close()
 	ask(t, dial(t, "udp", at), "x")
-	eventually(t, "both relays to end", func() bool { return len(p.lines("relay ended")) == 2 })
+	relaytest.Eventually(t, "both relays to end", func() bool { return len(p.lines("relay ended")) == 2 })
 	began := time.Now()
 	p.terminate()
 	if status := p.status(); status != 0 {
@@ -50,12 +52,12 @@ func TestExitWithoutRelays(t *testing.T) {
 	}
 }
 
-// A transfer that is under way when the process is told to exit completes.
+// A transfer that is in progress when the process gets SIGTERM completes.
 func TestExitLetsRelaysFinish(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		ln := listenTCP(t)
 		at := freeAddr(t)
-		// The grace period is for services that a reload removes, not for an exit.
+		// grace_period applies to services that a reload removes, not to an exit.
 		p := startProcess(t, block("TCP/"+at, ln.Addr().String()+" {\n grace_period 100ms\n }"), 0)
 		client := dial(t, "tcp", at)
 		backend := accept(t, ln)
@@ -67,7 +69,7 @@ func TestExitLetsRelaysFinish(t *testing.T) {
 		}
 		p.terminate()
 		refused(t, at)
-		time.Sleep(300 * time.Millisecond) // the passing of time is what is tested
+		time.Sleep(300 * time.Millisecond) // the test is about the passing of time
 		all := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 		go func() {
 			_, _ = backend.Write(all)
@@ -106,9 +108,9 @@ func TestExitCutsTheRest(t *testing.T) {
 	})
 }
 
-// UDP sessions that are still spoken on go on; those that fall silent end.
+// At exit, active UDP sessions continue, and quiet ones end.
 func TestExitDrainsSessions(t *testing.T) {
-	backend := tellSource(t, freeAddr(t))
+	backend := echoSource(t, freeAddr(t))
 	at := freeAddr(t)
 	p := startProcess(t, block("relay+udp/"+at, backend+" {\n shutdown_timeout 20s\n }"), 0)
 	conn := dial(t, "udp", at)
@@ -120,15 +122,15 @@ func TestExitDrainsSessions(t *testing.T) {
 			t.Fatalf("the session came from %s and now from %s", source, got)
 		}
 	}
-	if status := p.status(); status != 0 { // once it has been quiet
+	if status := p.status(); status != 0 { // exits once the session is quiet
 		t.Errorf("status %d", status)
 	}
 	p.drained(1, 0)
 }
 
-// Relays of all generations are drained side by side: of the config before a
-// reload, and of a service that a reload removed, each within its own time.
-func TestExitDrainsAllGenerations(t *testing.T) {
+// Relays of all configs are drained in parallel: of the config before a reload, and
+// of a service that a reload removed, each within its own timeout.
+func TestExitDrainsAllConfigs(t *testing.T) {
 	lns := []*net.TCPListener{listenTCP(t), listenTCP(t), listenTCP(t)}
 	var at []string
 	var clients, backends []*net.TCPConn
@@ -145,13 +147,13 @@ func TestExitDrainsAllGenerations(t *testing.T) {
 	p := startProcess(t, service(0, "shutdown_timeout 1m")+service(1, "shutdown_timeout 500ms"), 0)
 	enter(0)
 	enter(1)
-	p.mustReload(service(0, "shutdown_timeout 15s")) // the second service goes
+	p.mustReload(service(0, "shutdown_timeout 15s")) // removes the second service
 	enter(0)
 	p.mustReload(service(0, "shutdown_timeout 20s") + service(2, "shutdown_timeout 1m"))
 	enter(2)
-	p.mustReload(service(0, "shutdown_timeout 20s") + service(2, "shutdown_timeout 300ms")) // holds for those who are there, too
+	p.mustReload(service(0, "shutdown_timeout 20s") + service(2, "shutdown_timeout 300ms")) // applies to existing relays, too
 	p.terminate()
-	reset(t, clients[1]) // of the service that was removed
+	reset(t, clients[1]) // of the removed service
 	reset(t, backends[1])
 	reset(t, clients[3])
 	for _, i := range []int{0, 2} {

@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// A flood of datagrams from made-up sources must not cost those who are being
-// served theirs, and must not eat the memory. The flood comes from this
-// machine: it waits for the process whenever that falls behind, so that what
-// is lost is not lost for want of processor time. With RELAY_SOAK it does not
-// wait, and keeps to 20,000 a second instead.
+// A flood of datagrams from spoofed sources must not cost other clients their
+// datagrams and must not exhaust memory. The flood comes from the same machine, so
+// it waits whenever the process falls behind: losses are then not due to lack of
+// CPU time. With RELAY_SOAK it does not wait and sends 20,000 datagrams a second.
 func TestFloodOfSpoofedSources(t *testing.T) {
 	if netio.Disabled("engine") {
 		t.Skip("counts goroutines, which sessions are without the engine")
@@ -36,7 +36,7 @@ func TestFloodOfSpoofedSources(t *testing.T) {
 	}
 	_ = backend.SetReadBuffer(8 << 20)
 	defer backend.Close()
-	go func() { // answers those who are known, as a service would
+	go func() { // answers known clients, as a service would
 		buf := make([]byte, 100)
 		for {
 			n, from, err := backend.ReadFromUDPAddrPort(buf)
@@ -52,7 +52,7 @@ func TestFloodOfSpoofedSources(t *testing.T) {
 	at := fmt.Sprintf("127.0.0.1:%d", port)
 	start(t, fmt.Sprintf("relay+udp/%s {\n route {\n relay %s {\n name flooded\n max_udp_sessions 1000\n idle_timeout 2s\n }\n }\n }", at, backend.LocalAddr()))
 
-	// The established: each sends a number, and expects it back.
+	// Established clients: each sends a number and expects it back.
 	const established = 20
 	var sent, answered atomic.Int64
 	stop := make(chan struct{})
@@ -73,7 +73,7 @@ func TestFloodOfSpoofedSources(t *testing.T) {
 				binary.BigEndian.PutUint64(buf, n)
 				sent.Add(1)
 				_, _ = conn.Write(buf)
-				_ = conn.SetReadDeadline(time.Now().Add(patience))
+				_ = conn.SetReadDeadline(time.Now().Add(relaytest.Limit))
 				for {
 					if _, err := conn.Read(got); err != nil {
 						break
@@ -96,7 +96,7 @@ func TestFloodOfSpoofedSources(t *testing.T) {
 	began := time.Now()
 	probe, quiet := dial(t, "udp", at), runtime.NumGoroutine()
 	for i := range sources {
-		// A source of its own for each, all of them this machine's.
+		// A different loopback source for each datagram.
 		info := unix.Inet4Pktinfo{Spec_dst: [4]byte{127, byte(1 + i>>16), byte(i >> 8), byte(i)}}
 		if _, _, err := flood.WriteMsgUDP([]byte("flood"), unix.PktInfo4(&info), &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}); err != nil {
 			t.Fatal(err)
@@ -106,8 +106,8 @@ func TestFloodOfSpoofedSources(t *testing.T) {
 		}
 		switch ahead := time.Duration(i)*time.Second/perSecond - time.Since(began); {
 		case waits && i%100 == 0:
-			ask(t, probe, "\x00\x00\x00\x00\x00\x00\x00\x00") // the listener's queue is empty again
-			eventually(t, "the routes to be done with the flood", func() bool { return runtime.NumGoroutine() < quiet+500 })
+			ask(t, probe, "\x00\x00\x00\x00\x00\x00\x00\x00") // waits until the listener's queue is empty
+			relaytest.Eventually(t, "the routes to be done with the flood", func() bool { return runtime.NumGoroutine() < quiet+500 })
 		case !waits && ahead > time.Millisecond:
 			time.Sleep(ahead)
 		}

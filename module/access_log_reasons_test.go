@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// reasonOf is why the one relay of the access log has ended.
-func (s *server) reasonOf(want string, up, down int) {
+// wantReason checks the only line of the access log: the reason and the bytes.
+func (s *server) wantReason(want string, up, down int) {
 	s.t.Helper()
 	lines := s.accesses(1)
 	if len(lines) != 1 || lines[0]["reason"] != want || lines[0]["bytes_up"] != float64(up) || lines[0]["bytes_down"] != float64(down) {
@@ -16,7 +16,7 @@ func (s *server) reasonOf(want string, up, down int) {
 	}
 }
 
-// Each end of a relay has its reason, on plain sockets and behind TLS.
+// The access log gives the reason of each end, for plain sockets and behind TLS.
 func TestAccessLogReasons(t *testing.T) {
 	for _, wrapped := range []bool{false, true} {
 		for reason, end := range accessEnds {
@@ -33,7 +33,7 @@ func TestAccessLogReasons(t *testing.T) {
 					if wrapped {
 						s = startBehindTLS(t, at, relay)
 						c.socket = dial(t, "tcp", at).(*net.TCPConn)
-						c.client = trusting(c.socket)
+						c.client = tlsClient(c.socket)
 					} else {
 						s = start(t, block("TCP/"+at, relay))
 						c.socket = dial(t, "tcp", at).(*net.TCPConn)
@@ -48,7 +48,7 @@ func TestAccessLogReasons(t *testing.T) {
 						t.Fatal(err)
 					}
 					end(c)
-					s.reasonOf(reason, 5, 3)
+					s.wantReason(reason, 5, 3)
 				})
 			})
 		}
@@ -66,7 +66,7 @@ func pass(t *testing.T, from, to net.Conn, text string) {
 	}
 }
 
-// Clients that are not served have a line as well.
+// Refused clients have a line, too.
 func TestAccessLogOfRefused(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		dead, at := freeAddr(t), freeAddr(t)
@@ -85,19 +85,19 @@ func TestAccessLogOfRefused(t *testing.T) {
 	})
 }
 
-// A client that there is no room for was never tried for.
-func TestAccessLogOfTooMany(t *testing.T) {
+// The line of a client refused at the limit has no attempts.
+func TestAccessLogAtTheLimit(t *testing.T) {
 	backend, at := newMortal(t).addr, freeAddr(t)
 	s := start(t, block("TCP/"+at, backend+" {\n access_log tcp\n max_connections 1\n }"))
 	ask(t, dial(t, "tcp", at), "x")
 	turnedAway(t, at)
-	s.reasonOf("refused", 0, 0)
+	s.wantReason("refused", 0, 0)
 	if attempts, ok := s.accesses(1)[0]["attempts"].([]any); !ok || len(attempts) != 0 {
 		t.Errorf("attempts: %v", s.accesses(1)[0])
 	}
 }
 
-// The service left the config, and its relays' time is up.
+// Relays of a removed service are cut after its grace period.
 func TestAccessLogOfCutRelays(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		backend, at, other := newMortal(t).addr, freeAddr(t), freeAddr(t)

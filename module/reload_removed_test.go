@@ -6,11 +6,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// tellSource is a UDP backend that answers each datagram with the address it
-// came from, so that a session shows.
-func tellSource(t *testing.T, addr string) string {
+// echoSource starts a UDP backend that answers each datagram with the address it
+// came from. The answer identifies the session.
+func echoSource(t *testing.T, addr string) string {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", addr)
 	if err != nil {
@@ -30,7 +32,7 @@ func tellSource(t *testing.T, addr string) string {
 	return pc.LocalAddr().String()
 }
 
-// mustReload reloads and fails the test if that is refused.
+// mustReload reloads and fails the test if the config is rejected.
 func (s *server) mustReload(layer4 string) {
 	s.t.Helper()
 	if err := s.reload(layer4); err != nil {
@@ -38,22 +40,22 @@ func (s *server) mustReload(layer4 string) {
 	}
 }
 
-// unserved expects that new clients at addr are refused.
+// unserved checks that addr serves no new clients.
 func unserved(t *testing.T, addr string) {
 	t.Helper()
 	if conn, err := net.Dial("tcp", addr); err == nil {
 		conn.Close()
-		t.Errorf("a new TCP client of %s was let in", addr)
+		t.Errorf("a new TCP client of %s was accepted", addr)
 	}
 	conn := dial(t, "udp", addr)
-	_, _ = conn.Write([]byte("anybody?"))
+	_, _ = conn.Write([]byte("hello?"))
 	_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	if n, err := conn.Read(make([]byte, 100)); err == nil {
 		t.Errorf("a new UDP client of %s got %d bytes", addr, n)
 	}
 }
 
-// reset expects that conn has been reset.
+// reset checks that conn was reset.
 func reset(t *testing.T, conn net.Conn) {
 	t.Helper()
 	n, err := conn.Read(make([]byte, 100))
@@ -62,15 +64,15 @@ func reset(t *testing.T, conn net.Conn) {
 	}
 }
 
-// A listener that leaves the config and comes back: who is there stays.
-func TestListenerLeavesAndComesBack(t *testing.T) {
+// A listener that leaves the config and returns keeps its clients.
+func TestListenerIsRemovedAndReturns(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
-	tellSource(t, backend)
+	echoSource(t, backend)
 	at, other := freeAddr(t), freeAddr(t)
 	for name, without := range map[string]string{
-		"the service stays": bothAt(other, backend+" {\n name stays\n }"),
-		"the service goes":  bothAt(other, backend+" {\n name other\n }"),
-		"all goes":          "",
+		"the service stays":      bothAt(other, backend+" {\n name stays\n }"),
+		"the service is removed": bothAt(other, backend+" {\n name other\n }"),
+		"everything is removed":  "",
 	} {
 		t.Run(name, func(t *testing.T) {
 			with := bothAt(at, backend+" {\n name stays\n }")
@@ -93,7 +95,7 @@ func TestListenerLeavesAndComesBack(t *testing.T) {
 				unserved(t, at)
 				still("without the listener")
 				s.mustReload(with)
-				still("with it again")
+				still("with the listener again")
 				if got := ask(t, dial(t, "tcp", at), "new"); got != "b new" {
 					t.Errorf("a new TCP client got %q", got)
 				}
@@ -107,7 +109,7 @@ func TestListenerLeavesAndComesBack(t *testing.T) {
 
 func TestGracePeriod(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
-	tellSource(t, backend)
+	echoSource(t, backend)
 	at, other := freeAddr(t), freeAddr(t)
 	ln := listenTCP(t)
 	with := func(grace string) string {
@@ -115,11 +117,11 @@ func TestGracePeriod(t *testing.T) {
 	}
 	without := bothAt(other, backend+" {\n name other\n }")
 
-	t.Run("is over", func(t *testing.T) {
+	t.Run("expires", func(t *testing.T) {
 		s := start(t, with("300ms"))
 		tcp, udp := dial(t, "tcp", at), dial(t, "udp", at)
 		answering := accept(t, ln)
-		_, _ = udp.Write([]byte("a session")) // the backend does not speak UDP: refused, then the next
+		_, _ = udp.Write([]byte("a session")) // the first backend refuses UDP, the second one serves
 		if got := ask(t, udp, "again"); got == "" {
 			t.Error("no session")
 		}
@@ -127,19 +129,19 @@ func TestGracePeriod(t *testing.T) {
 		began := time.Now()
 		reset(t, tcp)
 		reset(t, answering)
-		if took := time.Since(began); took < 200*time.Millisecond || took > patience/2 {
+		if took := time.Since(began); took < 200*time.Millisecond || took > relaytest.Limit/2 {
 			t.Errorf("cut after %v, want 300ms", took)
 		}
-		eventually(t, "both ends to be told", func() bool { return reasons(s)["reload"] == 2 })
+		relaytest.Eventually(t, "both relays to end", func() bool { return reasons(s)["reload"] == 2 })
 		unserved(t, at)
 	})
-	t.Run("comes back within", func(t *testing.T) {
+	t.Run("the service returns within it", func(t *testing.T) {
 		s := start(t, with("2s"))
 		tcp, udp := dial(t, "tcp", at), dial(t, "udp", at)
 		answering := accept(t, ln)
 		s.mustReload(without)
 		s.mustReload(with("2s"))
-		time.Sleep(2500 * time.Millisecond) // the passing of time is what is tested
+		time.Sleep(2500 * time.Millisecond) // the test is about the passing of time
 		if _, err := tcp.Write([]byte("still")); err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +151,7 @@ func TestGracePeriod(t *testing.T) {
 		}
 		_ = udp
 		if got := reasons(s)["reload"]; got != 0 {
-			t.Errorf("%d were cut", got)
+			t.Errorf("%d relays were cut", got)
 		}
 	})
 	t.Run("none", func(t *testing.T) {
@@ -164,14 +166,14 @@ func TestGracePeriod(t *testing.T) {
 		if _, err := answering.Write([]byte("on")); err != nil {
 			t.Fatal(err)
 		}
-		_ = tcp.SetReadDeadline(time.Now().Add(patience))
+		_ = tcp.SetReadDeadline(time.Now().Add(relaytest.Limit))
 		if n, err := tcp.Read(make([]byte, 10)); n != 2 {
 			t.Errorf("got %d bytes, %v", n, err)
 		}
 	})
 }
 
-// reasons counts why relays ended.
+// reasons counts the reasons in the lines about the ends of relays.
 func reasons(s *server) map[string]int {
 	counts := make(map[string]int)
 	for _, line := range s.lines("relay ended") {
@@ -180,8 +182,8 @@ func reasons(s *server) map[string]int {
 	return counts
 }
 
-// What is known of a backend goes by its address, not by its place.
-func TestStateCarriesOverByName(t *testing.T) {
+// A backend keeps its state over a reload by its address, not by its position.
+func TestStateCarriesOverByAddress(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	b, stopB := echoTCP(t, "b")
 	dead, at := freeAddr(t), freeAddr(t)
@@ -200,16 +202,16 @@ func TestStateCarriesOverByName(t *testing.T) {
 		}
 	}
 	expect("a", 1)
-	s.mustReload(config(a, dead, b)) // behind a, ahead of b
+	s.mustReload(config(a, dead, b)) // between a and b
 	expect("a", 1)
-	s.mustReload(config(dead, b, a)) // first again: it is down all the same
+	s.mustReload(config(dead, b, a)) // first again, and still down
 	expect("b", 1)
 	stopB()
-	expect("a", 2) // b falls; the dead one, at the end before it, is asked without a strike if at all
+	expect("a", 2) // b fails; the dead one is already down, so it gets no strike
 	s.mustReload(config(b, dead, a))
 	expect("a", 2)
-	s.mustReload(config(b, a)) // it leaves, and is forgotten
+	s.mustReload(config(b, a)) // its state is dropped
 	expect("a", 2)
-	s.mustReload(config(dead, b, a)) // it comes back as a new one
+	s.mustReload(config(dead, b, a)) // it returns as a new backend
 	_ = ask(t, dial(t, "tcp", at), "x")
 }

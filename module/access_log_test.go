@@ -8,14 +8,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 const accessLogger = "layer4.handlers.relay.access"
 
-// accesses waits for n lines of the access log and gives all.
+// accesses waits for n lines in the access log and returns all of them.
 func (s *server) accesses(n int) (lines []map[string]any) {
 	s.t.Helper()
-	eventually(s.t, fmt.Sprintf("%d lines in the access log", n), func() bool {
+	relaytest.Eventually(s.t, fmt.Sprintf("%d lines in the access log", n), func() bool {
 		lines = lines[:0]
 		for _, line := range logged(s.t, s.log) {
 			if line["logger"] == accessLogger {
@@ -27,8 +29,8 @@ func (s *server) accesses(n int) (lines []map[string]any) {
 	return lines
 }
 
-// named are the fields of a line that are the relay's.
-func named(line map[string]any) (names []string) {
+// fieldNames returns the names of the fields that the relay adds to a line.
+func fieldNames(line map[string]any) (names []string) {
 	for name := range line {
 		if !slices.Contains([]string{"level", "ts", "logger", "msg"}, name) {
 			names = append(names, name)
@@ -38,8 +40,9 @@ func named(line map[string]any) (names []string) {
 	return names
 }
 
-// attempted expects two attempts on the first backend and one on the second.
-func attempted(t *testing.T, line map[string]any, dead, good string) {
+// wantAttempts checks that the line has two failed attempts on dead and one on
+// good.
+func wantAttempts(t *testing.T, line map[string]any, dead, good string) {
 	t.Helper()
 	attempts, _ := line["attempts"].([]any)
 	if len(attempts) != 3 {
@@ -63,7 +66,7 @@ func TestAccessLogOfTCP(t *testing.T) {
 		ask(t, conn, "hello")
 		ask(t, conn, "you")
 		if got := len(s.accesses(0)); got != 0 {
-			t.Fatalf("%d lines of a relay that goes on", got)
+			t.Fatalf("%d lines while the relay is active", got)
 		}
 		conn.Close()
 		lines := s.accesses(1)
@@ -71,8 +74,8 @@ func TestAccessLogOfTCP(t *testing.T) {
 			t.Fatalf("%d lines for one relay", len(lines))
 		}
 		line := lines[0]
-		if want := "[address attempts backend bytes_down bytes_up client dial_ms duration local network reason service]"; fmt.Sprint(named(line)) != want {
-			t.Errorf("fields %v, want %s", named(line), want)
+		if want := "[address attempts backend bytes_down bytes_up client dial_ms duration local network reason service]"; fmt.Sprint(fieldNames(line)) != want {
+			t.Errorf("fields %v, want %s", fieldNames(line), want)
 		}
 		for field, want := range map[string]any{
 			"level": "info", "service": serviceAt(at), "network": "tcp", "client": conn.LocalAddr().String(), "local": at,
@@ -82,11 +85,11 @@ func TestAccessLogOfTCP(t *testing.T) {
 				t.Errorf("%s is %v, want %v", field, line[field], want)
 			}
 		}
-		attempted(t, line, dead, good)
+		wantAttempts(t, line, dead, good)
 		if ms, ok := line["dial_ms"].(float64); !ok || ms < 0 {
 			t.Errorf("dial_ms is %v", line["dial_ms"])
 		}
-		if d, ok := line["duration"].(float64); !ok || d <= 0 || d > patience.Seconds() {
+		if d, ok := line["duration"].(float64); !ok || d <= 0 || d > relaytest.Limit.Seconds() {
 			t.Errorf("duration is %v", line["duration"])
 		}
 	})
@@ -100,8 +103,8 @@ func TestAccessLogOfUDP(t *testing.T) {
 		ask(t, conn, "hello")
 		ask(t, conn, "you")
 		line := s.accesses(1)[0]
-		if want := "[address attempts backend bytes_down bytes_up client datagrams_down datagrams_up dial_ms duration local network reason service]"; fmt.Sprint(named(line)) != want {
-			t.Errorf("fields %v, want %s", named(line), want)
+		if want := "[address attempts backend bytes_down bytes_up client datagrams_down datagrams_up dial_ms duration local network reason service]"; fmt.Sprint(fieldNames(line)) != want {
+			t.Errorf("fields %v, want %s", fieldNames(line), want)
 		}
 		for field, want := range map[string]any{
 			"level": "info", "service": serviceAt(at), "network": "udp", "client": conn.LocalAddr().String(), "local": at,
@@ -111,11 +114,11 @@ func TestAccessLogOfUDP(t *testing.T) {
 				t.Errorf("%s is %v, want %v", field, line[field], want)
 			}
 		}
-		attempted(t, line, dead, good)
+		wantAttempts(t, line, dead, good)
 	})
 }
 
-// Which relays have a line is the setting's affair.
+// The setting decides which relays have a line.
 func TestAccessLogSettings(t *testing.T) {
 	for setting, want := range map[string][]string{"": nil, "access_log off": nil, "access_log tcp": {"tcp"}, "access_log all": {"tcp", "udp"}} {
 		t.Run(setting, func(t *testing.T) {
@@ -123,7 +126,7 @@ func TestAccessLogSettings(t *testing.T) {
 			s := start(t, bothAt(at, fmt.Sprintf("%s {\n idle_timeout 100ms\n %s\n }", backend, setting)))
 			ask(t, dial(t, "tcp", at), "x")
 			ask(t, dial(t, "udp", at), "x")
-			eventually(t, "both ends", func() bool { return len(s.lines("relay ended")) == 2 })
+			relaytest.Eventually(t, "both ends", func() bool { return len(s.lines("relay ended")) == 2 })
 			var got []string
 			for _, line := range s.accesses(len(want)) {
 				got = append(got, line["network"].(string))
@@ -136,8 +139,8 @@ func TestAccessLogSettings(t *testing.T) {
 	}
 }
 
-// Caddy's logging sends the access log where it is told to.
-func TestAccessLogInAFileOfItsOwn(t *testing.T) {
+// The config of Caddy's logs can send the access log to its own file.
+func TestAccessLogInItsOwnFile(t *testing.T) {
 	access, rest := filepath.Join(t.TempDir(), "access"), filepath.Join(t.TempDir(), "rest")
 	log := func(name, path, selection string) string {
 		return fmt.Sprintf("log %s {\n output file %q {\n roll_disabled\n }\n format json\n level INFO\n %s\n }\n", name, path, selection)
@@ -163,25 +166,25 @@ func TestAccessLogInAFileOfItsOwn(t *testing.T) {
 	}
 }
 
-// conns is both ends of a relay.
+// conns holds both ends of a relay.
 type conns struct {
 	client  net.Conn     // may be TLS
-	socket  *net.TCPConn // beneath it
+	socket  *net.TCPConn // of client
 	backend *net.TCPConn
 }
 
-// accessEnds are what ends a relay, by the reason that the access log gives.
+// accessEnds ends a relay in the way that has the reason in the access log.
 var accessEnds = map[string]func(c conns){
-	"client_closed":  func(c conns) { c.client.Close(); drainOf(c.backend); c.backend.Close() },
-	"backend_closed": func(c conns) { c.backend.Close(); drainOf(c.client); c.client.Close() },
+	"client_closed":  func(c conns) { c.client.Close(); readToEnd(c.backend); c.backend.Close() },
+	"backend_closed": func(c conns) { c.backend.Close(); readToEnd(c.client); c.client.Close() },
 	"client_reset":   func(c conns) { _ = c.socket.SetLinger(0); c.socket.Close() },
 	"backend_reset":  func(c conns) { _ = c.backend.SetLinger(0); c.backend.Close() },
-	"idle_timeout":   func(c conns) { drainOf(c.client) },
+	"idle_timeout":   func(c conns) { readToEnd(c.client) },
 }
 
-// drainOf reads to the end, or until nothing comes for long.
-func drainOf(conn net.Conn) {
-	_ = conn.SetReadDeadline(time.Now().Add(patience))
+// readToEnd reads until the end, or until the timeout.
+func readToEnd(conn net.Conn) {
+	_ = conn.SetReadDeadline(time.Now().Add(relaytest.Limit))
 	buf := make([]byte, 100)
 	for {
 		if _, err := conn.Read(buf); err != nil {
@@ -190,9 +193,9 @@ func drainOf(conn net.Conn) {
 	}
 }
 
-// A relay that goes on over a reload has its line though the file is another
-// one by then.
-func TestAccessLogMovesWhileARelayGoesOn(t *testing.T) {
+// A relay that outlives a reload has its line, although the reload changed the
+// file.
+func TestAccessLogFileChangesDuringARelay(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		backend, at := newMortal(t).addr, freeAddr(t)
 		config := block("TCP/"+at, fmt.Sprintf("%s {\n name %s\n access_log tcp\n }", backend, serviceAt(at)))
@@ -203,7 +206,7 @@ func TestAccessLogMovesWhileARelayGoesOn(t *testing.T) {
 		s.log = filepath.Join(t.TempDir(), "log")
 		s.mustReload(config)
 		conn.Close()
-		eventually(t, "the end of the relay", func() bool { return active(serviceAt(at)) == 0 })
+		relaytest.Eventually(t, "the end of the relay", func() bool { return active(serviceAt(at)) == 0 })
 		count := func() (n int) {
 			for _, line := range append(logged(t, before), logged(t, s.log)...) {
 				if line["logger"] == accessLogger {
@@ -212,6 +215,6 @@ func TestAccessLogMovesWhileARelayGoesOn(t *testing.T) {
 			}
 			return n
 		}
-		eventually(t, "its line", func() bool { return count() == 1 })
+		relaytest.Eventually(t, "its line", func() bool { return count() == 1 })
 	})
 }

@@ -18,9 +18,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// startJSON runs a config of one server with the given apps beside layer4.
+// startJSON runs a config of one layer4 server and the given apps.
 func startJSON(t *testing.T, at, routes, apps string) {
 	t.Helper()
 	config := fmt.Sprintf(`{"admin":{"disabled":true},"apps":{%s"layer4":{"servers":{"s":{"listen":[%q],"routes":%s}}}}}`, apps, over.tcp+"/"+at, routes)
@@ -30,8 +32,8 @@ func startJSON(t *testing.T, at, routes, apps string) {
 	t.Cleanup(func() { _ = caddy.Stop() })
 }
 
-// startTLS relays, behind Caddy's TLS termination, to a backend that the test
-// plays itself.
+// startTLS starts a relay behind Caddy's TLS termination. The test plays the
+// backend.
 func startTLS(t *testing.T) (at string, backend *net.TCPListener) {
 	t.Helper()
 	backend = listenTCP(t)
@@ -55,12 +57,12 @@ func listenTCP(t *testing.T) *net.TCPListener {
 
 func accept(t *testing.T, ln *net.TCPListener) *net.TCPConn {
 	t.Helper()
-	_ = ln.SetDeadline(time.Now().Add(patience))
+	_ = ln.SetDeadline(time.Now().Add(relaytest.Limit))
 	conn, err := ln.AcceptTCP()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }
@@ -118,7 +120,7 @@ func TestTLSClients(t *testing.T) {
 				t.Fatal(err)
 			}
 			backend.Close()
-			// ReadAll gives an error unless the end came as TLS ends, with close_notify.
+			// ReadAll returns an error unless the peer sent close_notify.
 			if got, err := io.ReadAll(client); err != nil || string(got) != "answer" {
 				t.Errorf("the client got %q, %v", got, err)
 			}
@@ -168,8 +170,7 @@ func TestProxyProtocolBeforeTheRelay(t *testing.T) {
 		if got, err := io.ReadAll(backend); err != nil || string(got) != "hello" {
 			t.Fatalf("the backend got %q, %v", got, err)
 		}
-		// The wrapper has no CloseWrite: the end must reach the client all the same,
-		// and be an orderly one.
+		// The wrapper has no CloseWrite. The client must still get an orderly end.
 		if _, err := io.WriteString(backend, "bye"); err != nil {
 			t.Fatal(err)
 		}
@@ -180,8 +181,8 @@ func TestProxyProtocolBeforeTheRelay(t *testing.T) {
 	})
 }
 
-// A handler that hides the socket leaves no way to half-close: the end of one
-// direction then ends both, and a reset shows as an end.
+// If a handler hides the socket, the relay cannot half-close or reset: the end of
+// one direction ends both, and a reset becomes a FIN.
 func TestThrottleBeforeTheRelay(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		ln := listenTCP(t)

@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// failover has the first of two backends down from the start, so that the
-// first client sets off the hook.
+// failover starts a service whose first backend is dead, so that the first client
+// triggers the hook.
 func failover(t *testing.T, hook string) (s *server, at string) {
 	t.Helper()
 	good, _ := echoTCP(t, "good")
@@ -18,23 +20,23 @@ func failover(t *testing.T, hook string) (s *server, at string) {
 	return start(t, block("TCP/"+at, fmt.Sprintf("%s %s {\n name harmed\n %s\n }", freeAddr(t), good, hook))), at
 }
 
-// gone waits for the process to be gone whose id is in the file.
-func gone(t *testing.T, path string) {
+// waitExited waits for the exit of the process whose id is in the file.
+func waitExited(t *testing.T, path string) {
 	t.Helper()
 	var pid string
-	eventually(t, "the id of a process", func() bool {
+	relaytest.Eventually(t, "the id of a process", func() bool {
 		text, err := os.ReadFile(path)
 		pid = strings.TrimSpace(string(text))
 		return err == nil && pid != "" && strings.HasSuffix(string(text), "\n")
 	})
-	eventually(t, "process "+pid+" to be gone", func() bool {
+	relaytest.Eventually(t, "process "+pid+" to exit", func() bool {
 		state, _ := exec.Command("ps", "-o", "stat=", "-p", pid).Output()
-		return len(state) == 0 || state[0] == 'Z' // dead, and nobody has asked how it ended
+		return len(state) == 0 || state[0] == 'Z' // a zombie: it exited, and its parent has not waited for it
 	})
 }
 
-// While a hook takes its time, clients are served and configs are loaded.
-func TestHookThatTakesItsTime(t *testing.T) {
+// While a hook runs, clients are served and configs are loaded.
+func TestSlowHook(t *testing.T) {
 	r := record(t, "while [ ! -e go ]; do sleep 0.02; done")
 	s, at := failover(t, r.hook)
 	for range 20 {
@@ -54,18 +56,18 @@ func TestHookThatTakesItsTime(t *testing.T) {
 	if err := os.WriteFile(r.file("go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the hook's end to be told", func() bool { return len(s.lines("event command succeeded")) == 1 })
+	relaytest.Eventually(t, "the hook's end to be logged", func() bool { return len(s.lines("event command succeeded")) == 1 })
 }
 
-// Hooks that go wrong, each in its way, are told of, and nothing else happens.
-func TestHooksThatGoWrong(t *testing.T) {
+// Failures of hooks are logged and have no other effect.
+func TestHookFailures(t *testing.T) {
 	plain := filepath.Join(t.TempDir(), "plain")
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	timeout := " {\n timeout 500ms\n }"
 	for name, hook := range map[string]struct {
-		hook, shell string // one of them; shell is run with a timeout
+		hook, shell string // exactly one is set; shell runs with a timeout
 		message     string
 		level       string
 	}{
@@ -86,13 +88,13 @@ func TestHooksThatGoWrong(t *testing.T) {
 			if got := ask(t, dial(t, "tcp", at), "x"); got != "good x" {
 				t.Fatalf("got %q", got)
 			}
-			eventually(t, hook.message, func() bool { return len(s.lines(hook.message)) == 1 })
+			relaytest.Eventually(t, hook.message, func() bool { return len(s.lines(hook.message)) == 1 })
 			line := s.lines(hook.message)[0]
 			if line["level"] != hook.level || line["service"] != "harmed" || line["event"] != "backend_failed" || line["command"] == nil {
-				t.Errorf("told so: %v", line)
+				t.Errorf("logged %v", line)
 			}
 			if hook.shell != "" {
-				gone(t, r.file("id"))
+				waitExited(t, r.file("id"))
 			}
 			if size := len(fmt.Sprint(line)); size > 20_000 {
 				t.Errorf("the line has %d bytes", size)
@@ -104,8 +106,8 @@ func TestHooksThatGoWrong(t *testing.T) {
 	}
 }
 
-// Commands that run at exit are ended, with all that they have started.
-func TestExitEndsHooks(t *testing.T) {
+// An exit kills running commands with all processes that they started.
+func TestExitKillsHooks(t *testing.T) {
 	r := record(t, "trap '' TERM; sleep 600 & echo $! >child; echo $$ >id; wait; sleep 600")
 	good, _ := echoTCP(t, "good")
 	at := freeAddr(t)
@@ -116,14 +118,14 @@ func TestExitEndsHooks(t *testing.T) {
 	}
 	r.wait(1)
 	conn.Close()
-	eventually(t, "the hook's children", func() bool { _, err := os.Stat(r.file("id")); return err == nil })
+	relaytest.Eventually(t, "the hook's children", func() bool { _, err := os.Stat(r.file("id")); return err == nil })
 	p.terminate()
 	if status := p.status(); status != 0 {
 		t.Errorf("status %d", status)
 	}
-	gone(t, r.file("child"))
-	gone(t, r.file("id"))
+	waitExited(t, r.file("child"))
+	waitExited(t, r.file("id"))
 	if lines := p.lines("event command ended early"); len(lines) != 1 || lines[0]["event"] != "backend_failed" {
-		t.Errorf("told so: %v", lines)
+		t.Errorf("logged %v", lines)
 	}
 }

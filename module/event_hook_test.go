@@ -9,22 +9,24 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// recorder is an event hook that writes down what it is told.
+// recorder is an event hook that records its events in a file.
 type recorder struct {
 	t    *testing.T
-	hook string // as the beginning of an event_hook line
-	told string // a file
+	hook string // the beginning of an event_hook line
+	log  string // the file
 }
 
-// record makes a recorder; it runs the given shell text besides.
+// record returns a recorder. Its command then runs the shell text more.
 func record(t *testing.T, more string) *recorder {
 	t.Helper()
 	dir := t.TempDir()
-	r := &recorder{t: t, told: filepath.Join(dir, "told")}
+	r := &recorder{t: t, log: filepath.Join(dir, "events")}
 	script := filepath.Join(dir, "hook")
-	text := fmt.Sprintf("{ env | grep ^RELAY_; echo; } >>'%s'\ncd '%s'\n%s\n", r.told, dir, more)
+	text := fmt.Sprintf("{ env | grep ^RELAY_; echo; } >>'%s'\ncd '%s'\n%s\n", r.log, dir, more)
 	if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -32,17 +34,17 @@ func record(t *testing.T, more string) *recorder {
 	return r
 }
 
-// file is a file in the directory that the script runs in.
-func (r *recorder) file(name string) string { return filepath.Join(filepath.Dir(r.told), name) }
+// file returns the path of a file in the directory that the script runs in.
+func (r *recorder) file(name string) string { return filepath.Join(filepath.Dir(r.log), name) }
 
-// events are the variables of each run, in order.
+// events returns the variables of each run, in order.
 func (r *recorder) events() (all []map[string]string) {
-	text, err := os.ReadFile(r.told)
+	text, err := os.ReadFile(r.log)
 	if err != nil && !os.IsNotExist(err) {
 		r.t.Fatal(err)
 	}
 	runs := strings.Split(string(text), "\n\n")
-	for _, run := range runs[:len(runs)-1] { // what follows the last one is not complete
+	for _, run := range runs[:len(runs)-1] { // the text after the last separator may be incomplete
 		variables := make(map[string]string)
 		for line := range strings.Lines(run) {
 			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
@@ -53,10 +55,10 @@ func (r *recorder) events() (all []map[string]string) {
 	return all
 }
 
-// wait waits for so many events and gives all, each as its type and port.
+// wait waits for n events and returns all of them, each as its type and port.
 func (r *recorder) wait(n int) (all []string) {
 	r.t.Helper()
-	eventually(r.t, fmt.Sprintf("%d runs of the hook", n), func() bool { return len(r.events()) >= n })
+	relaytest.Eventually(r.t, fmt.Sprintf("%d runs of the hook", n), func() bool { return len(r.events()) >= n })
 	for _, e := range r.events() {
 		all = append(all, strings.TrimSpace(e["RELAY_EVENT_TYPE"]+" "+e["RELAY_BACKEND_PORT"]))
 	}
@@ -68,22 +70,22 @@ func portOf(addr string) string {
 	return port
 }
 
-// turnedAway has one client refused, with a reset.
+// turnedAway connects to at and checks that the relay refuses it with a reset.
 func turnedAway(t *testing.T, at string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", at)
-	if err != nil { // the reset may be faster than the look at the connection
+	if err != nil { // the reset may come before Dial returns
 		if !strings.Contains(err.Error(), "reset") {
 			t.Error(err)
 		}
 		return
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 	reset(t, conn)
 }
 
-// twoOutages has each event of two backends happen, and says what they were.
+// twoOutages causes each event for two backends and returns the events.
 func twoOutages(t *testing.T, at string, a, b *mortal) (want []string) {
 	t.Helper()
 	served := func() {
@@ -103,7 +105,7 @@ func twoOutages(t *testing.T, at string, a, b *mortal) (want []string) {
 	a.rise()
 	served()
 	b.rise()
-	served() // a goes on
+	served() // a continues
 	a.kill()
 	served()
 	pa, pb := " "+portOf(a.addr), " "+portOf(b.addr)
@@ -111,19 +113,19 @@ func twoOutages(t *testing.T, at string, a, b *mortal) (want []string) {
 		"backend_failed" + pa,
 		"backend_failed" + pb, "all_backends_unavailable",
 		"backend_recovered" + pa,
-		"backend_failed" + pa, "all_backends_unavailable", // b has not been seen to work since
+		"backend_failed" + pa, "all_backends_unavailable", // b has not succeeded since
 		"backend_recovered" + pb,
 	}
 }
 
-func TestEventHookIsTold(t *testing.T) {
+func TestEventHookReceivesEvents(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		a, b, at, r := newMortal(t), newMortal(t), freeAddr(t), record(t, "")
 		began := time.Now().Truncate(time.Microsecond)
 		s := start(t, block("TCP/"+at, fmt.Sprintf("%s %s {\n name hooked\n %s\n }", a.addr, b.addr, r.hook)))
 		want := fmt.Sprint(twoOutages(t, at, a, b))
 		if got := fmt.Sprint(r.wait(7)); got != want {
-			t.Fatalf("told of\n%s, want\n%s", got, want)
+			t.Fatalf("received\n%s, want\n%s", got, want)
 		}
 		available := []string{"1", "0", "0", "1", "0", "0", "1"}
 		before := began
@@ -155,19 +157,19 @@ func TestEventHookIsTold(t *testing.T) {
 				t.Errorf("event %d: JSON %s, %v", i, e["RELAY_EVENT_JSON"], err)
 			}
 		}
-		eventually(t, "a line for each run", func() bool { return len(s.lines("event command succeeded")) == 7 })
+		relaytest.Eventually(t, "a line for each run", func() bool { return len(s.lines("event command succeeded")) == 7 })
 	})
 }
 
-// The hook of the config in force is the one that runs.
+// The hook of the current config runs.
 func TestEventHookFollowsReloads(t *testing.T) {
 	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
 	first, second, last := record(t, ""), record(t, ""), record(t, "")
 	config := func(hook string) string {
 		return block("TCP/"+at, fmt.Sprintf("%s %s {\n name hooked\n %s\n }", a.addr, b.addr, hook))
 	}
-	// swap has the one that serves die, and the other one serve, which recovers
-	// if it was down before.
+	// swap kills the backend that serves, so that the other one serves. That one
+	// recovers if it was down before.
 	serving, other := a, b
 	swap := func(s *server) {
 		t.Helper()
@@ -182,7 +184,7 @@ func TestEventHookFollowsReloads(t *testing.T) {
 	swap(s)
 	first.wait(1)
 	s.mustReload(config(second.hook + " {\n events backend_failed\n }"))
-	swap(s) // also a recovery, and for a moment none was available
+	swap(s) // also a recovery; for a moment no backend was available
 	second.wait(1)
 	s.mustReload(config(""))
 	swap(s)
@@ -198,15 +200,14 @@ func TestEventHookFollowsReloads(t *testing.T) {
 	}
 }
 
-// A service that no config has any more tells nobody, whatever its last
-// relays meet.
-func TestEventHookOfAServiceThatLeft(t *testing.T) {
+// A removed service runs no hook, also if its last relays fail.
+func TestEventHookOfARemovedService(t *testing.T) {
 	at, other, dead := freeAddr(t), freeAddr(t), freeAddr(t)
 	gone, stays := record(t, ""), record(t, "")
 	rest := block("TCP/"+other, fmt.Sprintf("%s {\n name stays\n %s\n }", dead, stays.hook))
 	s := start(t, rest+block("TCP/"+at, fmt.Sprintf("backend.example:1 {\n name goes\n resolvers %s\n connect_timeout 2s\n %s\n }", silentUDP(t), gone.hook)))
 	client := dial(t, "tcp", at)
-	eventually(t, "the search for a backend", func() bool { return active("goes") == 1 })
+	relaytest.Eventually(t, "the search for a backend", func() bool { return active("goes") == 1 })
 	s.mustReload(rest)
 	reset(t, client)
 	if n := len(s.lines("backend failed, second strike")); n != 1 {
@@ -215,6 +216,6 @@ func TestEventHookOfAServiceThatLeft(t *testing.T) {
 	turnedAway(t, other)
 	stays.wait(2)
 	if got := gone.events(); len(got) != 0 {
-		t.Errorf("told of %v", got)
+		t.Errorf("received %v", got)
 	}
 }

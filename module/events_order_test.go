@@ -6,20 +6,21 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/module"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// However many clients run into a backend together, it fails and recovers in
-// turn, as those who subscribed are told.
-func TestEventsOfACrowdAreInOrder(t *testing.T) {
-	listen(t, nil)
+// When many clients hit a backend at once, subscribers still receive its failures
+// and recoveries alternately.
+func TestEventsOfManyClientsAreInOrder(t *testing.T) {
+	resetReceived(t, nil)
 	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
 	startWith(t, subscribed, block("TCP/"+at, fmt.Sprintf("%s %s {\n name %s\n health_check 1ms\n failback\n }", a.addr, b.addr, serviceAt(at))))
 	stop := make(chan struct{})
 	var crowd sync.WaitGroup
 	for range 8 {
-		crowd.Go(func() { crowdWith(at, stop) })
+		crowd.Go(func() { askRepeatedly(at, stop) })
 	}
 	first := func() upstream.NetworkStatus {
 		for _, b := range module.StatsOf(serviceAt(at)).Backends {
@@ -32,15 +33,15 @@ func TestEventsOfACrowdAreInOrder(t *testing.T) {
 	const outages = 20
 	for i := range outages {
 		a.kill()
-		eventually(t, fmt.Sprintf("outage %d", i), func() bool { return first().State == upstream.Down })
+		relaytest.Eventually(t, fmt.Sprintf("outage %d", i), func() bool { return first().State == upstream.Down })
 		a.rise()
-		eventually(t, fmt.Sprintf("recovery %d", i), func() bool { return first().State == upstream.Up })
+		relaytest.Eventually(t, fmt.Sprintf("recovery %d", i), func() bool { return first().State == upstream.Up })
 	}
 	close(stop)
 	crowd.Wait()
-	_, told := hear(t, 2*outages)
+	_, texts := receiveEvents(t, 2*outages)
 	last := make(map[string]string)
-	for i, event := range told {
+	for i, event := range texts {
 		what, port, ofBackend := strings.Cut(event, " ")
 		if !ofBackend {
 			continue

@@ -11,11 +11,11 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// ledger is what clients have done, as they know themselves.
-type ledger struct{ connections, datagrams, up, down atomic.Uint64 }
+// clientCounts counts what clients did, from their own view.
+type clientCounts struct{ connections, datagrams, up, down atomic.Uint64 }
 
-// talk has n clients after one another, with some questions each.
-func (l *ledger) talk(t *testing.T, network, at string, n, questions int) {
+// talk runs n clients one after the other. Each asks some questions.
+func (l *clientCounts) talk(t *testing.T, network, at string, n, questions int) {
 	t.Helper()
 	for i := range n {
 		conn := dial(t, network, at)
@@ -36,7 +36,7 @@ func (l *ledger) talk(t *testing.T, network, at string, n, questions int) {
 	}
 }
 
-// timed counts the connects of which it was seen how long they took.
+// timed returns the number of connects in the histogram.
 func timed(use handler.Use) (count uint64) {
 	for _, n := range use.Connects.Counts {
 		count += n
@@ -44,7 +44,7 @@ func timed(use handler.Use) (count uint64) {
 	return count
 }
 
-// sum adds up what all backends have done on a network.
+// sum adds up the counters of all backends on a network.
 func sum(service string, n upstream.Network) (all handler.Totals, failed, demotions uint64) {
 	for _, b := range module.StatsOf(service).Backends {
 		u := b.Use[n]
@@ -59,7 +59,7 @@ func sum(service string, n upstream.Network) (all handler.Totals, failed, demoti
 	return all, failed, demotions
 }
 
-// logOf adds up what the lines of a network in the access log say.
+// logOf adds up the lines of a network in the access log.
 func logOf(lines []map[string]any, network string) (all handler.Totals, failed, refused uint64) {
 	for _, line := range lines {
 		if line["network"] != network {
@@ -87,19 +87,18 @@ func logOf(lines []map[string]any, network string) (all handler.Totals, failed, 
 	return all, failed, refused
 }
 
-// What is counted, what the access log says and what events tell is the same,
-// and it is what clients have done: on both networks of one port, over
-// failures and a reload.
+// The counters, the access log and the events agree with each other and with what
+// the clients did: on both networks of one port, over failures and a reload.
 func TestCountsReconcile(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
-		listen(t, nil)
+		resetReceived(t, nil)
 		a, b, at, r := newMortal(t), newMortal(t), freeAddr(t), record(t, "")
 		service := serviceAt(at)
 		config := func(more string) string {
 			return fmt.Sprintf("TCP/%s UDP/%s {\n route {\n relay %s %s {\n name %s\n access_log all\n idle_timeout 2s\n %s\n %s\n }\n }\n }\n", at, at, a.addr, b.addr, service, r.hook, more)
 		}
 		s := startWith(t, subscribed, config(""))
-		var tcp, udp ledger
+		var tcp, udp clientCounts
 		tcp.talk(t, "tcp", at, 20, 5)
 		udp.talk(t, "udp", at, 20, 5)
 		if use := useOf(service, a.addr, upstream.TCP); use.Connections != 20 || timed(use) != 20 {
@@ -110,9 +109,9 @@ func TestCountsReconcile(t *testing.T) {
 		}
 
 		a.kill()
-		tcp.talk(t, "tcp", at, 10, 3) // the first of them has two failures
+		tcp.talk(t, "tcp", at, 10, 3) // the first client has two failures
 		s.mustReload(config("max_connections 1000"))
-		udp.talk(t, "udp", at, 10, 3) // these find the other one in front
+		udp.talk(t, "udp", at, 10, 3) // the other backend is first now
 		if use := useOf(service, b.addr, upstream.TCP); use.Connections != 10 {
 			t.Errorf("%d connections to the second backend", use.Connections)
 		}
@@ -120,7 +119,7 @@ func TestCountsReconcile(t *testing.T) {
 		b.kill()
 		const refused = 4
 		for range refused {
-			turnedAway(t, at) // the first has three failures, the others two each
+			turnedAway(t, at) // the first client has three failures, the others two each
 		}
 		_, _ = dial(t, "udp", at).Write([]byte("x"))
 		lines := s.accesses(30 + refused + 30 + 1)
@@ -141,11 +140,11 @@ func TestCountsReconcile(t *testing.T) {
 			t.Errorf("udp: counted %+v, %d failures, %d demotions, want %d bytes, %d datagrams down", counted, failed, demotions, udp.down.Load(), udp.datagrams.Load())
 		}
 		fromLog, inLog, refusals := logOf(lines, "udp")
-		counted.Connections = fromLog.Connections // those of the refused one are sockets as well
+		counted.Connections = fromLog.Connections // the sockets opened for the refused client count, too
 		if fromLog != counted || fromLog.Connections != 30 || inLog != failed || refusals != 1 {
 			t.Errorf("udp: the access log says %+v, %d failures, %d refused; counted %+v", fromLog, inLog, refusals, counted)
 		}
-		if got := counted.DatagramsUp; got != udp.datagrams.Load()+1 { // the refused one's was sent
+		if got := counted.DatagramsUp; got != udp.datagrams.Load()+1 { // the datagram of the refused client was sent
 			t.Errorf("udp: %d datagrams up, want %d", got, udp.datagrams.Load()+1)
 		}
 
@@ -153,17 +152,17 @@ func TestCountsReconcile(t *testing.T) {
 		if n := stats.Refused; n[upstream.TCP][handler.RefusedByBackends] != refused || n[upstream.UDP][handler.RefusedByBackends] != 1 {
 			t.Errorf("refused: %v", n)
 		}
-		s.told("client refused", refused, 1)
+		s.waitLogged("client refused", refused, 1)
 		events := make(map[string]int)
-		_, heard := hear(t, 6)
-		for _, told := range [][]string{heard, r.wait(6)} {
-			for _, e := range told {
+		_, fromSubscriber := receiveEvents(t, 6)
+		for _, source := range [][]string{fromSubscriber, r.wait(6)} {
+			for _, e := range source {
 				events[e]++
 			}
 		}
 		wantEvents := map[string]int{"backend_failed " + portOf(a.addr): 4, "backend_failed " + portOf(b.addr): 4, "all_backends_unavailable": 4}
 		if fmt.Sprint(events) != fmt.Sprint(wantEvents) {
-			t.Errorf("hook and subscriber were told of %v, want %v", events, wantEvents)
+			t.Errorf("hook and subscriber received %v, want %v", events, wantEvents)
 		}
 	})
 }

@@ -8,9 +8,11 @@ import (
 	"runtime/debug"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// usage is what leaks.
+// usage holds the resources that could leak.
 type usage struct {
 	goroutines, descriptors int
 	heap                    uint64 // bytes in use
@@ -32,21 +34,21 @@ func used() usage {
 	return u
 }
 
-// settled waits until no more is in use than before, but for some room: what
-// is pooled, and idle connections of the HTTP client.
+// settled waits until the usage is as before. It tolerates a little more, for pools
+// and for idle connections of the HTTP client.
 func settled(t *testing.T, before usage) {
 	t.Helper()
 	const room = 1 << 20
 	var now usage
 	defer func() { t.Logf("before: %v; after: %v", before, now) }()
-	eventually(t, "all to be as before", func() bool {
+	relaytest.Eventually(t, "the usage to be as before", func() bool {
 		now = used()
 		return now.goroutines <= before.goroutines+5 && now.descriptors <= before.descriptors+5 && now.heap <= before.heap+room
 	})
 }
 
-// clients have many come and go, one connection or session after another by
-// each of some workers.
+// clients runs many clients. Each worker makes one connection or session after the
+// other.
 func clients(t *testing.T, at string, connections, sessions int) {
 	t.Helper()
 	const workers = 20
@@ -58,7 +60,7 @@ func clients(t *testing.T, at string, connections, sessions int) {
 			if err != nil {
 				return err
 			}
-			_ = conn.SetDeadline(time.Now().Add(patience))
+			_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 			if _, err = conn.Write([]byte("x")); err == nil {
 				_, err = conn.Read(buf)
 			}
@@ -90,20 +92,20 @@ func TestNothingLeaksOverReloads(t *testing.T) {
 	at, other := freeAddr(t), freeAddr(t)
 	config := func(round int) string {
 		c := bothAt(at, fmt.Sprintf("%s {\n name stays\n udp_responses 1\n idle_timeout %ds\n }", backend, 1+round%2))
-		if round%3 == 0 { // a service and its listeners that come and go
+		if round%3 == 0 { // a service that is removed and returns, with its listeners
 			c += bothAt(other, backend+" {\n name comes\n udp_responses 1\n idle_timeout 1s\n }")
 		}
 		return c
 	}
 	s := start(t, config(0))
-	// One relay outlives all reloads, one belongs to the service that goes.
+	// One relay belongs to the service that stays, one to the service that is removed.
 	stays, goes := dial(t, "tcp", at), dial(t, "tcp", other)
 	for _, conn := range []net.Conn{stays, goes} {
-		ask(t, conn, "first") // one that waits in the queue of a listener that goes is reset
+		ask(t, conn, "first") // a connection in the queue of a removed listener would be reset
 	}
 	stop := make(chan struct{})
 	kept := make(chan struct{})
-	go func() { // keeps them from idling
+	go func() { // keeps them from becoming idle
 		defer close(kept)
 		for {
 			select {
@@ -112,7 +114,7 @@ func TestNothingLeaksOverReloads(t *testing.T) {
 			case <-time.After(200 * time.Millisecond):
 			}
 			for _, conn := range []net.Conn{stays, goes} {
-				_ = conn.SetDeadline(time.Now().Add(patience))
+				_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 				buf := make([]byte, 100)
 				_, _ = conn.Write([]byte("still"))
 				if n, err := conn.Read(buf); err != nil || string(buf[:n]) != "b still" {

@@ -9,19 +9,20 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// listener is a subscriber to Caddy's events that keeps what it is told for
-// the test that runs.
+// listener subscribes to Caddy's events and keeps them in received.
 type listener struct {
 	Panics bool `json:"panics,omitempty"`
 }
 
-// heard is what listeners have kept.
-var heard struct {
-	mu     sync.Mutex // guards what follows
+// received holds the events of all listeners.
+var received struct {
+	mu     sync.Mutex // guards the fields below
 	events []caddy.Event
-	gate   chan struct{} // where they wait first; nil: they do not
+	gate   chan struct{} // listeners wait for its end; nil: they do not wait
 }
 
 func init() {
@@ -40,10 +41,10 @@ func (l *listener) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 func (l *listener) Handle(_ context.Context, e caddy.Event) error {
-	heard.mu.Lock()
-	heard.events = append(heard.events, e)
-	gate := heard.gate
-	heard.mu.Unlock()
+	received.mu.Lock()
+	received.events = append(received.events, e)
+	gate := received.gate
+	received.mu.Unlock()
 	if gate != nil {
 		<-gate
 	}
@@ -53,31 +54,33 @@ func (l *listener) Handle(_ context.Context, e caddy.Event) error {
 	return nil
 }
 
-// subscribed is the global option that subscribes to the relay's events.
+// subscribed is a global option that subscribes to the relay's events.
 const subscribed = `events {
 	on backend_failed relay_test
 	on backend_recovered relay_test
 	on all_backends_unavailable relay_test
 }`
 
-// listen empties what listeners keep; with gate they wait for its end.
-func listen(t *testing.T, gate chan struct{}) {
+// resetReceived drops the received events. If gate is not nil, listeners block
+// until it is closed.
+func resetReceived(t *testing.T, gate chan struct{}) {
 	set := func(gate chan struct{}) {
-		heard.mu.Lock()
-		defer heard.mu.Unlock()
-		heard.events, heard.gate = nil, gate
+		received.mu.Lock()
+		defer received.mu.Unlock()
+		received.events, received.gate = nil, gate
 	}
 	set(gate)
 	t.Cleanup(func() { set(nil) })
 }
 
-// hear waits for so many events and gives all, each as its name and port.
-func hear(t *testing.T, n int) (events []caddy.Event, told []string) {
+// receiveEvents waits for n events. It returns all of them, and the name and port
+// of each.
+func receiveEvents(t *testing.T, n int) (events []caddy.Event, texts []string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d events", n), func() bool {
-		heard.mu.Lock()
-		defer heard.mu.Unlock()
-		events = append(events[:0], heard.events...)
+	relaytest.Eventually(t, fmt.Sprintf("%d events", n), func() bool {
+		received.mu.Lock()
+		defer received.mu.Unlock()
+		events = append(events[:0], received.events...)
 		return len(events) >= n
 	})
 	for _, e := range events {
@@ -85,21 +88,21 @@ func hear(t *testing.T, n int) (events []caddy.Event, told []string) {
 		if backend, ok := e.Data["backend"].(string); ok {
 			name += " " + portOf(backend)
 		}
-		told = append(told, name)
+		texts = append(texts, name)
 	}
-	return events, told
+	return events, texts
 }
 
-// Subscribers are told the same as event hooks.
-func TestSubscribersAreTold(t *testing.T) {
+// Subscribers receive the same events as event hooks.
+func TestSubscribersReceiveEvents(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
-		listen(t, nil)
+		resetReceived(t, nil)
 		a, b, at, r := newMortal(t), newMortal(t), freeAddr(t), record(t, "")
-		startWith(t, subscribed, block("TCP/"+at, fmt.Sprintf("%s %s {\n name told\n %s\n }", a.addr, b.addr, r.hook)))
+		startWith(t, subscribed, block("TCP/"+at, fmt.Sprintf("%s %s {\n name subscribed\n %s\n }", a.addr, b.addr, r.hook)))
 		want := fmt.Sprint(twoOutages(t, at, a, b))
-		events, told := hear(t, 7)
-		if got := fmt.Sprint(told); got != want {
-			t.Fatalf("told of\n%s, want\n%s", got, want)
+		events, texts := receiveEvents(t, 7)
+		if got := fmt.Sprint(texts); got != want {
+			t.Fatalf("received\n%s, want\n%s", got, want)
 		}
 		r.wait(7)
 		for i, run := range r.events() {
@@ -110,7 +113,7 @@ func TestSubscribersAreTold(t *testing.T) {
 			if when := caddy.ToString(e.Data["timestamp"]); when != run["RELAY_TIMESTAMP"] {
 				t.Errorf("event %d: at %v, the hook's is of %s", i, when, run["RELAY_TIMESTAMP"])
 			}
-			if e.Data["service"] != "told" || e.Data["network"] != "tcp" || e.Data["address"] != e.Data["backend"] {
+			if e.Data["service"] != "subscribed" || e.Data["network"] != "tcp" || e.Data["address"] != e.Data["backend"] {
 				t.Errorf("event %d: %v", i, e.Data)
 			}
 			if origin := e.Origin(); origin == nil || origin.CaddyModule().ID != "layer4.handlers.relay" {
@@ -120,21 +123,21 @@ func TestSubscribersAreTold(t *testing.T) {
 	})
 }
 
-// A subscriber that blocks delays no client, and gets the events in their
-// order once it goes on, also those of a config that has ended meanwhile.
+// A blocking subscriber delays no client. When it continues, it receives the
+// events in order, also those of a config that has ended in the meantime.
 func TestSubscriberThatBlocks(t *testing.T) {
 	gate := make(chan struct{})
-	listen(t, gate)
+	resetReceived(t, gate)
 	open := sync.OnceFunc(func() { close(gate) })
 	t.Cleanup(open)
 	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
 	config := func(idle string) string {
-		return block("TCP/"+at, fmt.Sprintf("%s %s {\n name told\n idle_timeout %s\n }", a.addr, b.addr, idle))
+		return block("TCP/"+at, fmt.Sprintf("%s %s {\n name subscribed\n idle_timeout %s\n }", a.addr, b.addr, idle))
 	}
 	s := startWith(t, subscribed, config("1m"))
 	want := fmt.Sprint(twoOutages(t, at, a, b))
-	if _, told := hear(t, 1); len(told) != 1 {
-		t.Errorf("the subscriber did not block: %v", told)
+	if _, texts := receiveEvents(t, 1); len(texts) != 1 {
+		t.Errorf("the subscriber did not block: %v", texts)
 	}
 	s.mustReload(config("2m"))
 	s.mustReload(config("3m"))
@@ -142,19 +145,20 @@ func TestSubscriberThatBlocks(t *testing.T) {
 		t.Errorf("after the reloads: got %q", got)
 	}
 	open()
-	if _, told := hear(t, 7); fmt.Sprint(told) != want {
-		t.Errorf("told of\n%s, want\n%s", told, want)
+	if _, texts := receiveEvents(t, 7); fmt.Sprint(texts) != want {
+		t.Errorf("received\n%s, want\n%s", texts, want)
 	}
 }
 
-// What a subscriber that never goes on leaves behind is bounded, and told.
+// The queue of a subscriber that blocks for ever is bounded, and dropped events
+// are logged.
 func TestSubscriberThatIsStuck(t *testing.T) {
 	gate := make(chan struct{})
-	listen(t, gate)
+	resetReceived(t, gate)
 	open := sync.OnceFunc(func() { close(gate) })
 	t.Cleanup(open)
 	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
-	s := startWith(t, subscribed, block("TCP/"+at, fmt.Sprintf("%s %s {\n name told\n }", a.addr, b.addr)))
+	s := startWith(t, subscribed, block("TCP/"+at, fmt.Sprintf("%s %s {\n name subscribed\n }", a.addr, b.addr)))
 	dropped := func() int { return len(s.lines("event dropped: subscribers too slow")) }
 	for dropped() == 0 {
 		twoOutages(t, at, a, b)
@@ -166,23 +170,23 @@ func TestSubscriberThatIsStuck(t *testing.T) {
 	}
 	open()
 	const waited = 256
-	if _, told := hear(t, 1+waited); len(told) != 1+waited {
-		t.Errorf("%d events, want the one that was stuck and %d that waited", len(told), waited)
+	if _, texts := receiveEvents(t, 1+waited); len(texts) != 1+waited {
+		t.Errorf("%d events, want the blocked one and %d queued ones", len(texts), waited)
 	}
 }
 
-// What is wrong with a subscriber is its own affair.
+// A panic of a subscriber is logged and affects nothing else.
 func TestSubscriberThatPanics(t *testing.T) {
-	listen(t, nil)
+	resetReceived(t, nil)
 	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
 	s := startWith(t, "events {\n on backend_failed relay_test panics\n on all_backends_unavailable relay_test\n }",
-		block("TCP/"+at, fmt.Sprintf("%s %s {\n name told\n }", a.addr, b.addr)))
+		block("TCP/"+at, fmt.Sprintf("%s %s {\n name subscribed\n }", a.addr, b.addr)))
 	twoOutages(t, at, a, b)
-	hear(t, 5)
-	eventually(t, "the panics to be told", func() bool { return len(s.lines("event subscriber panicked")) == 3 })
+	receiveEvents(t, 5)
+	relaytest.Eventually(t, "the panics to be logged", func() bool { return len(s.lines("event subscriber panicked")) == 3 })
 }
 
-// slowStart is an app that takes its time to start.
+// slowStart is an app that starts slowly.
 type slowStart struct{}
 
 func (slowStart) CaddyModule() caddy.ModuleInfo {
@@ -192,21 +196,21 @@ func (slowStart) CaddyModule() caddy.ModuleInfo {
 func (slowStart) Start() error { time.Sleep(20 * time.Millisecond); return nil }
 func (slowStart) Stop() error  { return nil }
 
-// An event that a first client sets off while Caddy still starts its apps, one
-// of which is that of the subscribers, waits for them.
+// An event that a client causes while Caddy still starts its apps waits until the
+// subscribers' app has started.
 func TestEventsWhileCaddyStarts(t *testing.T) {
 	for range 20 { // apps start in any order
-		listen(t, nil)
+		resetReceived(t, nil)
 		at, dead := freeAddr(t), freeAddr(t)
 		stop := make(chan struct{})
-		var impatient sync.WaitGroup
-		impatient.Go(func() { knock(at, stop) })
-		s := startBeside(t, `"relay_test_slow":{}`, subscribed, block("TCP/"+at, dead+" {\n name told\n }"))
-		_, told := hear(t, 2)
+		var knocking sync.WaitGroup
+		knocking.Go(func() { knock(at, stop) })
+		s := startWithApps(t, `"relay_test_slow":{}`, subscribed, block("TCP/"+at, dead+" {\n name subscribed\n }"))
+		_, texts := receiveEvents(t, 2)
 		close(stop)
-		impatient.Wait()
-		if want := fmt.Sprintf("[backend_failed %s all_backends_unavailable]", portOf(dead)); fmt.Sprint(told) != want {
-			t.Errorf("told of %v, want %s", told, want)
+		knocking.Wait()
+		if want := fmt.Sprintf("[backend_failed %s all_backends_unavailable]", portOf(dead)); fmt.Sprint(texts) != want {
+			t.Errorf("received %v, want %s", texts, want)
 		}
 		if err := s.stop(); err != nil {
 			t.Fatal(err)

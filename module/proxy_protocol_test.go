@@ -12,7 +12,7 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// introduction reads what a backend is sent: the header, then size bytes.
+// introduction reads the header and then size bytes.
 func introduction(t *testing.T, conn net.Conn, size int) (header *proxyproto.Header, rest string) {
 	t.Helper()
 	r := bufio.NewReader(conn)
@@ -27,23 +27,23 @@ func introduction(t *testing.T, conn net.Conn, size int) (header *proxyproto.Hea
 	return header, string(buf)
 }
 
-// introduces expects a header of a client and of where it came in.
-func introduces(t *testing.T, h *proxyproto.Header, version byte, client, local string) {
+// wantHeader checks the version and the addresses of a header.
+func wantHeader(t *testing.T, h *proxyproto.Header, version byte, client, local string) {
 	t.Helper()
 	if h.Version != version || h.Command != proxyproto.PROXY || h.SourceAddr.String() != client || h.DestinationAddr.String() != local {
 		t.Errorf("header of version %d, command %v, %v to %v; want version %d, %s to %s", h.Version, h.Command, h.SourceAddr, h.DestinationAddr, version, client, local)
 	}
 }
 
-// versions runs a test for each, as it is written and as a number.
+// versions runs a test for each version of the protocol.
 func versions(t *testing.T, test func(t *testing.T, name string, version byte)) {
 	for i, name := range []string{"v1", "v2"} {
 		t.Run(name, func(t *testing.T) { test(t, name, byte(i+1)) })
 	}
 }
 
-// The header comes first, also before what matchers have read, and at the
-// backend that serves after others have failed.
+// The header comes before all other bytes, including those that matchers have
+// read. The backend that serves after a failover gets it, too.
 func TestProxyProtocolToTCPBackends(t *testing.T) {
 	versions(t, func(t *testing.T, name string, version byte) {
 		overBoth(t, func(t *testing.T) {
@@ -64,15 +64,15 @@ func TestProxyProtocolToTCPBackends(t *testing.T) {
 			}
 			backend := accept(t, ln)
 			h, rest := introduction(t, backend, 13)
-			introduces(t, h, version, client.LocalAddr().String(), at)
+			wantHeader(t, h, version, client.LocalAddr().String(), at)
 			if h.TransportProtocol != proxyproto.TCPv4 || rest != "hello backend" {
 				t.Errorf("%v, then %q", h.TransportProtocol, rest)
 			}
 			pass(t, backend, client, "hello client")
 			client.Close()
-			drainOf(backend)
+			readToEnd(backend)
 			backend.Close()
-			s.reasonOf("client_closed", 13, 12) // the header is not the client's
+			s.wantReason("client_closed", 13, 12) // the header does not count
 			if use := useOf(serviceAt(at), ln.Addr().String(), upstream.TCP); use.BytesUp != 13 || use.BytesDown != 12 {
 				t.Errorf("counted: %+v", use.Totals)
 			}
@@ -80,8 +80,8 @@ func TestProxyProtocolToTCPBackends(t *testing.T) {
 	})
 }
 
-// On a wildcard address the header has that which the client sent to, and is
-// of IPv4 for a client that came by IPv4.
+// On a wildcard listener the header has the address that the client connected to.
+// For an IPv4 client it is an IPv4 header.
 func TestProxyProtocolOnAWildcardAddress(t *testing.T) {
 	versions(t, func(t *testing.T, name string, version byte) {
 		overBoth(t, func(t *testing.T) {
@@ -97,7 +97,7 @@ func TestProxyProtocolOnAWildcardAddress(t *testing.T) {
 				}
 				client := dial(t, "tcp", at)
 				h, _ := introduction(t, accept(t, ln), 0)
-				introduces(t, h, version, client.LocalAddr().String(), at)
+				wantHeader(t, h, version, client.LocalAddr().String(), at)
 				if want := map[string]proxyproto.AddressFamilyAndProtocol{"127.0.0.1": proxyproto.TCPv4, "::1": proxyproto.TCPv6}[ip]; h.TransportProtocol != want {
 					t.Errorf("%s: %v", ip, h.TransportProtocol)
 				}
@@ -106,7 +106,7 @@ func TestProxyProtocolOnAWildcardAddress(t *testing.T) {
 	})
 }
 
-// The client that an inbound header tells of is the one the backend hears of.
+// The client of an inbound header is passed on in the header to the backend.
 func TestProxyProtocolIsPassedOn(t *testing.T) {
 	versions(t, func(t *testing.T, name string, version byte) {
 		overBoth(t, func(t *testing.T) {
@@ -118,12 +118,12 @@ func TestProxyProtocolIsPassedOn(t *testing.T) {
 			}
 			backend := accept(t, ln)
 			h, rest := introduction(t, backend, 5)
-			introduces(t, h, version, "198.51.100.7:4711", "203.0.113.9:80")
+			wantHeader(t, h, version, "198.51.100.7:4711", "203.0.113.9:80")
 			if rest != "hello" {
 				t.Errorf("then %q", rest)
 			}
 			client.Close()
-			drainOf(backend)
+			readToEnd(backend)
 			backend.Close()
 			line := s.accesses(1)[0]
 			if line["client"] != "198.51.100.7:4711" || line["bytes_up"] != 5.0 {
@@ -137,12 +137,12 @@ func TestProxyProtocolBehindTLS(t *testing.T) {
 	versions(t, func(t *testing.T, name string, version byte) {
 		ln, at := listenTCP(t), freeAddr(t)
 		startBehindTLS(t, at, fmt.Sprintf("%s {\n proxy_protocol %s\n }", ln.Addr(), name))
-		client := trusting(dial(t, "tcp", at))
+		client := tlsClient(dial(t, "tcp", at))
 		if _, err := io.WriteString(client, "hello"); err != nil {
 			t.Fatal(err)
 		}
 		h, rest := introduction(t, accept(t, ln), 5)
-		introduces(t, h, version, client.LocalAddr().String(), at)
+		wantHeader(t, h, version, client.LocalAddr().String(), at)
 		if rest != "hello" {
 			t.Errorf("then %q", rest)
 		}

@@ -10,12 +10,11 @@ import (
 	"time"
 )
 
-// datagramSizes are around each limit that lies on a datagram's way: caddy-l4
-// matches in pieces of 2048 bytes and its own listeners cut at 9000, UDP
-// itself ends at 65,507.
+// datagramSizes are sizes around each limit: matchers of caddy-l4 read 2048 bytes
+// at a time, its own listeners cut datagrams at 9000, and UDP allows 65,507.
 var datagramSizes = []int{0, 1, 2, 512, 1472, 2048, 2049, 8999, 9000, 9001, 16000, 32768, 65507}
 
-// mirror is a UDP backend that answers with what it was sent and nothing else.
+// mirror starts a UDP backend that answers each datagram with the same datagram.
 func mirror(t *testing.T) string {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", freeAddr(t))
@@ -36,15 +35,15 @@ func mirror(t *testing.T) string {
 	return pc.LocalAddr().String()
 }
 
-// datagram is one of that size that begins with HELLO, as far as that goes,
-// and differs from others of its size.
+// datagram returns a datagram of that size. It begins with HELLO, as far as the
+// size allows. mark makes it different from others of the same size.
 func datagram(size int, mark byte) []byte {
 	d := bytes.Repeat([]byte{mark}, size)
 	copy(d, "HELLO")
 	return d
 }
 
-// sendAll sends datagrams and expects the same ones back, in order.
+// sendAll sends datagrams and checks that the same ones come back in order.
 func sendAll(t *testing.T, conn net.Conn, datagrams ...[]byte) {
 	t.Helper()
 	for _, d := range datagrams {
@@ -64,7 +63,7 @@ func sendAll(t *testing.T, conn net.Conn, datagrams ...[]byte) {
 	}
 }
 
-// nothingMore expects that no further datagram comes.
+// nothingMore checks that no further datagram comes.
 func nothingMore(t *testing.T, conn net.Conn) {
 	t.Helper()
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
@@ -80,19 +79,19 @@ func TestDatagramSizes(t *testing.T) {
 	for _, size := range datagramSizes {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			conn := dial(t, "udp", at)
-			sendAll(t, conn, datagram(size, 'a')) // the first of a session
+			sendAll(t, conn, datagram(size, 'a')) // the first datagram of a session
 			sendAll(t, conn, datagram(size, 'b'), datagram(size, 'c'))
 			nothingMore(t, conn)
 		})
 	}
 }
 
-// A matcher looks at the first bytes of a client, wherever datagrams end. What
-// it has looked at is delivered as the datagrams that it was.
+// A matcher reads the first bytes of a client across datagrams. What it has read is
+// delivered with the original boundaries.
 func TestDatagramSizesBehindAMatcher(t *testing.T) {
 	backend := mirror(t)
 	var config string
-	at := make(map[int]string) // by how many bytes the matcher wants
+	at := make(map[int]string) // addresses by the number of bytes that the matcher needs
 	for _, count := range []int{1, 2, 5, 12000} {
 		at[count] = freeAddr(t)
 		config += fmt.Sprintf("relay+udp/%s {\n @hello regexp ^%.*s %d\n route @hello {\n relay %s\n }\n }\n", at[count], min(count, 5), "HELLO", count, backend)

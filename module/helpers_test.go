@@ -8,13 +8,13 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// active counts the relays and sessions of a service.
+// active returns the number of relays and sessions of a service.
 func active(service string) int {
 	stats := module.StatsOf(service)
 	return stats.Active[upstream.TCP] + stats.Active[upstream.UDP]
 }
 
-// useOf is what a backend of a service has done on a network.
+// useOf returns the counters of a backend on a network.
 func useOf(service, backend string, n upstream.Network) handler.Use {
 	for _, b := range module.StatsOf(service).Backends {
 		if b.Backend.Text == backend {
@@ -24,7 +24,7 @@ func useOf(service, backend string, n upstream.Network) handler.Use {
 	return handler.Use{}
 }
 
-// knock connects to addr, whether anybody listens there or not, until stop.
+// knock connects to addr again and again until stop. Connections may fail.
 func knock(addr string, stop <-chan struct{}) {
 	for {
 		select {
@@ -39,12 +39,13 @@ func knock(addr string, stop <-chan struct{}) {
 	}
 }
 
-// serviceAt is a name for the service at addr that no test before has had:
-// sessions keep theirs for a while after a test.
+// serviceAt returns a name for the service at addr that no test before used.
+// Services of earlier tests may still have sessions.
 func serviceAt(addr string) string { return "at-" + portOf(addr) }
 
-// crowdWith has one client after another until stop, each with one question.
-func crowdWith(addr string, stop <-chan struct{}) {
+// askRepeatedly runs one client after the other until stop. Each asks one
+// question.
+func askRepeatedly(addr string, stop <-chan struct{}) {
 	for {
 		select {
 		case <-stop:

@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/module"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// unanswered expects that a datagram meets silence: no answer and no error.
+// unanswered checks that a datagram gets neither an answer nor an error.
 func unanswered(t *testing.T, conn net.Conn) {
 	t.Helper()
 	if _, err := conn.Write([]byte("x")); err != nil {
@@ -24,14 +25,14 @@ func unanswered(t *testing.T, conn net.Conn) {
 	if n, err := conn.Read(make([]byte, 100)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%d bytes, %v, want silence", n, err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	_ = conn.SetReadDeadline(time.Now().Add(relaytest.Limit))
 }
 
-// told waits until the counts in the lines of a message add up to n, for each
-// network.
-func (s *server) told(message string, tcp, udp float64) {
+// waitLogged waits until the counts in the lines of a message add up to tcp and
+// udp.
+func (s *server) waitLogged(message string, tcp, udp float64) {
 	s.t.Helper()
-	eventually(s.t, message, func() bool {
+	relaytest.Eventually(s.t, message, func() bool {
 		counts := make(map[any]float64)
 		for _, line := range s.lines(message) {
 			counts[line["network"]] += line["count"].(float64)
@@ -40,7 +41,7 @@ func (s *server) told(message string, tcp, udp float64) {
 	})
 }
 
-// TCP connections and UDP sessions have one limit in common.
+// TCP connections and UDP sessions share one limit.
 func TestMaxConnections(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		backend, at := newMortal(t).addr, freeAddr(t)
@@ -58,7 +59,7 @@ func TestMaxConnections(t *testing.T) {
 		for range 5 {
 			unanswered(t, late)
 		}
-		s.told("client refused, too many connections", 5, 5)
+		s.waitLogged("client refused, too many connections", 5, 5)
 		refused := module.StatsOf(serviceAt(at)).Refused
 		if refused[upstream.TCP][handler.RefusedTooMany] != 5 || refused[upstream.UDP][handler.RefusedTooMany] != 5 {
 			t.Errorf("refused: %v", refused)
@@ -70,7 +71,7 @@ func TestMaxConnections(t *testing.T) {
 		}
 
 		first.Close()
-		eventually(t, "room for one", func() bool { return active(serviceAt(at)) == 1 })
+		relaytest.Eventually(t, "room for one", func() bool { return active(serviceAt(at)) == 1 })
 		if got := ask(t, late, "z"); got != "b z" {
 			t.Errorf("in the place of another: got %q", got)
 		}
@@ -80,7 +81,7 @@ func TestMaxConnections(t *testing.T) {
 			t.Errorf("after the reload: got %q", got)
 		}
 		turnedAway(t, at)
-		s.mustReload(config(1)) // nobody who is there has to go
+		s.mustReload(config(1)) // existing relays stay
 		if got := ask(t, late, "z"); got != "b z" {
 			t.Errorf("beyond the limit that came later: got %q", got)
 		}
@@ -98,14 +99,14 @@ func TestMaxConnectionsPerIP(t *testing.T) {
 		turnedAway(t, at)
 		late := dial(t, "udp", at)
 		unanswered(t, late)
-		s.told("client refused, too many connections from its address", 1, 1)
+		s.waitLogged("client refused, too many connections from its address", 1, 1)
 
 		other := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 		if conn, err := other.Dial("tcp", at); err != nil {
 			t.Log("no second address on this machine: ", err)
 		} else {
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(patience))
+			_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 			if got := ask(t, conn, "x"); got != "b x" {
 				t.Errorf("another address got %q", got)
 			}
@@ -114,7 +115,7 @@ func TestMaxConnectionsPerIP(t *testing.T) {
 			t.Fatal(err)
 		}
 		first.Close()
-		eventually(t, "its end", func() bool { return len(s.lines("relay ended")) == 1 })
+		relaytest.Eventually(t, "its end", func() bool { return len(s.lines("relay ended")) == 1 })
 		if got := ask(t, late, "z"); got != "b z" {
 			t.Errorf("in the place of another: got %q", got)
 		}

@@ -8,10 +8,12 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// soak is how long the long forms of tests run, and whether they do: .ci/soak
-// sets it.
+// soak returns how long a test runs, and whether it runs in its long form.
+// RELAY_SOAK, which .ci/soak sets, selects the long form.
 func soak(t *testing.T, short time.Duration) (length time.Duration, long bool) {
 	t.Helper()
 	text := os.Getenv("RELAY_SOAK")
@@ -25,7 +27,7 @@ func soak(t *testing.T, short time.Duration) (length time.Duration, long bool) {
 	return length, true
 }
 
-// traffic is clients at work, TCP and UDP, and what they saw.
+// traffic runs TCP and UDP clients and counts their results.
 type traffic struct {
 	stop    chan struct{}
 	clients sync.WaitGroup
@@ -34,7 +36,7 @@ type traffic struct {
 	asked, lost               atomic.Int64 // UDP
 
 	mu   sync.Mutex
-	errs map[string]int // how often each error of a client was seen; guarded by mu
+	errs map[string]int // counts by error; guarded by mu
 }
 
 func newTraffic() *traffic { return &traffic{stop: make(chan struct{}), errs: make(map[string]int)} }
@@ -55,27 +57,27 @@ func (f *traffic) over() bool {
 
 func (f *traffic) saw(what string, err error) {
 	if op, ok := err.(*net.OpError); ok {
-		err = op.Err // without the addresses, which are always others
+		err = op.Err // without the addresses, which differ each time
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.errs[fmt.Sprint(what, ": ", err)]++
 }
 
-// connect has workers connect, send, read and close as fast as they can, with
-// a pause between two connections.
+// connect runs workers that connect, send, read and close again and again, with a
+// pause between two connections.
 func (f *traffic) connect(workers int, at string, pause time.Duration) {
 	for range workers {
 		f.clients.Go(func() {
 			for i := 0; !f.over(); i++ {
 				f.connects.Add(1)
-				conn, err := net.DialTimeout("tcp", at, patience)
+				conn, err := net.DialTimeout("tcp", at, relaytest.Limit)
 				if err != nil {
 					f.refused.Add(1)
 					f.saw("connect", err)
 					continue
 				}
-				_ = conn.SetDeadline(time.Now().Add(patience))
+				_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 				text := fmt.Sprint("x", i)
 				_, err = conn.Write([]byte(text))
 				buf := make([]byte, 100)
@@ -94,7 +96,7 @@ func (f *traffic) connect(workers int, at string, pause time.Duration) {
 	}
 }
 
-// talk has clients ask over one socket each, a question every 10 ms at most.
+// talk runs clients that ask over one socket each, at most every 10 ms.
 func (f *traffic) talk(clients int, at string) {
 	for c := range clients {
 		f.clients.Go(func() {
@@ -133,7 +135,8 @@ func (f *traffic) String() string {
 		f.connects.Load(), f.refused.Load(), f.broken.Load(), f.asked.Load(), f.lost.Load(), f.errs)
 }
 
-// sourcesOf is a UDP backend b that tells from which addresses it was asked.
+// sourcesOf starts a UDP backend b. The returned function counts the addresses
+// that it received datagrams from.
 func sourcesOf(t *testing.T, addr string) (sources func() int) {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", addr)
@@ -179,7 +182,7 @@ func reloadUnder(t *testing.T, s *server, length time.Duration, at string, confi
 	return f, reloads
 }
 
-// On our networks a reload costs nobody anything.
+// On our networks a reload costs no client anything.
 func TestReloadsLoseNothing(t *testing.T) {
 	length, _ := soak(t, 5*time.Second)
 	backend, _ := echoTCP(t, "b")
@@ -198,13 +201,13 @@ func TestReloadsLoseNothing(t *testing.T) {
 		t.Errorf("the backend saw %d clients from %d addresses", talkers, got)
 	}
 	if got := len(s.lines("config reloaded")); got != reloads {
-		t.Errorf("%d reloads were told %d times", reloads, got)
+		t.Errorf("%d reloads were logged %d times", reloads, got)
 	}
 }
 
-// The record of what the same costs on Caddy's own networks behind caddy-l4's
-// own proxy. Nothing is asked of it.
-func TestReloadsOfCaddysOwn(t *testing.T) {
+// TestReloadsOfCaddysNetworks logs what the same reloads cost with caddy-l4's own
+// proxy on Caddy's networks. It checks nothing.
+func TestReloadsOfCaddysNetworks(t *testing.T) {
 	length, _ := soak(t, 3*time.Second)
 	backend, _ := echoTCP(t, "b")
 	sources := sourcesOf(t, backend)
@@ -212,7 +215,7 @@ func TestReloadsOfCaddysOwn(t *testing.T) {
 	config := func(round int) string {
 		return fmt.Sprintf("tcp/%s {\n matching_timeout %ds\n route {\n proxy tcp/%s\n }\n }\n udp/%s {\n matching_timeout %ds\n route {\n proxy udp/%s\n }\n }", at, 3+round%2, backend, at, 3+round%2, backend)
 	}
-	s := startProcess(t, config(0), 0) // in a process of its own: it leaves goroutines behind
+	s := startProcess(t, config(0), 0) // in another process, because it leaks goroutines
 	f, reloads := reloadUnder(t, s.server, length, at, config)
 	t.Logf("tcp, udp, caddy-l4's proxy: %d reloads; %v; %d UDP clients, seen as %d", reloads, f, talkers, sources())
 }

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// One line for each reload says what it kept and what it changed.
-func TestReloadIsTold(t *testing.T) {
+// Each reload logs one line with what it kept and what it changed.
+func TestReloadIsLogged(t *testing.T) {
 	var echoes []string
 	for i := range 3 {
 		addr, _ := echoTCP(t, fmt.Sprint(i))
@@ -17,9 +19,9 @@ func TestReloadIsTold(t *testing.T) {
 	a, b, c := echoes[0], echoes[1], echoes[2]
 	at, second := freeAddr(t), freeAddr(t)
 	config := func(web string, more string) string {
-		return bothAt(at, web+" {\n name told\n }") + more
+		return bothAt(at, web+" {\n name logged\n }") + more
 	}
-	dns := func(backends string) string { return block("relay+tcp/"+second, backends+" {\n name told2\n }") }
+	dns := func(backends string) string { return block("relay+tcp/"+second, backends+" {\n name logged2\n }") }
 	s := start(t, config(a+" "+b, ""))
 	if got := s.lines("config reloaded"); len(got) != 0 {
 		t.Errorf("the first load is no reload: %v", got)
@@ -28,7 +30,7 @@ func TestReloadIsTold(t *testing.T) {
 	relays := dial(t, "tcp", at)
 	ask(t, relays, "x")
 	ask(t, dial(t, "udp", at), "x")
-	eventually(t, "both relays to be served", func() bool { return len(s.lines("connected")) == 3 })
+	relaytest.Eventually(t, "both relays to be served", func() bool { return len(s.lines("connected")) == 3 })
 
 	list := func(service string, backends ...string) string {
 		var all []string
@@ -42,11 +44,11 @@ func TestReloadIsTold(t *testing.T) {
 		services              int
 		added, removed, moved string
 	}{
-		{"one added", config(a+" "+b+" "+c, ""), 1, list("told", c), "[]", "[]"},
+		{"one added", config(a+" "+b+" "+c, ""), 1, list("logged", c), "[]", "[]"},
 		{"a new service", config(a+" "+b+" "+c, dns(b+" "+a)), 1, "[]", "[]", "[]"},
-		{"one removed", config(a+" "+c, dns(b+" "+a)), 2, "[]", list("told", b), "[]"},
-		{"two that change places", config(c+" "+a, dns(b+" "+a)), 2, "[]", "[]", "[" + sorted("told "+a, "told "+c) + "]"},
-		{"one for another", config(c+" "+a, dns(c+" "+a)), 2, list("told2", c), list("told2", b), "[]"},
+		{"one removed", config(a+" "+c, dns(b+" "+a)), 2, "[]", list("logged", b), "[]"},
+		{"two that change places", config(c+" "+a, dns(b+" "+a)), 2, "[]", "[]", "[" + sorted("logged "+a, "logged "+c) + "]"},
+		{"one for another", config(c+" "+a, dns(c+" "+a)), 2, list("logged2", c), list("logged2", b), "[]"},
 		{"a service goes", config(c+" "+a, ""), 1, "[]", "[]", "[]"},
 	} {
 		s.mustReload(reload.config)

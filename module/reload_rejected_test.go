@@ -5,9 +5,11 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// canBind says whether the addresses are free again, for TCP and UDP.
+// canBind reports whether the addresses are free, on TCP and UDP.
 func canBind(addrs ...string) bool {
 	for _, addr := range addrs {
 		ln, err := net.Listen("tcp", addr)
@@ -24,13 +26,13 @@ func canBind(addrs ...string) bool {
 	return true
 }
 
-// bothAt is a server on TCP and UDP at addr that relays on the given settings.
+// bothAt returns a layer4 server on TCP and UDP at addr with one relay.
 func bothAt(addr, relay string) string {
 	return fmt.Sprintf("relay+tcp/%s relay+udp/%s {\n route {\n relay %s\n }\n }\n", addr, addr, relay)
 }
 
-// A rejected config gets no client, leaves no listener, and changes nothing of
-// a service that the running one has too.
+// A rejected config gets no client, leaves no listener, and does not change the
+// services of the running config.
 func TestRejectedReloadLeavesNothing(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	echoUDP(t, "a", a)
@@ -41,14 +43,14 @@ func TestRejectedReloadLeavesNothing(t *testing.T) {
 		return bothAt(at, first+" {\n name kept\n idle_timeout 2s\n udp_responses 1\n }")
 	}
 	s := start(t, good(dead+" "+a))
-	if got := ask(t, dial(t, "tcp", at), "x"); got != "a x" { // and the dead one is down
+	if got := ask(t, dial(t, "tcp", at), "x"); got != "a x" { // the dead backend is down now
 		t.Fatalf("got %q", got)
 	}
 	taken := listenTCP(t)
 
-	// All of it is rejected: by a port that is taken, which shows when it
-	// starts, at the first listener or the second, as a map has it; by a
-	// handler that is wrong, which shows before.
+	// All these configs are rejected. A taken port is found when the config
+	// starts, at the first or at the second listener, in random order. A bad
+	// handler is found before.
 	for name, rejected := range map[string]string{
 		"a port taken, another service":       bothAt(at, b+" {\n name other\n }") + block("relay+tcp/"+taken.Addr().String(), b),
 		"a port taken, the same service":      bothAt(at, b+" {\n name kept\n }") + block("relay+tcp/"+taken.Addr().String(), b),
@@ -72,15 +74,15 @@ func TestRejectedReloadLeavesNothing(t *testing.T) {
 			}
 		})
 	}
-	// The dead backend is down as before: nobody has asked it again.
+	// The dead backend is still down: no client tried it again.
 	for _, message := range []string{"backend failed, first strike", "backend failed, second strike", "service started"} {
 		if got := s.lines(message); len(got) != 1 {
-			t.Errorf("%q was told %d times: %v", message, len(got), got)
+			t.Errorf("%q was logged %d times: %v", message, len(got), got)
 		}
 	}
 	for _, message := range []string{"config reloaded", "service stopped"} {
 		if got := s.lines(message); len(got) != 0 {
-			t.Errorf("%q was told of rejected configs: %v", message, got)
+			t.Errorf("%q was logged for rejected configs: %v", message, got)
 		}
 	}
 
@@ -90,14 +92,14 @@ func TestRejectedReloadLeavesNothing(t *testing.T) {
 	if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
 		t.Errorf("after the good reload: got %q", got)
 	}
-	told := s.lines("config reloaded")
-	if len(told) != 1 || fmt.Sprint(told[0]["backends_added"]) != fmt.Sprintf("[kept %s]", b) || fmt.Sprint(told[0]["backends_moved"]) != "[]" {
-		t.Errorf("the good reload was told so: %v", told)
+	reloads := s.lines("config reloaded")
+	if len(reloads) != 1 || fmt.Sprint(reloads[0]["backends_added"]) != fmt.Sprintf("[kept %s]", b) || fmt.Sprint(reloads[0]["backends_moved"]) != "[]" {
+		t.Errorf("the accepted reload was logged as %v", reloads)
 	}
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all ports to be free", func() bool { return canBind(at) })
+	relaytest.Eventually(t, "all ports to be free", func() bool { return canBind(at) })
 }
 
 // A first config that is rejected leaves nothing either.
@@ -111,7 +113,7 @@ func TestRejectedFirstConfig(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "in use") {
 			t.Fatalf("got %v", err)
 		}
-		eventually(t, "the port to be free", func() bool { return canBind(at) })
+		relaytest.Eventually(t, "the port to be free", func() bool { return canBind(at) })
 	}
 	if err := s.reload(bothAt(at, b+" {\n name first\n }")); err != nil {
 		t.Fatal(err)

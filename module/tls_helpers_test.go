@@ -12,12 +12,12 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 )
 
-// afterStart is a handler that clients pass once Caddy has started. Its TLS app
-// is still written to while layer4 serves already, which the race detector
-// takes for a race: it does not see that a client came later.
+// afterStart is a handler that orders clients after the start of Caddy, for the
+// race detector. Caddy still writes to its TLS app while layer4 serves already;
+// the detector does not see that the client came later.
 type afterStart struct{}
 
-// started counts the starts that clients have to come after.
+// started counts the starts of Caddy.
 var started atomic.Int64
 
 func init() { caddy.RegisterModule(afterStart{}) }
@@ -29,20 +29,21 @@ func (afterStart) CaddyModule() caddy.ModuleInfo {
 func (afterStart) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
 
 func (afterStart) Handle(cx *layer4.Connection, next layer4.Handler) error {
-	_ = started.Load() // what came before its latest change is seen from here on
+	_ = started.Load() // happens after the writes before the latest change
 	return next.Handle(cx)
 }
 
-// startBehindTLS relays on the given settings what Caddy has decrypted.
+// startBehindTLS starts a relay behind Caddy's TLS termination.
 func startBehindTLS(t *testing.T, at, relay string) *server {
 	t.Helper()
 	cert, key := certificate(t)
 	defer started.Add(1)
-	return startBeside(t, fmt.Sprintf(`"tls":{"certificates":{"load_files":[{"certificate":%q,"key":%q}]}}`, cert, key), "",
+	return startWithApps(t, fmt.Sprintf(`"tls":{"certificates":{"load_files":[{"certificate":%q,"key":%q}]}}`, cert, key), "",
 		fmt.Sprintf("TCP/%s {\n route {\n relay_test_after_start\n tls\n relay %s\n }\n }", at, relay))
 }
 
-// trusting makes a client of TLS, which shakes hands at the first byte.
-func trusting(conn net.Conn) *tls.Conn {
+// tlsClient returns a TLS client on conn that accepts any certificate. It does the
+// handshake with the first byte.
+func tlsClient(conn net.Conn) *tls.Conn {
 	return tls.Client(conn, &tls.Config{ServerName: "relay.test", InsecureSkipVerify: true})
 }

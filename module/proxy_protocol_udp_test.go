@@ -13,8 +13,9 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// taker is a UDP backend that keeps what it is sent, and answers if it is to.
-func taker(t *testing.T, answer string) (addr string, got <-chan []byte) {
+// recordUDP starts a UDP backend that keeps its datagrams. It answers each one
+// unless answer is empty.
+func recordUDP(t *testing.T, answer string) (addr string, got <-chan []byte) {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", freeAddr(t))
 	if err != nil {
@@ -38,8 +39,9 @@ func taker(t *testing.T, answer string) (addr string, got <-chan []byte) {
 	return pc.LocalAddr().String(), taken
 }
 
-// introduced splits a datagram in a header, nil if there is none, and the rest.
-func introduced(t *testing.T, datagram []byte) (h *proxyproto.Header, rest string) {
+// splitHeader splits a datagram into its header, which is nil if there is none, and
+// the rest.
+func splitHeader(t *testing.T, datagram []byte) (h *proxyproto.Header, rest string) {
 	t.Helper()
 	r := bufio.NewReader(bytes.NewReader(datagram))
 	h, err := proxyproto.Read(r)
@@ -50,30 +52,31 @@ func introduced(t *testing.T, datagram []byte) (h *proxyproto.Header, rest strin
 	return h, string(text)
 }
 
-// A session's first datagram has the header, or each of them.
+// The first datagram of a session has the header, or every datagram, depending on
+// the option.
 func TestProxyProtocolToUDPBackends(t *testing.T) {
 	for _, every := range []bool{false, true} {
 		t.Run(fmt.Sprint("every ", every), func(t *testing.T) {
 			overBoth(t, func(t *testing.T) {
-				addr, got := taker(t, "answer")
+				addr, got := recordUDP(t, "answer")
 				at, more := freeAddr(t), ""
 				if every {
 					more = "proxy_protocol_udp every"
 				}
 				start(t, block("UDP/"+at, fmt.Sprintf("%s {\n name %s\n proxy_protocol v2\n %s\n }", addr, serviceAt(at), more)))
-				for range 2 { // each session has its own
+				for range 2 { // once per session
 					client := dial(t, "udp", at)
 					for i := range 4 {
 						text := fmt.Sprint("datagram ", i)
 						if answer := ask(t, client, text); answer != "answer" {
 							t.Errorf("got %q", answer)
 						}
-						h, rest := introduced(t, <-got)
+						h, rest := splitHeader(t, <-got)
 						if rest != text || (h != nil) != (every || i == 0) {
 							t.Errorf("datagram %d: %v, %q", i, h, rest)
 						}
 						if h != nil {
-							introduces(t, h, 2, client.LocalAddr().String(), at)
+							wantHeader(t, h, 2, client.LocalAddr().String(), at)
 							if h.TransportProtocol != proxyproto.UDPv4 {
 								t.Errorf("%v", h.TransportProtocol)
 							}
@@ -88,12 +91,11 @@ func TestProxyProtocolToUDPBackends(t *testing.T) {
 	}
 }
 
-// Whoever is asked next is told who the client is, too: the same backend a
-// second time, and the next one.
+// The second attempt on a backend and the next backend get the header, too.
 func TestProxyProtocolToTheNextUDPBackend(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
-		silent, asked := taker(t, "")
-		good, served := taker(t, "answer")
+		silent, asked := recordUDP(t, "")
+		good, served := recordUDP(t, "answer")
 		at := freeAddr(t)
 		start(t, block("UDP/"+at, fmt.Sprintf("%s %s {\n proxy_protocol v2\n udp_reply_timeout 100ms\n }", silent, good)))
 		client := dial(t, "udp", at)
@@ -101,27 +103,27 @@ func TestProxyProtocolToTheNextUDPBackend(t *testing.T) {
 			t.Errorf("got %q", answer)
 		}
 		for i, datagram := range [][]byte{<-asked, <-asked, <-served} {
-			h, rest := introduced(t, datagram)
+			h, rest := splitHeader(t, datagram)
 			if h == nil || rest != "hello" {
 				t.Fatalf("attempt %d: %q", i, datagram)
 			}
-			introduces(t, h, 2, client.LocalAddr().String(), at)
+			wantHeader(t, h, 2, client.LocalAddr().String(), at)
 		}
 	})
 }
 
-// On a wildcard address of relay+udp/ the header has the address that the
-// client sent to.
+// On a wildcard listener of relay+udp/ the header has the address that the client
+// sent to.
 func TestProxyProtocolOfUDPOnAWildcardAddress(t *testing.T) {
-	addr, got := taker(t, "answer")
+	addr, got := recordUDP(t, "answer")
 	port := freePort(t)
 	start(t, block(fmt.Sprintf("relay+udp/:%d", port), addr+" {\n proxy_protocol v2\n }"))
 	at := fmt.Sprintf("127.0.0.1:%d", port)
 	client := dial(t, "udp", at)
 	ask(t, client, "hello")
-	h, rest := introduced(t, <-got)
+	h, rest := splitHeader(t, <-got)
 	if h == nil || rest != "hello" {
 		t.Fatalf("%v, %q", h, rest)
 	}
-	introduces(t, h, 2, client.LocalAddr().String(), at)
+	wantHeader(t, h, 2, client.LocalAddr().String(), at)
 }

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// One client's burst at a backend whose name hangs in the DNS costs another
-// client of the same listener nothing.
-func TestOneClientsLookupIsNobodyElses(t *testing.T) {
+// A client whose burst waits for a hanging lookup does not delay other clients of
+// the same listener.
+func TestHangingLookupDelaysNoOtherClient(t *testing.T) {
 	good, _ := echoUDP(t, "good", freeAddr(t))
 	at := freeAddr(t)
 	start(t, fmt.Sprintf(`relay+udp/%s {

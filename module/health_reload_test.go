@@ -5,9 +5,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// counted is a backend that counts who connects.
+// counted is a backend that counts its connections.
 type counted struct {
 	addr  string
 	count atomic.Int64
@@ -30,14 +32,14 @@ func newCounted(t *testing.T) *counted {
 	return c
 }
 
-// more waits until it was connected to n times more.
+// more waits for n more connections.
 func (c *counted) more(t *testing.T, n int64) {
 	t.Helper()
 	want := c.count.Load() + n
-	eventually(t, fmt.Sprintf("%d probes of %s", n, c.addr), func() bool { return c.count.Load() >= want })
+	relaytest.Eventually(t, fmt.Sprintf("%d probes of %s", n, c.addr), func() bool { return c.count.Load() >= want })
 }
 
-// quiet expects that nobody connects any more, but for whoever was about to.
+// quiet checks that no more connections come, except those already under way.
 func quiet(t *testing.T, backends ...*counted) {
 	t.Helper()
 	time.Sleep(100 * time.Millisecond)
@@ -45,7 +47,7 @@ func quiet(t *testing.T, backends ...*counted) {
 	for _, c := range backends {
 		before = append(before, c.count.Load())
 	}
-	time.Sleep(200 * time.Millisecond) // the absence of ten probes
+	time.Sleep(200 * time.Millisecond) // the time of ten probes
 	for i, c := range backends {
 		if n := c.count.Load() - before[i]; n > 0 {
 			t.Errorf("%d probes of %s", n, c.addr)
@@ -53,7 +55,7 @@ func quiet(t *testing.T, backends ...*counted) {
 	}
 }
 
-// Probes are those of the config in force.
+// The probes follow the current config.
 func TestProbesFollowReloads(t *testing.T) {
 	a, b, c, at := newCounted(t), newCounted(t), newCounted(t), freeAddr(t)
 	config := func(backends, probes string) string {
@@ -80,7 +82,7 @@ func TestProbesFollowReloads(t *testing.T) {
 	s.mustReload(config(c.addr+" "+a.addr, ""))
 	quiet(t, a, b, c)
 
-	for i := range 5 { // each of them ends the probes of the one before
+	for i := range 5 { // each reload stops the probes of the config before
 		s.mustReload(config(a.addr, fmt.Sprintf("health_check %dms", 20+i)))
 	}
 	a.more(t, 3)
@@ -96,9 +98,9 @@ func TestProbesFollowReloads(t *testing.T) {
 	}
 }
 
-// A service whose config goes takes its probes with it, also if it stays for
-// the sake of a relay, and has them again when it comes back.
-func TestProbesOfAServiceThatLeaves(t *testing.T) {
+// The probes of a service stop when it is removed, also while it still has a
+// relay. They start again when the service returns.
+func TestProbesOfARemovedService(t *testing.T) {
 	a, at, other := newMortal(t), freeAddr(t), freeAddr(t)
 	probed := newCounted(t)
 	rest := block("TCP/"+other, a.addr+" {\n name rest\n }")

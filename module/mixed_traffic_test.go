@@ -10,14 +10,16 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// backends of one address each, for TCP and UDP, that can be killed.
+// mortal is a backend for TCP and UDP that can be killed and started again.
 type mortal struct {
 	t    *testing.T
 	addr string
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	ln    net.Listener
 	pc    net.PacketConn
 	conns map[net.Conn]bool
@@ -85,7 +87,8 @@ func (m *mortal) rise() {
 	}()
 }
 
-// kill ends it as a crash does: the listeners, and all connections with a reset.
+// kill ends the backend like a crash: it closes the listeners and resets all
+// connections.
 func (m *mortal) kill() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -97,12 +100,12 @@ func (m *mortal) kill() {
 	}
 }
 
-// used is what the process has in use, as it tells itself.
+// used returns the usage of the process, from its debug endpoints.
 func (p *caddyProcess) used() (u usage) {
 	t := p.server.t
 	get := func(path, format string, value any) {
 		var text []byte
-		eventually(t, "the admin API to tell "+path, func() bool { // a reload resets who asks it just then
+		relaytest.Eventually(t, "a response of the admin API to "+path, func() bool { // a reload may reset the request
 			answer, err := http.Get("http://" + p.admin + path)
 			if err != nil {
 				return false
@@ -126,9 +129,8 @@ func (p *caddyProcess) used() (u usage) {
 	return u
 }
 
-// The long run: TCP and UDP traffic, a reload every second, and one of two
-// backends killed every ten. The only clients that may see an error are those
-// that were on the backend when it died.
+// The long run: TCP and UDP traffic, a reload every second, and one of two backends
+// killed every ten seconds. Only clients of a killed backend may see an error.
 func TestMixedTraffic(t *testing.T) {
 	if os.Getenv("RELAY_SOAK") == "" {
 		t.Skip("the long run is for .ci/soak, which sets RELAY_SOAK")
@@ -147,7 +149,7 @@ func TestMixedTraffic(t *testing.T) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	failed := func() int64 { return f.refused.Load() + f.broken.Load() + f.lost.Load() }
-	var before int64 // failed, when the last kill was over
+	var before int64 // failures when the last kill was complete
 	kills, elsewhere := 0, int64(0)
 	var first, last usage
 	for round := 1; time.Since(began) < length; round++ {
@@ -164,7 +166,7 @@ func TestMixedTraffic(t *testing.T) {
 			}
 			victim.kill()
 		case 8:
-			before = failed() // what failed at the kill has done so by now
+			before = failed() // all failures due to the kill have occurred
 			victim.rise()
 			kills++
 		}

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// A listener's address changes to one that overlaps with it, within one
-// reload: who is there stays, and who comes is served by the new config.
-func TestAddressesChangeInOneReload(t *testing.T) {
+// A listener's address can change to an overlapping one within one reload. The
+// new config serves the next client.
+func TestOverlappingAddressesChangeInOneReload(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	echoUDP(t, "a", a)
 	b, _ := echoTCP(t, "b")
@@ -49,7 +51,7 @@ func TestAddressesChangeInOneReload(t *testing.T) {
 	}
 }
 
-// freePorts finds some in a row.
+// freePorts returns the first of n consecutive free ports.
 func freePorts(t *testing.T, n int) (first int) {
 	t.Helper()
 	for range 100 {
@@ -66,10 +68,10 @@ func freePorts(t *testing.T, n int) (first int) {
 	return 0
 }
 
-// Two configs with port ranges that overlap: those of both have one socket.
+// Two configs whose port ranges overlap share the sockets of the ports in both.
 func TestPortRanges(t *testing.T) {
 	a, _ := echoTCP(t, "a")
-	tellSource(t, a)
+	echoSource(t, a)
 	port := freePorts(t, 5)
 	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", port+i) }
 	config := func(from, to int) string {
@@ -104,8 +106,9 @@ func TestPortRanges(t *testing.T) {
 	}
 }
 
-// What cannot be listened on is refused with a reason, and changes nothing.
-func TestAddressesThatAreRefused(t *testing.T) {
+// A config with an address that cannot be listened on is rejected with a reason,
+// and the running config continues.
+func TestAddressErrors(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	echoUDP(t, "a", a)
 	b, _ := echoTCP(t, "b")
@@ -114,39 +117,39 @@ func TestAddressesThatAreRefused(t *testing.T) {
 	s := start(t, bothAt(at, a))
 	relay := b + " {\n name rejected\n }"
 	wildcard := ":" + strings.Split(held, ":")[1]
-	for name, refused := range map[string]struct{ config, want string }{
-		"two servers, TCP":                   {block("relay+tcp/"+other, relay) + block("relay+tcp/"+other, relay), other + " is listed more than once"},
-		"two servers, UDP":                   {block("relay+udp/"+other, relay) + block("relay+udp/"+other, relay), other + " is listed more than once"},
-		"two servers, one of the running":    {block("relay+tcp/"+at, relay) + block("relay+tcp/"+at, relay), at + " is listed more than once"},
-		"two spellings":                      {block("relay+tcp/"+strings.Replace(other, "127.0.0.1", "", 1), relay) + block("relay+tcp/"+strings.Replace(other, "127.0.0.1", "[::]", 1), relay), "is listed more than once"},
-		"no port":                            {block("relay+tcp/127.0.0.1", relay), "a port from 1 to 65535"},
-		"port 0":                             {block("relay+tcp/127.0.0.1:0", relay), "a port from 1 to 65535"},
-		"no port, UDP":                       {block("relay+udp/127.0.0.1", relay), "a port from 1 to 65535"},
-		"port 0, UDP":                        {block("relay+udp/:0", relay), "a port from 1 to 65535"},
-		"port 65536":                         {block("relay+tcp/:65536", relay), "65536"},
-		"held by another program, TCP":       {block("relay+tcp/"+held, relay), "another program holds port"},
-		"held by another program, UDP":       {block("relay+udp/"+held, relay), "another program holds port"},
-		"held by another program, wildcard":  {block("relay+tcp/"+wildcard, relay), "another program holds port"},
-		"held by another, UDP wildcard":      {block("relay+udp/"+wildcard, relay), "another program holds port"},
-		"not an address of ours":             {block("relay+tcp/192.0.2.1:"+strings.Split(other, ":")[1], relay), "192.0.2.1"},
-		"a name that is none":                {block("relay+tcp/nobody.invalid:"+strings.Split(other, ":")[1], relay), "nobody.invalid"},
-		"a range with a port that is held":   {block("relay+tcp/"+held+"-"+strings.Split(held, ":")[1], relay), "another program holds port"},
-		"behind a good one, held by another": {bothAt(at, relay) + block("relay+udp/"+held, relay), "another program holds port"},
+	for name, test := range map[string]struct{ config, want string }{
+		"two servers, TCP":                  {block("relay+tcp/"+other, relay) + block("relay+tcp/"+other, relay), other + " is listed more than once"},
+		"two servers, UDP":                  {block("relay+udp/"+other, relay) + block("relay+udp/"+other, relay), other + " is listed more than once"},
+		"two servers, one of the running":   {block("relay+tcp/"+at, relay) + block("relay+tcp/"+at, relay), at + " is listed more than once"},
+		"two spellings":                     {block("relay+tcp/"+strings.Replace(other, "127.0.0.1", "", 1), relay) + block("relay+tcp/"+strings.Replace(other, "127.0.0.1", "[::]", 1), relay), "is listed more than once"},
+		"no port":                           {block("relay+tcp/127.0.0.1", relay), "a port from 1 to 65535"},
+		"port 0":                            {block("relay+tcp/127.0.0.1:0", relay), "a port from 1 to 65535"},
+		"no port, UDP":                      {block("relay+udp/127.0.0.1", relay), "a port from 1 to 65535"},
+		"port 0, UDP":                       {block("relay+udp/:0", relay), "a port from 1 to 65535"},
+		"port 65536":                        {block("relay+tcp/:65536", relay), "65536"},
+		"held by another program, TCP":      {block("relay+tcp/"+held, relay), "another program holds port"},
+		"held by another program, UDP":      {block("relay+udp/"+held, relay), "another program holds port"},
+		"held by another program, wildcard": {block("relay+tcp/"+wildcard, relay), "another program holds port"},
+		"held by another, UDP wildcard":     {block("relay+udp/"+wildcard, relay), "another program holds port"},
+		"not an address of this host":       {block("relay+tcp/192.0.2.1:"+strings.Split(other, ":")[1], relay), "192.0.2.1"},
+		"a name without address":            {block("relay+tcp/missing.invalid:"+strings.Split(other, ":")[1], relay), "missing.invalid"},
+		"a range with a port that is held":  {block("relay+tcp/"+held+"-"+strings.Split(held, ":")[1], relay), "another program holds port"},
+		"after a free one, held by another": {bothAt(at, relay) + block("relay+udp/"+held, relay), "another program holds port"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := s.reload(refused.config)
+			err := s.reload(test.config)
 			if err == nil {
 				t.Fatal("accepted")
 			}
-			if !strings.Contains(err.Error(), refused.want) {
-				t.Errorf("the error does not say %q: %v", refused.want, err)
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("the error does not say %q: %v", test.want, err)
 			}
 			for _, network := range []string{"tcp", "udp"} {
 				if got := ask(t, dial(t, network, at), "x"); got != "a x" {
-					t.Errorf("the running config, %s: got %q", network, got)
+					t.Errorf("the previous config, %s: got %q", network, got)
 				}
 			}
-			eventually(t, "the other port to be free", func() bool { return canBind(other) })
+			relaytest.Eventually(t, "the other port to be free", func() bool { return canBind(other) })
 		})
 	}
 }

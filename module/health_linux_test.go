@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// silentTCP is an address that does not answer those who connect: the queue of
-// its listener is full.
+// silentTCP returns an address that does not answer a connect, because the queue
+// of its listener is full.
 func silentTCP(t *testing.T) string {
 	t.Helper()
 	ln := listenTCP(t)
@@ -35,8 +37,8 @@ func silentTCP(t *testing.T) string {
 	return ""
 }
 
-// A client's failure and a probe's are two strikes. The client that waits on
-// the backend goes on with the next one at once.
+// The failure of a client and that of a probe are two strikes. The client that
+// waits for the backend continues with the next one at once.
 func TestStrikesOfClientsAndProbesAddUp(t *testing.T) {
 	silent, at := silentTCP(t), freeAddr(t)
 	good, _ := echoTCP(t, "good")
@@ -45,7 +47,7 @@ func TestStrikesOfClientsAndProbesAddUp(t *testing.T) {
 	}
 	s := start(t, config(""))
 	client := dial(t, "tcp", at)
-	eventually(t, "the client's strike", func() bool { return len(s.lines("backend failed, first strike")) == 1 })
+	relaytest.Eventually(t, "the client's strike", func() bool { return len(s.lines("backend failed, first strike")) == 1 })
 	s.mustReload(config("health_check 20ms {\n timeout 20ms\n }\n"))
 	if got := ask(t, client, "x"); got != "good x" {
 		t.Errorf("got %q", got)
@@ -53,8 +55,8 @@ func TestStrikesOfClientsAndProbesAddUp(t *testing.T) {
 	if line := s.lines("backend failed, first strike")[0]; line["client"] != client.LocalAddr().String() {
 		t.Errorf("the first strike: %v", line)
 	}
-	eventually(t, "the second strike to be told", func() bool { return len(s.lines("backend failed, second strike")) > 0 })
-	if probes, clients := s.by("backend failed, second strike"); probes != 1 || clients != 0 {
+	relaytest.Eventually(t, "the second strike to be logged", func() bool { return len(s.lines("backend failed, second strike")) > 0 })
+	if probes, clients := s.linesBy("backend failed, second strike"); probes != 1 || clients != 0 {
 		t.Errorf("second strikes of %d probes, %d clients", probes, clients)
 	}
 }

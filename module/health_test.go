@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/module"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -18,8 +20,9 @@ import (
 // quickly is a health check for tests.
 const quickly = "health_check 20ms {\n timeout 5s\n }\n"
 
-// by says which lines of a message tell of a health check, and which not.
-func (s *server) by(message string) (probes, clients int) {
+// linesBy counts the lines of a message that are about health checks and about
+// clients.
+func (s *server) linesBy(message string) (probes, clients int) {
 	for _, line := range s.lines(message) {
 		if line["client"] == "health check" {
 			probes++
@@ -30,9 +33,9 @@ func (s *server) by(message string) (probes, clients int) {
 	return probes, clients
 }
 
-// entries are what the journal has of health checks, each as its kind
+// probeEntries returns the journal's entries about health checks, each as its kind
 // and port.
-func entries(service string) (list []string) {
+func probeEntries(service string) (list []string) {
 	for _, e := range module.ServiceOf(service).Journal.Entries() {
 		if e.By == "health check" {
 			list = append(list, string(e.Kind)+" "+portOf(e.Backend))
@@ -59,8 +62,8 @@ func TestValidateProbesNothing(t *testing.T) {
 	}
 }
 
-// Probes alone find that the primary is dead, and that it is back; clients
-// that are being served notice nothing.
+// Probes alone find that the primary is dead, and that it works again. Clients
+// being served notice nothing.
 func TestProbesMoveThePrimary(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		a, at := newMortal(t), freeAddr(t)
@@ -68,9 +71,9 @@ func TestProbesMoveThePrimary(t *testing.T) {
 		s := start(t, block("TCP/"+at, fmt.Sprintf("%s %s {\n name %s\n %s failback\n }", a.addr, b, serviceAt(at), quickly)))
 		order := func() []string { return module.ServiceOf(serviceAt(at)).Pool.Order() }
 		a.kill()
-		eventually(t, "the demotion", func() bool { return order()[0] == b })
-		eventually(t, "the lines", func() bool { n, _ := s.by("backend failed, second strike"); return n == 1 })
-		if probes, clients := s.by("backend failed, first strike"); probes != 1 || clients != 0 {
+		relaytest.Eventually(t, "the demotion", func() bool { return order()[0] == b })
+		relaytest.Eventually(t, "the lines", func() bool { n, _ := s.linesBy("backend failed, second strike"); return n == 1 })
+		if probes, clients := s.linesBy("backend failed, first strike"); probes != 1 || clients != 0 {
 			t.Errorf("first strikes of %d probes, %d clients", probes, clients)
 		}
 		old := dial(t, "tcp", at)
@@ -78,18 +81,18 @@ func TestProbesMoveThePrimary(t *testing.T) {
 			t.Fatalf("got %q", got)
 		}
 		a.rise()
-		eventually(t, "the failback", func() bool { return order()[0] == a.addr })
+		relaytest.Eventually(t, "the failback", func() bool { return order()[0] == a.addr })
 		if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
 			t.Errorf("a new client got %q", got)
 		}
 		if got := ask(t, old, "y"); got != "second y" {
 			t.Errorf("the client that was there got %q", got)
 		}
-		if got, want := entries(serviceAt(at))[:3], []string{"strike " + portOf(a.addr), "demotion " + portOf(a.addr), "recovery " + portOf(a.addr)}; !slices.Equal(got, want) {
+		if got, want := probeEntries(serviceAt(at))[:3], []string{"strike " + portOf(a.addr), "demotion " + portOf(a.addr), "recovery " + portOf(a.addr)}; !slices.Equal(got, want) {
 			t.Errorf("the journal has %v, want %v", got, want)
 		}
-		eventually(t, "both orders to be told", func() bool { return len(s.lines("backend order changed")) == 2 })
-		if probes, clients := s.by("backend recovered"); probes != 1 || clients != 0 {
+		relaytest.Eventually(t, "both orders to be logged", func() bool { return len(s.lines("backend order changed")) == 2 })
+		if probes, clients := s.linesBy("backend recovered"); probes != 1 || clients != 0 {
 			t.Errorf("recoveries of %d probes, %d clients", probes, clients)
 		}
 	})
@@ -109,11 +112,11 @@ func TestProbeEndsCooldown(t *testing.T) {
 	}
 	a.rise()
 	s.mustReload(config(quickly))
-	eventually(t, "the recovery", func() bool { return state() == upstream.Up })
-	eventually(t, "the recovery to be told", func() bool { n, _ := s.by("backend recovered"); return n == 1 })
+	relaytest.Eventually(t, "the recovery", func() bool { return state() == upstream.Up })
+	relaytest.Eventually(t, "the recovery to be logged", func() bool { n, _ := s.linesBy("backend recovered"); return n == 1 })
 }
 
-// UDP backends are probed by what they answer.
+// A UDP backend passes a probe only if it answers.
 func TestProbesOfUDP(t *testing.T) {
 	var ill atomic.Bool
 	pc, err := net.ListenPacket("udp", freeAddr(t))
@@ -139,7 +142,7 @@ func TestProbesOfUDP(t *testing.T) {
 	other, _ := echoUDP(t, "other ping pong", freeAddr(t))
 	at := freeAddr(t)
 	s := start(t, block("UDP/"+at, fmt.Sprintf("%s %s {\n name probed\n failback\n health_check 20ms {\n network udp\n timeout 200ms\n send ping\\r\\n\n expect pong\n }\n }", backend, other)))
-	eventually(t, "probes that are answered", func() bool {
+	relaytest.Eventually(t, "probes that are answered", func() bool {
 		return module.StatsOf("probed").Backends[0].Networks[upstream.UDP].Succeeded > 2
 	})
 	if n := len(s.lines("backend failed, first strike")); n != 0 {
@@ -147,16 +150,31 @@ func TestProbesOfUDP(t *testing.T) {
 	}
 	ill.Store(true)
 	order := func() []string { return module.ServiceOf("probed").Pool.Order() }
-	eventually(t, "the demotion", func() bool { return order()[0] == other })
+	relaytest.Eventually(t, "the demotion", func() bool { return order()[0] == other })
 	if got := ask(t, dial(t, "udp", at), "x"); got != "other ping pong x" {
 		t.Errorf("got %q", got)
 	}
 	ill.Store(false)
-	eventually(t, "the failback", func() bool { return order()[0] == backend })
+	relaytest.Eventually(t, "the failback", func() bool { return order()[0] == backend })
 	for _, message := range []string{"backend failed, first strike", "backend failed, second strike", "backend recovered"} {
 		lines := s.lines(message)
 		if len(lines) != 1 || lines[0]["network"] != "udp" || lines[0]["client"] != "health check" || lines[0]["backend"] != backend {
 			t.Errorf("%s: %v", message, lines)
 		}
+	}
+}
+
+// A failback changes the order, so it is recorded in the journal.
+func TestFailbackInTheJournal(t *testing.T) {
+	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
+	start(t, block("TCP/"+at, fmt.Sprintf("%s %s {\n name failback\n %s failback\n }", a.addr, b.addr, quickly)))
+	order := func() []string { return module.ServiceOf("failback").Pool.Order() }
+	a.kill()
+	relaytest.Eventually(t, "the demotion", func() bool { return order()[0] == b.addr })
+	a.rise()
+	relaytest.Eventually(t, "the failback", func() bool { return order()[0] == a.addr })
+	entries := module.ServiceOf("failback").Journal.Entries()
+	if last := entries[len(entries)-1]; last.Kind != handler.KindFailback || last.Backend != a.addr {
+		t.Errorf("the last entry: %v", last)
 	}
 }

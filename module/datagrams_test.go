@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// caddy-l4's listener stands still for all clients, for ever, when one
-// association's queue of five fills up and nobody reads it. These bursts make
-// that happen with any handler that returns, or is busy, at the wrong moment.
+// caddy-l4's listener blocks for all clients, for ever, when the channel of one
+// association fills up with five datagrams and is not read. These bursts cause that
+// with any handler that returns or is busy at the wrong moment.
 func TestBurstsDoNotWedgeTheListener(t *testing.T) {
 	good, _ := echoUDP(t, "good", freeAddr(t))
 	for name, relay := range map[string]string{
@@ -63,7 +63,7 @@ func TestBurstsDoNotWedgeTheListener(t *testing.T) {
 	}
 }
 
-// silentUDP takes datagrams and answers none: a DNS server that hangs.
+// silentUDP starts a UDP backend that does not answer.
 func silentUDP(t *testing.T) string {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", freeAddr(t))
@@ -102,7 +102,7 @@ func TestUDPBackendDiesAndComesBack(t *testing.T) {
 			t.Fatalf("got %q", got)
 		}
 		stop()
-		if got := ask(t, conn, "2"); got != "second 2" { // the very datagram that met the failure
+		if got := ask(t, conn, "2"); got != "second 2" { // the datagram that hit the failure
 			t.Errorf("got %q", got)
 		}
 		echoUDP(t, "first again", first)
@@ -115,8 +115,8 @@ func TestUDPBackendDiesAndComesBack(t *testing.T) {
 	})
 }
 
-// An association of caddy-l4 lives as long as the session behind it, in either
-// direction: caddy-l4 alone counts only what the client sends.
+// Traffic in either direction keeps an association of caddy-l4 alive. caddy-l4
+// itself counts only what the client sends.
 func TestBackendMayTalkToASilentClient(t *testing.T) {
 	pc, err := net.ListenPacket("udp", freeAddr(t))
 	if err != nil {
@@ -134,7 +134,7 @@ func TestBackendMayTalkToASilentClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 20 { // two seconds: many of caddy-l4's idle timeouts, two of ours
+	for i := range 20 { // 2 s: many idle timeouts of caddy-l4, two of the relay
 		text := fmt.Sprintf("push %d", i)
 		if _, err := pc.WriteTo([]byte(text), client); err != nil {
 			t.Fatal(err)
@@ -143,9 +143,9 @@ func TestBackendMayTalkToASilentClient(t *testing.T) {
 		if err != nil || string(buf[:n]) != text {
 			t.Fatalf("push %d: got %q, %v", i, buf[:n], err)
 		}
-		time.Sleep(100 * time.Millisecond) // the passing of time is what is tested
+		time.Sleep(100 * time.Millisecond) // the test is about the passing of time
 	}
-	// The same session still: the client's next datagram comes from the same port.
+	// Still the same session: the client's next datagram comes from the same port.
 	if _, err := conn.Write([]byte("still here")); err != nil {
 		t.Fatal(err)
 	}
