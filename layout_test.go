@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"resolver":           {},
 	"internal/dgram":     {"internal/netio"},
 	"internal/dial":      {"internal/netio"},
-	"internal/hook":      {},
+	"internal/hook":      {"internal/loglimit"},
 	"internal/listen":    {"internal/netio"},
 	"internal/loglimit":  {},
 	"internal/netio":     {},

@@ -29,8 +29,8 @@ func postTest(r *http.Request) (any, error) {
 	return s.newTest().run(context.WithoutCancel(r.Context()), s, b), nil
 }
 
-// backendTest says how a backend is tested: with the probe of the service's
-// health check, or with a TCP connect if it has none. UDP is tested only if a
+// backendTest is a test of a backend. It uses the probe of the service's health
+// check, or a TCP connect if the service has none. UDP is tested only if the
 // health check sends something over UDP, because silence proves nothing.
 type backendTest struct {
 	timeout  time.Duration // of the lookup, and of each address

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// descriptorLimit raises the limit as far as it goes and says how far that is.
+// descriptorLimit returns the number of descriptors that this process may open.
 func descriptorLimit(t *testing.T) int {
 	t.Helper()
 	var limit syscall.Rlimit

@@ -112,8 +112,8 @@ func loadService(config caddyfile.Config, set *settings) (*service, error) {
 	return value.(*service), nil
 }
 
-// apply makes the settings of a config that starts the current ones. It returns
-// what that changed.
+// apply makes the settings of a config that starts the current ones. It returns a
+// summary of the changes.
 func (s *service) apply(set *settings) reloadSummary {
 	s.mu.Lock()
 	defer s.mu.Unlock()

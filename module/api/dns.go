@@ -16,7 +16,7 @@ type DNSEntry struct {
 	Resolvers []string  `json:"resolvers,omitempty"` // absent: the system's resolver
 }
 
-// DNSSource tells where the addresses of a DNS entry come from.
+// DNSSource is the origin of the addresses of a DNS entry.
 type DNSSource string
 
 // The sources of addresses.

@@ -2,7 +2,8 @@ package api
 
 import "time"
 
-// Explanation tells why the queue of a service is in its current state.
+// Explanation describes the queue of a service and lists the events that led to
+// its current state.
 type Explanation struct {
 	Service  string         `json:"service"`
 	Order    []string       `json:"order"`
