@@ -1,7 +1,6 @@
 package module
 
 import (
-	"math"
 	"time"
 
 	"github.com/async-relay/caddy-relay/handler"
@@ -96,7 +95,7 @@ func apiNetwork(status upstream.NetworkStatus, use handler.Use) api.Network {
 			BytesUp:     use.BytesUp,
 			BytesDown:   use.BytesDown,
 		},
-		Connect: api.Quantiles{P50: milliseconds(use.Connects.P50), P99: milliseconds(use.Connects.P99)},
+		Connect: api.Quantiles{P50: handler.Milliseconds(use.Connects.P50), P99: handler.Milliseconds(use.Connects.P99)},
 	}
 	if last := status.LastFailure; !last.At.IsZero() {
 		v.Failure = &api.Failure{At: last.At, Error: last.Error}
@@ -120,6 +119,3 @@ func (s *service) cachedAddresses(b *upstream.Backend) []string {
 	}
 	return found
 }
-
-// milliseconds returns d in milliseconds, rounded to a microsecond.
-func milliseconds(d time.Duration) float64 { return math.Round(d.Seconds()*1e6) / 1e3 }

@@ -57,7 +57,7 @@ func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) a
 		began := time.Now()
 		var err error
 		addrs, err = t.lookup(ctx, s, b.Host)
-		result.Lookup = milliseconds(time.Since(began))
+		result.Lookup = handler.Milliseconds(time.Since(began))
 		if err != nil {
 			result.Error = err.Error()
 			return result
@@ -90,7 +90,7 @@ func (t backendTest) dial(ctx context.Context, n upstream.Network, addr netip.Ad
 	defer cancel()
 	began := time.Now()
 	err := t.probe.Probe(ctx, n, addr)
-	d := api.TestedDial{Network: n.String(), Address: addr.String(), OK: err == nil, Latency: milliseconds(time.Since(began))}
+	d := api.TestedDial{Network: n.String(), Address: addr.String(), OK: err == nil, Latency: handler.Milliseconds(time.Since(began))}
 	if err != nil {
 		d.Error = err.Error()
 	}

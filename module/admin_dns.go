@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/module/api"
 	"github.com/async-relay/caddy-relay/resolver"
 )
@@ -69,7 +70,7 @@ func apiDNSEntry(entry resolver.Entry, c *resolver.Cache, now time.Time) api.DNS
 // seconds returns d in seconds, rounded to a microsecond. It
 // returns 0 for a negative d, which the time between two readings of the clock
 // can cause.
-func seconds(d time.Duration) float64 { return milliseconds(max(d, 0)) / 1e3 }
+func seconds(d time.Duration) float64 { return handler.Milliseconds(max(d, 0)) / 1e3 }
 
 func postFlush(r *http.Request) (any, error) {
 	host := r.URL.Query().Get("host")
