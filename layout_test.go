@@ -23,14 +23,16 @@ var arrows = map[string][]string{
 	".":                  {"module"},
 	"bench":              {},
 	"cmd/caddy":          {"."},
-	"module":             {"caddyfile", "handler", "upstream", "resolver", "internal/..."},
+	"module":             {"caddyfile", "handler", "upstream", "resolver", "internal/...", "module/api", "module/command"},
+	"module/api":         {},
+	"module/command":     {"module/api", "caddyfile", "internal/watch"},
 	"handler":            {"upstream", "internal/dgram", "internal/dial", "internal/loglimit", "internal/stream", "internal/netio"},
 	"caddyfile":          {},
 	"upstream":           {},
 	"resolver":           {},
 	"internal/dgram":     {"internal/netio"},
 	"internal/dial":      {"internal/netio"},
-	"internal/hook":      {},
+	"internal/hook":      {"internal/loglimit"},
 	"internal/listen":    {"internal/netio"},
 	"internal/loglimit":  {},
 	"internal/netio":     {},
@@ -40,7 +42,7 @@ var arrows = map[string][]string{
 }
 
 // core are the packages that build without Caddy in their dependencies.
-var core = []string{"handler", "upstream", "resolver", "internal/"}
+var core = []string{"handler", "upstream", "resolver", "internal/", "module/api"}
 
 type goPackage struct {
 	ImportPath string

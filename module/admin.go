@@ -10,12 +10,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// Admin is what the relay adds to Caddy's admin API, below /relay/: services
-// as they are, and what an operator does to them.
+// Admin adds the paths below /relay/ to Caddy's admin API. They show services
+// and let an operator change them.
 //
-// Caddy makes one before the apps of a config, keeps that of a rejected
-// config, and cleans none up. So it has no state: it shows and changes what
-// services share across reloads.
+// Admin has no state, because Caddy creates one before the apps of a config,
+// keeps the one of a rejected config, and cleans none of them up. It works on
+// the services themselves, which configs share.
 type Admin struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -26,11 +26,11 @@ func (Admin) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// endpoint answers one kind of request.
+// endpoint handles the requests of one method and path.
 type endpoint struct {
 	method  string
-	pattern string // of http.ServeMux, which takes escaped slashes as part of a name
-	answer  func(*http.Request) (any, error)
+	pattern string                           // for http.ServeMux; an escaped slash does not end a segment
+	handle  func(*http.Request) (any, error) // returns the response, which is encoded as JSON
 }
 
 var endpoints = []endpoint{
@@ -62,14 +62,14 @@ func (e endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 			allowed += ", " + http.MethodHead
 		}
 		w.Header().Set("Allow", allowed)
-		return apiErrorf(http.StatusMethodNotAllowed, "method %s is not allowed here, but %s", r.Method, allowed)
+		return apiErrorf(http.StatusMethodNotAllowed, "method %s not allowed, use %s", r.Method, e.method)
 	}
-	answer, err := e.answer(r)
+	response, err := e.handle(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	return json.NewEncoder(w).Encode(answer)
+	return json.NewEncoder(w).Encode(response)
 }
 
 func noEndpoint(_ http.ResponseWriter, r *http.Request) error {
@@ -80,25 +80,26 @@ func apiErrorf(status int, format string, args ...any) error {
 	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
 }
 
-// unknown is the answer to a name that nothing has.
-func unknown(what, name string, known []string) error {
+// errUnknown returns the error for a name of no service or backend. what is
+// "service" or "backend", and known are the existing names.
+func errUnknown(what, name string, known []string) error {
 	if len(known) == 0 {
-		return apiErrorf(http.StatusNotFound, "unknown %s %q: there is none", what, name)
+		return apiErrorf(http.StatusNotFound, "unknown %s %q (no %ss)", what, name, what)
 	}
-	return apiErrorf(http.StatusNotFound, "unknown %s %q: there is %s", what, name, strings.Join(known, ", "))
+	return apiErrorf(http.StatusNotFound, "unknown %s %q (have %s)", what, name, strings.Join(known, ", "))
 }
 
-// remote says where a request came from, for the log and the journal.
-func remote(r *http.Request) string {
+// requester returns the client address of a request, for the log and the journal.
+func requester(r *http.Request) string {
 	if r.RemoteAddr == "" || r.RemoteAddr == "@" {
 		return "unix socket"
 	}
 	return r.RemoteAddr
 }
 
-// tellOperation writes a change by an operator into the log.
-func tellOperation(r *http.Request, action string, fields ...zap.Field) {
-	fields = append([]zap.Field{zap.String("action", action), zap.String("remote", remote(r))}, fields...)
+// logOperation logs a change that an operator made.
+func logOperation(r *http.Request, action string, fields ...zap.Field) {
+	fields = append([]zap.Field{zap.String("action", action), zap.String("remote", requester(r))}, fields...)
 	processLog().Info("changed through the admin API", fields...)
 }
 

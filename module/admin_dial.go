@@ -1,10 +1,8 @@
 package module
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"net"
+	"errors"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -13,125 +11,88 @@ import (
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/module/api"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// testView is what came of a test of a backend by hand.
-type testView struct {
-	Service string     `json:"service"`
-	Backend string     `json:"backend"`
-	OK      bool       `json:"ok"`              // an address answered, on each network that was tested
-	Error   string     `json:"error,omitempty"` // of the lookup
-	Lookup  float64    `json:"lookup_ms"`       // 0 for an address
-	Dials   []dialView `json:"dials"`
-}
+var errTestTimeout = errors.New("test timeout")
 
-// dialView is what one address said.
-type dialView struct {
-	Network string  `json:"network"`
-	Address string  `json:"address"`
-	OK      bool    `json:"ok"`
-	Latency float64 `json:"latency_ms"` // until it answered, or failed
-	Error   string  `json:"error,omitempty"`
-}
-
-// postTest dials all addresses of a backend now, and counts for nothing: no
-// strike, no recovery. UDP is only tested where a health check says what to
-// send, since silence is no answer.
+// postTest tests all addresses of a backend now. The result does not affect the
+// queue: it is neither a strike nor a success.
 func postTest(r *http.Request) (any, error) {
-	s, b, err := chosen(r)
+	s, b, err := requested(r)
 	if err != nil {
 		return nil, err
 	}
-	// Not with the request's end, which the admin server also sees after its
-	// read timeout of ten seconds; a connect_timeout may be longer.
-	return s.test().run(context.WithoutCancel(r.Context()), s, b), nil
+	// The test must not end with the request's context. The admin server cancels
+	// that after its read timeout of ten seconds, and connect_timeout may be longer.
+	return s.newTest().run(context.WithoutCancel(r.Context()), s, b), nil
 }
 
-// test is how a backend is tested: as the settings in force have it.
-type test struct {
-	timeout  time.Duration // of the lookup, and of each dial
+// backendTest is a test of a backend. It uses the probe of the service's health
+// check, or a TCP connect if the service has none. UDP is tested only if the
+// health check sends something over UDP, because silence proves nothing.
+type backendTest struct {
+	timeout  time.Duration // of the lookup, and of each address
 	networks []upstream.Network
-	check    handler.HealthCheck // what to send and expect over UDP
+	probe    handler.HealthCheck
 }
 
-func (s *service) test() test {
-	t := test{timeout: caddyfile.DefaultConnectTimeout, networks: []upstream.Network{upstream.TCP}}
+// newTest returns the test for the current settings of the service.
+func (s *service) newTest() backendTest {
+	t := backendTest{timeout: caddyfile.DefaultConnectTimeout, networks: []upstream.Network{upstream.TCP}}
 	if g := s.current.Load(); g != nil {
 		t.timeout = g.connectTimeout
 		if g.check != nil {
-			t.networks, t.check = g.check.Networks, *g.check
+			t.timeout, t.networks, t.probe = g.check.Timeout, g.check.Networks, *g.check
 		}
 	}
 	return t
 }
 
-func (t test) run(ctx context.Context, s *service, b *upstream.Backend) testView {
-	v := testView{Service: s.Name, Backend: b.Text, Dials: []dialView{}}
+func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) api.Test {
+	result := api.Test{Service: s.Name, Backend: b.Text, Dials: []api.TestedDial{}}
 	addrs := []netip.Addr{b.IP}
 	if !b.IP.IsValid() {
-		var err error
 		began := time.Now()
-		lookup, cancel := context.WithTimeout(ctx, t.timeout)
-		addrs, err = s.Lookup(lookup, b.Host, t.timeout)
-		cancel()
-		v.Lookup = milliseconds(time.Since(began))
+		var err error
+		addrs, err = t.lookup(ctx, s, b.Host)
+		result.Lookup = handler.Milliseconds(time.Since(began))
 		if err != nil {
-			v.Error = err.Error()
-			return v
+			result.Error = err.Error()
+			return result
 		}
 	}
-	for _, n := range t.networks {
-		for _, addr := range addrs {
-			v.Dials = append(v.Dials, dialView{Network: n.String(), Address: netip.AddrPortFrom(addr, b.Port).String()})
-		}
-	}
+	result.Dials = make([]api.TestedDial, len(t.networks)*len(addrs))
 	var dialling sync.WaitGroup
-	for i := range v.Dials {
-		dialling.Go(func() { t.dial(ctx, &v.Dials[i]) }) // ends with its timeout at the latest
+	for i, n := range t.networks {
+		for j, addr := range addrs {
+			d := &result.Dials[i*len(addrs)+j]
+			dialling.Go(func() { *d = t.dial(ctx, n, netip.AddrPortFrom(addr, b.Port)) }) // ends with its timeout at the latest
+		}
 	}
 	dialling.Wait()
-	v.OK = !slices.ContainsFunc(t.networks, func(n upstream.Network) bool {
-		return !slices.ContainsFunc(v.Dials, func(d dialView) bool { return d.OK && d.Network == n.String() })
-	})
-	return v
+	result.OK = true
+	for dials := range slices.Chunk(result.Dials, len(addrs)) { // one chunk per network
+		result.OK = result.OK && slices.ContainsFunc(dials, func(d api.TestedDial) bool { return d.OK })
+	}
+	return result
 }
 
-func (t test) dial(ctx context.Context, d *dialView) {
-	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+func (t backendTest) lookup(ctx context.Context, s *service, host string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.timeout, errTestTimeout)
+	defer cancel()
+	return s.Lookup(ctx, host, t.timeout)
+}
+
+func (t backendTest) dial(ctx context.Context, n upstream.Network, addr netip.AddrPort) api.TestedDial {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.timeout, errTestTimeout)
 	defer cancel()
 	began := time.Now()
-	err := t.ask(ctx, d.Network, d.Address)
-	d.Latency, d.OK = milliseconds(time.Since(began)), err == nil
+	err := t.probe.Probe(ctx, n, addr)
+	d := api.TestedDial{Network: n.String(), Address: addr.String(), OK: err == nil, Latency: handler.Milliseconds(time.Since(began))}
 	if err != nil {
 		d.Error = err.Error()
 	}
-}
-
-func (t test) ask(ctx context.Context, network, address string) error {
-	dialer := net.Dialer{KeepAlive: -1} // it does not last
-	conn, err := dialer.DialContext(ctx, network, address)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // a reset, which leaves no port in TIME_WAIT: there was nothing to lose
-		return nil
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ends the waiting below
-	defer stop()
-	if _, err := conn.Write(t.check.Send); err != nil {
-		return err
-	}
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := conn.Read(buf)
-		if err != nil {
-			return fmt.Errorf("expected answer: %w", err)
-		}
-		if bytes.Contains(buf[:n], t.check.Expect) {
-			return nil
-		}
-	}
+	return d
 }

@@ -54,26 +54,45 @@ func TestAdminTestsBackends(t *testing.T) {
 	}
 }
 
-// The name of a backend that does not resolve is an answer, too, and comes
+// If the backend's name does not resolve, the result has the error of the lookup,
 // within the service's timeout.
 func TestAdminTestOfAHangingName(t *testing.T) {
 	live, _ := echoTCP(t, "b")
-	names := startNameServer(t, "") // says nothing
+	names := startNameServer(t, "") // does not answer
 	s := start(t, block("relay+tcp/"+freeAddr(t), fmt.Sprintf("web.test:80 %s {\n name tested\n connect_timeout 100ms\n resolvers %s\n }", live, names.addr)))
 	if v := s.test("tested", "web.test:80"); v.OK || !strings.Contains(v.Error, "web.test") || v.Dials == nil || len(v.Dials) != 0 || v.Lookup < 100 || v.Lookup > 4500 { // the default is 5 s
 		t.Errorf("got %+v", v)
 	}
 }
 
-// UDP is tested as the health check has it: only an answer tells.
+// UDP is tested with the payload of the health check. Only an answer passes.
 func TestAdminTestsUDP(t *testing.T) {
 	live, _ := echoUDP(t, "b", freeAddr(t))
 	silent, dead := silentUDP(t), freeAddr(t)
-	s := start(t, block("relay+udp/"+freeAddr(t), fmt.Sprintf("%s %s %s {\n name tested\n connect_timeout 300ms\n health_check {\n network udp\n interval 1h\n send ping\n expect \"b ping\"\n }\n }", live, silent, dead)))
-	for backend, says := range map[string]string{live: "", silent: "timeout", dead: "refused"} {
+	s := start(t, block("relay+udp/"+freeAddr(t), fmt.Sprintf("%s %s %s {\n name tested\n health_check {\n network udp\n interval 1h\n timeout 300ms\n send ping\n expect \"b ping\"\n }\n }", live, silent, dead)))
+	for backend, problem := range map[string]string{live: "", silent: "timeout", dead: "refused"} {
 		v := s.test("tested", backend)
-		if len(v.Dials) != 1 || v.Dials[0].Network != "udp" || v.OK != (says == "") || v.Dials[0].OK != v.OK || !strings.Contains(v.Dials[0].Error, says) {
+		if len(v.Dials) != 1 || v.Dials[0].Network != "udp" || v.OK != (problem == "") || v.Dials[0].OK != v.OK || !strings.Contains(v.Dials[0].Error, problem) {
 			t.Errorf("%s: %+v", backend, v)
 		}
+	}
+}
+
+// A backend that accepts connections but does not answer the health check's
+// payload fails the test, as it fails the health check.
+func TestAdminTestUsesTheHealthCheck(t *testing.T) {
+	live, _ := echoTCP(t, "b")
+	hung := listenTCP(t).Addr().String() // the kernel accepts, nothing answers
+	other, _ := echoTCP(t, "c")
+	dead := freeAddr(t)
+	s := start(t, block("relay+tcp/"+freeAddr(t), fmt.Sprintf("%s %s %s %s {\n name tested\n health_check {\n interval 1h\n timeout 300ms\n send ping\n expect \"b ping\"\n }\n }", live, hung, other, dead)))
+	for backend, problem := range map[string]string{live: "", hung: "timeout", other: "timeout", dead: "refused"} {
+		v := s.test("tested", backend)
+		if len(v.Dials) != 1 || v.Dials[0].Network != "tcp" || v.OK != (problem == "") || v.Dials[0].OK != v.OK || !strings.Contains(v.Dials[0].Error, problem) {
+			t.Errorf("%s: %+v", backend, v)
+		}
+	}
+	if _, problems, status := run(t, []string{"CADDY_ADMIN=" + s.admin}, "relay", "test", "tested", hung); status != 1 || !strings.Contains(problems, hung) {
+		t.Errorf("caddy relay test: status %d, %s", status, problems)
 	}
 }

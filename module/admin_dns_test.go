@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 type apiName struct {
@@ -15,8 +17,8 @@ type apiName struct {
 	TTL                  float64 `json:"ttl_seconds"`
 }
 
-// A changed address is found at once behind a flush, and the old one stays at
-// hand.
+// After a flush, the next client gets the changed address. Until then the old one
+// stays in the cache as stale.
 func TestAdminFlushesDNS(t *testing.T) {
 	port := freePort(t)
 	backendAt(t, "127.0.0.2", port)
@@ -25,7 +27,7 @@ func TestAdminFlushesDNS(t *testing.T) {
 	at, web := freeAddr(t), unique("web")
 	host := web + ".test"
 	s := start(t, block("relay+tcp/"+at, fmt.Sprintf("%s:%d {\n name %s\n resolvers %s\n dns_ttl 30m\n }", host, port, web, names.addr)))
-	list := func() []apiName { // without what other tests left behind
+	list := func() []apiName { // without the names of other tests
 		t.Helper()
 		var all []apiName
 		s.must("GET", "dns", &all)
@@ -56,7 +58,7 @@ func TestAdminFlushesDNS(t *testing.T) {
 	var flushed struct{ Flushed int }
 	s.must("POST", "dns/flush?host=other.test", &flushed)
 	if flushed.Flushed != 0 || list()[0].Source != "fresh" {
-		t.Errorf("of another name: %+v", flushed)
+		t.Errorf("flushed another name: %+v", flushed)
 	}
 	s.must("POST", "dns/flush?host="+strings.ToUpper(host), &flushed)
 	if n := list()[0]; flushed.Flushed != 1 || n.Source != "stale" || n.Left != 0 || len(n.Addresses) != 1 {
@@ -69,14 +71,14 @@ func TestAdminFlushesDNS(t *testing.T) {
 	if flushed.Flushed < 1 || list()[0].Source != "stale" {
 		t.Errorf("flushed all: %+v", flushed)
 	}
-	told := s.lines("changed through the admin API")
-	if len(told) != 3 || told[1]["action"] != "flush" || told[1]["host"] != strings.ToUpper(host) || told[1]["names"] != 1.0 || !isLoopback(fmt.Sprint(told[1]["remote"])) {
-		t.Errorf("told %v", told)
+	changes := s.lines("changed through the admin API")
+	if len(changes) != 3 || changes[1]["action"] != "flush" || changes[1]["host"] != strings.ToUpper(host) || changes[1]["names"] != 1.0 || !isLoopback(fmt.Sprint(changes[1]["remote"])) {
+		t.Errorf("logged %v", changes)
 	}
 }
 
-// A change of a name's addresses is in the journals of the services that go by
-// it, and not of those that have their own cache of that name.
+// A change of a name's addresses is recorded in the journals of the services that
+// use the cache, and not of services that use another cache.
 func TestAdminExplainsDNS(t *testing.T) {
 	port := freePort(t)
 	backendAt(t, "127.0.0.2", port)
@@ -95,7 +97,7 @@ func TestAdminExplainsDNS(t *testing.T) {
 	if one, two := hello(t, moved), hello(t, other); one != "127.0.0.3" || two != "127.0.0.2" {
 		t.Fatalf("got %q and %q", one, two)
 	}
-	eventually(t, "the change to be told", func() bool { return len(s.explain("moved").Journal) > 0 })
+	relaytest.Eventually(t, "the change in the journal", func() bool { return len(s.explain("moved").Journal) > 0 })
 	if e := s.explain("moved").Journal[0]; e.Kind != "dns" || !strings.Contains(e.Sentence, "changed ([127.0.0.3], before [127.0.0.2])") {
 		t.Errorf("got %+v", e)
 	}

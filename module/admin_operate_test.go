@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 type apiExplanation struct {
@@ -31,14 +33,15 @@ func kinds(e apiExplanation) (found []string) {
 	return found
 }
 
-// isLoopback says whether text is where a request of this test came from.
+// isLoopback reports whether text is a loopback address with a port, as the
+// requests of these tests have.
 func isLoopback(text string) bool {
 	host, _, err := net.SplitHostPort(text)
 	return err == nil && host == "127.0.0.1"
 }
 
-// Nobody new is sent to a drained backend, whatever is reloaded meanwhile, and
-// those that are there stay.
+// A drained backend gets no new clients, also after a reload, and keeps those that
+// it has.
 func TestAdminDrains(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		a, _ := echoTCP(t, "a")
@@ -59,7 +62,7 @@ func TestAdminDrains(t *testing.T) {
 
 		var v apiBackend
 		path := "services/" + name + "/backends/"
-		for range 2 { // once more changes nothing
+		for range 2 { // draining twice changes nothing
 			s.must("POST", path+a+"/drain", &v)
 			if v.Address != a || v.State != "draining" || v.Active.TCP != 1 {
 				t.Errorf("got %+v", v)
@@ -81,14 +84,14 @@ func TestAdminDrains(t *testing.T) {
 		}
 		wantAnswer(dial(t, "tcp", at), "a x")
 
-		told := s.lines("changed through the admin API")
-		if len(told) != 2 {
-			t.Fatalf("told %v", told)
+		changes := s.lines("changed through the admin API")
+		if len(changes) != 2 {
+			t.Fatalf("logged %v", changes)
 		}
 		for i, action := range []string{"drain", "resume"} {
-			line := told[i]
+			line := changes[i]
 			if line["level"] != "info" || line["action"] != action || line["service"] != name || line["backend"] != a || !isLoopback(fmt.Sprint(line["remote"])) {
-				t.Errorf("told %v", line)
+				t.Errorf("logged %v", line)
 			}
 		}
 		e := s.explain(name)
@@ -103,7 +106,7 @@ func TestAdminDrains(t *testing.T) {
 	})
 }
 
-// The last backend that takes new clients can still leave the config.
+// A reload can remove the last backend that is not drained. That is logged.
 func TestAllDrainedByAReload(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	b, _ := echoTCP(t, "b")
@@ -112,12 +115,12 @@ func TestAllDrainedByAReload(t *testing.T) {
 	s.must("POST", "services/"+name+"/backends/"+a+"/drain", new(apiBackend))
 	const message = "all backends are drained, new clients are refused"
 	s.mustReload(block("relay+tcp/"+at, a+" "+b+" {\n name "+name+"\n idle_timeout 1m\n }"))
-	if told := s.lines(message); len(told) != 0 {
-		t.Errorf("told %v", told)
+	if changes := s.lines(message); len(changes) != 0 {
+		t.Errorf("logged %v", changes)
 	}
 	s.mustReload(block("relay+tcp/"+at, a+" {\n name "+name+"\n }"))
-	if told := s.lines(message); len(told) != 1 || told[0]["service"] != name || told[0]["level"] != "warn" {
-		t.Errorf("told %v", told)
+	if changes := s.lines(message); len(changes) != 1 || changes[0]["service"] != name || changes[0]["level"] != "warn" {
+		t.Errorf("logged %v", changes)
 	}
 	turnedAway(t, at)
 }
@@ -149,15 +152,15 @@ func TestAdminResetsAndExplains(t *testing.T) {
 	if last := e.Journal[len(e.Journal)-1]; last.Kind != "reset" || !isLoopback(last.By) || !slices.Equal(last.Order, []string{dead, live}) {
 		t.Errorf("journal: %+v", last)
 	}
-	told := s.lines("changed through the admin API")
-	if len(told) != 1 || told[0]["action"] != "reset" || told[0]["service"] != name || fmt.Sprint(told[0]["order"]) != fmt.Sprintf("[%s %s]", dead, live) {
-		t.Errorf("told %v", told)
+	changes := s.lines("changed through the admin API")
+	if len(changes) != 1 || changes[0]["action"] != "reset" || changes[0]["service"] != name || fmt.Sprint(changes[0]["order"]) != fmt.Sprintf("[%s %s]", dead, live) {
+		t.Errorf("logged %v", changes)
 	}
 }
 
-// A service that left the config is there for as long as it has relays, and
-// what a rejected config has is not there at all.
-func TestAdminListsWhatServes(t *testing.T) {
+// A removed service is listed as long as it has relays. The services of a
+// rejected config are not listed.
+func TestAdminListsServices(t *testing.T) {
 	live, _ := echoTCP(t, "b")
 	at := freeAddr(t)
 	goes, keeps, rejected := unique("goes"), unique("keeps"), unique("rejected")
@@ -176,7 +179,7 @@ func TestAdminListsWhatServes(t *testing.T) {
 			t.Errorf("services %q, want %q", got, want)
 		}
 	}
-	stays := block("relay+tcp/"+freeAddr(t), live+" {\n name "+keeps+"\n }") + // on two servers: one service
+	stays := block("relay+tcp/"+freeAddr(t), live+" {\n name "+keeps+"\n }") + // two servers, one service
 		block("relay+tcp/"+freeAddr(t), live+" {\n name "+keeps+"\n }")
 	s := start(t, stays+block("relay+tcp/"+at, live+" {\n name "+goes+"\n }"))
 	conn := dial(t, "tcp", at)
@@ -186,16 +189,16 @@ func TestAdminListsWhatServes(t *testing.T) {
 	if err := s.reload(block("relay+tcp/"+freeAddr(t), live+" {\n name "+rejected+"\n }") + block("relay+tcp/"+taken.Addr().String(), live)); err == nil {
 		t.Fatal("accepted")
 	}
-	want(s, goes, keeps) // and there is an answer, from the rejected config's router
+	want(s, goes, keeps) // the router of the rejected config answers
 	s.mustReload(stays)
 	want(s, goes+" removed", keeps)
 	s.must("POST", "services/"+goes+"/reset", nil)
 	conn.Close()
-	eventually(t, "the last relay to end", func() bool { return len(names(s)) == 1 })
+	relaytest.Eventually(t, "the last relay to end", func() bool { return len(names(s)) == 1 })
 	want(s, keeps)
 }
 
-// A backend that a reload takes out is shown for as long as it has relays.
+// A backend that a reload removes is listed as long as it has relays.
 func TestAdminShowsRemovedBackends(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	b, _ := echoTCP(t, "b")
@@ -212,13 +215,13 @@ func TestAdminShowsRemovedBackends(t *testing.T) {
 		t.Errorf("got %+v", gone)
 	}
 	if status, problem, _ := s.ask("POST", "services/"+name+"/backends/"+a+"/drain", nil); status != 404 || !strings.Contains(problem, b) {
-		t.Errorf("drained all the same: %d %s", status, problem)
+		t.Errorf("drained a removed backend: %d %s", status, problem)
 	}
 	conn.Close()
-	eventually(t, "its last relay to end", func() bool { return len(s.service(name).Backends) == 1 })
+	relaytest.Eventually(t, "its last relay to end", func() bool { return len(s.service(name).Backends) == 1 })
 }
 
-// The worse of the two networks stands for a backend.
+// The state of a backend is the worse one of its networks.
 func TestAdminShowsTheWorseNetwork(t *testing.T) {
 	a, _ := echoTCP(t, "a") // and no UDP
 	b, _ := echoUDP(t, "b", freeAddr(t))

@@ -5,15 +5,17 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/async-relay/caddy-relay/module/api"
 )
 
-// listed are the services that the admin API shows, by name: those in force,
-// and those that no config has any more but that have relays at work. Others
-// in the pool belong to a config that has not started, and may never.
-func listed() []*service {
+// visibleServices returns the services that the admin API shows, sorted by
+// name: those of the current config, and removed ones with active relays. The
+// other services belong to a config that has not started and may be rejected.
+func visibleServices() []*service {
 	var list []*service
 	services.Range(func(_, value any) bool {
-		if s := value.(*service); s.current.Load() != nil || s.busy() {
+		if s := value.(*service); s.current.Load() != nil || s.hasRelays() {
 			list = append(list, s)
 		}
 		return true
@@ -24,48 +26,49 @@ func listed() []*service {
 	return list
 }
 
-// named finds the service that a request is about. Unnamed relays with the
-// same backends are services of one name; only one of them that is in force
-// can be meant.
-func named(name string) (*service, error) {
+// findService returns the service with that name. Unnamed relays with the same
+// backends are different services of one name, so there may be several. It
+// returns the one that the current config has, an error if the config has
+// several, and a removed one if the config has none.
+func findService(name string) (*service, error) {
 	var names []string
 	var removed *service
-	var inForce []*service
-	for _, s := range listed() {
+	var current []*service
+	for _, s := range visibleServices() {
 		names = append(names, s.Name)
 		switch {
 		case s.Name != name:
 		case s.current.Load() == nil:
 			removed = s
 		default:
-			inForce = append(inForce, s)
+			current = append(current, s)
 		}
 	}
 	switch {
-	case len(inForce) == 1:
-		return inForce[0], nil
-	case len(inForce) > 1:
-		return nil, apiErrorf(http.StatusConflict, "%d services are called %q: give each a name in the config", len(inForce), name)
+	case len(current) == 1:
+		return current[0], nil
+	case len(current) > 1:
+		return nil, apiErrorf(http.StatusConflict, "%d services are called %q: give each a name in the config", len(current), name)
 	case removed != nil:
 		return removed, nil
 	default:
-		return nil, unknown("service", name, slices.Compact(names))
+		return nil, errUnknown("service", name, slices.Compact(names))
 	}
 }
 
 func getServices(*http.Request) (any, error) {
 	now := time.Now()
-	views := []serviceView{}
-	for _, s := range listed() {
-		views = append(views, s.view(now))
+	list := []api.Service{}
+	for _, s := range visibleServices() {
+		list = append(list, s.apiService(now))
 	}
-	return views, nil
+	return list, nil
 }
 
 func getService(r *http.Request) (any, error) {
-	s, err := named(r.PathValue("service"))
+	s, err := findService(r.PathValue("service"))
 	if err != nil {
 		return nil, err
 	}
-	return s.view(time.Now()), nil
+	return s.apiService(time.Now()), nil
 }

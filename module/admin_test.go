@@ -10,9 +10,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// The parts of the admin API's answers that tests look at.
+// These types decode the parts of responses that the tests check. They spell out
+// the JSON names on their own, so that a renamed field fails a test.
 type (
 	apiService struct {
 		Name     string
@@ -50,16 +53,16 @@ type (
 	}
 )
 
-// ask asks the admin API below /relay/; answer may be nil.
+// ask makes a request to the admin API below /relay/. answer may be nil.
 func (s *server) ask(method, path string, answer any) (status int, problem string, header http.Header) {
 	s.t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: relaytest.Limit}
 	request, err := http.NewRequest(method, "http://"+s.admin+"/relay/"+path, nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	var response *http.Response
-	for range 20 { // a load resets who waits for the listener that it replaces, see request
+	for range 20 { // a reload may reset the request, see server.request
 		if response, err = client.Do(request); err == nil {
 			break
 		}
@@ -90,7 +93,7 @@ func (s *server) ask(method, path string, answer any) (status int, problem strin
 	return response.StatusCode, said.Error, response.Header
 }
 
-// must is ask for what is in order.
+// must is ask for requests that must succeed.
 func (s *server) must(method, path string, answer any) {
 	s.t.Helper()
 	if status, problem, _ := s.ask(method, path, answer); status != http.StatusOK {
@@ -104,12 +107,12 @@ func (s *server) service(name string) (v apiService) {
 	return v
 }
 
-// unique is a name that no other service of this process has had: one that has
-// not quite ended is found again by its name, with its journal.
+// unique returns a name that no other service of this process had. A service of
+// another test that has not quite ended would keep its journal.
 func unique(name string) string { return fmt.Sprintf("%s-%d", name, nextPort.Add(1)) }
 
-// listed are the services with these names, in the order of the list, which
-// also has those that other tests left behind with relays at work.
+// listed returns the services with these names, in the order of the API's list.
+// That list also has services of other tests that still have relays.
 func (s *server) listed(names ...string) (found []apiService) {
 	s.t.Helper()
 	var all []apiService
@@ -137,7 +140,7 @@ func TestAdminShowsServices(t *testing.T) {
 		t.Fatalf("got %v", all)
 	}
 	var v apiService
-	eventually(t, "the bytes to be counted", func() bool {
+	relaytest.Eventually(t, "the bytes to be counted", func() bool {
 		v = s.service(shown)
 		return v.Totals.BytesUp == 5 && v.Totals.BytesDown == 7
 	})
@@ -160,12 +163,12 @@ func TestAdminShowsServices(t *testing.T) {
 		time.Until(down.Cooling) < 50*time.Minute || down.Totals.Failures != 2 || down.Totals.Demotions != 1 || down.Active.TCP != 0 {
 		t.Errorf("the one that is down: %+v", down)
 	}
-	if f := down.Failure; f == nil || f.Address != dead || !strings.Contains(f.Error, "refused") || time.Since(f.At) > patience {
+	if f := down.Failure; f == nil || f.Address != dead || !strings.Contains(f.Error, "refused") || time.Since(f.At) > relaytest.Limit {
 		t.Errorf("its last failure: %+v", f)
 	}
 }
 
-// Names are the operator's: nothing in them is a path.
+// Service names may contain any characters, also those of paths.
 func TestAdminNames(t *testing.T) {
 	names := []string{"a/b", "a%2Fb", "a//b", "a b", "[::1]:80", "?x=y", "#1", "ü", ".", "..", "a/reset", "backends"}
 	live, _ := echoTCP(t, "b")
@@ -179,7 +182,7 @@ func TestAdminNames(t *testing.T) {
 		var v apiService
 		s.must("GET", "services/"+path, &v)
 		if v.Name != name {
-			t.Errorf("asked for %q, got %q", name, v.Name)
+			t.Errorf("requested %q, got %q", name, v.Name)
 		}
 		var b apiBackend
 		s.must("POST", "services/"+path+"/backends/[::1]:1/drain", &b)
@@ -195,25 +198,25 @@ func TestAdminNames(t *testing.T) {
 	}
 }
 
-func TestAdminRefuses(t *testing.T) {
+func TestAdminErrors(t *testing.T) {
 	live, _ := echoTCP(t, "b")
 	dead, one, two := freeAddr(t), unique("one"), unique("two")
 	s := start(t, block("relay+tcp/"+freeAddr(t), live+" "+dead+" {\n name "+one+"\n }")+
 		block("relay+tcp/"+freeAddr(t), live+" {\n name "+two+"\n }")+
-		// Two that have no name, and so the same one.
+		// Two unnamed services with the same backends have the same name.
 		block("relay+tcp/"+freeAddr(t), live+" {\n idle_timeout 1m\n }")+
 		block("relay+tcp/"+freeAddr(t), live+" {\n idle_timeout 2m\n }"))
 	for _, test := range []struct {
 		method, path string
 		status       int
-		says, allow  string
+		want, allow  string
 	}{
-		{"GET", "services/three", 404, `unknown service "three": there is `, ""},
+		{"GET", "services/three", 404, `unknown service "three" (have `, ""},
 		{"GET", "services/three", 404, live + ", ", ""},
 		{"POST", "services/three/reset", 404, two, ""},
 		{"GET", "explain?service=three", 404, two, ""},
-		{"GET", "explain", 400, "service=NAME", ""},
-		{"POST", "services/" + one + "/backends/x:1/drain", 404, `unknown backend "x:1": there is ` + live + ", " + dead, ""},
+		{"GET", "explain", 400, `missing query parameter "service"`, ""},
+		{"POST", "services/" + one + "/backends/x:1/drain", 404, `unknown backend "x:1" (have ` + live + ", " + dead + ")", ""},
 		{"POST", "services/" + one + "/backends/x:1/test", 404, live, ""},
 		{"POST", "services/" + two + "/backends/" + live + "/drain", 409, "last backend", ""},
 		{"POST", "services/" + live + "/reset", 409, "2 services are called", ""},
@@ -226,11 +229,11 @@ func TestAdminRefuses(t *testing.T) {
 		{"GET", "services/" + one + "/backends", 404, "/relay/services/" + one + "/backends", ""},
 	} {
 		status, problem, header := s.ask(test.method, test.path, nil)
-		if status != test.status || !strings.Contains(problem, test.says) || header.Get("Allow") != test.allow {
+		if status != test.status || !strings.Contains(problem, test.want) || header.Get("Allow") != test.allow {
 			t.Errorf("%s %s: %d %q, allowed %q", test.method, test.path, status, problem, header.Get("Allow"))
 		}
 	}
 	if got := s.lines("changed through the admin API"); len(got) != 0 {
-		t.Errorf("told of what was refused: %v", got)
+		t.Errorf("logged failed requests: %v", got)
 	}
 }

@@ -3,10 +3,12 @@ package module_test
 import (
 	"fmt"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// What a service has done stays in its totals when the backend that did it
-// leaves. And who looks at the service takes nothing from its metrics.
+// The counts of a removed backend stay in the totals of its service. Requests to
+// the admin API take nothing from the metrics.
 func TestTotalsOutliveBackends(t *testing.T) {
 	dead, at, name := freeAddr(t), freeAddr(t), newName("totals")
 	a, _ := echoTCP(t, "a")
@@ -23,17 +25,17 @@ func TestTotalsOutliveBackends(t *testing.T) {
 	total := func(backends int) {
 		t.Helper()
 		want := apiTotals{Connections: 2, Failures: 2, Demotions: 1, BytesUp: 3, BytesDown: 9}
-		eventually(t, fmt.Sprintf("%d backends with %+v", backends, want), func() bool {
+		relaytest.Eventually(t, fmt.Sprintf("%d backends with %+v", backends, want), func() bool {
 			v := s.service(name)
 			return len(v.Backends) == backends && v.Totals == want
 		})
 	}
 	total(2)
 	conn.Close()
-	eventually(t, "the last relay to end", func() bool { return s.service(name).Active.TCP == 0 })
+	relaytest.Eventually(t, "the last relay to end", func() bool { return s.service(name).Active.TCP == 0 })
 	total(1)
 	total(1)
-	s.mustReload(both) // which books what there was
+	s.mustReload(both) // records the counts before the backends change
 	total(3)
 	s.shows(map[string]float64{bytesOf(name, a, "up"): 3})
 }

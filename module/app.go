@@ -14,17 +14,16 @@ import (
 	"github.com/async-relay/caddy-relay/caddyfile"
 )
 
-// App is the Caddy app behind all relay handlers of a config. It needs no
-// configuration and comes into being with the first handler. It is there so
-// that settings take effect when a config starts, and not when it is merely
-// looked at: a rejected config changes nothing.
+// App is the Caddy app behind all relay handlers of a config. It makes settings
+// take effect only when their config starts, so that a rejected config changes
+// nothing. It needs no configuration: the first handler creates it.
 type App struct {
 	log *zap.Logger
 
-	mu        sync.Mutex // guards what follows: handlers are provisioned one by one today, nothing says they always will
-	relays    map[string]*Relay
-	listeners []net.Listener // on our networks; closed with the config
-	straight  straight       // nil: no relay of layer4's has come yet
+	mu        sync.Mutex        // guards the fields below; Caddy does not promise to provision handlers one by one
+	relays    map[string]*Relay // by service key; the first handler of each service
+	listeners []net.Listener    // on our networks; closed with the config
+	direct    directServers     // nil until the first handler of the layer4 app is added
 }
 
 // CaddyModule returns the Caddy module information.
@@ -41,14 +40,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return registerMetrics(ctx)
 }
 
-// add books a handler of this config, below the modules of its place. Handlers
-// of one name are one service and must agree on its settings.
-func (a *App) add(r *Relay, place []caddy.Module) error {
+// add adds a handler of this config. parents are the modules that contain it,
+// outermost first. Handlers of the same name are one service and must have the
+// same settings.
+func (a *App) add(r *Relay, parents []caddy.Module) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.straight == nil && len(place) > 0 {
-		if app, ok := place[0].(*layer4.App); ok {
-			a.straight = straightOf(app)
+	if a.direct == nil && len(parents) > 0 {
+		if app, ok := parents[0].(*layer4.App); ok {
+			a.direct = findDirectServers(app)
 		}
 	}
 	if a.relays == nil {
@@ -66,48 +66,49 @@ func (a *App) add(r *Relay, place []caddy.Module) error {
 	return nil
 }
 
-// turn is whose settings are in force, and whose come next. A config that
-// starts may still be rejected, because another of its apps does not start.
-// That it was not shows when Caddy stops the one before it: only then its
-// settings take effect.
+// turn holds the app in force and the one started after it. A started config can
+// still be rejected, because another of its apps fails to start. It is accepted
+// once Caddy stops its predecessor; only then its settings take effect.
 var turn struct {
-	mu         sync.Mutex // guards what follows, and is held while settings change
-	app, comes *App
+	mu      sync.Mutex // guards the fields below, and is held while settings change
+	current *App       // nil: no config runs
+	next    *App       // nil: no reload is in progress
 }
 
 // Start implements caddy.App.
 func (a *App) Start() error {
 	turn.mu.Lock()
 	defer turn.mu.Unlock()
-	if turn.app != nil {
-		turn.comes = a
+	if turn.current != nil {
+		turn.next = a
 		return nil
 	}
-	turn.app = a
-	a.commit()
+	turn.current = a
+	a.apply()
 	return nil
 }
 
-// Stop implements caddy.App. The settings are taken back as the handlers are
-// cleaned up.
+// Stop implements caddy.App. The settings end later, when Caddy cleans up the
+// handlers.
 func (a *App) Stop() error {
 	turn.mu.Lock()
 	defer turn.mu.Unlock()
 	switch a {
-	case turn.comes:
-		turn.comes = nil
-	case turn.app:
-		turn.app, turn.comes = turn.comes, nil
-		if turn.app != nil {
-			turn.app.commit()
+	case turn.next:
+		turn.next = nil
+	case turn.current:
+		turn.current, turn.next = turn.next, nil
+		if turn.current != nil {
+			turn.current.apply()
 		}
 	}
 	return nil
 }
 
-// Cleanup implements caddy.CleanerUpper: Caddy may give up a config that has
-// started without stopping its apps. And layer4 does not close what it opened
-// before it failed; here that is done before the rejection is answered.
+// Cleanup implements caddy.CleanerUpper. It stops the app too, because Caddy may
+// discard a started config without stopping its apps. It closes the listeners,
+// because layer4 does not close those that it opened before it failed to start.
+// So they are closed before the user gets the error.
 func (a *App) Cleanup() error {
 	a.mu.Lock()
 	listeners := a.listeners
@@ -119,41 +120,41 @@ func (a *App) Cleanup() error {
 	return a.Stop()
 }
 
-// straightTo is the relay that all clients at an address of one of our networks
-// are brought to; nil if there is none such.
-func (a *App) straightTo(network, host string, port uint16, log *zap.Logger) *Relay {
+// directRelay returns the relay that gets all clients at an address of one of
+// our networks, or nil if there is none. log is that of the layer4 app.
+func (a *App) directRelay(network, host string, port uint16, log *zap.Logger) *Relay {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.straight.to(network, host, port, log)
+	return a.direct.relay(network, host, port, log)
 }
 
-// owns has a listener closed with this config.
-func (a *App) owns(ln net.Listener) {
+// addListener adds a listener that is closed with this config.
+func (a *App) addListener(ln net.Listener) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.listeners = append(a.listeners, ln)
 }
 
-// commit puts the settings of this config into force.
-func (a *App) commit() {
+// apply makes the settings of this config the current ones.
+func (a *App) apply() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	lastLog.Store(a.log)
-	collected.ledger.book(time.Now())
-	var c change
+	collected.ledger.record(time.Now())
+	var sum reloadSummary
 	for _, r := range a.relays {
-		c.add(r.service.commit(r.settings))
+		sum.add(r.service.apply(r.settings))
 	}
-	if c.services > 0 {
-		c.tell(a.log)
+	if sum.services > 0 {
+		sum.log(a.log)
 	}
 }
 
-// lastLog is the log of the settings that were in force last.
+// lastLog is the log of the config that was applied last.
 var lastLog atomic.Pointer[zap.Logger]
 
-// processLog is the relay's log for what outlives a config: that of whichever
-// config is running, or, on exit, was.
+// processLog returns the relay's log for what outlives a config: the log of the
+// running config or, while the process exits, of the last one.
 func processLog() *zap.Logger {
 	if ctx := caddy.ActiveContext(); ctx.Context != nil {
 		return ctx.Logger(new(Relay))
@@ -161,7 +162,7 @@ func processLog() *zap.Logger {
 	if log := lastLog.Load(); log != nil {
 		return log
 	}
-	return caddy.Log().Named(string(new(Relay).CaddyModule().ID)) // the first one has not quite started
+	return caddy.Log().Named(string(new(Relay).CaddyModule().ID)) // the first config has not started yet
 }
 
 // Interface guard.

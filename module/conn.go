@@ -11,29 +11,30 @@ import (
 	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
-// isDatagrams tells a UDP association from a stream.
+// isDatagrams reports whether a connection is a UDP association.
 func isDatagrams(cx *layer4.Connection) bool {
 	return strings.HasPrefix(cx.LocalAddr().Network(), "udp")
 }
 
-// clientOf finds the plain socket in a TCP connection, if nothing lies over
-// it, and how to end and reset what does lie over it.
+// clientOf returns the client for a TCP connection: its plain socket if nothing
+// wraps that, or the wrapped connection with the means to half-close and reset it.
 func clientOf(cx *layer4.Connection) stream.Client {
 	if client, ok := plainClient(cx.Conn); ok {
-		// What matchers have read lies in cx, in a buffer that is not ours to keep.
+		// Matchers have read these bytes into a buffer that cx will reuse.
 		client.Early = slices.Clone(cx.MatchingBytes())
 		return client
 	}
 	return stream.Client{Conn: cx, CloseWrite: closeWriteOf(cx), Socket: socketOf(cx)}
 }
 
-// plainClient is a client with nothing over its socket.
+// plainClient returns the client for a socket that nothing wraps. It reports false
+// for any other connection.
 func plainClient(conn net.Conn) (client stream.Client, ok bool) {
 	switch c := conn.(type) {
 	case *net.TCPConn:
 		return stream.Client{
 			Conn: c, CloseWrite: c.CloseWrite, Socket: c,
-			Detach: func() (int, error) { return netio.Duplicate(c) }, // whoever accepted it closes its own
+			Detach: func() (int, error) { return netio.Duplicate(c) }, // a duplicate, because the listener closes the original
 		}, true
 	case detachable:
 		return stream.Client{Conn: c, CloseWrite: c.CloseWrite, Socket: c, Detach: c.Detach}, true
@@ -41,16 +42,18 @@ func plainClient(conn net.Conn) (client stream.Client, ok bool) {
 	return stream.Client{}, false
 }
 
-// detachable is a client of relay+tcp/ where that is light ([listen.TCPConn]).
+// detachable is a client of relay+tcp/ on systems where [listen.TCPConn] gives up
+// its descriptor.
 type detachable interface {
 	net.Conn
 	Detach() (fd int, err error)
 	CloseWrite() error
 }
 
-// beneath is what conn is wrapped around, as far as wrappers tell: layer4's
-// own, crypto/tls (NetConn), go-proxyproto (Raw).
-func beneath(conn net.Conn) net.Conn {
+// unwrap returns the connection that conn wraps, or nil if conn does not reveal
+// one. It knows layer4's wrappers and those with NetConn (crypto/tls) or Raw
+// (go-proxyproto).
+func unwrap(conn net.Conn) net.Conn {
 	switch c := conn.(type) {
 	case *layer4.Connection:
 		return c.Conn
@@ -63,29 +66,28 @@ func beneath(conn net.Conn) net.Conn {
 	}
 }
 
-// socketOf is the plain socket beneath any number of wrappers; nil if one of
-// them hides it.
+// socketOf returns the plain socket under any number of wrappers, or nil if one
+// of them hides it.
 func socketOf(conn net.Conn) net.Conn {
 	for conn != nil {
 		switch conn.(type) {
 		case *net.TCPConn, *net.UnixConn, detachable:
 			return conn
 		}
-		conn = beneath(conn)
+		conn = unwrap(conn)
 	}
 	return nil
 }
 
-// closeWriteOf is how the client is told that no more bytes come: by the
-// outermost layer that can, as it is the one that knows how (TLS says
-// close_notify first). Layers that cannot but show what they cover add nothing
-// to what is written.
+// closeWriteOf returns the CloseWrite method of the outermost layer that has one,
+// or nil. That layer knows how to half-close: TLS sends close_notify first.
+// Layers above it do not alter what is written, so they can be skipped.
 func closeWriteOf(conn net.Conn) func() error {
 	for conn != nil {
 		if half, ok := conn.(interface{ CloseWrite() error }); ok {
 			return half.CloseWrite
 		}
-		conn = beneath(conn)
+		conn = unwrap(conn)
 	}
 	return nil
 }

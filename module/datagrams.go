@@ -16,51 +16,54 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// feed brings the datagrams of one caddy-l4 association (`udp/` listeners) to
-// their session, and answers back. The session is the relay's own and outlives
-// the association; the association is read as long as the session lives, and
-// to the last datagram, because caddy-l4's listener stands still for all
-// clients while one association's queue of five is full.
-type feed struct {
-	conn net.Conn // the association
-	ctx  context.Context
+// association is a UDP client of a `udp/` listener of caddy-l4. It passes the
+// client's datagrams to the session and the answers back.
+//
+// The session belongs to the relay and outlives the association. The association
+// must be read until its channel is closed: caddy-l4's listener blocks for all
+// clients while the channel of one association, which holds five datagrams, is
+// full.
+type association struct {
+	conn net.Conn
+	ctx  context.Context // ends with the session
 	end  context.CancelFunc
 }
 
-// front is a client of relay+udp/ that its session has taken over: its
-// datagrams come straight from the socket, and no goroutine waits for them.
-type front struct {
+// directClient is a UDP client of a `relay+udp/` listener whose datagrams go from
+// the socket to the session without a goroutine of its own.
+type directClient struct {
 	*listen.Conn
 	relay   *handler.Relay
 	session handler.Session // the latest
 }
 
-// deliver is called by one goroutine at a time.
-func (f *front) deliver(datagrams [][]byte) {
-	if !f.session.Deliver(datagrams, f) {
-		f.session = f.relay.Deliver(handler.Key{Client: f.Client(), Local: f.Local()}, datagrams, f)
+// deliver passes datagrams to the session. It is called by one goroutine at a
+// time.
+func (c *directClient) deliver(datagrams [][]byte) {
+	if !c.session.Deliver(datagrams, c) {
+		c.session = c.relay.Deliver(handler.Key{Client: c.Client(), Local: c.Local()}, datagrams, c)
 	}
 }
 
 // Release implements handler.Replier.
-func (f *front) Release() { f.End() }
+func (c *directClient) Release() { c.End() }
 
-// takeDatagrams gives the relay a client of relay+udp/. What matchers have
-// looked at is delivered again, as the datagrams that it was.
+// takeDatagrams passes a client of relay+udp/ to the relay. The datagrams that
+// matchers have read are delivered too, with their original boundaries.
 func takeDatagrams(relay *handler.Relay, cx *layer4.Connection, conn *listen.Conn) {
-	f := &front{Conn: conn, relay: relay}
-	conn.Take(len(cx.MatchingBytes()), f.deliver)
+	c := &directClient{Conn: conn, relay: relay}
+	conn.Take(len(cx.MatchingBytes()), c.deliver)
 }
 
-// longPast is a read deadline that makes an association's Read answer from
-// what it has in hand, without waiting.
-var longPast = time.Unix(1, 0)
+// pastDeadline is a read deadline that keeps Read from blocking: an association
+// then returns the rest of the datagram that it has received, or a timeout.
+var pastDeadline = time.Unix(1, 0)
 
-// Reply implements handler.Replier. It works also after the association has ended.
-func (f *feed) Reply(datagrams [][]byte) error {
+// Reply implements handler.Replier. It works after the association has ended, too.
+func (a *association) Reply(datagrams [][]byte) error {
 	var last error
 	for _, datagram := range datagrams {
-		if _, err := f.conn.Write(datagram); err != nil {
+		if _, err := a.conn.Write(datagram); err != nil {
 			last = err
 		}
 	}
@@ -68,50 +71,51 @@ func (f *feed) Reply(datagrams [][]byte) error {
 }
 
 // Release implements handler.Replier.
-func (f *feed) Release() { f.end() }
+func (a *association) Release() { a.end() }
 
-// serveDatagrams reads an association to its end.
+// serveDatagrams delivers the datagrams of an association until the association
+// or its session has ended.
 func serveDatagrams(relay *handler.Relay, cx *layer4.Connection) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	f := &feed{conn: cx.Conn, ctx: ctx, end: cancel}
+	a := &association{conn: cx.Conn, ctx: ctx, end: cancel}
 	key := handler.Key{Client: addrPort(cx.RemoteAddr()), Local: addrPort(cx.LocalAddr())}
 	one := make([][]byte, 1)
 	deliver := func(datagram []byte) {
 		one[0] = datagram
-		relay.Deliver(key, one, f)
+		relay.Deliver(key, one, a)
 	}
 
-	_ = f.conn.SetReadDeadline(longPast)
-	f.deliverEarly(cx, deliver)
+	_ = a.conn.SetReadDeadline(pastDeadline)
+	a.deliverEarly(cx, deliver)
 	for {
 		err := cx.WaitForMore(ctx)
 		switch {
 		case err == nil:
-			if !f.read(deliver) {
+			if !a.read(deliver) {
 				return // the listener has ended the association
 			}
-		case ctx.Err() == nil: // not an association of caddy-l4's: something lies over it
-			f.readPlainly(deliver)
+		case ctx.Err() == nil: // not an association of caddy-l4, but something that wraps one
+			a.readWrapped(deliver)
 			return
 		default: // the session has ended
-			go f.drain(deliver)
+			go a.readUntilClosed(deliver) // returns when the listener closes the channel
 			return
 		}
 	}
 }
 
-// deliverEarly delivers what matchers have read already.
-func (f *feed) deliverEarly(cx *layer4.Connection, deliver func([]byte)) {
+// deliverEarly delivers the datagrams that matchers have read.
+func (a *association) deliverEarly(cx *layer4.Connection, deliver func([]byte)) {
 	buf := netio.GetBuffer()
 	defer buf.Free()
 	for len(cx.MatchingBytes()) > 0 {
 		n, _ := cx.Read(buf[:])
 		if n == 0 {
-			// A datagram longer than matchers read at once has lost its mark:
-			// its beginning lies there, the rest in the association's hand.
+			// Matchers have read only the beginning of a long datagram. The
+			// association has the rest.
 			n = copy(buf[:], cx.MatchingBytes())
-			rest, _ := f.conn.Read(buf[n:])
+			rest, _ := a.conn.Read(buf[n:])
 			deliver(buf[:n+rest])
 			return
 		}
@@ -119,28 +123,28 @@ func (f *feed) deliverEarly(cx *layer4.Connection, deliver func([]byte)) {
 	}
 }
 
-// read delivers the datagram that WaitForMore took in hand. It says false if
-// there was none, which is how an association shows that it has ended.
-func (f *feed) read(deliver func([]byte)) bool {
+// read delivers the datagram that WaitForMore has received. It reports false if
+// there was none, which means that the association has ended.
+func (a *association) read(deliver func([]byte)) bool {
 	buf := netio.GetBuffer()
 	defer buf.Free()
-	n, err := f.conn.Read(buf[:])
-	if err != nil && !errors.Is(err, io.EOF) { // EOF is how an empty datagram reads
+	n, err := a.conn.Read(buf[:])
+	if err != nil && !errors.Is(err, io.EOF) { // an empty datagram reads as EOF
 		return !errors.Is(err, os.ErrDeadlineExceeded)
 	}
 	deliver(buf[:n])
 	return true
 }
 
-// readPlainly reads a connection that is not caddy-l4's own association.
-func (f *feed) readPlainly(deliver func([]byte)) {
-	_ = f.conn.SetReadDeadline(time.Time{})
-	stop := context.AfterFunc(f.ctx, func() { _ = f.conn.SetReadDeadline(longPast) })
+// readWrapped delivers the datagrams of a connection that wraps an association.
+func (a *association) readWrapped(deliver func([]byte)) {
+	_ = a.conn.SetReadDeadline(time.Time{})
+	stop := context.AfterFunc(a.ctx, func() { _ = a.conn.SetReadDeadline(pastDeadline) })
 	defer stop()
 	buf := netio.GetBuffer()
 	defer buf.Free()
 	for {
-		n, err := f.conn.Read(buf[:])
+		n, err := a.conn.Read(buf[:])
 		if err != nil {
 			return
 		}
@@ -148,19 +152,19 @@ func (f *feed) readPlainly(deliver func([]byte)) {
 	}
 }
 
-// drain reads on after the handler has returned, until the listener has taken
-// notice and closes the queue: otherwise a burst at this very moment would
-// fill the queue, and the listener would stand still for ever. It ends with
-// the queue, and is not begun where the listener is gone.
-func (f *feed) drain(deliver func([]byte)) {
-	if f.conn.SetWriteDeadline(time.Time{}) != nil {
-		return // falls through to the listener's socket: closed, nobody will close the queue
+// readUntilClosed delivers the remaining datagrams after the handler has
+// returned, until the listener closes the channel. Without it, a burst at that
+// moment would fill the channel and block the listener for ever. It returns at
+// once if the listener is closed.
+func (a *association) readUntilClosed(deliver func([]byte)) {
+	if a.conn.SetWriteDeadline(time.Time{}) != nil {
+		return // the listener's socket is closed, so it will not close the channel
 	}
-	_ = f.conn.SetReadDeadline(time.Now().Add(time.Hour)) // before the association's own idle timeout nothing else ends a Read
+	_ = a.conn.SetReadDeadline(time.Now().Add(time.Hour)) // longer than the association's idle timeout, which ends Read
 	buf := netio.GetBuffer()
 	defer buf.Free()
 	for {
-		n, err := f.conn.Read(buf[:])
+		n, err := a.conn.Read(buf[:])
 		if err != nil {
 			return
 		}
@@ -168,7 +172,7 @@ func (f *feed) drain(deliver func([]byte)) {
 	}
 }
 
-// addrPort is addr in the form that sessions are told apart by.
+// addrPort returns addr in the form that identifies sessions.
 func addrPort(addr net.Addr) netip.AddrPort {
 	if udp, ok := addr.(*net.UDPAddr); ok {
 		ap := udp.AddrPort()

@@ -7,13 +7,16 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// nameServer is a DNS server whose one answer can be changed.
+// nameServer is a DNS server that gives the same answer to all queries. The
+// answer can be changed.
 type nameServer struct {
 	addr string
 	mu   sync.Mutex
-	ip   string // guarded by mu; "" answers nothing at all
+	ip   string // guarded by mu; "": the server does not answer
 }
 
 func startNameServer(t *testing.T, ip string) *nameServer {
@@ -78,22 +81,22 @@ func hello(t *testing.T, at string) string {
 	return string(buf[:n])
 }
 
-// A name whose address changes: the very client that meets the old address is
-// served by the new one, and the DNS may then go away.
+// When the address of a name changes, the client that finds the old address dead
+// is served by the new one. The new address stays in use when DNS then fails.
 func TestAddressChange(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		port := freePort(t)
 		backendAt(t, "127.0.0.3", port)
-		names := startNameServer(t, "127.0.0.2") // where nobody listens any more
+		names := startNameServer(t, "127.0.0.2") // nothing listens there
 		at := freeAddr(t)
 		s := start(t, block("TCP/"+at, fmt.Sprintf("web.test:%d {\n name web\n resolvers %s\n }", port, names.addr)))
 
-		conn := dial(t, "tcp", at) // refused, but the address is in the cache now
+		conn := dial(t, "tcp", at) // refused; the address is cached now
 		if n, err := conn.Read(make([]byte, 1)); err == nil {
-			t.Fatalf("read %d bytes from nowhere", n)
+			t.Fatalf("read %d bytes from a dead backend", n)
 		}
 		names.set("127.0.0.3")
-		eventually(t, "the backend to be found at its new address", func() bool {
+		relaytest.Eventually(t, "the backend to be found at its new address", func() bool {
 			conn, err := net.Dial("tcp", at)
 			if err != nil {
 				return false
@@ -103,8 +106,8 @@ func TestAddressChange(t *testing.T) {
 			n, _ := conn.Read(buf)
 			return string(buf[:n]) == "127.0.0.3"
 		})
-		eventually(t, "the change to be told", func() bool { return len(s.lines("name has other addresses")) == 1 })
-		names.set("") // the DNS hangs: what is known is used
+		relaytest.Eventually(t, "the change to be logged", func() bool { return len(s.lines("addresses changed")) == 1 })
+		names.set("") // DNS hangs: the cached address stays in use
 		for range 3 {
 			if got := hello(t, at); got != "127.0.0.3" {
 				t.Errorf("got %q", got)
@@ -113,7 +116,7 @@ func TestAddressChange(t *testing.T) {
 	})
 }
 
-func TestAddressChangeWhileItServes(t *testing.T) {
+func TestAddressChangeOfAServingBackend(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		port := freePort(t)
 		first, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", port))
@@ -139,13 +142,13 @@ func TestAddressChangeWhileItServes(t *testing.T) {
 		}
 		first.Close()
 		names.set("127.0.0.3")
-		if got := hello(t, at); got != "127.0.0.3" { // this client, not the one after it
+		if got := hello(t, at); got != "127.0.0.3" { // the same client, not the next one
 			t.Errorf("got %q", got)
 		}
 		if first, second := len(s.lines("backend failed, first strike")), len(s.lines("backend failed, second strike")); first != 1 || second != 0 {
 			t.Errorf("%d first and %d second strikes, want 1 and 0", first, second)
 		}
-		// Told beside the answer, not before it.
-		eventually(t, "the first answer to be told", func() bool { return len(s.lines("name resolved")) == 1 })
+		// Logged in parallel with the answer, not before it.
+		relaytest.Eventually(t, "the first answer to be logged", func() bool { return len(s.lines("name resolved")) == 1 })
 	})
 }

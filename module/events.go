@@ -9,84 +9,87 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/internal/hook"
 )
 
-// hooks runs the commands of all services' event hooks.
+// hooks runs the event hooks of all services.
 var hooks = hook.New(hook.Limits{})
 
-// emitter emits the events of all services.
-var emitter queue
+// emitter emits the Caddy events of all services.
+var emitter eventQueue
 
-// happened takes an event of the service, on whatever goroutine met it, and
-// with a session's lock held: it waits for nothing.
-func (s *service) happened(e handler.Event) {
-	g := s.current.Load()
-	if g == nil && s.early.keep(e) {
+// onEvent passes an event of the service on to the event hook and to the
+// subscribers. It does not block: the caller may be any goroutine and may hold a
+// session's lock.
+func (s *service) onEvent(e handler.Event) {
+	current := s.current.Load()
+	if current == nil && s.early.keep(e) {
 		return
 	}
-	if g = s.current.Load(); g == nil {
-		return // no config has the service any more, and nobody wants to know
+	if current = s.current.Load(); current == nil {
+		return // no config has the service any more
 	}
-	if g.hook != nil {
-		hooks.Run(*g.hook, hookEvent(s.Name, e))
+	if current.hook != nil {
+		hooks.Run(*current.hook, hookEvent(s.Name, e))
 	}
 	if !emitter.put(func() { s.emit(e) }) {
-		g.log.Error("event dropped, those who subscribed to events are too slow", zap.String("service", s.Name), zap.String("event", string(e.Type)))
+		s.dropped.Log(current.log, zapcore.ErrorLevel, "event dropped: subscribers too slow", 1,
+			zap.String("service", s.Name), zap.String("event", string(e.Type)))
 	}
 }
 
-// early keeps the events that come before the first config of a service is in
-// force: layer4 may serve clients while Caddy still starts the other apps.
-type early struct {
-	mu     sync.Mutex // guards what follows
+// earlyEvents keeps the events from before the first settings of a service are
+// current: layer4 may serve clients while Caddy still starts other apps.
+type earlyEvents struct {
+	mu     sync.Mutex // guards the fields below
 	events []handler.Event
-	over   bool // one has been in force
+	taken  bool // the first settings became current
 }
 
-// keep says false once a config has been in force.
-func (l *early) keep(e handler.Event) bool {
+// keep stores e. It reports false if the events were taken already.
+func (l *earlyEvents) keep(e handler.Event) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.over && len(l.events) < queued {
+	if !l.taken && len(l.events) < maxQueuedEvents {
 		l.events = append(l.events, e)
 	}
-	return !l.over
+	return !l.taken
 }
 
-// take gives what was kept, once.
-func (l *early) take() []handler.Event {
+// take returns the stored events. Only the first call returns any.
+func (l *earlyEvents) take() []handler.Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	events := l.events
-	l.events, l.over = nil, true
+	l.events, l.taken = nil, true
 	return events
 }
 
-// startCheck is how often an event looks whether Caddy has started.
-const startCheck = 10 * time.Millisecond
+// startPollInterval is how often emit checks whether Caddy has started.
+const startPollInterval = 10 * time.Millisecond
 
-// emit tells those who subscribed in the config in force, which need not be
-// the one that the event is of: Caddy emits none for a config that has ended.
-// If it still starts its apps, that of the subscribers is waited for. The
-// event goes when no config has the service any more.
+// emit emits an event in the current config, which may be a later one than that
+// of the event: Caddy emits no event in a config that has ended. While Caddy
+// starts, emit waits, because the subscribers' app may not have started. It
+// drops the event if no config has the service any more.
 func (s *service) emit(e handler.Event) {
-	g := s.current.Load()
-	for ; g != nil && caddy.ActiveContext().Context == nil; g = s.current.Load() {
-		time.Sleep(startCheck)
+	current := s.current.Load()
+	for ; current != nil && caddy.ActiveContext().Context == nil; current = s.current.Load() {
+		time.Sleep(startPollInterval)
 	}
-	if g == nil {
+	if current == nil {
 		return
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			g.log.Error("event subscriber panicked", zap.String("service", s.Name), zap.String("event", string(e.Type)), zap.Any("error", p), zap.ByteString("stack", debug.Stack()))
+			current.log.Error("event subscriber panicked", zap.String("service", s.Name), zap.String("event", string(e.Type)), zap.Any("error", p), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
-	g.events.Emit(g.ctx, string(e.Type), eventData(s.Name, e))
+	current.events.Emit(current.ctx, string(e.Type), eventData(s.Name, e))
 }
 
 func hookEvent(service string, e handler.Event) hook.Event {
@@ -103,8 +106,9 @@ func hookEvent(service string, e handler.Event) hook.Event {
 	return h
 }
 
-// eventData is what subscribers find in a Caddy event, as `{event.data.*}`. A
-// placeholder would show a time.Time as Go does, with its monotonic reading.
+// eventData returns the data of a Caddy event, which subscribers see as
+// {event.data.*}. The time is text, because a placeholder would show a time.Time
+// with its monotonic clock reading.
 func eventData(service string, e handler.Event) map[string]any {
 	data := map[string]any{
 		"service": service, "network": e.Network.String(), "timestamp": hook.Timestamp(e.Time),
@@ -119,47 +123,47 @@ func eventData(service string, e handler.Event) map[string]any {
 	return data
 }
 
-// announced takes from the options and the context what a generation needs to
-// tell others of events.
-func (g *generation) announced(ctx caddy.Context, opts caddyfile.Options) error {
+// setEvents sets what onEvent and emit need of a config: the event hook and
+// Caddy's events app.
+func (set *settings) setEvents(ctx caddy.Context, opts caddyfile.Options) error {
 	app, err := ctx.App("events")
 	if err != nil {
 		return err
 	}
-	g.events, g.ctx = app.(*caddyevents.App), ctx
+	set.events, set.ctx = app.(*caddyevents.App), ctx
 	if h := opts.EventHook; h != nil {
-		g.hook = &hook.Config{Command: h.Command, Args: h.Args, Events: h.Events, Timeout: h.Timeout, Log: g.log}
+		set.hook = &hook.Config{Command: h.Command, Args: h.Args, Events: h.Events, Timeout: h.Timeout, Log: set.log}
 	}
 	return nil
 }
 
-// queued is how many events may wait for their subscribers.
-const queued = 256
+// maxQueuedEvents is the number of events that may wait for subscribers.
+const maxQueuedEvents = 256
 
-// queue runs functions one after the other on a goroutine of its own, which
-// runs while there are any.
-type queue struct {
-	mu      sync.Mutex // guards what follows
+// eventQueue runs functions one after the other on its own goroutine, which
+// exits when the queue is empty.
+type eventQueue struct {
+	mu      sync.Mutex // guards the fields below
 	waiting []func()
 	running bool
 }
 
-// put says false if too many wait already.
-func (q *queue) put(f func()) bool {
+// put appends f. It reports false if the queue is full.
+func (q *eventQueue) put(f func()) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.waiting) >= queued {
+	if len(q.waiting) >= maxQueuedEvents {
 		return false
 	}
 	q.waiting = append(q.waiting, f)
 	if !q.running {
 		q.running = true
-		go q.run()
+		go q.run() // returns when the queue is empty
 	}
 	return true
 }
 
-func (q *queue) run() {
+func (q *eventQueue) run() {
 	for {
 		q.mu.Lock()
 		if len(q.waiting) == 0 {

@@ -11,10 +11,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// A burst of clients takes all descriptors. When it is gone, service is back
-// without anybody's help.
+// A burst of clients takes all descriptors. When the burst ends, service resumes
+// on its own.
 func TestDescriptorsRunOut(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	echoUDP(t, "b", backend)
@@ -24,23 +26,23 @@ func TestDescriptorsRunOut(t *testing.T) {
 	for range 2 {
 		var burst []net.Conn
 		for range 100 {
-			conn, err := net.DialTimeout("tcp", at, patience)
+			conn, err := net.DialTimeout("tcp", at, relaytest.Limit)
 			if err != nil {
-				t.Fatal("the kernel's queue takes clients whether there are descriptors or not: ", err)
+				t.Fatal("the kernel must queue the client even without descriptors: ", err)
 			}
 			burst = append(burst, conn)
 			udp := dial(t, "udp", at)
 			_, _ = udp.Write([]byte("x"))
 			burst = append(burst, udp)
 		}
-		eventually(t, "the descriptors to run out", func() bool {
+		relaytest.Eventually(t, "the descriptors to run out", func() bool {
 			fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
 			return err == nil && len(fds) >= limit-1
 		})
 		for _, conn := range burst {
 			conn.Close()
 		}
-		eventually(t, "service to return", func() bool {
+		relaytest.Eventually(t, "service to return", func() bool {
 			conn, err := net.Dial("tcp", at)
 			if err != nil {
 				return false
@@ -62,17 +64,17 @@ func TestDescriptorsRunOut(t *testing.T) {
 		}
 	}
 	failed, again := len(p.lines("accept failed, retrying")), len(p.lines("accepting clients again"))
-	t.Logf("told %d times, %d times as over", failed, again)
+	t.Logf("accept failures logged %d times, recoveries %d times", failed, again)
 	if again == 0 || again > failed {
-		t.Errorf("told %d times, %d times as over", failed, again)
+		t.Errorf("accept failures logged %d times, recoveries %d times", failed, again)
 	}
 }
 
 const netnsVariable = "RELAY_TEST_NETNS"
 
-// More UDP sessions than the system has ports: the longest-idle make room, and
-// no backend is struck for what it has no part in. It needs a network
-// namespace, in which this test runs once more.
+// With more UDP sessions than ports, the longest-idle sessions are evicted, and no
+// backend gets a strike. The test runs itself again in a network namespace, where
+// it can limit the ports.
 func TestPortsRunOut(t *testing.T) {
 	if os.Getenv(netnsVariable) == "" {
 		self, err := os.Executable()
@@ -86,7 +88,7 @@ func TestPortsRunOut(t *testing.T) {
 		var exit *exec.ExitError
 		switch {
 		case err != nil && !errors.As(err, &exit):
-			t.Skip("no network namespace to be had: ", err)
+			t.Skip("cannot create a network namespace: ", err)
 		case strings.Contains(string(out), "--- SKIP"):
 			t.Skipf("in the namespace:\n%s", out)
 		case err != nil:
@@ -101,9 +103,9 @@ func TestPortsRunOut(t *testing.T) {
 	const ports = 50
 	low := 50000
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "%d %d", low, low+ports-1), 0); err != nil {
-		t.Skip("cannot make the system short of ports: ", err)
+		t.Skip("cannot limit the ports: ", err)
 	}
-	backend := tellSource(t, freeAddr(t))
+	backend := echoSource(t, freeAddr(t))
 	at := freeAddr(t)
 	s := start(t, block("relay+udp/"+at, backend+" {\n name short\n max_udp_sessions 1000\n }"))
 	const sessions = 4 * ports
@@ -113,17 +115,17 @@ func TestPortsRunOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range sessions {
-		local := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: freePort(t)} // not one of those that are short
+		local := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: freePort(t)} // outside the limited range
 		conn, err := net.DialUDP("udp", local, remote)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 		sources[ask(t, conn, "x")] = true
 	}
 	if len(sources) > ports {
-		t.Fatalf("%d ports in use, where there are %d", len(sources), ports)
+		t.Fatalf("%d ports in use, want at most %d", len(sources), ports)
 	}
 	for _, message := range []string{"backend failed, first strike", "backend order changed", "all backends unavailable", "client refused"} {
 		if got := s.lines(message); len(got) != 0 {

@@ -20,19 +20,16 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	_ "github.com/mholt/caddy-l4"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	_ "github.com/async-relay/caddy-relay/module"
 )
 
-// These tests run a whole Caddy in this process, one at a time: it is a thing
-// of the process.
-
-// patience is how long a test waits for what must come; only a failure takes
-// that long.
-const patience = 20 * time.Second
+// These tests run a whole Caddy in this process, one at a time, because a process
+// can have only one.
 
 func TestMain(m *testing.M) {
 	if role := roles[os.Getenv(roleVariable)]; role != nil {
-		role() // this is not the test, but a process that a test has started
+		role() // this process was started by a test
 		return
 	}
 	dir, err := os.MkdirTemp("", "relay-test")
@@ -46,7 +43,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// networks are what tests listen on: Caddy's own or ours.
+// networks are the names of the networks that tests listen on.
 type networks struct{ tcp, udp string }
 
 var (
@@ -54,10 +51,10 @@ var (
 	ours   = networks{"relay+tcp", "relay+udp"}
 )
 
-// over is what TCP/ and UDP/ stand for in the configs of tests.
+// over holds the networks that replace TCP/ and UDP/ in the configs of tests.
 var over = ours
 
-// overBoth runs a test over both.
+// overBoth runs a test over Caddy's networks and over ours.
 func overBoth(t *testing.T, test func(t *testing.T)) {
 	for _, n := range []networks{caddys, ours} {
 		t.Run(n.tcp+","+n.udp, func(t *testing.T) {
@@ -72,18 +69,18 @@ func overBoth(t *testing.T, test func(t *testing.T)) {
 type server struct {
 	t     *testing.T
 	admin string
-	log   string // the file its log goes to
-	more  string // global options in all its configs
+	log   string // the log file
+	more  string // global options of all its configs
 }
 
-// nextPort hands out ports below the system's ephemeral ones, so that no
-// outgoing connection of another test takes one in between.
+// nextPort numbers the ports that freePort returns. They are below the ephemeral
+// ports, so that no outgoing connection of another test takes one.
 var nextPort atomic.Int32
 
 func freePort(t *testing.T) int {
 	t.Helper()
 	for range 2000 {
-		port := 20000 + os.Getpid()%8*1000 + int(nextPort.Add(1))%1000 // another process' are others, mostly
+		port := 20000 + os.Getpid()%8*1000 + int(nextPort.Add(1))%1000 // other processes mostly use other ports
 		tcp, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
 			continue
@@ -112,14 +109,14 @@ func start(t *testing.T, layer4 string) *server {
 	return startWith(t, "", layer4)
 }
 
-// startWith is start with further global options, which reloads have too.
+// startWith is start with more global options, which reloads keep.
 func startWith(t *testing.T, more, layer4 string) *server {
 	t.Helper()
-	return startBeside(t, "", more, layer4)
+	return startWithApps(t, "", more, layer4)
 }
 
-// startBeside is startWith with apps beside layer4, as JSON, in this config.
-func startBeside(t *testing.T, apps, more, layer4 string) *server {
+// startWithApps is startWith with more apps, as JSON, in the first config.
+func startWithApps(t *testing.T, apps, more, layer4 string) *server {
 	t.Helper()
 	s := newServer(t)
 	s.more = more
@@ -141,7 +138,7 @@ func startBeside(t *testing.T, apps, more, layer4 string) *server {
 	return s
 }
 
-// stop ends Caddy; once more does nothing.
+// stop stops Caddy. It may be called again.
 func (s *server) stop() error {
 	http.DefaultClient.CloseIdleConnections()
 	return caddy.Stop()
@@ -159,7 +156,7 @@ func (s *server) adapt(layer4 string) ([]byte, error) {
 	return config, err
 }
 
-// reload loads another config through the admin API and gives its answer.
+// reload loads another config through the admin API and returns its error.
 func (s *server) reload(layer4 string) error {
 	config, err := s.adapt(layer4)
 	if err != nil {
@@ -168,15 +165,15 @@ func (s *server) reload(layer4 string) error {
 	return s.post("/load", "application/json", config)
 }
 
-// post asks the admin API; an answer other than 200 is an error.
+// post makes a request to the admin API. A status other than 200 is an error.
 func (s *server) post(path, contentType string, body []byte) error {
 	_, err := s.request(path, contentType, body)
 	return err
 }
 
-// request gives the admin API's answer. Each load replaces the admin API's
-// listener as well, and resets who waits in its queue: such a request was not
-// seen and is made again.
+// request makes a request to the admin API and returns the response. Each reload
+// replaces the listener of the admin API and resets the connections in its queue.
+// Such a request was not handled, so it is repeated.
 func (s *server) request(path, contentType string, body []byte) (text []byte, err error) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	var answer *http.Response
@@ -196,7 +193,7 @@ func (s *server) request(path, contentType string, body []byte) (text []byte, er
 	return text, err
 }
 
-// lines are the relay's log lines with that message so far.
+// lines returns the lines of the relay's log with that message.
 func (s *server) lines(message string) (found []map[string]any) {
 	for _, fields := range logged(s.t, s.log) {
 		if fields["msg"] == message && fields["logger"] == "layer4.handlers.relay" {
@@ -206,7 +203,7 @@ func (s *server) lines(message string) (found []map[string]any) {
 	return found
 }
 
-// logged are the lines of a log file so far.
+// logged returns all lines of a log file.
 func logged(t *testing.T, path string) (all []map[string]any) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -221,17 +218,7 @@ func logged(t *testing.T, path string) (all []map[string]any) {
 	return all
 }
 
-// eventually waits until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited %s in vain for %s", patience, what)
-		}
-	}
-}
-
-// echoTCP is a backend that answers each line with its own name in front.
+// echoTCP starts a backend that answers with its name and what it received.
 func echoTCP(t *testing.T, name string) (addr string, stop func()) {
 	t.Helper()
 	ln, err := net.Listen("tcp", freeAddr(t))
@@ -264,7 +251,8 @@ func echoTCP(t *testing.T, name string) (addr string, stop func()) {
 	return ln.Addr().String(), stop
 }
 
-// echoUDP is the same for datagrams.
+// echoUDP starts a UDP backend that answers each datagram with its name and the
+// datagram.
 func echoUDP(t *testing.T, name, addr string) (at string, stop func()) {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", addr)
@@ -289,18 +277,18 @@ func echoUDP(t *testing.T, name, addr string) (at string, stop func()) {
 func dial(t *testing.T, network, addr string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial(network, addr)
-	for end := time.Now().Add(patience); err != nil; conn, err = net.Dial(network, addr) {
+	for end := time.Now().Add(relaytest.Limit); err != nil; conn, err = net.Dial(network, addr) {
 		if time.Now().After(end) {
-			t.Fatalf("dialled %s for %s in vain: %v", addr, patience, err)
+			t.Fatalf("dial %s: %v", addr, err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 	return conn
 }
 
-// ask sends text and gives the answer.
+// ask sends text and returns the answer.
 func ask(t *testing.T, conn net.Conn, text string) string {
 	t.Helper()
 	if _, err := conn.Write([]byte(text)); err != nil {
@@ -314,8 +302,8 @@ func ask(t *testing.T, conn net.Conn, text string) string {
 	return string(buf[:n])
 }
 
-// keepAsking repeats a datagram until it is answered, since datagrams get lost
-// where nobody listens yet.
+// keepAsking repeats a datagram until it is answered. Datagrams are lost while
+// nothing listens yet.
 func keepAsking(t *testing.T, conn net.Conn, text string) string {
 	t.Helper()
 	buf := make([]byte, 64<<10)

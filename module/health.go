@@ -8,9 +8,9 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// healthCheckOf is what the data path makes of the options; nil if backends are
-// not probed.
-func healthCheckOf(opts caddyfile.Options) *handler.HealthCheck {
+// newHealthCheck converts the options of a health check. It returns nil if the
+// backends are not probed.
+func newHealthCheck(opts caddyfile.Options) *handler.HealthCheck {
 	h := opts.HealthCheck
 	if h == nil {
 		return nil
@@ -28,18 +28,18 @@ func healthCheckOf(opts caddyfile.Options) *handler.HealthCheck {
 	return check
 }
 
-// probeLocked has backends probed as the settings in force say, and no longer
-// as those before them did.
-func (s *service) probeLocked() {
-	if s.probing != nil {
-		s.probing()
-		s.probing = nil
+// restartProbesLocked stops the probes of the previous settings and starts those
+// of the current ones.
+func (s *service) restartProbesLocked() {
+	if s.stopProbes != nil {
+		s.stopProbes()
+		s.stopProbes = nil
 	}
-	g := s.current.Load()
-	if g == nil || g.check == nil || g.relay == nil {
+	current := s.current.Load()
+	if current == nil || current.check == nil || current.relay == nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s.probing = cancel
-	go g.relay.CheckHealth(ctx, *g.check) // ends when other settings are in force, or none
+	s.stopProbes = cancel
+	go current.relay.CheckHealth(ctx, *current.check) // returns after stopProbes
 }

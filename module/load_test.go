@@ -7,11 +7,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// Reloads while clients come and go: established relays are not touched, what
-// fails does so in caddy-l4's listener (a connection reset before it was
-// accepted), and in the end nothing is left.
+// Reloads under load do not touch established relays and leak nothing. Only
+// connections in the queue of caddy-l4's listener fail: they are reset before they
+// are accepted.
 func TestReloadUnderLoad(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		backend, _ := echoTCP(t, "b")
@@ -71,7 +73,7 @@ func TestReloadUnderLoad(t *testing.T) {
 			t.Errorf("%d lost, where none may be", lost.Load())
 		}
 		if served.Load() == 0 {
-			t.Error("nobody was served")
+			t.Error("no client was served")
 		}
 		if n := len(s.lines("client refused")); n != 0 {
 			t.Errorf("the relay refused clients: %d lines", n)
@@ -82,13 +84,13 @@ func TestReloadUnderLoad(t *testing.T) {
 		if err := s.stop(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
+		relaytest.Eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
 	})
 }
 
 func TestFiveThousandConnections(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
-		// Client, both sides of the relay and backend are all in this process.
+		// This process has the client, both sides of the relay and the backend.
 		clients := min(5000, (descriptorLimit(t)-1500)/4)
 		backend, _ := echoTCP(t, "b")
 		at := freeAddr(t)
@@ -109,6 +111,6 @@ func TestFiveThousandConnections(t *testing.T) {
 		if err := s.stop(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
+		relaytest.Eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
 	})
 }

@@ -13,11 +13,11 @@ import (
 	"github.com/async-relay/caddy-relay/resolver"
 )
 
-// name is a metric in metrics.
-type name uint8
+// metric is an index in metrics.
+type metric uint8
 
 const (
-	connectionsActive name = iota
+	connectionsActive metric = iota
 	connectionsTotal
 	bytesTotal
 	datagramsTotal
@@ -32,23 +32,23 @@ const (
 	udpSessionsEvictedTotal
 )
 
-// namePrefix is what all metrics begin with.
+// namePrefix begins the name of every metric.
 const namePrefix = "caddy_layer4_relay_"
 
-// mostLabels is how many labels a metric has at most.
-const mostLabels = 4
+// maxLabels is the largest number of labels of a metric.
+const maxLabels = 4
 
-// metrics are what is scraped, in their names' order.
+// metrics describes the metrics that are scraped.
 var metrics = [...]struct {
 	name, help string
 	labels     []string
 }{
 	connectionsActive: {
-		"connections_active", "TCP relays and UDP sessions at work. Those without a backend are still looking for one.",
+		"connections_active", "Active TCP relays and UDP sessions. An empty backend label means that they have not connected to a backend yet.",
 		[]string{"service", "network", "backend"},
 	},
 	connectionsTotal: {
-		"connections_total", "TCP connections made to the backend, and UDP sockets opened to it.",
+		"connections_total", "TCP connections established to the backend, and UDP sockets opened to it.",
 		[]string{"service", "network", "backend"},
 	},
 	bytesTotal: {
@@ -60,53 +60,53 @@ var metrics = [...]struct {
 		[]string{"service", "network", "backend", "direction"},
 	},
 	connectDuration: {
-		"connect_duration_seconds", "How long a connection to the backend took, its lookup included; on UDP, its first answer.",
+		"connect_duration_seconds", "Time to connect to the backend, including the lookup. On UDP: time to its first answer.",
 		[]string{"service", "network", "backend"},
 	},
 	failuresTotal: {
-		"failures_total", "Attempts of clients and health checks that failed, counted as strikes or not.",
+		"failures_total", "Failed attempts of clients and health checks, whether they counted as strikes or not.",
 		[]string{"service", "network", "backend"},
 	},
 	demotionsTotal: {
-		"demotions_total", "Second strikes: the backend went down and to the end of the queue.",
+		"demotions_total", "Second strikes. Each one marks the backend as down and moves it to the end of the queue.",
 		[]string{"service", "network", "backend"},
 	},
 	refusedTotal: {
-		"refused_total", "Clients that were not served, by reason: no_backend, max_connections, max_connections_per_ip.",
+		"refused_total", "Refused clients, by reason: no_backend, max_connections, max_connections_per_ip.",
 		[]string{"service", "network", "reason"},
 	},
 	droppedDatagramsTotal: {
-		"dropped_datagrams_total", "Datagrams dropped, by reason: queue_full, refused; listener, of no service, for those that a socket had no room for.",
+		"dropped_datagrams_total", "Dropped datagrams, by reason: queue_full, refused, or listener (the buffer of the listening socket was full; no service label).",
 		[]string{"service", "reason"},
 	},
 	backendUp: {
-		"backend_up", "0 while the backend is down or cooling, else 1.",
+		"backend_up", "0 while the backend is down or cooling, otherwise 1.",
 		[]string{"service", "network", "backend"},
 	},
 	backendPosition: {
-		"backend_position", "Place of the backend in the queue; 1 is tried first.",
+		"backend_position", "Position of the backend in the queue. 1 is tried first.",
 		[]string{"service", "backend"},
 	},
 	dnsLookupsTotal: {
-		"dns_lookups_total", "DNS queries by result: ok; stale, it failed and the old addresses stay; failed, there are none. Answers from the cache are no queries.",
+		"dns_lookups_total", "DNS queries, by result: ok, stale (the query failed, the old addresses stay in use) or failed (the query failed, there are no addresses). Cache hits are not counted.",
 		[]string{"result"},
 	},
 	udpSessionsEvictedTotal: {
-		"udp_sessions_evicted_total", "UDP sessions that made room for others.",
+		"udp_sessions_evicted_total", "UDP sessions that were ended to make room for others.",
 		[]string{"service"},
 	},
 }
 
-// collected are the metrics of the process. There is one for all configs, and it
-// reads the state that they share, so that a reload is no break in any counter.
+// collected is the collector of the process. All configs share it, and it reads
+// the state that they share, so that counters continue over a reload.
 var collected = newCollector()
 
-// registerMetrics has the config's registry show the metrics. It may be called
-// more than once for a config.
+// registerMetrics registers the collector in the registry of a config. It may be
+// called more than once for a config.
 func registerMetrics(ctx caddy.Context) error {
 	registry := ctx.GetMetricsRegistry()
 	if registry == nil {
-		return nil // the context is of something within a config
+		return nil // the context belongs to a module within a config
 	}
 	err := registry.Register(collected)
 	if already := (prometheus.AlreadyRegisteredError{}); err != nil && !errors.As(err, &already) {
@@ -115,7 +115,7 @@ func registerMetrics(ctx caddy.Context) error {
 	return nil
 }
 
-// collector shows the services' metrics to Prometheus.
+// collector exports the metrics of all services to Prometheus.
 type collector struct {
 	descs   [len(metrics)]*prometheus.Desc // set once
 	lookups resolver.Counts                // of all DNS caches
@@ -137,33 +137,33 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. It shows the services that a config
-// has or that still have relays at work. The backends' state is shown as long
-// as a config has them.
+// Collect implements prometheus.Collector. It exports the services that the
+// current config has, and removed ones with active relays. It exports the state
+// of backends only for services that the current config has.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	counters, gauges := c.ledger.balance(time.Now())
+	counters, gauges := c.ledger.totalsAndGauges(time.Now())
 	for key, value := range gauges {
-		ch <- prometheus.MustNewConstMetric(c.descs[key.of], prometheus.GaugeValue, value, key.values()...)
+		ch <- prometheus.MustNewConstMetric(c.descs[key.metric], prometheus.GaugeValue, value, key.values()...)
 	}
 	for key, f := range counters {
 		switch {
-		case key.of != connectDuration:
+		case key.metric != connectDuration:
 			ch <- c.counter(f[0], key)
-		case slices.Max(f) > 0: // it is long, and a service often has one network
+		case slices.Max(f) > 0: // an empty histogram has many lines, and a service often has one network only
 			ch <- c.histogram(f, key)
 		}
 	}
-	ch <- c.counter(sockets.Dropped(), seriesOf(droppedDatagramsTotal, "", "listener"))
-	ch <- c.counter(c.lookups.OK.Load(), seriesOf(dnsLookupsTotal, "ok"))
-	ch <- c.counter(c.lookups.Stale.Load(), seriesOf(dnsLookupsTotal, "stale"))
-	ch <- c.counter(c.lookups.Failed.Load(), seriesOf(dnsLookupsTotal, "failed"))
+	ch <- c.counter(sockets.Dropped(), newSeries(droppedDatagramsTotal, "", "listener"))
+	ch <- c.counter(c.lookups.OK.Load(), newSeries(dnsLookupsTotal, "ok"))
+	ch <- c.counter(c.lookups.Stale.Load(), newSeries(dnsLookupsTotal, "stale"))
+	ch <- c.counter(c.lookups.Failed.Load(), newSeries(dnsLookupsTotal, "failed"))
 }
 
 func (c *collector) counter(value uint64, key series) prometheus.Metric {
-	return prometheus.MustNewConstMetric(c.descs[key.of], prometheus.CounterValue, float64(value), key.values()...)
+	return prometheus.MustNewConstMetric(c.descs[key.metric], prometheus.CounterValue, float64(value), key.values()...)
 }
 
-// histogram shows the figures of connectFigures.
+// histogram exports the figures that connectFigures returns.
 func (c *collector) histogram(f figures, key series) prometheus.Metric {
 	buckets := make(map[float64]uint64, len(handler.ConnectBuckets))
 	var count uint64
@@ -173,12 +173,13 @@ func (c *collector) histogram(f figures, key series) prometheus.Metric {
 	}
 	count += f[len(handler.ConnectBuckets)]
 	sum := time.Duration(f[len(handler.ConnectBuckets)+1]).Seconds()
-	return prometheus.MustNewConstHistogram(c.descs[key.of], count, sum, buckets, key.values()...)
+	return prometheus.MustNewConstHistogram(c.descs[key.metric], count, sum, buckets, key.values()...)
 }
 
-// adminMetrics has the metrics registered with the admin API, and has no routes.
-// After a rejected reload the registry at /metrics is that of the rejected
-// config, which may not have got as far as the app relay.
+// adminMetrics registers the metrics when Caddy provisions the admin API. It has
+// no routes. It is needed after a rejected reload: /metrics then uses the
+// registry of the rejected config, in which the app relay may not have been
+// provisioned.
 type adminMetrics struct{}
 
 // CaddyModule returns the Caddy module information.

@@ -26,8 +26,8 @@ var (
 	byInText      = regexp.MustCompile(`\b(?:by|without|on)\s*\(([^)]*)\)`)
 )
 
-// checkExpression expects metrics that are scraped, with the labels that the
-// expression asks for; some are the scraper's own.
+// checkExpression checks that an expression uses only existing metrics and labels.
+// Prometheus itself adds the label instance.
 func checkExpression(t *testing.T, expr string, names, labels map[string]bool) {
 	t.Helper()
 	found := metricInText.FindAllString(expr, -1)
@@ -52,11 +52,12 @@ func checkExpression(t *testing.T, expr string, names, labels map[string]bool) {
 		}
 	}
 	if strings.Count(expr, "(") != strings.Count(expr, ")") || strings.Count(expr, "{") != strings.Count(expr, "}") {
-		t.Errorf("a parenthesis too many or too few: %s", expr)
+		t.Errorf("unbalanced parentheses: %s", expr)
 	}
 }
 
-// scraped are the names and labels of all metrics, histograms by their parts.
+// scraped returns the names and labels of all metrics. A histogram counts as its
+// parts.
 func scraped(t *testing.T) (names, labels map[string]bool) {
 	t.Helper()
 	backend, _ := echoTCP(t, "b")
@@ -76,8 +77,8 @@ func scraped(t *testing.T) (names, labels map[string]bool) {
 	return names, labels
 }
 
-// The dashboard and the alerts ask for what there is, and the dashboard for all
-// of it.
+// The dashboard and the alerts use only existing metrics, and the dashboard shows
+// all of them.
 func TestDashboardAndAlertsNameMetrics(t *testing.T) {
 	names, labels := scraped(t)
 	var dashboard struct {
@@ -115,7 +116,7 @@ func TestDashboardAndAlertsNameMetrics(t *testing.T) {
 		}
 		ids[p.ID] = true
 		if p.Type != "row" && len(p.Targets) == 0 {
-			t.Errorf("%s asks for nothing", p.Title)
+			t.Errorf("%s has no expression", p.Title)
 		}
 		for _, target := range p.Targets {
 			checkExpression(t, target.Expr, names, labels)
@@ -128,7 +129,7 @@ func TestDashboardAndAlertsNameMetrics(t *testing.T) {
 	}
 	for name := range names {
 		if strings.HasSuffix(name, "_sum") || strings.HasSuffix(name, "_count") {
-			continue // the buckets stand for them
+			continue // the dashboard uses the buckets
 		}
 		if !strings.Contains(string(text), name) {
 			t.Errorf("the dashboard does not show %s", name)

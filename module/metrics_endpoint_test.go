@@ -6,10 +6,12 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// The admin API shows the metrics without any option, and those of the process
-// before there is a relay.
+// The admin API exports the metrics without any option. It exports those of the
+// process even if the config has no relay.
 func TestMetricsNeedNoConfig(t *testing.T) {
 	s := start(t, "")
 	now := s.scrape()
@@ -20,8 +22,7 @@ func TestMetricsNeedNoConfig(t *testing.T) {
 	}
 }
 
-// A site of Caddy's own can show them on an address of its own, with the admin
-// API on or off.
+// A Caddy site can export the metrics, with the admin API on or off.
 func TestMetricsOnASite(t *testing.T) {
 	for _, admin := range []string{"off", freeAddr(t)} {
 		t.Run("admin "+admin, func(t *testing.T) {
@@ -44,11 +45,11 @@ func TestMetricsOnASite(t *testing.T) {
 					return err == nil && len(got.lacks(map[string]float64{total: value})) == 0
 				}
 			}
-			eventually(t, "the site to show the relay", shows(0))
+			relaytest.Eventually(t, "the site to show the relay", shows(0))
 			if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {
 				t.Fatalf("got %q", got)
 			}
-			eventually(t, "the connection to be counted", shows(1))
+			relaytest.Eventually(t, "the connection to be counted", shows(1))
 		})
 	}
 }

@@ -7,84 +7,85 @@ import (
 	"time"
 )
 
-// keepTotals is how long the totals of a service or backend are kept that is no
-// longer there. One that comes back later begins at zero.
+// keepTotals is how long the totals of a removed service or backend are kept. If
+// it comes back later, its counters begin at zero.
 const keepTotals = 24 * time.Hour
 
-// ledger adds up what services count, so that what is shown never falls. A
-// service or a backend that was removed begins at zero when it comes back; the
-// totals here go on. Services without names of their own may also share one.
+// ledger adds up the counters of all services, so that no exported counter ever
+// falls. The counters of a service or backend begin at zero when it comes back
+// after a removal; the totals of the ledger continue. Unnamed services that have
+// the same backends share their totals.
 type ledger struct {
-	// mu guards what follows. It is held from the reading of a service until
-	// that is booked, so that no reading overtakes another.
+	// mu guards the fields below. It is held from the reading of a service until
+	// that reading is recorded, so that readings are recorded in order.
 	mu     sync.Mutex
-	last   map[*service]map[series]figures // the latest reading of each that is there
+	last   map[*service]map[series]figures // the latest reading of each existing service
 	totals map[series]*total
 }
 
-// total is what a series has come to.
+// total is the sum of a series over all its services.
 type total struct {
-	figures figures
-	booked  time.Time // the last time
+	figures  figures
+	recorded time.Time // when the series was last recorded
 }
 
 func newLedger() *ledger {
 	return &ledger{last: make(map[*service]map[series]figures), totals: make(map[series]*total)}
 }
 
-// book books what all services have counted. It is time for that when somebody
-// looks, and before backends leave a queue, who take their counts along.
-func (l *ledger) book(now time.Time) {
+// record adds the counters of all services to the totals. It must be called
+// before backends leave a queue, because their counters leave with them.
+func (l *ledger) record(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	services.Range(func(_, value any) bool {
-		l.bookLocked(value.(*service), now)
+		l.recordLocked(value.(*service), now)
 		return true
 	})
 }
 
-// close books a service for the last time.
+// close records a service for the last time.
 func (l *ledger) close(s *service, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.bookLocked(s, now)
+	l.recordLocked(s, now)
 	delete(l.last, s)
 }
 
-// balance books what all services have counted, and gives the totals and the
-// gauges of those that a config has or that still have relays at work.
-func (l *ledger) balance(now time.Time) (counters map[series]figures, gauges map[series]float64) {
-	counters, gauges = make(map[series]figures), make(map[series]float64)
+// totalsAndGauges records all services. It returns the totals and the gauges of
+// those that the current config has and of removed ones with active relays.
+func (l *ledger) totalsAndGauges(now time.Time) (totals map[series]figures, gauges map[series]float64) {
+	totals, gauges = make(map[series]figures), make(map[series]float64)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	services.Range(func(_, value any) bool {
 		s := value.(*service)
-		r := l.bookLocked(s, now)
-		if s.current.Load() == nil && !s.busy() {
-			return true // its config does not run yet, or never will
+		r := l.recordLocked(s, now)
+		if s.current.Load() == nil && !s.hasRelays() {
+			return true // its config has not started, and may be rejected
 		}
 		for key := range r.counters {
-			counters[key] = nil
+			totals[key] = nil
 		}
 		for key, value := range r.gauges {
-			merge(gauges, key, value)
+			mergeGauge(gauges, key, value)
 		}
 		return true
 	})
-	for key := range counters {
-		counters[key] = slices.Clone(l.totals[key].figures)
+	for key := range totals {
+		totals[key] = slices.Clone(l.totals[key].figures)
 	}
 	l.forgetLocked(now)
-	return counters, gauges
+	return totals, gauges
 }
 
-// forgetLocked drops the totals of what is long gone.
+// forgetLocked deletes the totals that were not recorded for keepTotals.
 func (l *ledger) forgetLocked(now time.Time) {
-	maps.DeleteFunc(l.totals, func(_ series, t *total) bool { return now.Sub(t.booked) > keepTotals })
+	maps.DeleteFunc(l.totals, func(_ series, t *total) bool { return now.Sub(t.recorded) > keepTotals })
 }
 
-func (l *ledger) bookLocked(s *service, now time.Time) reading {
-	r := s.read(now)
+func (l *ledger) recordLocked(s *service, now time.Time) reading {
+	r := s.readMetrics(now)
 	before := l.last[s]
 	for key, f := range r.counters {
 		t := l.totals[key]
@@ -93,14 +94,14 @@ func (l *ledger) bookLocked(s *service, now time.Time) reading {
 			l.totals[key] = t
 		}
 		t.add(f, before[key])
-		t.booked = now
+		t.recorded = now
 	}
 	l.last[s] = r.counters
 	return r
 }
 
-// add adds what has been counted since before: all of it, if the counter was
-// not there then or has begun anew.
+// add adds the increase from before to f. If a counter is smaller than before,
+// or if before is nil, the counter began at zero since, and add adds all of it.
 func (t *total) add(f, before figures) {
 	for i, count := range f {
 		if before != nil && before[i] <= count {
@@ -110,14 +111,15 @@ func (t *total) add(f, before figures) {
 	}
 }
 
-// merge adds a gauge. Of two backends in queues of one name the worse is shown.
-func merge(gauges map[series]float64, key series, value float64) {
+// mergeGauge adds a gauge. If two services share a series, the gauges of their
+// backends become the worse of the two values, and other gauges the sum.
+func mergeGauge(gauges map[series]float64, key series, value float64) {
 	other, both := gauges[key]
 	switch {
 	case !both:
-	case key.of == backendUp:
+	case key.metric == backendUp:
 		value = min(value, other)
-	case key.of == backendPosition:
+	case key.metric == backendPosition:
 		value = max(value, other)
 	default:
 		value += other

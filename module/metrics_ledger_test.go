@@ -12,7 +12,7 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// newIdle makes the state of a service that is in no pool.
+// newIdle returns a service that is not in services.
 func newIdle(name string, backends ...string) *service {
 	var addresses []upstream.Address
 	for _, b := range backends {
@@ -23,7 +23,7 @@ func newIdle(name string, backends ...string) *service {
 	return s
 }
 
-// fail has a backend fail so often.
+// fail records a number of failures of the first backend.
 func (s *service) fail(times int) {
 	for range times {
 		walk := s.Pool.Walk(upstream.TCP)
@@ -34,13 +34,13 @@ func (s *service) fail(times int) {
 
 type testError struct{}
 
-func (testError) Error() string { return "as the test wants it" }
+func (testError) Error() string { return "test error" }
 
 var errTest testError
 
 func TestLedgerAddsUp(t *testing.T) {
 	l := newLedger()
-	failures := seriesOf(failuresTotal, "s", "tcp", "a")
+	failures := newSeries(failuresTotal, "s", "tcp", "a")
 	expect := func(want uint64) {
 		t.Helper()
 		if got := l.totals[failures].figures; !slices.Equal(got, figures{want}) {
@@ -49,35 +49,35 @@ func TestLedgerAddsUp(t *testing.T) {
 	}
 	first := newIdle("s", "a")
 	first.fail(3)
-	l.bookLocked(first, time.Now())
+	l.recordLocked(first, time.Now())
 	expect(3)
-	l.bookLocked(first, time.Now())
+	l.recordLocked(first, time.Now())
 	expect(3)
 
-	twin := newIdle("s", "a") // another service that is shown under the name
+	twin := newIdle("s", "a") // another service of the same name
 	twin.fail(2)
-	l.bookLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now())
 	expect(5)
 	first.fail(1)
 	l.close(first, time.Now())
 	expect(6)
 	if len(l.last) != 1 {
-		t.Errorf("%d services are remembered, want the twin alone", len(l.last))
+		t.Errorf("%d services in the ledger, want only the twin", len(l.last))
 	}
 
-	// The backend leaves and comes back, and has failed more often than before.
+	// The backend is removed and returns. It has failed more often than before.
 	twin.Pool.Update(newIdle("", "b").addresses(), 0)
-	l.bookLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now())
 	twin.Pool.Update(newIdle("", "a").addresses(), 0)
 	twin.fail(4)
-	l.bookLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now())
 	expect(10)
 
-	// The same, and nobody has looked in between: it has failed less often.
+	// Again, without a reading in between. It has failed less often than before.
 	twin.Pool.Update(newIdle("", "b").addresses(), 0)
 	twin.Pool.Update(newIdle("", "a").addresses(), 0)
 	twin.fail(1)
-	l.bookLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now())
 	expect(11)
 }
 
@@ -88,51 +88,51 @@ func (s *service) addresses() (list []upstream.Address) {
 	return list
 }
 
-func TestLedgerForgetsWhatIsLongGone(t *testing.T) {
+func TestLedgerForgetsOldTotals(t *testing.T) {
 	l, now := newLedger(), time.Now()
 	s := newIdle("s", "a")
 	s.fail(1)
 	l.close(s, now)
 	l.forgetLocked(now.Add(keepTotals))
 	if len(l.totals) == 0 {
-		t.Error("the totals are gone too early")
+		t.Error("the totals were deleted too early")
 	}
 	l.forgetLocked(now.Add(keepTotals + 1))
 	if len(l.totals) != 0 {
-		t.Errorf("%d series are kept for ever", len(l.totals))
+		t.Errorf("%d series were not deleted", len(l.totals))
 	}
 }
 
-// A service is shown while a config has it in force or it has relays; what it
-// counted stays with its last user's leave.
-func TestServicesInThePool(t *testing.T) {
-	s := newIdle("TestServicesInThePool", "a")
-	failures := seriesOf(failuresTotal, s.Name, "tcp", "a")
+// A service is exported while the current config has it or it has relays. Its
+// counts stay in the ledger when its last user releases it.
+func TestExportedServices(t *testing.T) {
+	s := newIdle("TestExportedServices", "a")
+	failures := newSeries(failuresTotal, s.Name, "tcp", "a")
 	if _, _, err := services.LoadOrNew(s.Name, func() (caddy.Destructor, error) { return s, nil }); err != nil {
 		t.Fatal(err)
 	}
 	collected.ledger.mu.Lock()
-	before := collected.ledger.totals[failures].count() // of a run before this one
+	before := collected.ledger.totals[failures].count() // of an earlier run of this test
 	collected.ledger.mu.Unlock()
-	if counters, _ := collected.ledger.balance(time.Now()); counters[failures] != nil {
-		t.Error("a service is shown that no config has in force")
+	if counters, _ := collected.ledger.totalsAndGauges(time.Now()); counters[failures] != nil {
+		t.Error("exported a service that no config has")
 	}
-	s.current.Store(new(generation))
-	if counters, _ := collected.ledger.balance(time.Now()); counters[failures] == nil {
-		t.Error("a service in force is not shown")
+	s.current.Store(new(settings))
+	if counters, _ := collected.ledger.totalsAndGauges(time.Now()); counters[failures] == nil {
+		t.Error("did not export a service of the current config")
 	}
 	s.current.Store(nil)
 	s.fail(2)
 	if deleted, _ := services.Delete(s.Name); !deleted {
-		t.Fatal("somebody else has the service")
+		t.Fatal("the service is still in use")
 	}
 	collected.ledger.mu.Lock()
 	defer collected.ledger.mu.Unlock()
 	if got := collected.ledger.totals[failures].count() - before; got != 2 {
-		t.Errorf("%d failures are kept, want the 2 of the end", got)
+		t.Errorf("%d failures were added, want the last 2", got)
 	}
 	if collected.ledger.last[s] != nil {
-		t.Error("the ledger holds a service that is gone")
+		t.Error("the ledger still has the released service")
 	}
 }
 
@@ -145,7 +145,7 @@ func (t *total) count() uint64 {
 
 func TestMergedGauges(t *testing.T) {
 	for _, test := range []struct {
-		of         name
+		of         metric
 		one, two   float64
 		wantEither float64
 	}{
@@ -156,17 +156,17 @@ func TestMergedGauges(t *testing.T) {
 	} {
 		for _, order := range [][2]float64{{test.one, test.two}, {test.two, test.one}} {
 			gauges := make(map[series]float64)
-			merge(gauges, series{of: test.of}, order[0])
-			merge(gauges, series{of: test.of}, order[1])
-			if got := gauges[series{of: test.of}]; got != test.wantEither {
+			mergeGauge(gauges, series{metric: test.of}, order[0])
+			mergeGauge(gauges, series{metric: test.of}, order[1])
+			if got := gauges[series{metric: test.of}]; got != test.wantEither {
 				t.Errorf("%s of %v is %v, want %v", metrics[test.of].name, order, got, test.wantEither)
 			}
 		}
 	}
 }
 
-// A backend is down or cooling to clients of one network alone, and one that is
-// drained is not down.
+// The gauge backend_up is separate for each network, and a drained backend is not
+// down.
 func TestBackendUp(t *testing.T) {
 	for state, want := range map[upstream.State]float64{
 		upstream.Up: 1, upstream.Struck: 1, upstream.Draining: 1, upstream.Down: 0, upstream.Cooling: 0,
@@ -174,14 +174,14 @@ func TestBackendUp(t *testing.T) {
 		r := reading{counters: make(map[series]figures), gauges: make(map[series]float64)}
 		status := upstream.Status{Position: 2}
 		status.Networks[upstream.TCP].State = state
-		r.queued(&status, "s", "a", true)
-		if got := r.gauges[seriesOf(backendUp, "s", "tcp", "a")]; got != want {
+		r.addStatus(&status, "s", "a", true)
+		if got := r.gauges[newSeries(backendUp, "s", "tcp", "a")]; got != want {
 			t.Errorf("%s: %v, want %v", state, got, want)
 		}
-		if got := r.gauges[seriesOf(backendUp, "s", "udp", "a")]; got != 1 {
+		if got := r.gauges[newSeries(backendUp, "s", "udp", "a")]; got != 1 {
 			t.Errorf("%s on the other network: %v", state, got)
 		}
-		if got := r.gauges[seriesOf(backendPosition, "s", "a")]; got != 3 {
+		if got := r.gauges[newSeries(backendPosition, "s", "a")]; got != 3 {
 			t.Errorf("position %v, want 3", got)
 		}
 	}
@@ -189,14 +189,14 @@ func TestBackendUp(t *testing.T) {
 
 func TestLabelsAreUTF8(t *testing.T) {
 	s := newIdle("a\xffb", "c\xfe")
-	for key := range s.read(time.Now()).counters {
+	for key := range s.readMetrics(time.Now()).counters {
 		for _, value := range key.values() {
 			if !utf8.ValidString(value) {
-				t.Errorf("%s has the label %q", metrics[key.of].name, value)
+				t.Errorf("%s has the label %q", metrics[key.metric].name, value)
 			}
 		}
 	}
-	if got := label("a\xffb"); got != "a\uFFFDb" {
+	if got := labelValue("a\xffb"); got != "a\uFFFDb" {
 		t.Errorf("got %q", got)
 	}
 }

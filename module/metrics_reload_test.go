@@ -5,10 +5,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// served is a scrape in which a service has made so many connections to a
-// backend that now serves that many.
+// served waits until the metrics show that many connections of a service to a
+// backend, in total and active.
 func (s *server) served(service, backend string, total, active float64) {
 	s.t.Helper()
 	living := backendLabels(service, "tcp", backend)
@@ -21,7 +23,7 @@ func (s *server) served(service, backend string, total, active float64) {
 	})
 }
 
-// A reload is no break in any counter, and clients of before count on.
+// All counters continue over a reload, also those of clients from before.
 func TestMetricsOverReloads(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	dead, at, name := freeAddr(t), freeAddr(t), newName("reloaded")
@@ -43,7 +45,8 @@ func TestMetricsOverReloads(t *testing.T) {
 	}
 }
 
-// Wherever a config was rejected, the metrics are those of the one that runs on.
+// After a rejected reload, the metrics are those of the running config, no matter
+// which part of the config failed.
 func TestMetricsOverRejectedReloads(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	at, name, never := freeAddr(t), newName("runs-on"), newName("never")
@@ -65,7 +68,7 @@ func TestMetricsOverRejectedReloads(t *testing.T) {
 			return s.post("/load", "application/json", []byte(`{`+admin+`,"apps":{"nonsense":{}}}`))
 		},
 	} {
-		for range 3 { // apps come in any order
+		for range 3 { // Caddy starts apps in random order
 			if err := reject(); err == nil {
 				t.Fatalf("%s: accepted", why)
 			}
@@ -81,7 +84,7 @@ func TestMetricsOverRejectedReloads(t *testing.T) {
 	}
 }
 
-// A backend that leaves the queue has its totals back when it returns.
+// A backend that is removed and returns continues its totals.
 func TestMetricsOfABackendThatReturns(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	other, _ := echoTCP(t, "o")
@@ -95,8 +98,8 @@ func TestMetricsOfABackendThatReturns(t *testing.T) {
 		if got := ask(t, conn, "x"); got != "b x" {
 			t.Fatalf("got %q", got)
 		}
-		s.mustReload(without)       // nobody has looked in between
-		s.shows(map[string]float64{ // as long as it serves
+		s.mustReload(without)       // no scrape in between
+		s.shows(map[string]float64{ // exported while it has relays
 			"connections_total{" + living + "}":  round,
 			"connections_active{" + living + "}": 1,
 		})
@@ -107,15 +110,15 @@ func TestMetricsOfABackendThatReturns(t *testing.T) {
 			}
 		}
 		conn.Close()
-		eventually(t, "the backend to be forgotten", func() bool { return len(s.scrape().of("backend", backend)) == 0 })
+		relaytest.Eventually(t, "the backend to be forgotten", func() bool { return len(s.scrape().of("backend", backend)) == 0 })
 		s.mustReload(with)
 		s.shows(map[string]float64{"failures_total{" + gone + "}": 2 * round, "demotions_total{" + gone + "}": round, "backend_up{" + gone + "}": 1})
 		s.served(name, backend, round, 0)
 	}
 }
 
-// A removed service is shown until its last relay has ended, and has its totals
-// back when it returns.
+// A removed service is exported until its last relay has ended. If it returns, it
+// continues its totals.
 func TestMetricsOfARemovedService(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	at, name := freeAddr(t), newName("removed")
@@ -133,11 +136,11 @@ func TestMetricsOfARemovedService(t *testing.T) {
 		}
 	}
 	conn.Close()
-	eventually(t, "the service to go", func() bool { return len(s.scrape().of("service", name)) == 0 })
+	relaytest.Eventually(t, "the service to go", func() bool { return len(s.scrape().of("service", name)) == 0 })
 	s.mustReload(with)
 	s.served(name, backend, 1, 0)
 
-	// Gone with nobody at work.
+	// Removed without active relays.
 	s.mustReload("")
 	if shown := s.scrape().of("service", name); len(shown) > 0 {
 		t.Errorf("still there: %v", shown)
@@ -146,7 +149,7 @@ func TestMetricsOfARemovedService(t *testing.T) {
 	s.served(name, backend, 1, 0)
 }
 
-// Whoever looks while everything changes never sees a counter fall.
+// No scrape during reloads and traffic sees a counter fall.
 func TestMetricsNeverFall(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	dead, one, two := freeAddr(t), freeAddr(t), freeAddr(t)
@@ -158,9 +161,9 @@ func TestMetricsNeverFall(t *testing.T) {
 	}
 	s := start(t, configs[0])
 	done := make(chan struct{})
-	var looking sync.WaitGroup
+	var scraping sync.WaitGroup
 	for range 2 {
-		looking.Go(func() { // ends with done
+		scraping.Go(func() { // returns when done is closed
 			seen := make(peaks)
 			for {
 				now, err := s.tryScrape()
@@ -187,5 +190,5 @@ func TestMetricsNeverFall(t *testing.T) {
 		}
 	}
 	close(done)
-	looking.Wait()
+	scraping.Wait()
 }

@@ -9,18 +9,20 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// This file is how tests read metrics: as Prometheus does.
+// This file has the helpers that read metrics as Prometheus does.
 
-// nextService numbers services, since their totals go on from test to test.
+// nextService numbers services: the totals of a name continue from test to test.
 var nextService atomic.Int32
 
-// newName is that of a service that no test has had.
+// newName returns a service name that no other test uses.
 func newName(what string) string { return fmt.Sprintf("%s-%d", what, nextService.Add(1)) }
 
-// scrape is what was read, by the whole name of a series as it stands in the
-// text, with prefix, labels and all.
+// scrape holds the values by the full name of their series, with prefix and
+// labels.
 type scrape map[string]float64
 
 const metricPrefix = "caddy_layer4_relay_"
@@ -35,10 +37,10 @@ func (s *server) scrape() scrape {
 	return got
 }
 
-// tryScrape is scrape for any goroutine.
+// tryScrape is scrape for goroutines that must not end the test.
 func (s *server) tryScrape() (scrape, error) {
 	var err error
-	for range 20 { // as in request: a load resets who waits
+	for range 20 { // a reload may reset the request, see server.request
 		var got scrape
 		if got, err = scrapeAt("http://" + s.admin + "/metrics"); err == nil || errors.Is(err, errScrape) {
 			return got, err
@@ -49,8 +51,8 @@ func (s *server) tryScrape() (scrape, error) {
 
 var errScrape = errors.New("scrape")
 
-// scrapeAt reads our metrics, and fails if any of those of the process cannot be
-// shown.
+// scrapeAt reads the relay's metrics. It fails if any metric of the process cannot
+// be exported.
 func scrapeAt(url string) (scrape, error) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	answer, err := client.Get(url)
@@ -84,8 +86,8 @@ func scrapeAt(url string) (scrape, error) {
 	return found, nil
 }
 
-// lacks says which series are not there with their values; names are without
-// the prefix.
+// lacks returns the series that are missing or have another value. wanted names
+// them without the prefix.
 func (s scrape) lacks(wanted map[string]float64) (missing []string) {
 	for name, value := range wanted {
 		if got, ok := s[metricPrefix+name]; !ok {
@@ -97,20 +99,20 @@ func (s scrape) lacks(wanted map[string]float64) (missing []string) {
 	return missing
 }
 
-// shows waits until series have their values: some are counted just after a
-// client has seen what they count.
+// shows waits until the series have the values: some are counted just after the
+// client notices the event.
 func (s *server) shows(wanted map[string]float64) {
 	s.t.Helper()
 	var missing []string
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(relaytest.Limit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if missing = s.scrape().lacks(wanted); len(missing) == 0 {
 			return
 		}
 	}
-	s.t.Fatalf("waited %s in vain: %s", patience, strings.Join(missing, "; "))
+	s.t.Fatalf("timed out, the metrics lack: %s", strings.Join(missing, "; "))
 }
 
-// of are the series with that label.
+// of returns the series with that label.
 func (s scrape) of(label, value string) (names []string) {
 	for name := range s {
 		if strings.Contains(name, fmt.Sprintf("%s=%q", label, value)) {
@@ -120,7 +122,7 @@ func (s scrape) of(label, value string) (names []string) {
 	return names
 }
 
-// isCounter says whether a series must never fall.
+// isCounter reports whether a series must never fall.
 func isCounter(name string) bool {
 	name, _, _ = strings.Cut(name, "{")
 	for _, suffix := range []string{"_total", "_bucket", "_sum", "_count"} {
@@ -131,11 +133,11 @@ func isCounter(name string) bool {
 	return false
 }
 
-// peaks are the highest values that were seen of each counter.
+// peaks holds the highest value seen of each counter.
 type peaks map[string]float64
 
-// fallen takes a scrape, and says which counters are lower than they were, also
-// if they were not there in between.
+// fallen adds a scrape and returns the counters that are lower than in any scrape
+// before.
 func (p peaks) fallen(s scrape) (fallen []string) {
 	for name, value := range s {
 		if !isCounter(name) {

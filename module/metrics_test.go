@@ -9,14 +9,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// backendLabels are those of a service's backend.
+// backendLabels returns the labels of a backend's series.
 func backendLabels(service, network, backend string) string {
 	return fmt.Sprintf(`backend=%q,network=%q,service=%q`, backend, network, service)
 }
 
-// What is shown is what was sent.
+// The metrics agree with what the clients sent.
 func TestMetricsReconcile(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		name := newName("reconciles")
@@ -73,7 +75,7 @@ func TestMetricsReconcile(t *testing.T) {
 		}
 		s.shows(traffic(clients))
 		during := s.scrape()
-		if sum := during[metricPrefix+"connect_duration_seconds_sum{"+living+"}"]; sum <= 0 || sum > patience.Seconds() {
+		if sum := during[metricPrefix+"connect_duration_seconds_sum{"+living+"}"]; sum <= 0 || sum > relaytest.Limit.Seconds() {
 			t.Errorf("connecting took %v seconds", sum)
 		}
 		if below := during[metricPrefix+"connect_duration_seconds_bucket{"+living+`,le="10"}`]; below != clients {
@@ -86,7 +88,7 @@ func TestMetricsReconcile(t *testing.T) {
 	})
 }
 
-// positionOf, bytesOf and refusedOf are series.
+// positionOf, refusedOf and bytesOf return the name of a series.
 
 func positionOf(service, backend string) string {
 	return fmt.Sprintf(`backend_position{backend=%q,service=%q}`, backend, service)
@@ -100,8 +102,8 @@ func bytesOf(service, backend, direction string) string {
 	return fmt.Sprintf(`bytes_total{backend=%q,direction=%q,network="tcp",service=%q}`, backend, direction, service)
 }
 
-// refusal expects a client to be refused. It dials once: the reset may be there
-// before the dial has returned.
+// refusal checks that a client is refused. It dials only once: the reset may come
+// before Dial returns.
 func refusal(t *testing.T, at string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", at)
@@ -112,7 +114,7 @@ func refusal(t *testing.T, at string) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(relaytest.Limit))
 	if n, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Fatalf("a client that had to be refused got %d bytes", n)
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -120,7 +122,7 @@ func refusal(t *testing.T, at string) {
 	}
 }
 
-// Those who are refused are counted by why, of each service apart.
+// Refused clients are counted by service and reason.
 func TestMetricsOfRefusals(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	one, two, three := freeAddr(t), freeAddr(t), freeAddr(t)
@@ -149,8 +151,8 @@ func TestMetricsOfRefusals(t *testing.T) {
 	})
 }
 
-// What is lost of UDP is counted by why.
-func TestMetricsOfUDPTrouble(t *testing.T) {
+// Lost datagrams are counted by reason.
+func TestMetricsOfLostDatagrams(t *testing.T) {
 	backend, _ := echoUDP(t, "b", freeAddr(t))
 	silent, err := net.ListenPacket("udp", freeAddr(t))
 	if err != nil {
@@ -163,7 +165,7 @@ func TestMetricsOfUDPTrouble(t *testing.T) {
 		block("UDP/"+two, backend+" {\n name "+full+"\n max_udp_sessions 1\n }"))
 
 	conn := dial(t, "udp", one)
-	eventually(t, "the client to be refused and its next datagram to be dropped", func() bool {
+	relaytest.Eventually(t, "the client to be refused and its next datagram to be dropped", func() bool {
 		_, _ = conn.Write([]byte("x"))
 		got := s.scrape()
 		return got[metricPrefix+refusedOf(refuses, "udp", "no_backend")] > 0 &&
@@ -177,9 +179,9 @@ func TestMetricsOfUDPTrouble(t *testing.T) {
 	s.shows(map[string]float64{fmt.Sprintf("udp_sessions_evicted_total{service=%q}", full): 2})
 }
 
-// Who waits for a backend is at work, too.
-func TestMetricsOfThoseInSearch(t *testing.T) {
-	names := startNameServer(t, "") // silent: the lookup takes as long as the attempt may
+// A client that waits for a backend counts as active.
+func TestMetricsOfWaitingClients(t *testing.T) {
+	names := startNameServer(t, "") // does not answer, so the lookup lasts until the timeout
 	at, name := freeAddr(t), newName("searches")
 	s := start(t, block("TCP/"+at, fmt.Sprintf("web.test:80 {\n name %s\n resolvers %s\n connect_timeout 1m\n }", name, names.addr)))
 	dial(t, "tcp", at)
@@ -187,8 +189,8 @@ func TestMetricsOfThoseInSearch(t *testing.T) {
 	s.shows(map[string]float64{searching: 1})
 }
 
-// Queries are counted by what they came to. They are those of the process, so
-// that only the difference counts.
+// DNS queries are counted by result. The counters are those of the process, so the
+// test checks differences.
 func TestMetricsOfLookups(t *testing.T) {
 	port := freePort(t)
 	backendAt(t, "127.0.0.3", port)
@@ -206,7 +208,7 @@ func TestMetricsOfLookups(t *testing.T) {
 		t.Errorf("%v good queries after one, %v before it", ok, result(before, "ok"))
 	}
 	names.set("127.0.0.0/8") // no address: an empty answer
-	eventually(t, "old addresses to be kept", func() bool { return result(s.scrape(), "stale") > result(before, "stale") })
+	relaytest.Eventually(t, "old addresses to be kept", func() bool { return result(s.scrape(), "stale") > result(before, "stale") })
 	s.mustReload(block("TCP/"+at, fmt.Sprintf("other.test:%d {\n name looks-up\n resolvers %s\n }", port, names.addr)))
 	refusal(t, at)
 	if failed := result(s.scrape(), "failed"); failed <= result(before, "failed") {
@@ -214,14 +216,14 @@ func TestMetricsOfLookups(t *testing.T) {
 	}
 }
 
-// Services that are hard to show: many, two of one name, and a name that is
-// anything but a word.
+// Exports of many services, of two services with one name, and of a name with
+// special characters.
 func TestMetricsOfManyServices(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	dead, one, two := freeAddr(t), freeAddr(t), freeAddr(t)
 	odd := "a \\ name = é and 日本"
 	var blocks strings.Builder
-	for _, at := range []string{one, two} { // no names: two services that are shown under one
+	for _, at := range []string{one, two} { // unnamed: two services of one name
 		fmt.Fprint(&blocks, block("TCP/"+at, fmt.Sprintf("%s %s {\n idle_timeout %dm\n }", dead, backend, len(blocks.String())+1)))
 	}
 	fmt.Fprint(&blocks, block("TCP/"+freeAddr(t), fmt.Sprintf("%s {\n name `%s`\n }", backend, odd)))
@@ -239,7 +241,7 @@ func TestMetricsOfManyServices(t *testing.T) {
 	s.shows(map[string]float64{
 		"connections_total{" + backendLabels(both, "tcp", backend) + "}":  2,
 		"connections_active{" + backendLabels(both, "tcp", backend) + "}": 2,
-		"backend_up{" + backendLabels(both, "tcp", dead) + "}":            0, // of the second it is up
+		"backend_up{" + backendLabels(both, "tcp", dead) + "}":            0, // it is up for the second service
 		positionOf(both, dead):    2,
 		positionOf(both, backend): 2,
 	})

@@ -14,28 +14,30 @@ import (
 	"github.com/async-relay/caddy-relay/internal/listen"
 )
 
-// sockets are the process' sockets of the networks relay+tcp/ and relay+udp/.
-// They are no UsagePool: a socket also lives for the clients that came by it,
-// and opening one must not overlap with closing it.
+// sockets holds the sockets of the networks relay+tcp/ and relay+udp/. It is not
+// a caddy.UsagePool, because a socket outlives its listeners while it has
+// clients, and because opening a socket must not overlap with closing it.
 var sockets = listen.NewSockets()
 
-// The networks that layer4 servers can list beside Caddy's own.
+// The networks that layer4 servers can list in addition to Caddy's own.
 const (
 	networkTCP = "relay+tcp"
 	networkUDP = "relay+udp"
 )
 
-// listenTCP is the network relay+tcp/: a TCP socket that survives reloads.
+// listenTCP opens a listener of the network relay+tcp/. Its socket survives
+// reloads.
 func listenTCP(ctx context.Context, network, host, portRange string, offset uint, _ net.ListenConfig) (any, error) {
-	return open(ctx, network, host, portRange, offset, sockets.TCP)
+	return openListener(ctx, network, host, portRange, offset, sockets.TCP)
 }
 
-// listenUDP is the network relay+udp/: a UDP socket that accepts its clients.
+// listenUDP opens a listener of the network relay+udp/, which accepts one
+// connection per UDP client. Its socket survives reloads.
 func listenUDP(ctx context.Context, network, host, portRange string, offset uint, _ net.ListenConfig) (any, error) {
-	return open(ctx, network, host, portRange, offset, sockets.UDP)
+	return openListener(ctx, network, host, portRange, offset, sockets.UDP)
 }
 
-func open[L net.Listener](ctx context.Context, network, host, portRange string, offset uint, listener func(at netip.AddrPort, opts listen.Options) (L, error)) (any, error) {
+func openListener[L net.Listener](ctx context.Context, network, host, portRange string, offset uint, open func(at netip.AddrPort, opts listen.Options) (L, error)) (any, error) {
 	first, _, _ := strings.Cut(portRange, "-")
 	port, err := strconv.ParseUint(first, 10, 16)
 	if err != nil {
@@ -48,26 +50,27 @@ func open[L net.Listener](ctx context.Context, network, host, portRange string, 
 	opts := listen.Options{Log: processLog()}
 	var app *App
 	if cctx, ok := ctx.(caddy.Context); ok {
-		// One layer4 app is one config; it asks for its listeners with its own context.
+		// The context is that of the layer4 app, and each config has one.
 		opts.Owner, opts.Log = cctx.Module(), cctx.Logger(new(Relay))
 		if found, err := cctx.AppIfConfigured("relay"); err == nil {
 			app = found.(*App)
 		}
 		if _, is := opts.Owner.(*layer4.App); is && app != nil {
-			if relay := app.straightTo(network, host, at.Port(), cctx.Logger()); relay != nil {
+			if relay := app.directRelay(network, host, at.Port(), cctx.Logger()); relay != nil {
 				opts.TakeTCP, opts.TakeUDP = relay.startTCP, relay.startUDP
 			}
 		}
 	}
-	ln, err := listener(at, opts)
+	ln, err := open(at, opts)
 	if err != nil {
 		return nil, fmt.Errorf("%s/%s: %w", network, at, err)
 	}
 	// A config that is rejected after it has opened listeners never closes them.
-	// Where it has our app that does it at once, elsewhere they follow.
+	// Our app closes them at once. If the config does not have our app, they are
+	// closed when its context ends.
 	context.AfterFunc(ctx, func() { _ = ln.Close() })
 	if app != nil {
-		app.owns(ln)
+		app.addListener(ln)
 	}
 	return ln, nil
 }

@@ -15,11 +15,12 @@ import (
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// Some tests need a process of their own: one that can be told to exit, that
-// has little of something, or that is a stranger. It is this test binary, in
-// another role.
+// Some tests need another process: one that can exit, that has few descriptors, or
+// that is not Caddy. It is this test binary in another role.
 
 const roleVariable = "RELAY_TEST_ROLE"
 
@@ -28,16 +29,16 @@ var roles = map[string]func(){
 	"hold":  hold,
 }
 
-// process is another process and what it writes.
+// process is another process.
 type process struct {
 	t      *testing.T
 	cmd    *exec.Cmd
-	output string // a file
+	output string // the file with its output
 	ended  chan struct{}
-	err    error // of Wait; set before ended closes
+	err    error // of Wait; set before ended is closed
 }
 
-// spawn starts a process that ends with the test at the latest.
+// spawn starts a process. The end of the test kills it.
 func spawn(t *testing.T, role string, cmd *exec.Cmd) *process {
 	t.Helper()
 	p := &process{t: t, cmd: cmd, output: filepath.Join(t.TempDir(), "output"), ended: make(chan struct{})}
@@ -70,13 +71,13 @@ func (p *process) text() string {
 	return string(text)
 }
 
-// status waits for the end of the process and gives its exit status.
+// status waits for the end of the process and returns its exit status.
 func (p *process) status() int {
 	p.t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
-		p.t.Fatal("the process does not end")
+	case <-time.After(relaytest.Limit):
+		p.t.Fatal("the process did not exit")
 	}
 	var exit *exec.ExitError
 	if p.err != nil && !errors.As(p.err, &exit) {
@@ -92,14 +93,14 @@ func (p *process) terminate() {
 	}
 }
 
-// caddyProcess is a Caddy in a process of its own.
+// caddyProcess is a Caddy in another process.
 type caddyProcess struct {
 	*server
 	*process
 }
 
-// startProcess is start in another process. files is its limit of
-// descriptors, 0 for what this one has.
+// startProcess is start in another process. files is its descriptor limit; 0: the
+// same as this process.
 func startProcess(t *testing.T, layer4 string, files int) *caddyProcess {
 	t.Helper()
 	s := newServer(t)
@@ -120,10 +121,10 @@ func startProcess(t *testing.T, layer4 string, files int) *caddyProcess {
 		cmd = exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), self, "run", "--config", path)
 	}
 	p := &caddyProcess{server: s, process: spawn(t, "caddy", cmd)}
-	eventually(t, "the other Caddy to run", func() bool {
+	relaytest.Eventually(t, "the other Caddy to run", func() bool {
 		select {
 		case <-p.ended:
-			t.Fatalf("it ended: %v", p.err)
+			t.Fatalf("the process exited: %v", p.err)
 		default:
 		}
 		answer, err := http.Get("http://" + s.admin + "/config/")
@@ -136,8 +137,8 @@ func startProcess(t *testing.T, layer4 string, files int) *caddyProcess {
 	return p
 }
 
-// hold is a program that has nothing to do with the relay: it listens on the
-// addresses given, TCP and UDP, until its end.
+// hold is a program other than Caddy. It listens on the given addresses, on TCP and
+// UDP, until it is killed.
 func hold() {
 	for _, addr := range os.Args[1:] {
 		if _, err := net.Listen("tcp", addr); err != nil {
@@ -151,7 +152,7 @@ func hold() {
 	select {}
 }
 
-// startHolder has another process hold an address.
+// startHolder starts another process that holds an address.
 func startHolder(t *testing.T, addr string) {
 	t.Helper()
 	self, err := os.Executable()
@@ -159,7 +160,7 @@ func startHolder(t *testing.T, addr string) {
 		t.Fatal(err)
 	}
 	p := spawn(t, "hold", exec.Command(self, addr))
-	eventually(t, "the other process to listen", func() bool {
+	relaytest.Eventually(t, "the other process to listen", func() bool {
 		lines := bufio.NewScanner(strings.NewReader(p.text()))
 		return lines.Scan() && lines.Text() == "holding"
 	})

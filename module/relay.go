@@ -15,22 +15,23 @@ import (
 )
 
 // Relay is a layer4 handler that relays TCP connections and UDP datagrams to
-// the first backend of an ordered list that works.
+// the first working backend of an ordered list.
 //
-// A backend that fails is asked again at once, over a fresh DNS lookup; if it
-// fails again it goes to the end of the list. Every backend is tried before a
-// client is refused. Names are looked up once an hour, and old answers are
-// kept when the DNS is out.
+// A backend that fails is retried at once, after a fresh DNS lookup. If it fails
+// again, it moves to the end of the list. A client is refused only after every
+// backend was tried. Names are looked up once an hour. While DNS fails, the old
+// addresses stay in use.
 //
 // The same handler serves TCP and UDP: a TCP client gets a TCP connection to
-// the backend, a UDP client a UDP session. It is the last handler of its route.
+// the backend, a UDP client a UDP session. It must be the last handler of its
+// route.
 type Relay struct {
 	caddyfile.Config
 
-	names    *names         // held from Provision to Cleanup; nil if Provision did not get there
-	service  *service       // the same
-	settings *generation    // this config's settings of service
-	relay    *handler.Relay // serves
+	dns      *cacheRef      // held from Provision to Cleanup; nil if Provision failed before
+	service  *service       // held from Provision to Cleanup; nil if Provision failed before
+	settings *settings      // of service in this config
+	relay    *handler.Relay // serves the clients
 }
 
 // CaddyModule returns the Caddy module information.
@@ -45,9 +46,10 @@ func (*Relay) CaddyModule() caddy.ModuleInfo {
 // that of [caddyfile.Config].
 func (r *Relay) UnmarshalCaddyfile(d *cfile.Dispenser) error { return r.Config.UnmarshalCaddyfile(d) }
 
-// Provision checks the settings and takes hold of what the service shares
-// with other handlers and keeps across reloads. It binds, dials and looks up
-// nothing: `caddy validate` comes here too.
+// Provision implements caddy.Provisioner. It checks the settings and acquires
+// the state that the service shares with other handlers and keeps across
+// reloads. It binds no address, dials no backend and looks up no name, because
+// `caddy validate` calls it too.
 func (r *Relay) Provision(ctx caddy.Context) error {
 	config, err := r.Config.Resolved(caddy.NewReplacer())
 	if err != nil {
@@ -62,11 +64,11 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("service %s: %w", config.Service(), err)
 	}
 	opts := config.Options()
-	if r.names, err = loadNames(opts); err != nil {
+	if r.dns, err = loadCache(opts); err != nil {
 		return fmt.Errorf("service %s: dns cache: %w", opts.Service, err)
 	}
-	r.settings = newGeneration(opts, r.names, ctx.Logger())
-	if err := r.settings.announced(ctx, opts); err != nil {
+	r.settings = newSettings(opts, r.dns, ctx.Logger())
+	if err := r.settings.setEvents(ctx, opts); err != nil {
 		return fmt.Errorf("service %s: events: %w", opts.Service, err)
 	}
 	if r.service, err = loadService(config, r.settings); err != nil {
@@ -75,15 +77,15 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 	if err := app.(*App).add(r, ctx.Modules()); err != nil {
 		return err
 	}
-	r.relay = handler.New(r.service.Service, r.dataPath(opts, ctx.Logger()))
+	r.relay = handler.New(r.service.Service, r.handlerOptions(opts, ctx.Logger()))
 	if r.settings.relay == nil {
 		r.settings.relay = r.relay
 	}
 	return nil
 }
 
-// dataPath is what the options say to the data path.
-func (r *Relay) dataPath(opts caddyfile.Options, log *zap.Logger) handler.Options {
+// handlerOptions converts the options of the config into those of the handler.
+func (r *Relay) handlerOptions(opts caddyfile.Options, log *zap.Logger) handler.Options {
 	o := handler.Options{
 		ConnectTimeout:      opts.ConnectTimeout,
 		IdleTimeout:         opts.IdleTimeout,
@@ -105,31 +107,32 @@ func (r *Relay) dataPath(opts caddyfile.Options, log *zap.Logger) handler.Option
 	return o
 }
 
-// Cleanup lets go of what Provision took, or has that done when the last relay
-// of a service has ended that no config has any more.
+// Cleanup implements caddy.CleanerUpper. It releases what Provision acquired. If
+// no config has the service any more but the service has relays, that happens
+// when its last relay has ended.
 func (r *Relay) Cleanup() error {
 	if r.service != nil {
-		if gone := r.service.retire(r.settings); gone != nil && r.service.busy() {
-			go r.service.linger(gone, r.settings, r.letGo) // ends with the last relay, or when the service is back
+		if removed := r.service.retire(r.settings); removed != nil && r.service.hasRelays() {
+			go r.service.linger(removed, r.settings, r.release) // returns after the last relay, or when a config has the service again
 			return nil
 		}
 	}
-	r.letGo()
+	r.release()
 	return nil
 }
 
-func (r *Relay) letGo() {
+func (r *Relay) release() {
 	if r.service != nil {
 		_, _ = services.Delete(r.service.key)
 	}
-	if r.names != nil {
-		r.names.release()
+	if r.dns != nil {
+		r.dns.release()
 	}
 }
 
-// Handle serves one TCP client, or the datagrams of one UDP client. What
-// becomes of them is in the relay's own log; an end of a connection is no
-// error of the handler.
+// Handle implements layer4.NextHandler. It serves one TCP client, or the
+// datagrams of one UDP client. It returns no errors: the relay logs how a client
+// ends.
 func (r *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	switch conn := cx.Conn.(type) {
 	case *listen.Conn:
@@ -143,7 +146,7 @@ func (r *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 		serveDatagrams(r.relay, cx)
 		return nil
 	}
-	// Not the config's context: a reload must not touch whom it finds here.
+	// Not the config's context: a reload must not end the relay.
 	r.relay.ServeTCP(context.Background(), clientOf(cx))
 	return nil
 }

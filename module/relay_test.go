@@ -6,6 +6,8 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 func TestBothProtocolsOnOnePort(t *testing.T) {
@@ -27,7 +29,7 @@ func TestBothProtocolsOnOnePort(t *testing.T) {
 		if got := ask(t, dial(t, "udp", at), "two"); got != "udp two" {
 			t.Errorf("udp: got %q", got)
 		}
-		// The order is one for both: TCP's two strikes have moved the dead one.
+		// Both networks share the order: two strikes on TCP moved the dead backend.
 		if got := s.lines("backend order changed"); len(got) != 1 {
 			t.Errorf("the order changed %d times, want once: %v", len(got), got)
 		}
@@ -57,7 +59,7 @@ func TestIPv6(t *testing.T) {
 		}()
 		at := fmt.Sprintf("[::1]:%d", freePort(t))
 		start(t, fmt.Sprintf("TCP/%s {\n route {\n relay %s\n }\n }", at, ln.Addr()))
-		got, err := io.ReadAll(dial(t, "tcp", at)) // a server that speaks first and closes
+		got, err := io.ReadAll(dial(t, "tcp", at)) // the server speaks first and closes
 		if err != nil || string(got) != "six" {
 			t.Errorf("got %q, %v", got, err)
 		}
@@ -92,7 +94,7 @@ func TestDatagramsReadByMatchersComeFirst(t *testing.T) {
 		}
 	}`, at, backend))
 		conn := dial(t, "udp", at)
-		// Two datagrams that the matcher sees together must arrive as two.
+		// The matcher sees two datagrams together. They must arrive as two.
 		for _, part := range []string{"HE", "LLO"} {
 			if _, err := conn.Write([]byte(part)); err != nil {
 				t.Fatal(err)
@@ -137,11 +139,11 @@ func TestRefusedClientIsReset(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "reset") {
 			t.Errorf("the refused client saw %v, want a reset", err)
 		}
-		eventually(t, "the refusal's line", func() bool { return len(s.lines("client refused")) == 1 })
+		relaytest.Eventually(t, "the refusal's line", func() bool { return len(s.lines("client refused")) == 1 })
 		if line := s.lines("client refused")[0]; line["level"] != "error" || line["service"] != "gone" || line["count"] != 1.0 {
 			t.Errorf("line: %v", line)
 		}
-		// caddy-l4 has nothing to add to that.
+		// caddy-l4 logs no error.
 		if got := s.lines("all backends unavailable"); len(got) != 1 {
 			t.Errorf("all backends unavailable was said %d times", len(got))
 		}

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// block is a server at addr that relays on the given settings.
+// block returns a layer4 server at addr with one relay.
 func block(addr, relay string) string {
 	return fmt.Sprintf("%s {\n route {\n relay %s\n }\n }\n", addr, relay)
 }
@@ -40,7 +42,7 @@ func TestReloadKeepsOrderAndConnections(t *testing.T) {
 		if got := ask(t, dial(t, "tcp", at), "new"); got != "b new" {
 			t.Errorf("a new connection got %q", got)
 		}
-		// The dead backend is known to be down: no strike, no move again.
+		// The dead backend is already down: no strike and no move.
 		if n := len(s.lines("backend failed, first strike")); n != 1 {
 			t.Errorf("%d first strikes over the reload, want 1", n)
 		}
@@ -71,15 +73,15 @@ func TestRejectedReloadChangesNothing(t *testing.T) {
 	at, taken := freeAddr(t), freeAddr(t)
 	s := start(t, block(at, a+" {\n name same\n }"))
 	for range 5 {
-		// This one provisions, and its relay app may even start, before a
-		// listener that cannot bind ends it.
+		// This config is provisioned, and its relay app may start, before a
+		// listener fails to bind.
 		err := s.reload(block(at, b+" {\n name same\n }") + "\n192.0.2.1:" + strings.Split(taken, ":")[1] + " {\n route {\n echo\n }\n }")
 		if err == nil {
 			t.Fatal("a listener on an address that is not ours was accepted")
 		}
 	}
-	// Whichever handler instance takes the client (caddy-l4 leaves the rejected
-	// config's listener behind, a known fault), the queue is the old one.
+	// caddy-l4 leaves the listener of the rejected config open, a known fault, so
+	// either handler may take the client. The queue is the old one in both cases.
 	for range 10 {
 		if got := ask(t, dial(t, "tcp", at), "x"); got != "a x" {
 			t.Errorf("got %q from the rejected config's queue", got)
@@ -111,8 +113,7 @@ func TestUDPSessionsOutliveAReload(t *testing.T) {
 		if got := keepAsking(t, conn, "two"); got != "b two" {
 			t.Errorf("got %q", got)
 		}
-		// One session, one backend socket: only the first answer of a session is
-		// told of.
+		// One session has one backend socket, and only its first answer is logged.
 		if n := len(s.lines("connected")); n != 1 {
 			t.Errorf("%d sessions reached the backend, want 1", n)
 		}
@@ -259,8 +260,8 @@ func TestServiceStartsAndStopsOnce(t *testing.T) {
 	})
 }
 
-// What `caddy validate` does must bind, dial and look up nothing, and leave
-// nothing behind.
+// `caddy validate` binds no address, dials no backend, looks up no name and leaks
+// nothing.
 func TestValidateStartsNothing(t *testing.T) {
 	var asked atomic.Int32
 	dns, err := net.ListenPacket("udp", freeAddr(t))
@@ -277,7 +278,7 @@ func TestValidateStartsNothing(t *testing.T) {
 		}
 	}()
 	ln := listenTCP(t)
-	at := ln.Addr().String() // taken: binding it would fail
+	at := ln.Addr().String() // taken, so binding it would fail
 	before := runtime.NumGoroutine()
 	for range 20 {
 		config := fmt.Sprintf(`{"admin":{"disabled":true},"apps":{"layer4":{"servers":{"s":{"listen":[%q],"routes":[{"handle":[{"handler":"relay","name":"v","backends":["backend.example:53",%q],"resolvers":[%q],"cooldown":"1h"}]}]}}}}}`, at, at, dns.LocalAddr())
@@ -289,7 +290,7 @@ func TestValidateStartsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
+	relaytest.Eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
 	if n := asked.Load(); n != 0 {
 		t.Errorf("the DNS server was asked %d times", n)
 	}

@@ -3,7 +3,6 @@ package module
 import (
 	"context"
 	"encoding/json"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,11 +16,12 @@ import (
 	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/hook"
+	"github.com/async-relay/caddy-relay/internal/loglimit"
 	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// services holds what each service keeps across reloads, by serviceKey.
+// services holds the state of each service across reloads, by serviceKey.
 var services = caddy.NewUsagePool()
 
 // The engines of all relays of the process.
@@ -30,77 +30,80 @@ var (
 	tcpEngine = stream.NewEngine()
 )
 
-// service is the state of a service, shared by the handlers of its name in
-// all configs that are loaded. It stays in services for as long as it has
-// relays at work, also after the last config that had it.
+// service is the state of a service. The handlers of its name in all loaded
+// configs share it. It stays in services until its last relay has ended, also
+// after the last config that had it.
 type service struct {
 	*handler.Service
-	key   string                // in services
-	names atomic.Pointer[names] // of the settings in force: also relays of older ones ask there
+	key string                   // in services
+	dns atomic.Pointer[cacheRef] // of the latest settings; relays of older settings use it too
 
-	shutdown atomic.Int64               // the shutdown_timeout in force, a time.Duration
-	current  atomic.Pointer[generation] // the settings in force; nil: there are none
-	early    early                      // events before there were any
+	shutdown atomic.Int64             // the shutdown_timeout of the latest settings, a time.Duration
+	current  atomic.Pointer[settings] // nil: no started config has the service
+	early    earlyEvents
+	dropped  loglimit.Limiter // events that found the emitter's queue full
 
-	mu       sync.Mutex         // guards what follows
-	inForce  []*generation      // settings of configs that are in force and not ended; the last one is the queue's
-	returned context.CancelFunc // ends the latest linger: a config has the service again; nil before the first
-	probing  context.CancelFunc // ends the health checks; nil: there are none
+	mu           sync.Mutex         // guards the fields below
+	running      []*settings        // of the started configs; the queue follows the last one
+	cancelLinger context.CancelFunc // ends the latest linger; nil before the first
+	stopProbes   context.CancelFunc // stops the health checks; nil if there are none
 }
 
-// generation is what one config wants of the service as a whole.
-type generation struct {
+// settings are the settings of a service in one config, as far as they concern
+// the service as a whole.
+type settings struct {
 	addresses       []upstream.Address
-	connectTimeout  time.Duration // of a test by hand
+	connectTimeout  time.Duration // for tests through the admin API
 	cooldown        time.Duration
 	gracePeriod     time.Duration
 	shutdownTimeout time.Duration
-	names           *names
+	dns             *cacheRef
 	log             *zap.Logger
 	hook            *hook.Config // nil: none
 	events          *caddyevents.App
-	ctx             caddy.Context        // what events are emitted with
+	ctx             caddy.Context        // for emitting events
 	check           *handler.HealthCheck // nil: backends are not probed
-	relay           *handler.Relay       // probes
+	relay           *handler.Relay       // probes the backends
 }
 
-func newGeneration(opts caddyfile.Options, n *names, log *zap.Logger) *generation {
-	g := &generation{
+func newSettings(opts caddyfile.Options, dns *cacheRef, log *zap.Logger) *settings {
+	set := &settings{
 		connectTimeout:  opts.ConnectTimeout,
 		cooldown:        opts.Cooldown,
 		gracePeriod:     opts.GracePeriod,
 		shutdownTimeout: opts.ShutdownTimeout,
-		names:           n,
+		dns:             dns,
 		log:             log,
-		check:           healthCheckOf(opts),
+		check:           newHealthCheck(opts),
 	}
 	for _, b := range opts.Backends {
-		g.addresses = append(g.addresses, upstream.Address{Text: b.Text, Host: b.Host, Port: b.Port, IP: b.Addr})
+		set.addresses = append(set.addresses, upstream.Address{Text: b.Text, Host: b.Host, Port: b.Port, IP: b.Addr})
 	}
-	return g
+	return set
 }
 
-// serviceKey is what makes a service the same one in the next config: its
-// name, or all its settings where it has none.
+// serviceKey returns the identity of a service across reloads: its name, or all
+// its settings if it has no name.
 func serviceKey(config caddyfile.Config) (string, error) {
 	if config.Name != "" {
 		return "name " + config.Name, nil
 	}
-	settings, err := json.Marshal(config)
-	return "settings " + string(settings), err
+	text, err := json.Marshal(config)
+	return "settings " + string(text), err
 }
 
-// loadService finds or makes the state of a service; letGo gives it back.
-func loadService(config caddyfile.Config, g *generation) (*service, error) {
+// loadService finds or creates the state of a service. Relay.release gives it
+// back.
+func loadService(config caddyfile.Config, set *settings) (*service, error) {
 	key, err := serviceKey(config)
 	if err != nil {
 		return nil, err
 	}
 	value, _, err := services.LoadOrNew(key, func() (caddy.Destructor, error) {
-		pool := upstream.NewPool(g.addresses, g.cooldown, time.Now())
+		pool := upstream.NewPool(set.addresses, set.cooldown, time.Now())
 		s := &service{key: key}
-		s.Service = handler.NewService(config.Service(), pool, s.happened)
-		s.names.Store(g.names)
+		s.Service = handler.NewService(config.Service(), pool, s.onEvent)
+		s.dns.Store(set.dns)
 		return s, nil
 	})
 	if err != nil {
@@ -109,120 +112,108 @@ func loadService(config caddyfile.Config, g *generation) (*service, error) {
 	return value.(*service), nil
 }
 
-// commit puts the settings of a config that starts into force, and says what
-// that changed.
-func (s *service) commit(g *generation) change {
+// apply makes the settings of a config that starts the current ones. It returns a
+// summary of the changes.
+func (s *service) apply(set *settings) reloadSummary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inForce = append(s.inForce, g)
-	s.current.Store(g)
+	s.running = append(s.running, set)
+	s.current.Store(set)
 	for _, e := range s.early.take() {
-		s.happened(e)
+		s.onEvent(e)
 	}
-	if s.returned != nil {
-		s.returned()
+	if s.cancelLinger != nil {
+		s.cancelLinger()
 	}
 	before := s.Pool.Order()
-	s.names.Store(g.names)
-	s.shutdown.Store(int64(g.shutdownTimeout))
-	s.Pool.Update(g.addresses, g.cooldown)
-	s.probeLocked()
-	if len(s.inForce) == 1 {
-		g.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
-		return change{}
+	s.dns.Store(set.dns)
+	s.shutdown.Store(int64(set.shutdownTimeout))
+	s.Pool.Update(set.addresses, set.cooldown)
+	s.restartProbesLocked()
+	if len(s.running) == 1 {
+		set.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
+		return reloadSummary{}
 	}
-	c := s.changeSince(before)
-	if c.ofQueue() {
+	sum := s.summarize(before)
+	if sum.queueChanged() {
 		s.Journal.Add(handler.Entry{Kind: handler.KindReload, Order: s.Pool.Order()})
 	}
 	if s.allDrained() {
-		g.log.Warn("all backends are drained, new clients are refused", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
+		set.log.Warn("all backends are drained, new clients are refused", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
 	}
-	return c
+	return sum
 }
 
-// allDrained says whether a reload took out the last backend that was not
-// drained, which nobody can drain.
+// allDrained reports whether every backend is drained. The admin API does not
+// drain the last undrained backend, but a reload can remove it.
 func (s *service) allDrained() bool {
-	walk := s.Pool.Walk(upstream.TCP) // one switch for both networks
+	walk := s.Pool.Walk(upstream.TCP) // a backend is drained on both networks
 	_, ok := walk.Next(time.Now())
 	return !ok
 }
 
-// retire takes the settings of a config back that has ended. If no config has
-// the service any more, gone is not nil, and ends when one has it again.
-func (s *service) retire(g *generation) (gone context.Context) {
+// retire removes the settings of a config that has ended. If no config has the
+// service any more, it returns a context that ends when one has it again.
+// Otherwise it returns nil.
+func (s *service) retire(set *settings) (removed context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.Index(s.inForce, g)
+	i := slices.Index(s.running, set)
 	if i < 0 {
-		return nil // rejected, or another handler of the same config was here
+		return nil // the config was rejected, or another of its handlers has retired the settings
 	}
-	s.inForce = slices.Delete(s.inForce, i, i+1)
-	if last := len(s.inForce) - 1; last >= 0 {
-		s.current.Store(s.inForce[last])
+	s.running = slices.Delete(s.running, i, i+1)
+	if last := len(s.running) - 1; last >= 0 {
+		s.current.Store(s.running[last])
 		return nil
 	}
 	s.current.Store(nil)
-	s.probeLocked()
-	g.log.Info("service stopped", zap.String("service", s.Name))
-	gone, s.returned = context.WithCancel(context.Background())
-	return gone
+	s.restartProbesLocked()
+	set.log.Info("service stopped", zap.String("service", s.Name))
+	removed, s.cancelLinger = context.WithCancel(context.Background())
+	return removed
 }
 
-// linger keeps a service that no config has any more for the relays that it
-// still has, and cuts them after the grace period. It ends with the last of
-// them, or when a config has the service again. On exit there is no grace
-// period, but a drain.
-func (s *service) linger(gone context.Context, g *generation, letGo func()) {
-	defer letGo()
-	if g.gracePeriod > 0 && !caddy.Exiting() {
-		grace, cancel := context.WithTimeout(gone, g.gracePeriod)
+// linger keeps a removed service until its last relay has ended, and then calls
+// release. After the grace period it cuts the remaining relays. It returns early
+// if a config has the service again. When the process exits, there is no grace
+// period: shutDown ends the relays.
+func (s *service) linger(removed context.Context, set *settings, release func()) {
+	defer release()
+	if set.gracePeriod > 0 && !caddy.Exiting() {
+		grace, cancel := context.WithTimeout(removed, set.gracePeriod)
 		defer cancel()
 		if s.WaitIdle(grace) == nil {
 			return
 		}
-		s.cutIf(gone)
+		s.cutIfRemoved(removed)
 	}
-	_ = s.WaitIdle(gone)
+	_ = s.WaitIdle(removed)
 }
 
-// cutIf cuts all relays if no config has had the service since gone began.
-func (s *service) cutIf(gone context.Context) {
+// cutIfRemoved cuts all relays unless a config has the service again.
+func (s *service) cutIfRemoved(removed context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if gone.Err() == nil {
+	if removed.Err() == nil {
 		s.Cut()
 	}
 }
 
-// shutdownTimeout is that of the settings that were in force last.
+// shutdownTimeout returns the shutdown_timeout of the latest settings.
 func (s *service) shutdownTimeout() time.Duration {
 	return time.Duration(s.shutdown.Load())
 }
 
-// busy says whether the service has relays at work.
-func (s *service) busy() bool {
+// hasRelays reports whether the service has active relays.
+func (s *service) hasRelays() bool {
 	tcp, udp := s.Active()
 	return tcp+udp > 0
 }
 
-// Destruct is called when neither a config nor a relay has the service.
+// Destruct implements caddy.Destructor. Caddy calls it when neither a config nor
+// a relay uses the service any more.
 func (s *service) Destruct() error {
 	collected.ledger.close(s, time.Now())
 	return nil
-}
-
-// Cached implements handler.Resolver, as do Lookup and Refresh: by the DNS
-// settings in force, whichever those of the relay that asks were.
-func (s *service) Cached(host string) ([]netip.Addr, bool) { return s.names.Load().Cached(host) }
-
-// Lookup implements handler.Resolver.
-func (s *service) Lookup(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error) {
-	return s.names.Load().Lookup(ctx, host, patience)
-}
-
-// Refresh implements handler.Resolver.
-func (s *service) Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) ([]netip.Addr, error) {
-	return s.names.Load().Refresh(ctx, host, since, patience)
 }

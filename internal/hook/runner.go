@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/async-relay/caddy-relay/internal/loglimit"
 )
 
 // DefaultTimeout is the timeout of a command whose [Config] has none.
@@ -58,7 +61,7 @@ type Runner struct {
 	ctx     context.Context            // ends with Close, which stops the commands
 	cancel  context.CancelCauseFunc
 	stopped chan struct{} // closed once Close was called and no command runs
-	drops   drops
+	drops   loglimit.Limiter
 
 	mu      sync.Mutex      // guards the fields below
 	busy    map[string]bool // the services whose command runs; each has one goroutine
@@ -107,12 +110,17 @@ func (r *Runner) Run(cfg Config, e Event) {
 	}
 	r.mu.Unlock()
 	if full {
-		r.drops.record(1, j, errFull)
+		r.drop(1, j, errFull)
 	}
 }
 
 // Dropped returns the number of dropped events.
-func (r *Runner) Dropped() uint64 { return r.drops.count() }
+func (r *Runner) Dropped() uint64 { return r.drops.Total() }
+
+// drop counts and logs n dropped events, of which j is the last.
+func (r *Runner) drop(n int, j job, reason error) {
+	r.drops.Log(j.Log, zapcore.ErrorLevel, "events dropped", uint64(n), append(j.fields(), zap.Error(reason))...)
+}
 
 // Close drops the waiting events, stops the running commands and waits for their
 // end. It returns an error if commands still run after closeTimeout.
@@ -128,9 +136,9 @@ func (r *Runner) Close() error {
 
 	r.cancel(errClosed)
 	if n := len(waiting); n > 0 {
-		r.drops.record(n, waiting[n-1], errClosed)
+		r.drop(n, waiting[n-1], errClosed)
 	}
-	r.drops.close()
+	r.drops.Close()
 	select {
 	case <-r.stopped:
 		return nil

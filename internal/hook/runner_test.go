@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/async-relay/caddy-relay/internal/loglimit"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
@@ -124,7 +125,7 @@ func TestDrops(t *testing.T) {
 			r.Run(cfg, event("a", 1000))
 			time.Sleep(100 * time.Millisecond)
 		}
-		time.Sleep(2 * dropLogInterval)
+		time.Sleep(2 * loglimit.Interval)
 		lines := logs.FilterMessage("events dropped").All()
 		logged := uint64(0)
 		for _, line := range lines {

@@ -1,0 +1,20 @@
+package api
+
+// Test is the result of a test of a backend.
+type Test struct {
+	Service string       `json:"service"`
+	Backend string       `json:"backend"`
+	OK      bool         `json:"ok"`              // at least one address passed on each tested network
+	Error   string       `json:"error,omitempty"` // of the lookup
+	Lookup  float64      `json:"lookup_ms"`       // 0 for an IP address
+	Dials   []TestedDial `json:"dials"`
+}
+
+// TestedDial is the result of a test of one address.
+type TestedDial struct {
+	Network string  `json:"network"`
+	Address string  `json:"address"`
+	OK      bool    `json:"ok"`
+	Latency float64 `json:"latency_ms"` // until the address passed or failed
+	Error   string  `json:"error,omitempty"`
+}

@@ -1,0 +1,90 @@
+package command
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+)
+
+// client makes requests to the admin API and prints the responses.
+type client struct {
+	address string
+	json    bool // print responses as JSON
+	out     io.Writer
+}
+
+func newClient(cmd *cobra.Command) (client, error) {
+	flags := cmd.Flags()
+	given, err := flags.GetString("address")
+	if err != nil {
+		return client{}, err
+	}
+	asJSON, err := flags.GetBool("json")
+	if err != nil {
+		return client{}, err
+	}
+	address, err := caddycmd.DetermineAdminAPIAddress(given, nil, "", "")
+	return client{address, asJSON, cmd.OutOrStdout()}, err
+}
+
+// show makes a request, decodes the response and prints it: as JSON if the user
+// asked for that, or with inWords.
+func (c client) show(method, path string, response any, inWords func(*printer)) error {
+	r, err := caddycmd.AdminAPIRequest(c.address, method, path, nil, nil)
+	if err != nil {
+		return fmt.Errorf("request to the admin API at %s: %w", c.address, apiMessage(err))
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(text, response)
+	}
+	if err != nil {
+		return fmt.Errorf("response of the admin API at %s: %w", c.address, err)
+	}
+	if c.json {
+		var indented bytes.Buffer
+		_ = json.Indent(&indented, text, "", "  ") // cannot fail: the text was decoded above
+		_, err = indented.WriteTo(c.out)
+		return err
+	}
+	p := newPrinter(c.out)
+	inWords(p)
+	return p.flush()
+}
+
+// apiMessage returns the message of the admin API out of the error that Caddy
+// makes of its response. It returns any other error unchanged.
+func apiMessage(err error) error {
+	var response caddy.APIError
+	text := err.Error()
+	if i := strings.IndexByte(text, '{'); i >= 0 && json.Unmarshal([]byte(text[i:]), &response) == nil && response.Message != "" {
+		return errors.New(response.Message)
+	}
+	return err
+}
+
+// pathSegment escapes a name as one segment of a path. It escapes the names "."
+// and ".." too, because HTTP clients and servers remove such segments.
+func pathSegment(name string) string {
+	if name == "." || name == ".." {
+		return strings.ReplaceAll(name, ".", "%2E")
+	}
+	return url.PathEscape(name)
+}
+
+func servicePath(service string) string { return "/relay/services/" + pathSegment(service) }
+
+// backendPath returns the path of an action on a backend. args are the names of
+// its service and of the backend.
+func backendPath(args []string, action string) string {
+	return servicePath(args[0]) + "/backends/" + pathSegment(args[1]) + "/" + action
+}

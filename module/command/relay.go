@@ -1,0 +1,128 @@
+package command
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/async-relay/caddy-relay/module/api"
+)
+
+// Relay returns the command `caddy relay`.
+func Relay() caddycmd.Command {
+	return caddycmd.Command{
+		Name:  "relay",
+		Usage: "<command>",
+		Short: "Shows and operates the relay services of a running Caddy",
+		Long: `
+Shows the services of a running Caddy and why the queue of each is in its
+current state, and operates on them. The commands use Caddy's admin API. With
+--json they print its response unchanged.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.PersistentFlags().String("address", "", "The address of the admin API, such as localhost:2019 or unix//run/caddy.sock (default: $CADDY_ADMIN, or localhost:2019)")
+			cmd.PersistentFlags().Bool("json", false, "Print the response as JSON")
+			for _, s := range subcommands {
+				cmd.AddCommand(s.command())
+			}
+			// Without Args and RunE, an unknown subcommand prints the help and succeeds.
+			cmd.Args = cobra.NoArgs
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		},
+	}
+}
+
+// subcommand is a subcommand of `caddy relay`. It makes one request and prints
+// the response.
+type subcommand struct {
+	use, short       string
+	minArgs, maxArgs int
+	run              func(c client, args []string) error
+}
+
+var subcommands = []subcommand{
+	{"status [service]", "Shows the queue of one service, or of all", 0, 1, runStatus},
+	{"explain <service>", "Shows why the queue of a service is in its current state", 1, 1, runExplain},
+	{"test <service> <backend>", "Dials all addresses of a backend now", 2, 2, runTest},
+	{"drain <service> <backend>", "Stops sending new clients to a backend", 2, 2, runSetDrained("drain")},
+	{"resume <service> <backend>", "Sends new clients to a drained backend again", 2, 2, runSetDrained("resume")},
+	{"reset <service>", "Restores the configured order and clears all strikes", 1, 1, runReset},
+	{"dns", "Shows the DNS cache", 0, 0, runDNS},
+	{"flush [host]", "Flushes one name, or all names, from the DNS cache", 0, 1, runFlush},
+}
+
+func (s subcommand) command() *cobra.Command {
+	return &cobra.Command{
+		Use:   s.use,
+		Short: s.short,
+		Args:  cobra.RangeArgs(s.minArgs, s.maxArgs),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			return s.run(c, args)
+		},
+	}
+}
+
+func runStatus(c client, args []string) error {
+	if len(args) == 1 {
+		var one api.Service
+		return c.show(http.MethodGet, servicePath(args[0]), &one, func(p *printer) { p.services(one) })
+	}
+	var all []api.Service
+	return c.show(http.MethodGet, "/relay/services", &all, func(p *printer) { p.services(all...) })
+}
+
+func runExplain(c client, args []string) error {
+	var e api.Explanation
+	return c.show(http.MethodGet, "/relay/explain?service="+url.QueryEscape(args[0]), &e, func(p *printer) { p.explanation(e) })
+}
+
+// runTest returns an error if the backend fails the test, so that scripts can
+// use the exit status.
+func runTest(c client, args []string) error {
+	var t api.Test
+	err := c.show(http.MethodPost, backendPath(args, "test"), &t, func(p *printer) { p.test(t) })
+	if err == nil && !t.OK {
+		err = fmt.Errorf("backend %s failed the test", t.Backend)
+	}
+	return err
+}
+
+func runSetDrained(action string) func(client, []string) error {
+	return func(c client, args []string) error {
+		var b api.Backend
+		return c.show(http.MethodPost, backendPath(args, action), &b, func(p *printer) {
+			p.line("%s: %s, %s", b.Address, b.State, b.Active)
+		})
+	}
+}
+
+func runReset(c client, args []string) error {
+	var s api.Service
+	return c.show(http.MethodPost, servicePath(args[0])+"/reset", &s, func(p *printer) { p.services(s) })
+}
+
+func runDNS(c client, _ []string) error {
+	var entries []api.DNSEntry
+	return c.show(http.MethodGet, "/relay/dns", &entries, func(p *printer) { p.dns(entries) })
+}
+
+func runFlush(c client, args []string) error {
+	path := "/relay/dns/flush"
+	if len(args) == 1 {
+		path += "?host=" + url.QueryEscape(args[0])
+	}
+	var f api.Flush
+	return c.show(http.MethodPost, path, &f, func(p *printer) {
+		names := "names"
+		if f.Flushed == 1 {
+			names = "name"
+		}
+		p.line("flushed %d %s", f.Flushed, names)
+	})
+}

@@ -1,0 +1,115 @@
+package module
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"reflect"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/async-relay/caddy-relay/internal/listen"
+)
+
+// This file finds out where clients can bypass layer4. Most servers with a relay
+// have one route without matchers, whose only handler is the relay. layer4 then
+// takes each client to the same relay through a channel, two goroutines, a
+// wrapped connection and a table of variables. On our own networks the listener
+// hands such clients directly to the relay.
+
+// directServers are the servers whose first route has a relay as its only
+// handler, judged from the raw config.
+type directServers []*layer4.Server
+
+// findDirectServers returns the direct servers of a layer4 app. It must be
+// called when the first relay of the app is provisioned: Caddy discards the raw
+// config of each route once the route is provisioned, so until then it has
+// discarded only routes without a relay.
+func findDirectServers(app *layer4.App) directServers {
+	servers := directServers{} // not nil: nil means that it was not called yet
+	for _, server := range app.Servers {
+		if len(server.Routes) > 0 && isRelay(server.Routes[0].HandlersRaw) {
+			servers = append(servers, server)
+		}
+	}
+	return servers
+}
+
+// isRelay reports whether a list of handlers is one relay.
+func isRelay(handlers []json.RawMessage) bool {
+	var only struct {
+		Handler string `json:"handler"`
+	}
+	return len(handlers) == 1 && json.Unmarshal(handlers[0], &only) == nil && "layer4.handlers."+only.Handler == string(new(Relay).CaddyModule().ID)
+}
+
+// relay returns the relay that gets all clients at an address, or nil if there is
+// none. It also returns nil if log, the log of the layer4 app, is at DEBUG:
+// layer4 logs each client, so clients then pass through layer4.
+func (s directServers) relay(network, host string, port uint16, log *zap.Logger) *Relay {
+	if log.Check(zapcore.DebugLevel, "") != nil { // Enabled would ignore which loggers a log includes
+		return nil
+	}
+	for _, server := range s {
+		if listensAt(server, network, host, port) && !hasMatchers(server.Routes[0]) {
+			return relayOf(server.Routes[:1])
+		}
+	}
+	return nil
+}
+
+// relayOf returns the relay of a route that has no matchers and no other handler.
+// It sends a fake client through the route.
+func relayOf(route layer4.RouteList) *Relay {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	client := &probe{Conn: near}
+	nowhere := layer4.HandlerFunc(func(*layer4.Connection) error { return nil })
+	_ = route.Compile(zap.NewNop(), 0, nowhere).Handle(layer4.WrapConnection(client, nil, zap.NewNop()))
+	return client.relay
+}
+
+// probe is a fake client. A relay that receives one records itself in it and
+// returns.
+type probe struct {
+	net.Conn
+	relay *Relay
+}
+
+// listensAt reports whether a server lists an address of one of our networks. It
+// compares the configured text and looks up no name, because the name may have
+// another address by now. No other server of the config can list the address.
+func listensAt(server *layer4.Server, network, host string, port uint16) bool {
+	replacer := caddy.NewReplacer()
+	for _, text := range server.Listen {
+		addr, err := caddy.ParseNetworkAddress(replacer.ReplaceAll(text, "")) // as layer4 does
+		if err == nil && addr.Network == network && addr.Host == host && addr.StartPort <= uint(port) && uint(port) <= addr.EndPort {
+			return true
+		}
+	}
+	return false
+}
+
+// hasMatchers reports whether a provisioned route has matchers. The field is
+// unexported, so it is read by reflection; if that fails, hasMatchers returns
+// true.
+func hasMatchers(route *layer4.Route) bool {
+	matchers := reflect.ValueOf(route).Elem().FieldByName("matcherSets")
+	return !matchers.IsValid() || matchers.Kind() != reflect.Slice || matchers.Len() > 0
+}
+
+// startTCP serves a client that a relay+tcp/ listener hands to the relay directly.
+func (r *Relay) startTCP(conn net.Conn) {
+	client, _ := plainClient(conn) // the listener hands over plain sockets only
+	r.relay.StartTCP(context.Background(), client)
+}
+
+// startUDP serves a client that a relay+udp/ listener hands to the relay directly.
+// It returns the function that takes the client's datagrams.
+func (r *Relay) startUDP(conn *listen.Conn) (sink func(datagrams [][]byte)) {
+	return (&directClient{Conn: conn, relay: r.relay}).deliver
+}

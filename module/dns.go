@@ -1,0 +1,121 @@
+package module
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/resolver"
+)
+
+// caches holds the DNS caches across reloads, one for each (ttl, resolvers).
+var caches = caddy.NewUsagePool()
+
+// cache is a DNS cache in caches. It closes when its last user releases it.
+type cache struct{ *resolver.Cache }
+
+// Destruct implements caddy.Destructor.
+func (c cache) Destruct() error {
+	c.Close()
+	return nil
+}
+
+// cacheRef is a handler's reference to a DNS cache. As long as it is held, the
+// cache keeps the handler's hosts fresh.
+type cacheRef struct {
+	cache *resolver.Cache
+	key   string // in caches
+	hosts []string
+}
+
+// loadCache finds or creates the cache for the options. The caller must release
+// the reference.
+func loadCache(opts caddyfile.Options) (*cacheRef, error) {
+	ref := &cacheRef{key: fmt.Sprint(opts.DNSTTL, opts.Resolvers)}
+	value, _, err := caches.LoadOrNew(ref.key, func() (caddy.Destructor, error) {
+		return cache{resolver.New(resolver.Config{TTL: opts.DNSTTL, Servers: opts.Resolvers, Observer: dnsLog{ref.key}, Counts: &collected.lookups})}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	ref.cache = value.(cache).Cache
+	for _, b := range opts.Backends {
+		if !b.Addr.IsValid() {
+			ref.hosts = append(ref.hosts, b.Host)
+		}
+	}
+	ref.cache.Hold(ref.hosts...)
+	return ref, nil
+}
+
+func (ref *cacheRef) release() {
+	ref.cache.Release(ref.hosts...)
+	_, _ = caches.Delete(ref.key)
+}
+
+// Cached implements handler.Resolver, like Lookup and Refresh below. They use
+// the DNS cache of the current settings, also for relays that began under older
+// settings.
+func (s *service) Cached(host string) ([]netip.Addr, bool) {
+	answer, ok := s.dns.Load().cache.Cached(host)
+	return answer.Addrs, ok
+}
+
+// Lookup implements handler.Resolver.
+func (s *service) Lookup(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error) {
+	answer, err := s.dns.Load().cache.Lookup(ctx, host, patience)
+	return answer.Addrs, err
+}
+
+// Refresh implements handler.Resolver.
+func (s *service) Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) ([]netip.Addr, error) {
+	answer, err := s.dns.Load().cache.Refresh(ctx, host, since, patience)
+	return answer.Addrs, err
+}
+
+// dnsLog logs the results of a DNS cache.
+type dnsLog struct {
+	cache string // the key of the cache in caches
+}
+
+// Resolved implements resolver.Observer.
+func (dnsLog) Resolved(host string, addrs []netip.Addr) {
+	processLog().Info("name resolved", zap.String("host", host), zap.Stringers("addresses", addrs))
+}
+
+// Changed implements resolver.Observer.
+func (l dnsLog) Changed(host string, old, new []netip.Addr) {
+	processLog().Info("addresses changed", zap.String("host", host), zap.Stringers("old", old), zap.Stringers("new", new))
+	services.Range(func(_, value any) bool {
+		if s := value.(*service); s.dns.Load().key == l.cache { // other services use other caches
+			s.recordAddressChange(host, old, new)
+		}
+		return true
+	})
+}
+
+// Stale implements resolver.Observer.
+func (dnsLog) Stale(host string, addrs []netip.Addr, age time.Duration, err error) {
+	processLog().Warn("lookup failed, keeping old addresses", zap.String("host", host), zap.Stringers("addresses", addrs), zap.Duration("age", age), zap.Error(err))
+}
+
+// Failed implements resolver.Observer.
+func (dnsLog) Failed(host string, err error) {
+	processLog().Warn("lookup failed", zap.String("host", host), zap.Error(err))
+}
+
+// recordAddressChange records in the journal that the addresses of a backend's
+// name changed. It does nothing if no backend has that name.
+func (s *service) recordAddressChange(host string, old, new []netip.Addr) {
+	for _, b := range s.Pool.Snapshot(time.Now()) {
+		if b.Backend.Host == host && !b.Backend.IP.IsValid() {
+			s.Journal.Add(handler.Entry{Kind: handler.KindDNS, Backend: b.Backend.Text, Cause: fmt.Sprintf("%v, before %v", new, old)})
+		}
+	}
+}

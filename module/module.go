@@ -1,0 +1,32 @@
+// Package module integrates the relay with Caddy: the handler
+// layer4.handlers.relay, the app relay behind it, the config adapter
+// async-relay, the admin API, the commands relay and async-relay, and the state
+// that is kept across reloads. Package handler moves the bytes.
+//
+// The package promises no API: its exported names exist for Caddy and may change
+// with any release. The config, the admin API, the commands and the metrics are
+// documented and stable.
+package module
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/module/command"
+)
+
+// This is the only init of the project. It registers everything with Caddy.
+func init() {
+	caddy.RegisterModule(new(Relay))
+	caddy.RegisterModule(new(App))
+	caddy.RegisterModule(new(adminMetrics))
+	caddy.RegisterModule(new(Admin))
+	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
+	caddy.RegisterNetwork(networkTCP, listenTCP)
+	caddy.RegisterNetwork(networkUDP, listenUDP)
+	caddycmd.RegisterCommand(command.Relay())
+	caddycmd.RegisterCommand(command.AsyncRelay(processLog))
+	caddy.OnExit(shutDown)
+}
