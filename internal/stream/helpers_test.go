@@ -321,3 +321,31 @@ func async(f func()) (wait func()) {
 	done.Go(f)
 	return done.Wait
 }
+
+// sendUntilFull sends until no more is accepted, and returns how many bytes were.
+func sendUntilFull(t testing.TB, conn *net.TCPConn) (sent int) {
+	t.Helper()
+	piece := make([]byte, 1<<20)
+	for {
+		relaytest.Check(t, conn.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
+		n, err := conn.Write(piece)
+		sent += n
+		switch timeout := errors.Is(err, os.ErrDeadlineExceeded); {
+		case err == nil, timeout && n > 0:
+		case timeout:
+			return sent
+		default:
+			t.Fatal(err)
+		}
+	}
+}
+
+// wantDelivered waits for the end of transfers.
+func wantDelivered(t testing.TB, transfers ...<-chan error) {
+	t.Helper()
+	for _, transfer := range transfers {
+		if err := relaytest.Receive(t, "the end of a transfer", transfer); err != nil {
+			t.Error(err)
+		}
+	}
+}
