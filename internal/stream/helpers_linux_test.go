@@ -100,10 +100,10 @@ func wantDescriptors(t testing.TB, most int) {
 // silentServer is a TCP server that lets clients wait: its queue of connections
 // is full, so that the system drops their SYNs.
 type silentServer struct {
-	t        testing.TB
-	fd       int
-	addr     netip.AddrPort
-	fill     []int // the connections that fill the queue
+	t    testing.TB
+	fd   int
+	addr netip.AddrPort
+	fill []int // the connections that fill the queue
 }
 
 func newSilentServer(t testing.TB) *silentServer {
