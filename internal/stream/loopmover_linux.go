@@ -79,7 +79,7 @@ func (m *loopMover) Carry(backend net.Conn, totals Totals) {
 	defer m.guard()
 	fd, err := netio.Detach(backend.(*net.TCPConn))
 	if err != nil {
-		_ = backend.Close()
+		netio.Reset(backend)
 	}
 	buf := netio.GetBuffer()
 	defer buf.Free()
@@ -238,7 +238,7 @@ func (m *loopMover) guard() {
 // led to.
 func (m *loopMover) doLocked(source Side, out output) {
 	if out&dropHeld != 0 {
-		m.flows[source].drop(m.loop.pipes)
+		m.dropHeldLocked()
 	}
 	if out&sendFinish != 0 {
 		m.finishLocked(source.other(), out&closeBoth != 0)
@@ -249,6 +249,16 @@ func (m *loopMover) doLocked(source Side, out output) {
 	}
 	if out&awaitAck != 0 {
 		m.awaitAckLocked(source)
+	}
+}
+
+// dropHeldLocked drops the bytes of directions that hold none any more: their sink
+// was lost. Which direction that is depends on the input.
+func (m *loopMover) dropHeldLocked() {
+	for source := range m.flows {
+		if !m.ends.flows[source].holds() {
+			m.flows[source].drop(m.loop.pipes)
+		}
 	}
 }
 
