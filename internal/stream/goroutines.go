@@ -189,10 +189,10 @@ func (m *goroutineMover) do(source Side, out output) {
 	if out&closeBoth != 0 {
 		finish := out&sendFinish != 0
 		m.mu.Unlock()
+		defer m.close() // also if the half-close panics
 		if finish {
 			_ = m.finish(sink)
 		}
-		m.close()
 		return
 	}
 	m.mu.Unlock()

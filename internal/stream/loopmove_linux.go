@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"os"
 	"syscall"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
@@ -206,8 +207,8 @@ func (m *loopMover) flushLocked(source Side) {
 		case len(t.held) > 0:
 			n, errno = netio.WriteNonblock(to.fd, t.held)
 		case t.noSplice:
-			if t.drainPipe(); len(t.held) == 0 {
-				m.doLocked(source, m.ends.resetBeforeEnd(source)) // the pipe is broken: never seen
+			if errno := t.drainPipe(); errno != 0 {
+				m.exhaustedLocked(os.NewSyscallError("read", errno)) // never seen
 				return
 			}
 			continue
@@ -261,15 +262,16 @@ func (t *transfer) bytesHeld() int {
 // drainPipe reads from the pipe into memory, as much as a buffer takes.
 //
 // Precondition: no bytes are held in memory.
-func (t *transfer) drainPipe() {
+func (t *transfer) drainPipe() syscall.Errno {
 	buf := netio.GetBuffer()
-	n, _ := t.pipe.ReadNonblock(buf[:])
-	if n == 0 {
+	n, errno := t.pipe.ReadNonblock(buf[:])
+	if errno != 0 {
 		buf.Free()
-		return
+		return errno
 	}
 	t.pipe.bytes -= n
 	t.held, t.heldIn = buf[:n], buf
+	return 0
 }
 
 // releasePipe returns the pipe, which the flow needs only while bulk flows.

@@ -275,9 +275,9 @@ func TestUrgentDataInADialogue(t *testing.T) {
 	})
 }
 
-// denySplice makes splice(2) fail with an error where it reads from or writes to
-// one of the descriptors, for the rest of this process.
-func denySplice(t *testing.T, errno syscall.Errno, argument int, fds []int) {
+// deny makes a system call fail with an error where an argument of it is one of the
+// descriptors, for the rest of this process.
+func deny(t *testing.T, call int, errno syscall.Errno, argument int, fds ...int) {
 	t.Helper()
 	load := func(offset int) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: uint32(offset)}
@@ -288,7 +288,7 @@ func denySplice(t *testing.T, errno syscall.Errno, argument int, fds []int) {
 	result := func(value uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: value} }
 	const allow, fail = 0x7fff0000, 0x00050000 // SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO
 	// Offsets in struct seccomp_data, see seccomp(2); little-endian.
-	filter := []unix.SockFilter{load(0), jump(unix.SYS_SPLICE, 1+2*len(fds)), load(16 + 8*argument)}
+	filter := []unix.SockFilter{load(0), jump(call, 1+2*len(fds)), load(16 + 8*argument)}
 	for _, fd := range fds {
 		filter = append(filter, jump(fd, 1), result(fail|uint32(errno)))
 	}
@@ -332,15 +332,15 @@ func testSpliceError(t *testing.T, errno syscall.Errno, into, later bool) {
 	for _, p := range lent {
 		pool.put(p)
 	}
-	deny := func() {
+	denySplice := func() {
 		if into {
-			denySplice(t, errno, 2, []int{lent[0].Write, lent[1].Write})
+			deny(t, unix.SYS_SPLICE, errno, 2, lent[0].Write, lent[1].Write)
 		} else {
-			denySplice(t, errno, 0, []int{lent[0].Read, lent[1].Read})
+			deny(t, unix.SYS_SPLICE, errno, 0, lent[0].Read, lent[1].Read)
 		}
 	}
 	if !later {
-		deny()
+		denySplice()
 	}
 	r := newLoopRig(t, engine, setup{})
 	const size = 24 << 20 // much more than all buffers hold
@@ -369,7 +369,7 @@ func testSpliceError(t *testing.T, errno syscall.Errno, into, later bool) {
 				}
 			}
 			if ready {
-				deny() // under the lock, so that no bytes move before
+				denySplice() // under the lock, so that no bytes move before
 			}
 			return ready
 		})
@@ -392,6 +392,31 @@ func testSpliceError(t *testing.T, errno syscall.Errno, into, later bool) {
 	if open, idle := pool.count(); open != idle {
 		t.Errorf("%d pipes are open, %d of them idle", open, idle)
 	}
+}
+
+// A pipe whose bytes can be neither spliced nor read ends its relay with resets, so
+// that no side takes the stream for complete.
+func TestPipeThatCannotBeRead(t *testing.T) {
+	if !relaytest.InChild(t, "RELAY_DISABLE=") {
+		return
+	}
+	relaytest.NoLeaks(t)
+	engine := oneLoop()
+	pool := engine.all[0].pipes
+	p := pool.get()
+	pool.put(p)
+	deny(t, unix.SYS_SPLICE, unix.EINVAL, 0, p.Read)
+	deny(t, unix.SYS_READ, unix.EIO, 0, p.Read)
+	r := newLoopRig(t, engine, setup{})
+	sending := async(func() { _, _ = r.client.Write(make([]byte, 4<<20)) }) // ends with the connection
+	if _, how := readToEnd(r.backend, 64<<10, 0); how != rst {
+		t.Errorf("the backend received %s", how)
+	}
+	sending()
+	if end := r.end(); end.Reason != Exhausted || !errors.Is(end.Err, unix.EIO) {
+		t.Errorf("ended as %+v", end)
+	}
+	wantPipes(t, pool, 0, 0)
 }
 
 // wantStallingStream is wantStream for a FIN and a reader that has read some bytes
