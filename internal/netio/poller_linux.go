@@ -85,7 +85,7 @@ type Poller[T any] struct {
 	free      []int32  // numbers of the slots without an owner
 	file      *os.File // the epoll instance of the current run; nil: no run
 	epoll     int      // its descriptor
-	lingering bool     // stopIfIdle will be called
+	lingering bool     // StopIfIdle will be called
 }
 
 // slot is one entry of a Poller's table.
@@ -181,7 +181,7 @@ func (p *Poller[T]) Leave(at Slot) {
 	p.free = append(p.free, int32(at))
 	if len(p.free) == len(p.slots) && !p.lingering {
 		p.lingering = true
-		time.AfterFunc(lingerTime, p.stopIfIdle)
+		time.AfterFunc(lingerTime, p.StopIfIdle)
 	}
 }
 
@@ -214,14 +214,14 @@ func (p *Poller[T]) startLocked() error {
 		return os.NewSyscallError("epoll_ctl", unix.ENOMEM) // the reason is not available here
 	}
 	p.file, p.epoll = file, epoll
-	go p.loop(run, file, raw) // ends when stopIfIdle closes file
+	go p.loop(run, file, raw) // ends when StopIfIdle closes file
 	return nil
 }
 
-// stopIfIdle ends the run if there are no owners. The next Join starts another
-// one. The table keeps its generations: the kernel forgets the events of the
+// StopIfIdle ends the run if there are no owners, which otherwise happens after
+// the linger time. The next Join starts another one. The table keeps its generations: the kernel forgets the events of the
 // closed epoll instance, but the run that ends may be in its last Turn.
-func (p *Poller[T]) stopIfIdle() {
+func (p *Poller[T]) StopIfIdle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lingering = false
@@ -235,7 +235,7 @@ func (p *Poller[T]) stopIfIdle() {
 	}
 }
 
-// loop is the poller's goroutine, from startLocked to stopIfIdle.
+// loop is the poller's goroutine, from startLocked to StopIfIdle.
 func (p *Poller[T]) loop(run Run[T], file *os.File, raw syscall.RawConn) {
 	defer run.End()
 	events := make([]unix.EpollEvent, eventsPerTurn)
@@ -258,7 +258,7 @@ func (p *Poller[T]) resolve(file *os.File, events []unix.EpollEvent, ready []Rea
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.file != file {
-		return ready // stopIfIdle ended this run, and another one has started
+		return ready // StopIfIdle ended this run, and another one has started
 	}
 	for _, event := range events {
 		token := Token(uint32(event.Fd)) | Token(uint32(event.Pad))<<32

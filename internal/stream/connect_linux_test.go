@@ -94,7 +94,7 @@ func connectTo(t testing.TB, listener net.Listener) (fd int, backend *net.TCPCon
 func TestConnect(t *testing.T) {
 	relaytest.NoLeaks(t)
 	backends := listen(t, "127.0.0.1:0")
-	r := newConnectRig(t, oneLoop())
+	r := newConnectRig(t, oneLoop(t))
 	say(t, r.client, "question")
 	r.m.Connect(addrPort(backends))
 	relaytest.Receive(t, "the connection", r.connected)
@@ -115,7 +115,7 @@ func TestConnect(t *testing.T) {
 func TestConnectFails(t *testing.T) {
 	relaytest.NoLeaks(t)
 	backends := listen(t, "127.0.0.1:0")
-	engine := oneLoop()
+	engine := oneLoop(t)
 	keepRunning(t, engine.all[0])
 	for _, name := range []string{"at once", "on the loop"} {
 		t.Run(name, func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestConnectFails(t *testing.T) {
 // reported again.
 func TestGreetingThatComesWithTheConnection(t *testing.T) {
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	keepRunning(t, engine.all[0])
 	backends := listen(t, "127.0.0.1:0")
 	for _, test := range []struct {
@@ -186,7 +186,7 @@ func TestGreetingThatComesWithTheConnection(t *testing.T) {
 // relay continues once it is established.
 func TestSlowConnect(t *testing.T) {
 	relaytest.NoLeaks(t)
-	r := newConnectRig(t, oneLoop())
+	r := newConnectRig(t, oneLoop(t))
 	silent := newSilentServer(t)
 	say(t, r.client, "early ")
 	began := time.Now()
@@ -223,7 +223,7 @@ func TestSlowConnect(t *testing.T) {
 // The wait for a slow connection ends with its context, and leaves no descriptor.
 func TestAbandonedSlowConnect(t *testing.T) {
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	keepRunning(t, engine.all[0])
 	silent := newSilentServer(t)
 	r := newConnectRig(t, engine)
@@ -247,7 +247,7 @@ func TestCutWhileConnecting(t *testing.T) {
 	for _, phase := range []string{"before", "on the loop", "while it is handed over", "handed over"} {
 		t.Run(phase, func(t *testing.T) {
 			relaytest.NoLeaks(t)
-			engine := oneLoop()
+			engine := oneLoop(t)
 			keepRunning(t, engine.all[0])
 			silent := newSilentServer(t)
 			before := descriptors(t)
@@ -296,7 +296,7 @@ func TestCutWhileConnecting(t *testing.T) {
 // one way or the other, and moves bytes.
 func TestConnectionAtTheHandOver(t *testing.T) {
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	keepRunning(t, engine.all[0])
 	backends := listen(t, "127.0.0.1:0")
 	before := descriptors(t)
@@ -343,7 +343,7 @@ func TestConnectionAtTheHandOver(t *testing.T) {
 func TestConnectAfterTheEnd(t *testing.T) {
 	relaytest.NoLeaks(t)
 	backends := listen(t, "127.0.0.1:0")
-	r := newConnectRig(t, oneLoop())
+	r := newConnectRig(t, oneLoop(t))
 	r.m.Cut(Shutdown)
 	before := descriptors(t)
 	r.m.Connect(addrPort(backends))

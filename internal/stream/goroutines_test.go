@@ -52,7 +52,7 @@ func TestPanicsOfAWrappedClient(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			relaytest.NoLeaks(t)
-			r := newRig(t, kind{"goroutines", NewMover}, setup{delay: true, client: func(conn *net.TCPConn) Client {
+			r := newRig(t, kind{new: NewMover}, setup{delay: true, client: func(conn *net.TCPConn) Client {
 				b := test.brittle
 				b.Conn = conn
 				return Client{Conn: b, CloseWrite: conn.CloseWrite, Socket: conn}
@@ -100,7 +100,7 @@ func TestCloseOfAWrappedClientPanics(t *testing.T) {
 			if by == IdleTimeout {
 				s.idle = 20 * time.Millisecond
 			}
-			r := newRig(t, kind{"goroutines", NewMover}, s)
+			r := newRig(t, kind{new: NewMover}, s)
 			r.mayPanic = true
 			if by != Refused {
 				r.start()
@@ -137,7 +137,7 @@ func TestCloseOfAWrappedClientPanics(t *testing.T) {
 func TestCloseWriteOfAWrappedClientPanics(t *testing.T) {
 	for _, last := range []bool{false, true} {
 		relaytest.NoLeaks(t)
-		r := newRig(t, kind{"goroutines", NewMover}, setup{client: func(conn *net.TCPConn) Client {
+		r := newRig(t, kind{new: NewMover}, setup{client: func(conn *net.TCPConn) Client {
 			return Client{Conn: struct{ net.Conn }{conn}, CloseWrite: func() error { panic("close panics") }, Socket: conn}
 		}})
 		r.mayPanic = true

@@ -23,14 +23,25 @@ type loopRig struct {
 // newLoopRig starts a relay on an engine.
 func newLoopRig(t testing.TB, engine *loops, s setup) *loopRig {
 	t.Helper()
-	r := newRig(t, kind{"loops", func(client Client, rules Rules, wheel *Wheel) Mover {
+	r := newRig(t, kind{new: func(client Client, rules Rules, wheel *Wheel) Mover {
 		return engine.NewMover(client, rules, wheel)
 	}}, s)
 	return &loopRig{r, r.mover.(*loopMover)}
 }
 
 // oneLoop returns an engine whose relays share a loop.
-func oneLoop() *loops { return newLoops(1) }
+func oneLoop(t testing.TB) *loops {
+	engine := newLoops(1)
+	t.Cleanup(engine.stopIdle)
+	return engine
+}
+
+// stopIdle stops the loops that have no relays, without waiting for the linger time.
+func (e *loops) stopIdle() {
+	for _, l := range e.all {
+		l.poller.StopIfIdle()
+	}
+}
 
 // held returns how many bytes the relay has read from each side and not written.
 func (r *loopRig) held() (up, down int) {
@@ -51,7 +62,10 @@ func keepRunning(t testing.TB, l *loop) {
 	t.Helper()
 	slot, err := l.poller.Join(nil)
 	relaytest.Check(t, err)
-	t.Cleanup(func() { l.poller.Leave(slot) })
+	t.Cleanup(func() {
+		l.poller.Leave(slot)
+		l.poller.StopIfIdle()
+	})
 }
 
 // count returns how many pipes are open, and how many of these are idle.

@@ -84,19 +84,24 @@ type rig struct {
 type kind struct {
 	name string
 	new  func(client Client, rules Rules, wheel *Wheel) Mover
+	stop func() // stops what is idle; nil: nothing
 }
 
 // kinds returns all movers of this system.
 func kinds() []kind {
-	list := []kind{{"goroutines", NewMover}}
+	list := []kind{{name: "goroutines", new: NewMover}}
 	if engine := NewEngine(); engine != nil {
-		list = append(list, kind{"loops", func(client Client, rules Rules, wheel *Wheel) Mover {
-			m := engine.NewMover(client, rules, wheel)
-			if m == nil {
-				return nil
-			}
-			return m
-		}})
+		list = append(list, kind{
+			name: "loops",
+			new: func(client Client, rules Rules, wheel *Wheel) Mover {
+				m := engine.NewMover(client, rules, wheel)
+				if m == nil {
+					return nil
+				}
+				return m
+			},
+			stop: engine.(interface{ stopIdle() }).stopIdle,
+		})
 	}
 	return list
 }
@@ -106,6 +111,9 @@ func forEachMover(t *testing.T, test func(t *testing.T, k kind)) {
 	for _, k := range kinds() {
 		t.Run(k.name, func(t *testing.T) {
 			relaytest.NoLeaks(t)
+			if k.stop != nil {
+				t.Cleanup(k.stop)
+			}
 			test(t, k)
 		})
 	}

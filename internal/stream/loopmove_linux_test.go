@@ -30,7 +30,7 @@ func newBitRig(t *testing.T) *bitRig {
 	t.Helper()
 	t.Setenv("RELAY_DISABLE", "")
 	relaytest.NoLeaks(t)
-	b := &bitRig{t: t, engine: oneLoop()}
+	b := &bitRig{t: t, engine: oneLoop(t)}
 	keepRunning(t, b.engine.all[0]) // a loop that stops closes idle pipes
 	pool := b.engine.all[0].pipes
 	narrow := pool.get()
@@ -117,7 +117,7 @@ func TestBackpressure(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("RELAY_DISABLE", test.disable)
 			relaytest.NoLeaks(t)
-			r := newLoopRig(t, oneLoop(), setup{})
+			r := newLoopRig(t, oneLoop(t), setup{})
 			say(t, r.client, "hello")
 			hear(t, r.backend, "hello")
 			sentUp, sentDown := sendUntilFull(t, r.client), sendUntilFull(t, r.backend)
@@ -325,8 +325,7 @@ func TestSpliceErrors(t *testing.T) {
 }
 
 func testSpliceError(t *testing.T, errno syscall.Errno, into, later bool) {
-	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	pool := engine.all[0].pipes
 	lent := []*pipe{pool.get(), pool.get()} // those that the two directions will get
 	for _, p := range lent {
@@ -401,7 +400,7 @@ func TestPipeThatCannotBeRead(t *testing.T) {
 		return
 	}
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	pool := engine.all[0].pipes
 	p := pool.get()
 	pool.put(p)

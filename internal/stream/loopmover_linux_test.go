@@ -92,7 +92,7 @@ func TestResetAfterAFIN(t *testing.T) {
 // side nor writes to it.
 func TestResetAfterAFINIsAnEvent(t *testing.T) {
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	for _, from := range []Side{ClientSide, BackendSide} {
 		r := newLoopRig(t, engine, setup{})
 		goes, stays := r.side(from), r.side(from.other())
@@ -147,7 +147,7 @@ func TestHeldBytesOfALostSideAreDropped(t *testing.T) {
 			t.Setenv("RELAY_DISABLE", disable)
 			relaytest.NoLeaks(t)
 			const size = 250_000
-			engine := oneLoop()
+			engine := oneLoop(t)
 			for _, from := range []Side{ClientSide, BackendSide} {
 				r := newLoopRig(t, engine, setup{buffers: 64 << 10})
 				goes, stays := r.side(from), r.side(from.other())
@@ -197,7 +197,7 @@ const everything = netio.Readable | netio.Writable | netio.Urgent | netio.PeerFi
 // have another socket by now, or be over.
 func TestStaleEvents(t *testing.T) {
 	relaytest.NoLeaks(t)
-	r := newConnectRig(t, oneLoop())
+	r := newConnectRig(t, oneLoop(t))
 	silent := newSilentServer(t)
 	buf := netio.GetBuffer()
 	defer buf.Free()
@@ -236,7 +236,7 @@ func TestStaleEvents(t *testing.T) {
 // the error. Other relays of the loop continue.
 func TestLoopThatCannotWatch(t *testing.T) {
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	calm := newLoopRig(t, engine, setup{})
 	say(t, calm.backend, "hello") // which only the loop moves
 	hear(t, calm.client, "hello")
@@ -304,7 +304,7 @@ func TestNoDescriptorForTheLoop(t *testing.T) {
 	if !relaytest.InChild(t) {
 		return
 	}
-	r := newConnectRig(t, oneLoop())
+	r := newConnectRig(t, oneLoop(t))
 	backends := listen(t, "127.0.0.1:0")
 	restore := exhaust(t, 1) // the connection takes it
 	r.m.Connect(addrPort(backends))
@@ -324,7 +324,7 @@ func TestNoDescriptorForTheConnection(t *testing.T) {
 	if !relaytest.InChild(t) {
 		return
 	}
-	r := newConnectRig(t, oneLoop())
+	r := newConnectRig(t, oneLoop(t))
 	backends := listen(t, "127.0.0.1:0")
 	restore := exhaust(t, 0)
 	r.m.Connect(addrPort(backends))
@@ -344,7 +344,7 @@ func TestNoDescriptorForTheBackend(t *testing.T) {
 	if !relaytest.InChild(t) {
 		return
 	}
-	r := newLoopRig(t, oneLoop(), setup{delay: true})
+	r := newLoopRig(t, oneLoop(t), setup{delay: true})
 	restore := exhaust(t, 0)
 	r.start()
 	end := r.end()
@@ -374,7 +374,7 @@ func TestPanicOnALoopEndsOneRelay(t *testing.T) {
 	for _, name := range []string{"plain", "half-closed", "with bytes in a pipe"} {
 		t.Run(name, func(t *testing.T) {
 			relaytest.NoLeaks(t)
-			engine := oneLoop()
+			engine := oneLoop(t)
 			arm := injectPanic(engine.all[0])
 			calm := newLoopRig(t, engine, setup{})
 			say(t, calm.backend, "hello")
@@ -427,7 +427,7 @@ func TestPanicOnALoopEndsOneRelay(t *testing.T) {
 // A panic while the relay connects leaves nothing behind.
 func TestPanicWhileConnecting(t *testing.T) {
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	keepRunning(t, engine.all[0])
 	arm := injectPanic(engine.all[0])
 	silent := newSilentServer(t)
@@ -461,7 +461,7 @@ func TestPanicWhileConnecting(t *testing.T) {
 // A panic of the rules ends the relay, too, and its descriptors are closed.
 func TestRulesPanic(t *testing.T) {
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	keepRunning(t, engine.all[0])
 	backends := listen(t, "127.0.0.1:0")
 	before := descriptors(t)

@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,7 +35,7 @@ func TestClientThatCannotBeDetached(t *testing.T) {
 		near, far := tcpPair(t, 0)
 		client := plainClient(far)
 		client.Detach = detach
-		if m := oneLoop().NewMover(client, newRecorder(t), NewWheel(longIdle)); m != nil {
+		if m := oneLoop(t).NewMover(client, newRecorder(t), NewWheel(longIdle)); m != nil {
 			t.Errorf("%s: got a mover", name)
 		}
 		say(t, near, "question")
@@ -59,18 +58,14 @@ func (r *countedRun) End() {
 // the end nothing runs.
 func TestLoopStopsAndStarts(t *testing.T) {
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	l := engine.all[0]
 	var started, ended atomic.Int32
 	l.poller = netio.NewPoller(func() (netio.Run[*loopMover], error) {
 		started.Add(1)
 		return &countedRun{loopRun{loop: l, buf: netio.GetBuffer()}, &ended}, nil
 	})
-	rounds := 5
-	if testing.Short() {
-		rounds = 2
-	}
-	for round := range rounds {
+	for round := range 60 {
 		var rigs [4]*loopRig
 		for n := range rigs {
 			rigs[n] = newLoopRig(t, engine, setup{})
@@ -86,9 +81,15 @@ func TestLoopStopsAndStarts(t *testing.T) {
 		if n := l.poller.Owners(); n != 0 {
 			t.Errorf("%d relays are on the loop after their end", n)
 		}
-		// About when the loop stops.
-		time.Sleep(time.Second + time.Duration(round-rounds/2)*300*time.Microsecond)
+		switch round % 3 {
+		case 1:
+			l.poller.StopIfIdle()
+		case 2: // while the next relays begin
+			stopping := async(l.poller.StopIfIdle)
+			t.Cleanup(stopping)
+		}
 	}
+	l.poller.StopIfIdle()
 	relaytest.Eventually(t, "the loop to stop", func() bool { return started.Load() == ended.Load() })
 	r := newLoopRig(t, engine, setup{})
 	say(t, r.backend, "hello")
@@ -104,7 +105,7 @@ func TestBulkStarvesNoRelay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("RELAY_DISABLE", disable)
 			relaytest.NoLeaks(t)
-			engine := oneLoop()
+			engine := oneLoop(t)
 			stop := make(chan struct{})
 			for range 2 {
 				bulk := newLoopRig(t, engine, setup{})
@@ -151,7 +152,7 @@ func TestManyIdleRelays(t *testing.T) {
 	relaytest.NoLeaks(t)
 	backends := listen(t, "127.0.0.1:0")
 	clients := listen(t, "127.0.0.2:0")
-	engine, wheel, rules := oneLoop(), NewWheel(longIdle), newRecorder(t)
+	engine, wheel, rules := oneLoop(t), NewWheel(longIdle), newRecorder(t)
 	rules.ended = make(chan End, relays+1)
 	var ends []net.Conn
 	connect := func() {

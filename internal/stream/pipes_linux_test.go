@@ -15,7 +15,7 @@ func TestBulk(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("RELAY_DISABLE", disable)
 			relaytest.NoLeaks(t)
-			engine := oneLoop()
+			engine := oneLoop(t)
 			r := newLoopRig(t, engine, setup{})
 			say(t, r.client, "hello")
 			hear(t, r.backend, "hello")
@@ -49,7 +49,7 @@ func TestBulk(t *testing.T) {
 func TestPipeIsReturned(t *testing.T) {
 	t.Setenv("RELAY_DISABLE", "")
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	r := newLoopRig(t, engine, setup{})
 	for range 3 {
 		sent := make(chan error, 1)
@@ -74,7 +74,7 @@ func TestPipeIsReturned(t *testing.T) {
 func TestPipeWithBytesIsClosed(t *testing.T) {
 	t.Setenv("RELAY_DISABLE", "")
 	relaytest.NoLeaks(t)
-	engine := oneLoop()
+	engine := oneLoop(t)
 	r := newLoopRig(t, engine, setup{})
 	say(t, r.client, "hello")
 	hear(t, r.backend, "hello")
@@ -96,7 +96,7 @@ func TestMoreFlowsThanPipes(t *testing.T) {
 	t.Setenv("RELAY_DISABLE", "")
 	relaytest.NoLeaks(t)
 	const size, flows, free = 4 << 20, 8, 2
-	engine := oneLoop()
+	engine := oneLoop(t)
 	pool := engine.all[0].pipes
 	var lent []*pipe // to others than the relays
 	for range maxPipes {
