@@ -57,7 +57,7 @@ func TestPanicsOfAWrappedClient(t *testing.T) {
 				b.Conn = conn
 				return Client{Conn: b, CloseWrite: conn.CloseWrite, Socket: conn}
 			}})
-			r.mayPanic = true
+			r.mayPanic.Store(true)
 			if test.brittle.write {
 				say(t, r.backend, "hello")
 			}
@@ -101,7 +101,7 @@ func TestCloseOfAWrappedClientPanics(t *testing.T) {
 				s.idle = 20 * time.Millisecond
 			}
 			r := newRig(t, kind{new: NewMover}, s)
-			r.mayPanic = true
+			r.mayPanic.Store(true)
 			if by != Refused {
 				r.start()
 				say(t, r.client, "question")
@@ -140,7 +140,7 @@ func TestCloseWriteOfAWrappedClientPanics(t *testing.T) {
 		r := newRig(t, kind{new: NewMover}, setup{client: func(conn *net.TCPConn) Client {
 			return Client{Conn: struct{ net.Conn }{conn}, CloseWrite: func() error { panic("close panics") }, Socket: conn}
 		}})
-		r.mayPanic = true
+		r.mayPanic.Store(true)
 		if last {
 			relaytest.Check(t, r.client.CloseWrite())
 			wantStream(t, "the backend", r.backend, "", fin)

@@ -30,7 +30,7 @@ type recorder struct {
 	failed     chan error
 	slow       chan Pending
 	up, down   atomic.Uint64
-	mayPanic   bool
+	mayPanic   atomic.Bool
 	inEnded    func() // called by Ended
 	inConnects func() // called by Connected
 }
@@ -64,7 +64,7 @@ func (r *recorder) Ended(end End) {
 }
 
 func (r *recorder) Panicked(value any) {
-	if !r.mayPanic {
+	if !r.mayPanic.Load() {
 		r.t.Errorf("panic: %v", value)
 	}
 	r.panics <- value

@@ -72,6 +72,9 @@ func (m *loopMover) moveOneLocked(source Side, buf *netio.Buffer) {
 			return
 		}
 	}
+	if !m.ends.flows[source].holds() && !m.canMoveLocked(source) {
+		t.releasePipe(m.loop.pipes) // the last call has found nothing
+	}
 }
 
 // splicesLocked reports whether a direction is spliced, and takes a pipe for one

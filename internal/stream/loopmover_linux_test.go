@@ -154,7 +154,9 @@ func TestHeldBytesOfALostSideAreDropped(t *testing.T) {
 				say(t, r.client, "hello") // after which the relay has both sockets
 				hear(t, r.backend, "hello")
 				// The relay's socket takes more bytes than the side that stays.
+				r.m.mu.Lock()
 				netio.SetOption(r.m.sockets[from.other()].fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1<<20)
+				r.m.mu.Unlock()
 				sendUntilFull(t, stays)
 				say(t, goes, text(size)) // more than stays has room for
 				waitAcknowledged(t, goes)
@@ -381,7 +383,7 @@ func TestPanicOnALoopEndsOneRelay(t *testing.T) {
 			hear(t, calm.client, "hello")
 			before := descriptors(t)
 			r := newLoopRig(t, engine, setup{})
-			r.mayPanic = true
+			r.mayPanic.Store(true)
 			say(t, r.client, "hello")
 			hear(t, r.backend, "hello")
 
@@ -434,7 +436,7 @@ func TestPanicWhileConnecting(t *testing.T) {
 	before := descriptors(t)
 	for range 5 {
 		r := newConnectRig(t, engine)
-		r.mayPanic = true
+		r.mayPanic.Store(true)
 		arm(r.m)
 		r.m.Connect(silent.addr)
 		r.m.mu.Lock()
@@ -466,7 +468,7 @@ func TestRulesPanic(t *testing.T) {
 	backends := listen(t, "127.0.0.1:0")
 	before := descriptors(t)
 	r := newConnectRig(t, engine)
-	r.mayPanic = true
+	r.mayPanic.Store(true)
 	r.inConnects = func() { panic("in Connected") }
 	r.m.Connect(addrPort(backends))
 	if value := relaytest.Receive(t, "the panic", r.panics); value != "in Connected" {
