@@ -78,16 +78,16 @@ func TestAccessLogTCP(t *testing.T) {
 	var lines *observer.ObservedLogs
 	r := newRig(t, []string{dead, live.String()}, func(o *Options) { lines = accessLog(o) })
 	for n := range 2 {
-		near, far := tcpPair(t)
+		near, far := relaytest.TCPPair(t)
 		local := far.LocalAddr().String()
-		done := r.serve(context.Background(), plain(far))
-		say(t, near, "question")
-		hear(t, near, "question")
+		done := r.serve(context.Background(), plainClient(far))
+		relaytest.Write(t, near, "question")
+		relaytest.WantRead(t, near, "question")
 		if lines.Len() > 0 {
 			t.Error("a line before the end")
 		}
 		relaytest.Check(t, near.CloseWrite())
-		relaytest.Receive(t, "the end", done)
+		relaytest.Receive(t, "the end of the relay", done)
 		attempts := wantAccess(t, lines, map[string]any{
 			"service": "test", "network": "tcp", "client": near.LocalAddr().String(), "local": local,
 			"backend": live.String(), "address": live.String(), "bytes_up": int64(8), "bytes_down": int64(8),
@@ -110,7 +110,7 @@ func TestAccessLogRefusedClient(t *testing.T) {
 	r := newRig(t, []string{dead}, func(o *Options) { lines, o.MaxConnections = accessLog(o), 1 })
 	client, done := r.client()
 	wantEnding(t, "the client", client, "RST")
-	relaytest.Receive(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	attempts := wantAccess(t, lines, map[string]any{
 		"client": client.LocalAddr().String(), "backend": "", "address": nil, "reason": string(stream.Refused),
 		"bytes_up": int64(0), "bytes_down": int64(0),
@@ -123,7 +123,7 @@ func TestAccessLogRefusedClient(t *testing.T) {
 	}
 	client, done = r.client()
 	wantEnding(t, "the client over the limit", client, "RST")
-	relaytest.Receive(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	if attempts := wantAccess(t, lines, map[string]any{"backend": "", "reason": string(stream.Refused)}); len(attempts) != 0 {
 		t.Errorf("attempts for a client over the limit: %v", attempts)
 	}
@@ -141,7 +141,7 @@ func TestAccessLogCutDuringSearch(t *testing.T) {
 	waitForSYN(t, silent.String())
 	r.service.Cut()
 	wantEnding(t, "the client", client, "RST")
-	relaytest.Receive(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	wantAttempts(t, wantAccess(t, lines, map[string]any{"reason": string(stream.Removed), "backend": ""}), false, dead, dead)
 }
 

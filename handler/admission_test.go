@@ -45,7 +45,7 @@ func rigOfBoth(t *testing.T, edit func(*Options)) (r *rig, server *tcpServer) {
 func (r *rig) wantServed(key Key) (tcp *net.TCPConn) {
 	r.t.Helper()
 	tcp, _ = r.client()
-	hear(r.t, tcp, "hello")
+	relaytest.WantRead(r.t, tcp, "hello")
 	r.wantAnswered(key)
 	return tcp
 }
@@ -121,7 +121,7 @@ func TestMaxConnections(t *testing.T) {
 
 	r.endSession(udpKey(2))
 	client, _ := r.client()
-	hear(t, client, "hello")
+	relaytest.WantRead(t, client, "hello")
 	r.wantOverLimit(server, udpKey(4), RefusedTooMany)
 }
 
@@ -137,7 +137,7 @@ func TestMaxConnectionsPerIP(t *testing.T) {
 	r.wantAnswered(of("127.0.0.2:1"))
 	r.wantAnswered(of("[2001:db8::1]:1"))
 
-	resetNow(t, first)
+	relaytest.Reset(t, first)
 	relaytest.Eventually(t, "its end", func() bool { tcp, _ := r.service.Active(); return tcp == 0 })
 	r.wantAnswered(of("127.0.0.1:2"))
 	r.wantOverLimit(server, of("127.0.0.1:3"), RefusedTooManyIP)
@@ -156,7 +156,7 @@ func TestRefusedClientsLeave(t *testing.T) {
 	for range 5 {
 		client, done := r.client()
 		wantEnding(t, "the client", client, "RST")
-		relaytest.Receive(t, "the end", done)
+		relaytest.Receive(t, "the end of the relay", done)
 	}
 	refused := r.service.Stats(time.Now()).Refused[upstream.TCP]
 	if refused[RefusedByBackends] != 5 || refused[RefusedTooMany] != 0 {

@@ -47,7 +47,7 @@ func TestHangingNameTakesTwoTimeouts(t *testing.T) {
 		if took, err = r.search(t.Context(), clientStays); took != 0 || !errors.Is(err, errNoSuchHost) {
 			t.Errorf("%v after %v", err, took)
 		}
-		if n := len(r.resolver.questions("hangs.test")); n != 4 {
+		if n := len(r.resolver.callsFor("hangs.test")); n != 4 {
 			t.Errorf("%d lookups, want 4", n)
 		}
 		r.wantLines("backend failed, first strike", 2, "backend failed, second strike", 2, "attempt failed", 4)
@@ -80,12 +80,12 @@ func TestDemotionMovesClientAtOnce(t *testing.T) {
 		r := newRig(t, []string{"hangs.test:80", "next.test:80"}, fiveSeconds)
 		r.resolver.set("hangs.test", hangAnswer)
 		lookedUp := make(chan time.Time, 1)
-		r.resolver.set("next.test", func(ctx context.Context, q asked) ([]netip.Addr, error) {
+		r.resolver.set("next.test", func(ctx context.Context, call resolverCall) ([]netip.Addr, error) {
 			select {
 			case lookedUp <- time.Now():
 			default:
 			}
-			return hangAnswer(ctx, q)
+			return hangAnswer(ctx, call)
 		})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		began := time.Now()
@@ -112,7 +112,7 @@ func TestDemotionMovesClientAtOnce(t *testing.T) {
 func TestLateFailureChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"slow.test:80", "next.test:80"}, fiveSeconds)
-		r.resolver.set("slow.test", func(context.Context, asked) ([]netip.Addr, error) {
+		r.resolver.set("slow.test", func(context.Context, resolverCall) ([]netip.Addr, error) {
 			time.Sleep(3 * time.Second)
 			return nil, errNoSuchHost
 		})
@@ -127,7 +127,7 @@ func TestLateFailureChangesNothing(t *testing.T) {
 		if took := <-ended; took != 11*time.Second {
 			t.Errorf("refused after %v", took)
 		}
-		if n := len(r.resolver.questions("next.test")); n != 2 {
+		if n := len(r.resolver.callsFor("next.test")); n != 2 {
 			t.Errorf("the next backend was tried %d times, want 2", n)
 		}
 	})
@@ -139,9 +139,9 @@ func TestClientLeavesDuringSearch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, []string{"hangs.test:80"}, fiveSeconds)
 		canceled := make(chan time.Time, 1)
-		r.resolver.set("hangs.test", func(ctx context.Context, q asked) ([]netip.Addr, error) {
+		r.resolver.set("hangs.test", func(ctx context.Context, call resolverCall) ([]netip.Addr, error) {
 			defer func() { canceled <- time.Now() }()
-			return hangAnswer(ctx, q)
+			return hangAnswer(ctx, call)
 		})
 		leaves := time.Now().Add(time.Second + watchEvery/2)
 		took, err := r.search(context.Background(), func() bool { return time.Now().After(leaves) })

@@ -20,15 +20,15 @@ func TestOutOfDescriptors(t *testing.T) {
 	live := serveTCP(t, "127.0.0.1:0", greet("live"))
 	hasty := newRig(t, []string{live.String()}, func(o *Options) { o.ConnectTimeout = 100 * time.Millisecond })
 	patient := newRig(t, []string{live.String()})
-	hastyNear, hastyFar := tcpPair(t)
-	patientNear, patientFar := tcpPair(t)
+	hastyNear, hastyFar := relaytest.TCPPair(t)
+	patientNear, patientFar := relaytest.TCPPair(t)
 
 	restore := relaytest.LimitDescriptors(t, 3) // more are open: no descriptor is free
 
-	patient.serve(t.Context(), plain(patientFar))
-	done := hasty.serve(t.Context(), plain(hastyFar))
+	patient.serve(t.Context(), plainClient(patientFar))
+	done := hasty.serve(t.Context(), plainClient(hastyFar))
 	wantEnding(t, "the client", hastyNear, "RST")
-	relaytest.Receive(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	hasty.wantLines("client refused", 1, "out of descriptors, memory or ports", 1,
 		"backend failed, first strike", 0, "attempt failed", 0, "attempt not counted", 0)
 	if s := hasty.status(live.String(), upstream.TCP); s.Failed != 0 {
@@ -36,10 +36,10 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 
 	restore()
-	hear(t, patientNear, "live")
+	relaytest.WantRead(t, patientNear, "live")
 	patient.wantLines("client refused", 0, "backend failed, first strike", 0)
 	again, _ := hasty.client()
-	hear(t, again, "live")
+	relaytest.WantRead(t, again, "live")
 }
 
 // A backend that this machine has no way to reach gets no strike.
@@ -51,11 +51,11 @@ func TestLocallyUnreachable(t *testing.T) {
 	withOther := newRig(t, []string{hostPort("a.test", live.String())})
 	withOther.resolver.set("a.test", addrsAnswer("255.255.255.255", "127.0.0.1"))
 	ann, _ := withOther.client()
-	hear(t, ann, "live")
+	relaytest.WantRead(t, ann, "live")
 
 	first := newRig(t, []string{broadcast, live.String()})
 	bob, _ := first.client()
-	hear(t, bob, "live")
+	relaytest.WantRead(t, bob, "live")
 	first.wantLines("attempt not counted", 1, "backend failed, first strike", 0, "backend order changed", 0)
 	if s := first.status(broadcast, upstream.TCP); s.Failed != 0 || s.State != upstream.Up {
 		t.Errorf("the failure counts against the backend: %+v", s)

@@ -27,17 +27,17 @@ func TestRetryThenNextBackend(t *testing.T) {
 	r.resolver.set("a.test", addrsAnswer("127.0.0.1"))
 
 	ann, _ := r.client()
-	hear(t, ann, "live")
+	relaytest.WantRead(t, ann, "live")
 
-	asked := r.resolver.questions("a.test")
-	if len(asked) != 2 || asked[0].method != "lookup" || asked[1].method != "refresh" {
-		t.Fatalf("resolver calls %+v, want a lookup and a refresh", asked)
+	calls := r.resolver.callsFor("a.test")
+	if len(calls) != 2 || calls[0].method != "lookup" || calls[1].method != "refresh" {
+		t.Fatalf("resolver calls %+v, want a lookup and a refresh", calls)
 	}
-	if since := asked[1].since; since.Before(asked[0].at) || since.After(asked[1].at) {
-		t.Errorf("refresh of answers older than %v; the lookup was at %v and the refresh at %v", since, asked[0].at, asked[1].at)
+	if since := calls[1].since; since.Before(calls[0].at) || since.After(calls[1].at) {
+		t.Errorf("refresh of answers older than %v; the lookup was at %v and the refresh at %v", since, calls[0].at, calls[1].at)
 	}
-	if want := r.relay.patience(); asked[0].patience != want || asked[1].patience != want {
-		t.Errorf("patience %v and %v, want %v", asked[0].patience, asked[1].patience, want)
+	if want := r.relay.patience(); calls[0].patience != want || calls[1].patience != want {
+		t.Errorf("patience %v and %v, want %v", calls[0].patience, calls[1].patience, want)
 	}
 	first, second := r.line("backend failed, first strike"), r.line("backend failed, second strike")
 	wantAttemptLine(t, first.Entry.Level, zapcore.WarnLevel, first.ContextMap(), a, "127.0.0.1", dead, 1)
@@ -49,8 +49,8 @@ func TestRetryThenNextBackend(t *testing.T) {
 
 	// The second client goes directly to the second backend.
 	bob, _ := r.client()
-	hear(t, bob, "live")
-	if again := r.resolver.questions("a.test"); len(again) != len(asked) {
+	relaytest.WantRead(t, bob, "live")
+	if again := r.resolver.callsFor("a.test"); len(again) != len(calls) {
 		t.Error("the second client was sent to the dead backend")
 	}
 	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "attempt failed", 0)
@@ -86,10 +86,10 @@ func TestChangedAddressServesTheSameClient(t *testing.T) {
 	live := serveTCP(t, lo(t, 2)+":0", greet("moved"))
 	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
 	r := newRig(t, []string{hostPort("a.test", dead)})
-	r.resolver.set("a.test", freshAnswer(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
+	r.resolver.set("a.test", answerUntilRefresh(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
 
 	ann, _ := r.client()
-	hear(t, ann, "moved")
+	relaytest.WantRead(t, ann, "moved")
 	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 0)
 	if s := r.status(hostPort("a.test", dead), upstream.TCP); s.State != upstream.Up {
 		t.Errorf("the backend is %s", s.State)
@@ -107,7 +107,7 @@ func TestAllBackendsTriedBeforeRefusal(t *testing.T) {
 
 	ann, done := r.client()
 	wantEnding(t, "the refused client", ann, "RST")
-	relaytest.Receive(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	line := r.line("client refused")
 	if line.Entry.Level != zapcore.ErrorLevel || line.ContextMap()["client"] != ann.LocalAddr().String() || line.ContextMap()["error"] == nil {
 		t.Errorf("refused with %s %v", line.Entry.Level, line.ContextMap())
@@ -136,16 +136,16 @@ func TestDownBackend(t *testing.T) {
 	wantEnding(t, "bob", bob, "RST")
 	relaytest.Receive(t, "bob's end", done)
 	r.wantLines("attempt failed", 1, "attempt not counted", 1, "backend failed, first strike", 0, "backend failed, second strike", 0, "all backends unavailable", 0)
-	if asked := r.resolver.questions("a.test"); len(asked) != 4 || asked[3].method != "refresh" {
-		t.Errorf("resolver calls %+v, want a lookup and a refresh for each client", asked)
+	if calls := r.resolver.callsFor("a.test"); len(calls) != 4 || calls[3].method != "refresh" {
+		t.Errorf("resolver calls %+v, want a lookup and a refresh for each client", calls)
 	}
 	if line := r.line("attempt not counted"); line.ContextMap()["error"] != errUnchanged.Error() {
 		t.Errorf("not counted: %v", line.ContextMap())
 	}
 
-	r.resolver.set("a.test", freshAnswer(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
+	r.resolver.set("a.test", answerUntilRefresh(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
 	cid, _ := r.client()
-	hear(t, cid, "moved")
+	relaytest.WantRead(t, cid, "moved")
 	recovered := r.line("backend recovered")
 	wantAttemptLine(t, recovered.Entry.Level, zapcore.InfoLevel, recovered.ContextMap(), hostPort("a.test", dead), lo(t, 2), dead, 2)
 	if _, ok := recovered.ContextMap()["down_for"].(time.Duration); !ok {
@@ -162,8 +162,8 @@ func TestHundredClientsCauseTwoStrikes(t *testing.T) {
 	r := newRig(t, []string{hostPort("a.test", dead), live.String()})
 	var all sync.WaitGroup
 	all.Add(100)
-	r.resolver.set("a.test", func(_ context.Context, q asked) ([]netip.Addr, error) {
-		if q.method == "lookup" { // all clients wait here before the first one fails
+	r.resolver.set("a.test", func(_ context.Context, call resolverCall) ([]netip.Addr, error) {
+		if call.method == "lookup" { // all clients wait here before the first one fails
 			all.Done()
 			all.Wait()
 		}
@@ -171,7 +171,7 @@ func TestHundredClientsCauseTwoStrikes(t *testing.T) {
 	})
 	for range 100 {
 		client, _ := r.client()
-		defer hear(t, client, "live")
+		defer relaytest.WantRead(t, client, "live")
 	}
 	all.Wait()
 	relaytest.Eventually(t, "all connections", func() bool { return len(r.lines("connected")) == 100 })
@@ -183,15 +183,15 @@ func TestHundredClientsCauseTwoStrikes(t *testing.T) {
 func TestDemotionMovesWaitingClients(t *testing.T) {
 	relaytest.NoLeaks(t)
 	silent := newSilentTCP(t, "127.0.0.1:0")
-	next, conns := handOver(t, "127.0.0.1:0")
+	next, conns := acceptTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{silent.String(), next.String()}, func(o *Options) { o.ConnectTimeout = time.Hour })
 	ann, _ := r.client()
 	waitForSYN(t, silent.String())
 
 	r.demote(silent.String(), upstream.TCP)
 	conn := relaytest.Receive(t, "a connection at the next backend", conns)
-	say(t, conn, "next")
-	hear(t, ann, "next")
+	relaytest.Write(t, conn, "next")
+	relaytest.WantRead(t, ann, "next")
 	r.wantLines("backend failed, first strike", 0, "backend failed, second strike", 0)
 }
 
@@ -207,7 +207,7 @@ func TestOldDialMayStillWin(t *testing.T) {
 	r.demote(second.String(), upstream.TCP) // now only old dials are left
 
 	first.wake(greet("late"))
-	hear(t, ann, "late")
+	relaytest.WantRead(t, ann, "late")
 	r.wantLines("backend recovered", 1, "client refused", 0)
 	if s := r.status(first.String(), upstream.TCP); s.State != upstream.Up {
 		t.Errorf("the late winner is %s", s.State)
@@ -217,7 +217,7 @@ func TestOldDialMayStillWin(t *testing.T) {
 // A connection made after its client was served or has left is closed.
 func TestLateWinnerIsClosed(t *testing.T) {
 	relaytest.NoLeaks(t)
-	server, conns := handOver(t, "127.0.0.1:0")
+	server, conns := acceptTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{server.String()})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -225,7 +225,7 @@ func TestLateWinnerIsClosed(t *testing.T) {
 	search.next(ctx)
 	conn := relaytest.Receive(t, "a connection", conns)
 	relaytest.Eventually(t, "an outcome without a receiver", func() bool {
-		for _, stack := range goroutineStacks() {
+		for _, stack := range relaytest.GoroutineStacks() {
 			top, _, _ := strings.Cut(stack, "(*attempts).start")
 			if len(top) < len(stack) && strings.Contains(top, "[select") && strings.Count(top, "\n") == 1 {
 				return true
@@ -245,7 +245,7 @@ func TestHangingLookupTakesTheConnectTimeout(t *testing.T) {
 	r := newRig(t, []string{a, live.String()}, func(o *Options) { o.ConnectTimeout = 100 * time.Millisecond })
 	r.resolver.set("a.test", hangAnswer)
 	ann, _ := r.client()
-	hear(t, ann, "live")
+	relaytest.WantRead(t, ann, "live")
 	second := r.line("backend failed, second strike").ContextMap()
 	if second["error"] != errConnectTimeout.Error() || second["address"] != nil {
 		t.Errorf("failed with %v", second)
@@ -259,12 +259,12 @@ func TestContextEndsOnlyTheSearch(t *testing.T) {
 	silent := newSilentTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{silent.String()})
 	ctx, cancel := context.WithCancelCause(context.Background())
-	near, far := tcpPair(t)
-	done := r.serve(ctx, plain(far))
+	near, far := relaytest.TCPPair(t)
+	done := r.serve(ctx, plainClient(far))
 	waitForSYN(t, silent.String())
 	cancel(errors.New("enough"))
 	wantEnding(t, "the client", near, "RST")
-	relaytest.Receive(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	if got := r.line("client refused").ContextMap()["error"]; got != "enough" {
 		t.Errorf("refused for %v", got)
 	}
@@ -272,13 +272,13 @@ func TestContextEndsOnlyTheSearch(t *testing.T) {
 	live := serveTCP(t, "127.0.0.1:0", echo)
 	r = newRig(t, []string{live.String()})
 	ctx, cancel = context.WithCancelCause(context.Background())
-	near, far = tcpPair(t)
-	r.serve(ctx, plain(far))
-	say(t, near, "one")
-	hear(t, near, "one")
+	near, far = relaytest.TCPPair(t)
+	r.serve(ctx, plainClient(far))
+	relaytest.Write(t, near, "one")
+	relaytest.WantRead(t, near, "one")
 	cancel(nil)
-	say(t, near, "two")
-	hear(t, near, "two")
+	relaytest.Write(t, near, "two")
+	relaytest.WantRead(t, near, "two")
 }
 
 // Drained backends get no new clients.

@@ -77,7 +77,7 @@ func TestFailbackNeedsStreak(t *testing.T) {
 	probe := r.prober(HealthCheck{Networks: onTCP, Rise: 3, Failback: true}, first)
 	probe()
 	probe()
-	r.resolver.set("a.test", freshAnswer(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
+	r.resolver.set("a.test", answerUntilRefresh(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
 	probe() // succeeds at its second attempt
 	r.wantLines("backend failed, first strike", 1)
 	r.wantFirst(second)
@@ -92,9 +92,9 @@ func TestFailbackNeedsStreak(t *testing.T) {
 // Where both networks are probed, both must be healthy.
 func TestFailbackNeedsBothNetworks(t *testing.T) {
 	relaytest.NoLeaks(t)
-	udp := newUDPBackend(t, echoDatagram)
-	serveTCP(t, hostPort(lo(t, 2), udp.addr), echo)
-	first, second := hostPort("a.test", udp.addr), "192.0.2.1:80"
+	udp := relaytest.NewUDPBackend(t, relaytest.Echo)
+	serveTCP(t, hostPort(lo(t, 2), udp.Addr), echo)
+	first, second := hostPort("a.test", udp.Addr), "192.0.2.1:80"
 	r := newRig(t, []string{first, second})
 	r.resolver.set("a.test", addrsAnswer(lo(t, 2), "127.0.0.1"))
 	check := HealthCheck{Networks: onBoth, Send: []byte("ping"), Rise: 1, Failback: true}
@@ -103,7 +103,7 @@ func TestFailbackNeedsBothNetworks(t *testing.T) {
 	r.wantFirst(first)
 
 	r.demote(first, upstream.TCP)
-	if err := udp.conn.Close(); err != nil {
+	if err := udp.Conn.Close(); err != nil {
 		t.Fatal(err)
 	}
 	probe := r.prober(check, first)

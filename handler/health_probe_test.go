@@ -20,7 +20,7 @@ import (
 // Without Send and Expect a probe is a connect that ends with a reset.
 func TestHealthConnect(t *testing.T) {
 	relaytest.NoLeaks(t)
-	server, conns := handOver(t, "127.0.0.1:0")
+	server, conns := acceptTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{server.String()})
 	r.prober(HealthCheck{Networks: onTCP}, server.String())()
 	wantEnding(t, "the backend", relaytest.Receive(t, "the probe", conns), "RST")
@@ -163,16 +163,16 @@ func TestHealthUDP(t *testing.T) {
 	ping := HealthCheck{Networks: onUDP, Send: []byte("ping"), Expect: []byte("in")}
 	t.Run("answer", func(t *testing.T) {
 		relaytest.NoLeaks(t)
-		b := newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{b.addr})
-		r.prober(ping, b.addr)()
-		if got := relaytest.Receive(t, "the datagram", b.got); got != "ping" {
+		b := relaytest.NewUDPBackend(t, relaytest.Echo)
+		r := newRig(t, []string{b.Addr})
+		r.prober(ping, b.Addr)()
+		if got := relaytest.Receive(t, "the datagram", b.Received); got != "ping" {
 			t.Errorf("was sent %q", got)
 		}
-		if s := r.status(b.addr, upstream.UDP); s.Succeeded != 1 {
+		if s := r.status(b.Addr, upstream.UDP); s.Succeeded != 1 {
 			t.Errorf("%+v", s)
 		}
-		relaytest.Check(t, b.conn.Close())
+		relaytest.Check(t, b.Conn.Close())
 	})
 	t.Run("refusal fails at once", func(t *testing.T) {
 		relaytest.NoLeaks(t)
@@ -190,22 +190,22 @@ func TestHealthUDP(t *testing.T) {
 			func([]byte) []byte { return []byte("wrong") },
 		} {
 			relaytest.NoLeaks(t)
-			b := newUDPBackend(t, answer)
-			r := newRig(t, []string{b.addr})
+			b := relaytest.NewUDPBackend(t, answer)
+			r := newRig(t, []string{b.Addr})
 			quick := ping
 			quick.Timeout = 50 * time.Millisecond
-			r.prober(quick, b.addr)()
-			r.wantStrikes(b.addr, 0, upstream.Down)
+			r.prober(quick, b.Addr)()
+			r.wantStrikes(b.Addr, 0, upstream.Down)
 			for range 2 { // one for each attempt
-				relaytest.Receive(t, "a datagram", b.got)
+				relaytest.Receive(t, "a datagram", b.Received)
 			}
-			relaytest.Check(t, b.conn.Close())
+			relaytest.Check(t, b.Conn.Close())
 		}
 	})
 	t.Run("another address of the name answers", func(t *testing.T) {
 		relaytest.NoLeaks(t)
-		b := newUDPBackend(t, echoDatagram)
-		_, port, err := net.SplitHostPort(b.addr)
+		b := relaytest.NewUDPBackend(t, relaytest.Echo)
+		_, port, err := net.SplitHostPort(b.Addr)
 		relaytest.Check(t, err)
 		silent, err := net.ListenPacket("udp4", net.JoinHostPort(lo(t, 2), port))
 		relaytest.Check(t, err)
@@ -220,6 +220,6 @@ func TestHealthUDP(t *testing.T) {
 		if got := r.service.Pool.Backend(name).Preferred(upstream.UDP); got.String() != "127.0.0.1" {
 			t.Errorf("%s is preferred", got)
 		}
-		relaytest.Check(t, b.conn.Close())
+		relaytest.Check(t, b.Conn.Close())
 	})
 }

@@ -29,8 +29,8 @@ func TestHealthStrikesAreShared(t *testing.T) {
 
 	r.prober(HealthCheck{Networks: onTCP}, backend)()
 	r.wantLines("backend failed, first strike", 0, "backend failed, second strike", 1)
-	if asked := r.resolver.questions("a.test"); len(asked) != 1 || asked[0].method != "lookup" {
-		t.Errorf("resolver calls %+v, want one lookup", asked)
+	if calls := r.resolver.callsFor("a.test"); len(calls) != 1 || calls[0].method != "lookup" {
+		t.Errorf("resolver calls %+v, want one lookup", calls)
 	}
 	if verdict, change := bob.Failed(his, time.Now(), errRefused); verdict != upstream.Next || change.Strike != 0 {
 		t.Errorf("the other client's failure returns %v, %+v", verdict, change)
@@ -45,14 +45,14 @@ func TestHealthLookups(t *testing.T) {
 	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
 	backend := hostPort("a.test", dead)
 	r := newRig(t, []string{backend})
-	r.resolver.set("a.test", freshAnswer(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
+	r.resolver.set("a.test", answerUntilRefresh(addrsAnswer(lo(t, 3)), addrsAnswer(lo(t, 2))))
 	r.prober(HealthCheck{Networks: onTCP, Timeout: 2 * time.Second}, backend)()
-	asked := r.resolver.questions("a.test")
-	if len(asked) != 2 || asked[0].method != "lookup" || asked[1].method != "refresh" {
-		t.Fatalf("resolver calls %+v, want a lookup and a refresh", asked)
+	calls := r.resolver.callsFor("a.test")
+	if len(calls) != 2 || calls[0].method != "lookup" || calls[1].method != "refresh" {
+		t.Fatalf("resolver calls %+v, want a lookup and a refresh", calls)
 	}
-	if asked[0].patience != time.Second/2 || asked[1].patience != time.Second/2 {
-		t.Errorf("patience %v and %v, want a quarter of the timeout", asked[0].patience, asked[1].patience)
+	if calls[0].patience != time.Second/2 || calls[1].patience != time.Second/2 {
+		t.Errorf("patience %v and %v, want a quarter of the timeout", calls[0].patience, calls[1].patience)
 	}
 	r.wantState(backend, upstream.TCP, upstream.Up)
 	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 0)
@@ -152,12 +152,12 @@ func TestHealthIsParallel(t *testing.T) {
 func TestHealthEndsWithItsContext(t *testing.T) {
 	relaytest.NoLeaks(t)
 	silent := newSilentTCP(t, "127.0.0.1:0")
-	mute, conns := handOver(t, "127.0.0.1:0")
+	mute, conns := acceptTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{silent.String(), mute.String()})
 	end := r.checkHealth(HealthCheck{Interval: time.Millisecond, Timeout: time.Hour, Networks: onTCP, Send: []byte("ping")})
 	waitForSYN(t, silent.String())
 	conn := relaytest.Receive(t, "a probe", conns)
-	hear(t, conn, "ping")
+	relaytest.WantRead(t, conn, "ping")
 	end()
 	for _, backend := range []string{silent.String(), mute.String()} {
 		if s := r.status(backend, upstream.TCP); s.Failed != 0 {

@@ -1,13 +1,11 @@
 package handler
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -19,117 +17,39 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// limit bounds every wait of a test. It is no expectation: a test that needs
-// it has failed.
-const limit = 30 * time.Second
-
-// eventually polls a condition.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
-// receiveFrom takes one value of a channel, or the news that it is closed.
-func receiveFrom[T any](t testing.TB, what string, ch <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(limit):
-		t.Fatalf("waited in vain: %s", what)
-		panic("unreachable")
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// noLeaks is called first in a test: whatever goroutine began during the test
-// must be over at its end. Tests that call it are not parallel.
-func noLeaks(t testing.TB) {
-	t.Helper()
-	before := goroutineStacks()
-	t.Cleanup(func() {
-		if t.Failed() {
-			return // a test cut short leaves things behind
-		}
-		var left []string
-		for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
-			left = left[:0]
-			for id, stack := range goroutineStacks() {
-				if _, old := before[id]; !old {
-					left = append(left, stack)
-				}
-			}
-			if len(left) == 0 {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("%d goroutines left:\n%s", len(left), strings.Join(left, "\n\n"))
-				return
-			}
-		}
-	})
-}
-
-// goroutineStacks are the stacks of all goroutines by their ids.
-func goroutineStacks() map[string]string {
-	buf := make([]byte, 1<<20)
-	for {
-		n := runtime.Stack(buf, true)
-		if n < len(buf) {
-			buf = buf[:n]
-			break
-		}
-		buf = make([]byte, 2*len(buf))
-	}
-	stacks := make(map[string]string)
-	for _, stack := range bytes.Split(buf, []byte("\n\n")) {
-		id, _, _ := strings.Cut(string(stack), " [")
-		stacks[id] = string(stack)
-	}
-	return stacks
-}
-
-// asked is one call of a [fakeResolver].
-type asked struct {
+// resolverCall is one call of a [fakeResolver].
+type resolverCall struct {
 	method   string // "lookup" or "refresh"
 	host     string
 	at       time.Time
-	since    time.Time // of a refresh
+	since    time.Time // set by Refresh only
 	patience time.Duration
 }
 
-// answer is a host's script in a [fakeResolver].
-type answer func(ctx context.Context, q asked) ([]netip.Addr, error)
+// answer returns the result of a [fakeResolver] for one host.
+type answer func(ctx context.Context, call resolverCall) ([]netip.Addr, error)
 
 var errNoSuchHost = errors.New("no such host")
 
-// fakeResolver answers from a script and keeps what it was asked.
+// fakeResolver implements [Resolver] with the answers that a test sets. It records
+// its calls.
 type fakeResolver struct {
 	mu     sync.Mutex
 	hosts  map[string]answer
 	cached map[string][]netip.Addr
-	asked  []asked
+	calls  []resolverCall
 }
 
 func newFakeResolver() *fakeResolver {
 	return &fakeResolver{hosts: make(map[string]answer), cached: make(map[string][]netip.Addr)}
 }
 
-// set scripts a host's answer; it holds for the questions from now on.
+// set sets the answer of a host for all later calls.
 func (r *fakeResolver) set(host string, a answer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -137,7 +57,7 @@ func (r *fakeResolver) set(host string, a answer) {
 	delete(r.cached, host)
 }
 
-// setCached makes a host's answer one that Cached gives too.
+// setCached sets the addresses of a host. Cached returns them too.
 func (r *fakeResolver) setCached(host string, list ...string) {
 	r.set(host, addrsAnswer(list...))
 	r.mu.Lock()
@@ -155,68 +75,69 @@ func (r *fakeResolver) Cached(host string) ([]netip.Addr, bool) {
 
 // Lookup implements [Resolver].
 func (r *fakeResolver) Lookup(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error) {
-	return r.answer(ctx, asked{method: "lookup", host: host, patience: patience})
+	return r.answer(ctx, resolverCall{method: "lookup", host: host, patience: patience})
 }
 
 // Refresh implements [Resolver].
 func (r *fakeResolver) Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) ([]netip.Addr, error) {
-	return r.answer(ctx, asked{method: "refresh", host: host, since: since, patience: patience})
+	return r.answer(ctx, resolverCall{method: "refresh", host: host, since: since, patience: patience})
 }
 
-func (r *fakeResolver) answer(ctx context.Context, q asked) ([]netip.Addr, error) {
-	q.at = time.Now()
+func (r *fakeResolver) answer(ctx context.Context, call resolverCall) ([]netip.Addr, error) {
+	call.at = time.Now()
 	r.mu.Lock()
-	r.asked = append(r.asked, q)
-	a := r.hosts[q.host]
+	r.calls = append(r.calls, call)
+	a := r.hosts[call.host]
 	r.mu.Unlock()
 	if a == nil {
 		return nil, errNoSuchHost
 	}
-	return a(ctx, q)
+	return a(ctx, call)
 }
 
-// questions are those asked about a host so far.
-func (r *fakeResolver) questions(host string) []asked {
+// callsFor returns the calls for a host so far.
+func (r *fakeResolver) callsFor(host string) []resolverCall {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(r.asked), func(q asked) bool { return q.host != host })
+	return slices.DeleteFunc(slices.Clone(r.calls), func(call resolverCall) bool { return call.host != host })
 }
 
-// addrsAnswer is the same addresses, whatever is asked.
+// addrsAnswer always returns the same addresses.
 func addrsAnswer(list ...string) answer {
 	addrs := addrsOf(list...)
-	return func(context.Context, asked) ([]netip.Addr, error) { return addrs, nil }
+	return func(context.Context, resolverCall) ([]netip.Addr, error) { return addrs, nil }
 }
 
-// freshAnswer is one answer until a refresh, and then another.
-func freshAnswer(before, after answer) answer {
+// answerUntilRefresh answers with before until the first refresh, and with after
+// from then on.
+func answerUntilRefresh(before, after answer) answer {
 	var mu sync.Mutex
 	refreshed := false
-	return func(ctx context.Context, q asked) ([]netip.Addr, error) {
+	return func(ctx context.Context, call resolverCall) ([]netip.Addr, error) {
 		mu.Lock()
-		refreshed = refreshed || q.method == "refresh"
+		refreshed = refreshed || call.method == "refresh"
 		a := before
 		if refreshed {
 			a = after
 		}
 		mu.Unlock()
-		return a(ctx, q)
+		return a(ctx, call)
 	}
 }
 
-// errorAnswer is an error.
+// errorAnswer always returns err.
 func errorAnswer(err error) answer {
-	return func(context.Context, asked) ([]netip.Addr, error) { return nil, err }
+	return func(context.Context, resolverCall) ([]netip.Addr, error) { return nil, err }
 }
 
-// hangAnswer never comes: the asker's context has to end it.
-func hangAnswer(ctx context.Context, _ asked) ([]netip.Addr, error) {
+// hangAnswer returns when the context ends, with its cause.
+func hangAnswer(ctx context.Context, _ resolverCall) ([]netip.Addr, error) {
 	<-ctx.Done()
 	return nil, context.Cause(ctx)
 }
 
 // panicAnswer panics.
-func panicAnswer(context.Context, asked) ([]netip.Addr, error) { panic("resolver panics") }
+func panicAnswer(context.Context, resolverCall) ([]netip.Addr, error) { panic("resolver panics") }
 
 func addrsOf(list ...string) []netip.Addr {
 	addrs := make([]netip.Addr, len(list))
@@ -226,7 +147,7 @@ func addrsOf(list ...string) []netip.Addr {
 	return addrs
 }
 
-// rig is a relay under test with all that stands around it.
+// rig is a relay under test, with its service, a fake resolver and its log.
 type rig struct {
 	t        testing.TB
 	service  *Service
@@ -235,15 +156,15 @@ type rig struct {
 	logs     *observer.ObservedLogs
 }
 
-// newRig makes a relay of backends, "host:port" or "ip:port" each, which logs
-// to an observer. Its timeouts are long; edit changes the options.
+// newRig returns a relay for backends, each of which is "host:port" or "ip:port".
+// Tests must not reach its timeouts; edit changes the options.
 func newRig(t testing.TB, backends []string, edit ...func(*Options)) *rig {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
 	r := &rig{t: t, resolver: newFakeResolver(), logs: logs}
 	opts := Options{
-		ConnectTimeout: limit,
-		IdleTimeout:    limit,
+		ConnectTimeout: relaytest.Limit,
+		IdleTimeout:    relaytest.Limit,
 		Resolver:       r.resolver,
 		UDP:            dgram.NewEngine(),
 		TCP:            stream.NewEngine(),
@@ -258,30 +179,30 @@ func newRig(t testing.TB, backends []string, edit ...func(*Options)) *rig {
 	return r
 }
 
-// backendAddresses reads backends as a configuration would.
+// backendAddresses parses backends as a configuration does.
 func backendAddresses(t testing.TB, texts ...string) []upstream.Address {
 	t.Helper()
 	var list []upstream.Address
 	for _, text := range texts {
 		host, port, err := net.SplitHostPort(text)
-		check(t, err)
+		relaytest.Check(t, err)
 		number, err := net.LookupPort("tcp", port)
-		check(t, err)
+		relaytest.Check(t, err)
 		ip, _ := netip.ParseAddr(host) // invalid for a name
 		list = append(list, upstream.Address{Text: text, Host: host, Port: uint16(number), IP: ip})
 	}
 	return list
 }
 
-// lines are the log lines of one message so far.
+// lines returns the log lines with a message so far.
 func (r *rig) lines(message string) []observer.LoggedEntry {
 	return r.logs.FilterMessage(message).All()
 }
 
-// line waits for the one log line of a message.
+// line waits for the only log line with a message.
 func (r *rig) line(message string) observer.LoggedEntry {
 	r.t.Helper()
-	eventually(r.t, "a line: "+message, func() bool { return len(r.lines(message)) > 0 })
+	relaytest.Eventually(r.t, fmt.Sprintf("a log line %q", message), func() bool { return len(r.lines(message)) > 0 })
 	lines := r.lines(message)
 	if len(lines) > 1 {
 		r.t.Fatalf("%d lines %q, want one:\n%s", len(lines), message, r.transcript())
@@ -289,8 +210,8 @@ func (r *rig) line(message string) observer.LoggedEntry {
 	return lines[0]
 }
 
-// wantLines checks how often messages were logged: "message" once, or with a
-// count as in wantLines("client refused", 2, "backend recovered", 0).
+// wantLines checks how often messages were logged, as in
+// wantLines("client refused", 2, "backend recovered", 0).
 func (r *rig) wantLines(pairs ...any) {
 	r.t.Helper()
 	for i := 0; i < len(pairs); i += 2 {
@@ -300,7 +221,7 @@ func (r *rig) wantLines(pairs ...any) {
 	}
 }
 
-// transcript is the whole log, to be read by whoever mends a failed test.
+// transcript returns the whole log, for failure messages.
 func (r *rig) transcript() string {
 	var b strings.Builder
 	for _, e := range r.logs.All() {
@@ -309,7 +230,7 @@ func (r *rig) transcript() string {
 	return b.String()
 }
 
-// status is a backend's state on a network.
+// status returns the status of a backend on a network.
 func (r *rig) status(backend string, n upstream.Network) upstream.NetworkStatus {
 	r.t.Helper()
 	for _, s := range r.service.Pool.Snapshot(time.Now()) {
@@ -321,7 +242,7 @@ func (r *rig) status(backend string, n upstream.Network) upstream.NetworkStatus 
 	panic("unreachable")
 }
 
-// demote has a backend demoted, as others' failures would.
+// demote demotes a backend, as the failures of other clients do.
 func (r *rig) demote(backend string, n upstream.Network) {
 	r.t.Helper()
 	probe := r.service.Pool.Probe(r.service.Pool.Backend(backend), n)

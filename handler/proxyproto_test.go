@@ -36,10 +36,10 @@ func TestProxyProtocolOverTCP(t *testing.T) {
 	for version, option := range map[byte]ProxyProtocol{1: ProxyProtocolV1, 2: ProxyProtocolV2} {
 		for _, size := range []int{0, 4, 4 << 20} {
 			relaytest.NoLeaks(t)
-			server, conns := handOver(t, "127.0.0.1:0")
+			server, conns := acceptTCP(t, "127.0.0.1:0")
 			r := newRig(t, []string{server.String()}, func(o *Options) { o.ProxyProtocol = option })
-			near, far := tcpPair(t)
-			c := plain(far)
+			near, far := relaytest.TCPPair(t)
+			c := plainClient(far)
 			c.Early = []byte("early ")
 			client, local := near.LocalAddr(), far.LocalAddr()
 			done := r.serve(context.Background(), c)
@@ -62,7 +62,7 @@ func TestProxyProtocolOverTCP(t *testing.T) {
 			relaytest.Check(t, near.CloseWrite())
 			wantEnding(t, "the backend", backend, "FIN")
 			relaytest.Check(t, backend.CloseWrite())
-			relaytest.Receive(t, "the end", done)
+			relaytest.Receive(t, "the end of the relay", done)
 			r.wantEnd(stream.ClientClosed, int64(len(got)), 0)
 			if up := r.service.Stats(time.Now()).Backends[0].Use[0].BytesUp; up != uint64(len(got)) {
 				t.Errorf("%d bytes are counted, want %d", up, len(got))

@@ -164,5 +164,5 @@ func TestSuccessTakesNoJournalLock(t *testing.T) {
 	r.service.Journal.mu.Lock()
 	defer r.service.Journal.mu.Unlock()
 	client, _ := r.client()
-	hear(t, client, "hello")
+	relaytest.WantRead(t, client, "hello")
 }

@@ -23,12 +23,12 @@ func TestDrainLetsRelaysFinish(t *testing.T) {
 	server := serveTCP(t, "127.0.0.1:0", echo)
 	r := newRig(t, []string{server.String()})
 	client, _ := r.client()
-	say(t, client, "before")
-	hear(t, client, "before")
+	relaytest.Write(t, client, "before")
+	relaytest.WantRead(t, client, "before")
 	done := r.service.drainIn(relaytest.Limit)
 	r.waitDraining()
-	say(t, client, "during")
-	hear(t, client, "during")
+	relaytest.Write(t, client, "during")
+	relaytest.WantRead(t, client, "during")
 
 	late, ended := r.client()
 	wantEnding(t, "a late client", late, "RST")
@@ -49,7 +49,7 @@ func TestDrainCuts(t *testing.T) {
 	for name, timeout := range map[string]time.Duration{"after the timeout": 100 * time.Millisecond, "at once": 0, "at once, timeout below 0": -1} {
 		t.Run(name, func(t *testing.T) {
 			relaytest.NoLeaks(t)
-			server, conns := handOver(t, "127.0.0.1:0")
+			server, conns := acceptTCP(t, "127.0.0.1:0")
 			r := newRig(t, []string{server.String()})
 			var clients, backends [2]*net.TCPConn
 			for i := range clients {
@@ -81,7 +81,7 @@ func TestDrainCounts(t *testing.T) {
 	var clients [5]*net.TCPConn
 	for i := range clients {
 		clients[i], _ = r.client()
-		hear(t, clients[i], "hello")
+		relaytest.WantRead(t, clients[i], "hello")
 	}
 	done := r.service.drainIn(2 * time.Second)
 	r.waitDraining()
@@ -107,7 +107,7 @@ func TestDrainCutsSearchingClients(t *testing.T) {
 		r := newRig(t, []string{"a.test:80"})
 		r.resolver.set("a.test", hangAnswer)
 		client, ended := r.client()
-		relaytest.Eventually(t, "the lookup", func() bool { return len(r.resolver.questions("a.test")) > 0 })
+		relaytest.Eventually(t, "the lookup", func() bool { return len(r.resolver.callsFor("a.test")) > 0 })
 		r.wantSearchCut(client, ended, "a.test:80")
 	})
 	t.Run("silent backend", func(t *testing.T) {

@@ -136,7 +136,7 @@ func TestDrainUDP(t *testing.T) {
 		began := time.Now()
 		(<-r.service.drainIn(timeout)).wants(t, 0, 1, timeout)
 		client.wantReleased(t, 1)
-		if len(r.resolver.questions("a.example")) == 0 || time.Since(began) > timeout {
+		if len(r.resolver.callsFor("a.example")) == 0 || time.Since(began) > timeout {
 			t.Error("the name was not looked up, or the search outlived the drain")
 		}
 	})

@@ -105,7 +105,7 @@ func TestWaitIdle(t *testing.T) {
 // Cut ends active relays; new clients are still served.
 func TestCut(t *testing.T) {
 	relaytest.NoLeaks(t)
-	server, conns := handOver(t, "127.0.0.1:0")
+	server, conns := acceptTCP(t, "127.0.0.1:0")
 	r := newUDPRig(t, []string{server.String()})
 	first, done := r.client()
 	backend := relaytest.Receive(t, "a connection", conns)
@@ -116,14 +116,14 @@ func TestCut(t *testing.T) {
 	r.service.Cut()
 	wantEnding(t, "the client", first, "RST")
 	wantEnding(t, "the backend", backend, "RST")
-	relaytest.Receive(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	udp.wantReleased(t, 1)
 	r.wantReasons(stream.Removed, stream.Removed)
 
 	second, _ := r.client()
 	backend = relaytest.Receive(t, "a connection", conns)
-	say(t, second, "still served")
-	hear(t, backend, "still served")
+	relaytest.Write(t, second, "still served")
+	relaytest.WantRead(t, backend, "still served")
 	r.deliver(1, udp, "b")
 	r.wantSessions(1)
 	r.service.Cut()
@@ -132,7 +132,7 @@ func TestCut(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	relaytest.NoLeaks(t)
-	server, conns := handOver(t, "127.0.0.1:0")
+	server, conns := acceptTCP(t, "127.0.0.1:0")
 	r := newUDPRig(t, []string{server.String()})
 	client, done := r.client()
 	backend := relaytest.Receive(t, "a connection", conns)
@@ -141,11 +141,11 @@ func TestClose(t *testing.T) {
 	r.service.Close()
 	wantEnding(t, "the client", client, "RST")
 	wantEnding(t, "the backend", backend, "RST")
-	relaytest.Receive(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	r.wantReasons(stream.ServiceClosed, stream.ServiceClosed)
 	late, done := r.client()
 	wantEnding(t, "a late client", late, "RST")
-	relaytest.Receive(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	if server.count() != 1 {
 		t.Error("the late client reached the backend")
 	}
@@ -155,13 +155,13 @@ func TestClose(t *testing.T) {
 func TestCutBeforeTheMoverIsSet(t *testing.T) {
 	relaytest.NoLeaks(t)
 	r := newRig(t, []string{"192.0.2.1:80"})
-	client, far := tcpPair(t)
+	client, far := relaytest.TCPPair(t)
 	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
 	if !r.service.enter(relay) {
 		t.Fatal("not admitted")
 	}
 	relay.cut(stream.Shutdown)
-	relay.setMover(stream.NewMover(plain(far), relay, r.relay.wheel))
+	relay.setMover(stream.NewMover(plainClient(far), relay, r.relay.wheel))
 	wantEnding(t, "the client", client, "RST")
 	r.wantReasons(stream.Shutdown)
 	if tcp, _ := r.service.Active(); tcp != 0 {
@@ -172,11 +172,11 @@ func TestCutBeforeTheMoverIsSet(t *testing.T) {
 // A connection that panics while it is cut does not prevent the cut of others.
 func TestCutSurvivesAPanic(t *testing.T) {
 	relaytest.NoLeaks(t)
-	server, conns := handOver(t, "127.0.0.1:0")
+	server, conns := acceptTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{server.String()})
 	for range 3 {
-		_, far := tcpPair(t)
-		r.serve(t.Context(), stream.Client{Conn: brittle{Conn: far, close: true}, CloseWrite: far.CloseWrite, Socket: far})
+		_, far := relaytest.TCPPair(t)
+		r.serve(t.Context(), stream.Client{Conn: panickingConn{Conn: far, close: true}, CloseWrite: far.CloseWrite, Socket: far})
 		relaytest.Receive(t, "a connection", conns)
 	}
 	r.waitLinked(3)
@@ -186,8 +186,8 @@ func TestCutSurvivesAPanic(t *testing.T) {
 
 	// A late client whose connection panics is reset too.
 	r.service.Close()
-	near, far := tcpPair(t)
-	relaytest.Receive(t, "the end", r.serve(t.Context(), stream.Client{Conn: brittle{Conn: far, close: true}, Socket: far}))
+	near, far := relaytest.TCPPair(t)
+	relaytest.Receive(t, "the end of the relay", r.serve(t.Context(), stream.Client{Conn: panickingConn{Conn: far, close: true}, Socket: far}))
 	wantEnding(t, "a late client", near, "RST")
 }
 
@@ -215,9 +215,9 @@ func (r *rig) waitLinked(want int) {
 func TestCutWhileClientsArrive(t *testing.T) {
 	relaytest.NoLeaks(t)
 	server := serveTCP(t, "127.0.0.1:0", echo)
-	backend := newUDPBackend(t, echoDatagram)
+	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
 	overEngines(t, func(t *testing.T, engine dgram.Engine) {
-		for _, backend := range []string{server.String(), backend.addr} {
+		for _, backend := range []string{server.String(), backend.Addr} {
 			r := newRig(t, []string{backend}, withUDP(engine), func(o *Options) {
 				if _, plain := engine.(dgram.Goroutines); plain {
 					o.TCP = nil
@@ -228,11 +228,11 @@ func TestCutWhileClientsArrive(t *testing.T) {
 				clients.Go(func() {
 					for n := range 40 {
 						r.deliver(i*1000+n, new(udpClient), "a")
-						near, far := tcpPair(t)
+						near, far := relaytest.TCPPair(t)
 						done := make(chan struct{})
 						go func() {
 							defer close(done)
-							r.relay.ServeTCP(t.Context(), plain(far))
+							r.relay.ServeTCP(t.Context(), plainClient(far))
 						}()
 						if _, err := near.Write([]byte("a")); err == nil {
 							_, _ = near.Read(make([]byte, 1))

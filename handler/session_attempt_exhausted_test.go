@@ -65,7 +65,7 @@ func TestUDPExhausted(t *testing.T) {
 		r := newUDPRig(t, []string{"a.example:53"}, func(o *Options) { o.ConnectTimeout = relaytest.Limit })
 		r.resolver.set("a.example", hangAnswer)
 		r.deliver(1, new(udpClient), "a") // waits for a lookup; is the longest-idle session from now on
-		relaytest.Eventually(t, "the lookup", func() bool { return len(r.resolver.questions("a.example")) > 0 })
+		relaytest.Eventually(t, "the lookup", func() bool { return len(r.resolver.callsFor("a.example")) > 0 })
 		r.resolver.setCached("a.example", "192.0.2.1")
 		r.deliver(2, new(udpClient), "b")
 		r.engine.socket(1).answer("B")

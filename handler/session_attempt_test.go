@@ -19,7 +19,7 @@ func TestUDPStrikes(t *testing.T) {
 			r.engine.socket(1).sink.Failed(errRefused)
 			synctest.Wait()
 			r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 < b", "1 close", "2 open 192.0.2.2:53", "2 < a", "2 < b")
-			if q := r.resolver.questions("a.example"); len(q) != 1 || q[0].method != "refresh" {
+			if q := r.resolver.callsFor("a.example"); len(q) != 1 || q[0].method != "refresh" {
 				t.Fatalf("lookups %v, want one refresh", q)
 			}
 			r.wantStrikes("a.example:53", 1, upstream.Struck)

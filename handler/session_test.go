@@ -150,7 +150,7 @@ func TestUDPLookup(t *testing.T) {
 			}
 			synctest.Wait()
 			r.engine.wants(t, want...)
-			if n := len(r.resolver.questions("a.example")); n != 1 {
+			if n := len(r.resolver.callsFor("a.example")); n != 1 {
 				t.Fatalf("%d lookups, want 1", n)
 			}
 		})

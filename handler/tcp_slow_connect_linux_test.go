@@ -4,17 +4,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// This file is what becomes of a client whose backend does not take it at once:
-// the loop waits for a moment, and then the attempt loop.
+// This file tests clients whose backend does not accept at once. The event loop
+// waits for stream.SlowConnect and then passes the client to the attempt loop.
 
-// waitSearching waits until the attempt loop has taken the only relay over.
+// waitSearching waits until the attempt loop has the only relay.
 func (r *rig) waitSearching() {
 	r.t.Helper()
-	eventually(r.t, "the attempt loop", func() bool {
+	relaytest.Eventually(r.t, "the attempt loop to start", func() bool {
 		r.service.mu.Lock()
 		defer r.service.mu.Unlock()
 		t := r.service.relays
@@ -27,35 +28,36 @@ func (r *rig) waitSearching() {
 	})
 }
 
-// slow is a rig on a loop before a silent backend, with what the relay has open
-// once nobody is served.
-func slow(t *testing.T, edit ...func(*Options)) (r *rig, silent *silentTCP, wantNothingLeft func()) {
+// newSlowRig returns a rig whose only backend is silent. wantDescriptorsClosed
+// waits until no more descriptors are open than before the first client.
+func newSlowRig(t *testing.T, edit ...func(*Options)) (r *rig, silent *silentTCP, wantDescriptorsClosed func()) {
 	t.Helper()
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	silent = newSilentTCP(t, lo(t, 1)+":0")
 	r = newRig(t, []string{silent.String()}, edit...)
 	if r.relay.opts.TCP == nil {
-		t.Skip("event loops are switched off")
+		t.Skip("event loops are disabled")
 	}
-	before := descriptors(t)
+	before := relaytest.OpenDescriptors(t)
 	return r, silent, func() {
 		t.Helper()
-		eventually(t, "all descriptors", func() bool { return descriptors(t) <= before })
+		relaytest.Eventually(t, "the relay to close its descriptors", func() bool { return relaytest.OpenDescriptors(t) <= before })
 	}
 }
 
-// ServeTCP has gone by then: nobody's goroutine waits.
-func TestSlowConnectIsTakenOver(t *testing.T) {
-	r, silent, _ := slow(t)
-	near, far := tcpPair(t)
-	client := plain(far)
+// A slow connect moves to the attempt loop after ServeTCP has returned, so that no
+// goroutine of the caller waits.
+func TestSlowConnectMovesToAttemptLoop(t *testing.T) {
+	r, silent, _ := newSlowRig(t)
+	near, far := relaytest.TCPPair(t)
+	client := plainClient(far)
 	client.Early = []byte("early ")
 	r.relay.ServeTCP(t.Context(), client)
-	say(t, near, "bird")
+	relaytest.Write(t, near, "bird")
 	r.waitSearching()
 	silent.wake(echo)
-	hear(t, near, "early bird")
-	check(t, near.CloseWrite())
+	relaytest.WantRead(t, near, "early bird")
+	relaytest.Check(t, near.CloseWrite())
 	wantEnding(t, "the client", near, "FIN")
 	r.wantEnd(stream.ClientClosed, 10, 10)
 	r.wantLines("connected", 1, "backend failed, first strike", 0)
@@ -64,72 +66,72 @@ func TestSlowConnectIsTakenOver(t *testing.T) {
 	}
 }
 
-func TestClientLeavesASlowConnect(t *testing.T) {
-	r, _, wantNothingLeft := slow(t, func(o *Options) { o.ConnectTimeout = time.Hour })
+func TestClientResetsDuringSlowConnect(t *testing.T) {
+	r, _, wantDescriptorsClosed := newSlowRig(t, func(o *Options) { o.ConnectTimeout = time.Hour })
 	client, done := r.client()
 	r.waitSearching()
-	resetNow(t, client)
-	receiveFrom(t, "the end", done)
+	relaytest.Reset(t, client)
+	relaytest.Receive(t, "the end of the relay", done)
 	r.wantReasons(stream.ClientReset)
-	wantNothingLeft()
+	wantDescriptorsClosed()
 }
 
-// A cut ends it in either phase: while the loop waits, and after that.
-func TestCutOfASlowConnect(t *testing.T) {
-	for _, phase := range []string{"on the loop", "in the attempt loop", "somewhere between"} {
+// A cut ends a slow connect in each phase.
+func TestCutOfSlowConnect(t *testing.T) {
+	for _, phase := range []string{"on the event loop", "in the attempt loop", "between them"} {
 		t.Run(phase, func(t *testing.T) {
-			r, _, wantNothingLeft := slow(t, func(o *Options) { o.ConnectTimeout = time.Hour })
+			r, _, wantDescriptorsClosed := newSlowRig(t, func(o *Options) { o.ConnectTimeout = time.Hour })
 			for i := range 10 {
-				client, far := tcpPair(t)
-				r.relay.ServeTCP(t.Context(), plain(far))
+				client, far := relaytest.TCPPair(t)
+				r.relay.ServeTCP(t.Context(), plainClient(far))
 				switch phase {
 				case "in the attempt loop":
 					r.waitSearching()
-				case "somewhere between":
+				case "between them":
 					time.Sleep(stream.SlowConnect - time.Millisecond + time.Duration(i)*200*time.Microsecond)
 				}
 				r.service.cut(stream.Shutdown)
 				wantEnding(t, "the client", client, "RST")
-				check(t, client.Close())
+				relaytest.Check(t, client.Close())
 			}
-			eventually(t, "the end of all", func() bool { tcp, _ := r.service.Active(); return tcp == 0 })
+			relaytest.Eventually(t, "the end of all relays", func() bool { tcp, _ := r.service.Active(); return tcp == 0 })
 			for _, why := range r.reasons() {
 				if why != string(stream.Shutdown) {
-					t.Errorf("ended by %s", why)
+					t.Errorf("reason %s, want %s", why, stream.Shutdown)
 				}
 			}
 			r.wantLines("relay ended", 10, "backend failed, first strike", 0, "relay ended by a panic", 0)
-			wantNothingLeft()
+			wantDescriptorsClosed()
 		})
 	}
 }
 
-// Two strikes, each of the connect timeout counted from the attempt's begin, as
-// the portable way has them.
-func TestConnectTimeoutOnALoop(t *testing.T) {
+// Each of two attempts gets the whole connect timeout, counted from its start, as
+// without event loops.
+func TestConnectTimeoutOnLoop(t *testing.T) {
 	const timeout = 300 * time.Millisecond
-	r, silent, wantNothingLeft := slow(t, func(o *Options) { o.ConnectTimeout = timeout })
+	r, silent, wantDescriptorsClosed := newSlowRig(t, func(o *Options) { o.ConnectTimeout = timeout })
 	began := time.Now()
 	client, done := r.client()
 	wantEnding(t, "the client", client, "RST")
-	receiveFrom(t, "the end", done)
+	relaytest.Receive(t, "the end of the relay", done)
 	if took := time.Since(began); took < 2*timeout {
-		t.Errorf("refused after %v", took)
+		t.Errorf("refused after %v, want at least %v", took, 2*timeout)
 	}
 	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "client refused", 1)
 	if s := r.status(silent.String(), upstream.TCP); s.Failed != 2 || s.State == upstream.Up {
 		t.Errorf("%+v", s)
 	}
-	check(t, client.Close())
-	wantNothingLeft()
+	relaytest.Check(t, client.Close())
+	wantDescriptorsClosed()
 }
 
-// The next address of the same backend is tried beside one that is silent on
-// the loop, and after one that is dead; neither is a strike.
-func TestSeveralAddressesOnALoop(t *testing.T) {
+// The next address of a backend is dialled in parallel with a silent one, and after
+// a dead one. Neither is a strike.
+func TestSeveralAddressesOnLoop(t *testing.T) {
 	for _, name := range []string{"silent", "dead"} {
 		t.Run(name, func(t *testing.T) {
-			noLeaks(t)
+			relaytest.NoLeaks(t)
 			first, second := lo(t, 1), lo(t, 2)
 			var port string
 			if name == "silent" {
@@ -140,9 +142,9 @@ func TestSeveralAddressesOnALoop(t *testing.T) {
 			serveTCP(t, hostPort(second, port), greet("second"))
 			r := newRig(t, []string{hostPort("a.test", port)})
 			r.resolver.setCached("a.test", first, second)
-			for range 3 { // from the second on, the one that served comes first
+			for range 3 { // from the second client on, the address that served is tried first
 				client, _ := r.client()
-				hear(t, client, "second")
+				relaytest.WantRead(t, client, "second")
 			}
 			r.wantLines("connected", 3, "backend failed, first strike", 0)
 		})

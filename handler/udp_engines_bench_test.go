@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
@@ -19,8 +20,8 @@ func benchEngines(b *testing.B, bench func(*testing.B, dgram.Engine)) {
 // client.
 func BenchmarkUDPEcho(b *testing.B) {
 	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
-		backend := newUDPBackend(b, echoDatagram)
-		r := benchRig(b, backend.addr, withUDP(engine))
+		backend := relaytest.NewUDPBackend(b, relaytest.Echo)
+		r := benchRig(b, backend.Addr, withUDP(engine))
 		client := &nopReplier{received: make(chan struct{}, 1)}
 		datagram := [][]byte{make([]byte, 64)}
 		b.ReportAllocs()
@@ -34,8 +35,8 @@ func BenchmarkUDPEcho(b *testing.B) {
 // BenchmarkUDPEchoMany is BenchmarkUDPEcho with many concurrent clients.
 func BenchmarkUDPEchoMany(b *testing.B) {
 	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
-		backend := newUDPBackend(b, echoDatagram)
-		r := benchRig(b, backend.addr, withUDP(engine))
+		backend := relaytest.NewUDPBackend(b, relaytest.Echo)
+		r := benchRig(b, backend.Addr, withUDP(engine))
 		datagram := [][]byte{make([]byte, 64)}
 		var clients atomic.Int64
 		b.SetParallelism(32)
@@ -55,8 +56,8 @@ func BenchmarkUDPEchoMany(b *testing.B) {
 // another session stays open.
 func BenchmarkUDPOpen(b *testing.B) {
 	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
-		backend := newUDPBackend(b, func([]byte) []byte { return nil })
-		r := benchRig(b, backend.addr, withUDP(engine))
+		backend := relaytest.NewUDPBackend(b, func([]byte) []byte { return nil })
+		r := benchRig(b, backend.Addr, withUDP(engine))
 		client := new(nopReplier)
 		r.relay.Deliver(udpKey(0), [][]byte{nil}, client)
 		b.ReportAllocs()
@@ -72,9 +73,9 @@ func BenchmarkUDPOpen(b *testing.B) {
 func BenchmarkUDPSessionMemory(b *testing.B) {
 	const sessions = 10_000
 	benchEngines(b, func(b *testing.B, engine dgram.Engine) {
-		backend := newUDPBackend(b, echoDatagram)
+		backend := relaytest.NewUDPBackend(b, relaytest.Echo)
 		for b.Loop() {
-			r := benchRig(b, backend.addr, withUDP(engine))
+			r := benchRig(b, backend.Addr, withUDP(engine))
 			client := &nopReplier{received: make(chan struct{}, 1)}
 			datagram := [][]byte{make([]byte, 64)}
 			before := inUse()

@@ -3,7 +3,6 @@ package handler
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -264,41 +263,6 @@ func (r *rig) wantStrikes(backend string, strikes int, state upstream.State) {
 	}
 }
 
-// udpBackend is a UDP server on loopback. It calls answer with each datagram and
-// sends back the result, unless that is nil.
-type udpBackend struct {
-	conn *net.UDPConn
-	addr string
-	got  chan string
-}
-
-func newUDPBackend(t testing.TB, answer func([]byte) []byte) *udpBackend {
-	t.Helper()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	relaytest.Check(t, err)
-	b := &udpBackend{conn: conn, addr: conn.LocalAddr().String(), got: make(chan string, 1024)}
-	t.Cleanup(func() { _ = conn.Close() })
-	go func() { // ends when the socket is closed
-		buf := make([]byte, 1<<16)
-		for {
-			n, from, err := conn.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			select {
-			case b.got <- string(buf[:n]):
-			default: // the test does not read so many
-			}
-			if a := answer(buf[:n]); a != nil {
-				_, _ = conn.WriteToUDPAddrPort(a, from)
-			}
-		}
-	}()
-	return b
-}
-
-func echoDatagram(datagram []byte) []byte { return datagram }
-
 // Ports of loopback without a listener. They are below 1024, because a socket of
 // the relay could get a higher one.
 const (
@@ -314,7 +278,7 @@ func (c *udpClient) waitFor(t testing.TB, want ...string) {
 
 // waitAnswer returns an answer that is given once the channel is closed.
 func waitAnswer(found <-chan bool, list ...string) answer {
-	return func(ctx context.Context, _ asked) ([]netip.Addr, error) {
+	return func(ctx context.Context, _ resolverCall) ([]netip.Addr, error) {
 		select {
 		case <-found:
 			return addrsOf(list...), nil
@@ -323,3 +287,12 @@ func waitAnswer(found <-chan bool, list ...string) answer {
 		}
 	}
 }
+
+// overEngines runs a test over each UDP engine.
+func overEngines(t *testing.T, test func(*testing.T, dgram.Engine)) {
+	t.Run("goroutines", func(t *testing.T) { test(t, dgram.Goroutines{}) })
+	t.Run("loops", func(t *testing.T) { test(t, dgram.NewEngine()) }) // goroutines again on systems without event loops
+}
+
+// withUDP returns an edit of the options that sets the UDP engine.
+func withUDP(e dgram.Engine) func(*Options) { return func(o *Options) { o.UDP = e } }

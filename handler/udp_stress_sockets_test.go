@@ -37,15 +37,15 @@ func (e *failingEngine) Open(addr netip.AddrPort, sink dgram.Sink) (dgram.Socket
 // refuse, while sessions start, end and are cut.
 func testUDPStressSockets(t *testing.T, engine dgram.Engine) {
 	relaytest.NoLeaks(t)
-	steady := newUDPBackend(t, echoDatagram)
+	steady := relaytest.NewUDPBackend(t, relaytest.Echo)
 	var silent atomic.Bool
-	changing := newUDPBackend(t, func(d []byte) []byte {
+	changing := relaytest.NewUDPBackend(t, func(d []byte) []byte {
 		if silent.Load() {
 			return nil
 		}
 		return d
 	})
-	r := newRig(t, []string{deadAddr, changing.addr, steady.addr}, func(o *Options) {
+	r := newRig(t, []string{deadAddr, changing.Addr, steady.Addr}, func(o *Options) {
 		o.UDP = &failingEngine{Engine: engine}
 		o.Log = o.Log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))
 		o.IdleTimeout = 20 * time.Millisecond

@@ -19,8 +19,8 @@ func TestUDPDatagramSizes(t *testing.T) { overEngines(t, testUDPDatagramSizes) }
 
 func testUDPDatagramSizes(t *testing.T, engine dgram.Engine) {
 	relaytest.NoLeaks(t)
-	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{b.addr}, withUDP(engine))
+	b := relaytest.NewUDPBackend(t, relaytest.Echo)
+	r := newRig(t, []string{b.Addr}, withUDP(engine))
 	for n, size := range []int{0, 1, 2, 512, 1472, 2048, 9000, 16000, 65507} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			client := new(udpClient)
@@ -39,20 +39,20 @@ func testUDPDatagramSizes(t *testing.T, engine dgram.Engine) {
 func TestUDPTooLarge(t *testing.T) { overEngines(t, testUDPTooLarge) }
 
 func testUDPTooLarge(t *testing.T, engine dgram.Engine) {
-	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{b.addr}, withUDP(engine))
+	b := relaytest.NewUDPBackend(t, relaytest.Echo)
+	r := newRig(t, []string{b.Addr}, withUDP(engine))
 	client := new(udpClient)
 	r.deliver(1, client, string(make([]byte, 65508)), "fits")
 	client.waitFor(t, "fits")
-	r.wantStrikes(b.addr, 0, upstream.Up)
+	r.wantStrikes(b.Addr, 0, upstream.Up)
 }
 
 func TestUDPOrder(t *testing.T) { overEngines(t, testUDPOrder) }
 
 func testUDPOrder(t *testing.T, engine dgram.Engine) {
 	relaytest.NoLeaks(t)
-	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{b.addr}, withUDP(engine))
+	b := relaytest.NewUDPBackend(t, relaytest.Echo)
+	r := newRig(t, []string{b.Addr}, withUDP(engine))
 	clients := make([]udpClient, 8)
 	const each = 200
 	for n := range each {
@@ -77,22 +77,22 @@ func TestUDPDeadPort(t *testing.T) { overEngines(t, testUDPDeadPort) }
 func testUDPDeadPort(t *testing.T, engine dgram.Engine) {
 	t.Run("the first datagram is answered by the second backend", func(t *testing.T) {
 		relaytest.NoLeaks(t)
-		b := newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{deadAddr, b.addr}, withUDP(engine))
+		b := relaytest.NewUDPBackend(t, relaytest.Echo)
+		r := newRig(t, []string{deadAddr, b.Addr}, withUDP(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		client.waitFor(t, "a")
 		r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 1, "client refused", 0)
 		r.wantStrikes(deadAddr, 0, upstream.Down)
-		if got := r.service.Pool.Order(); got[0] != b.addr {
+		if got := r.service.Pool.Order(); got[0] != b.Addr {
 			t.Fatalf("order %v", got)
 		}
 		r.service.Close()
 	})
 	t.Run("no datagram of a burst is lost or reordered", func(t *testing.T) {
 		relaytest.NoLeaks(t)
-		b := newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{deadAddr, deadAddr2, b.addr}, withUDP(engine))
+		b := relaytest.NewUDPBackend(t, relaytest.Echo)
+		r := newRig(t, []string{deadAddr, deadAddr2, b.Addr}, withUDP(engine))
 		client := new(udpClient)
 		var burst []string
 		for i := range 16 {
@@ -109,8 +109,8 @@ func testUDPDeadPort(t *testing.T, engine dgram.Engine) {
 		r.deliver(1, client, "a")
 		r.line("client refused")
 		r.line("all backends unavailable")
-		b := newUDPBackend(t, echoDatagram)
-		r.service.Pool.Update(backendAddresses(t, deadAddr, deadAddr2, b.addr), 0)
+		b := relaytest.NewUDPBackend(t, relaytest.Echo)
+		r.service.Pool.Update(backendAddresses(t, deadAddr, deadAddr2, b.Addr), 0)
 		relaytest.Eventually(t, "an answer in the new round", func() bool {
 			r.deliver(1, client, "b")
 			return client.answers() > 0
@@ -119,23 +119,23 @@ func testUDPDeadPort(t *testing.T, engine dgram.Engine) {
 	})
 	t.Run("a session whose backend dies resends its unanswered datagrams to the next one", func(t *testing.T) {
 		relaytest.NoLeaks(t)
-		dies, lives := newUDPBackend(t, echoDatagram), newUDPBackend(t, echoDatagram)
-		r := newRig(t, []string{dies.addr, lives.addr}, withUDP(engine))
+		dies, lives := relaytest.NewUDPBackend(t, relaytest.Echo), relaytest.NewUDPBackend(t, relaytest.Echo)
+		r := newRig(t, []string{dies.Addr, lives.Addr}, withUDP(engine))
 		client := new(udpClient)
 		r.deliver(1, client, "a")
 		client.waitFor(t, "a")
-		relaytest.Check(t, dies.conn.Close())
+		relaytest.Check(t, dies.Conn.Close())
 		r.deliver(1, client, "b", "c")
 		client.waitFor(t, "b", "c")
-		if got := relaytest.Receive(t, "datagram", lives.got); got != "b" {
+		if got := relaytest.Receive(t, "datagram", lives.Received); got != "b" {
 			t.Fatalf("the second backend got %q first", got)
 		}
 		r.service.Close()
 	})
 	t.Run("another address of the backend answers: no strike", func(t *testing.T) {
 		relaytest.NoLeaks(t)
-		b := newUDPBackend(t, echoDatagram)
-		_, port, err := net.SplitHostPort(b.addr)
+		b := relaytest.NewUDPBackend(t, relaytest.Echo)
+		_, port, err := net.SplitHostPort(b.Addr)
 		relaytest.Check(t, err)
 		r := newRig(t, []string{"a.example:" + port}, withUDP(engine))
 		r.resolver.setCached("a.example", "::1", "127.0.0.1") // no server on ::1, if there is IPv6
@@ -151,8 +151,8 @@ func TestUDPManyClients(t *testing.T) { overEngines(t, testUDPManyClients) }
 
 func testUDPManyClients(t *testing.T, engine dgram.Engine) {
 	relaytest.NoLeaks(t)
-	b := newUDPBackend(t, echoDatagram)
-	r := newRig(t, []string{deadAddr, b.addr}, withUDP(engine), func(o *Options) { o.UDPReplyTimeout = 5 * time.Second })
+	b := relaytest.NewUDPBackend(t, relaytest.Echo)
+	r := newRig(t, []string{deadAddr, b.Addr}, withUDP(engine), func(o *Options) { o.UDPReplyTimeout = 5 * time.Second })
 	clients := make([]udpClient, 100)
 	for i := range clients {
 		r.deliver(i, &clients[i], "a")
@@ -178,8 +178,8 @@ func TestUDPGroups(t *testing.T) {
 			if _, plain := engine.(dgram.Goroutines); strings.Contains(off, "engine") && !plain {
 				t.Fatalf("%T", engine)
 			}
-			b := newUDPBackend(t, echoDatagram)
-			r := newRig(t, []string{b.addr}, withUDP(engine))
+			b := relaytest.NewUDPBackend(t, relaytest.Echo)
+			r := newRig(t, []string{b.Addr}, withUDP(engine))
 			client := new(udpClient)
 			for round, sizes := range [][]int{{100, 100, 100, 100}, {1200, 1200, 3}, {0}, {1, 0, 65507, 2, 2}} {
 				var want []string

@@ -3,6 +3,8 @@ package dgram
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 // benchEngines runs a benchmark over each engine.
@@ -28,7 +30,7 @@ func (countSink) Failed(error) {}
 func BenchmarkEcho(b *testing.B) {
 	benchEngines(b, func(b *testing.B, engine Engine) {
 		sink := countSink{make(chan struct{}, 1)}
-		socket := openSocket(b, engine, newBackend(b).addr, sink)
+		socket := openSocket(b, engine, relaytest.NewUDPBackend(b, relaytest.Echo).Addr, sink)
 		defer socket.Close()
 		datagram := [][]byte{make([]byte, 64)}
 		b.ReportAllocs()
@@ -42,7 +44,7 @@ func BenchmarkEcho(b *testing.B) {
 // BenchmarkOpen opens and closes a socket.
 func BenchmarkOpen(b *testing.B) {
 	benchEngines(b, func(b *testing.B, engine Engine) {
-		addr, sink := netip.MustParseAddrPort(newBackend(b).addr), new(collector)
+		addr, sink := netip.MustParseAddrPort(relaytest.NewUDPBackend(b, relaytest.Echo).Addr), new(collector)
 		b.ReportAllocs()
 		for b.Loop() {
 			socket, err := engine.Open(addr, sink)

@@ -23,12 +23,12 @@ func TestEngineManySockets(t *testing.T) { overEngines(t, testEngineManySockets)
 // Each of many sockets receives its own datagrams only, in order.
 func testEngineManySockets(t *testing.T, engine Engine) {
 	relaytest.NoLeaks(t)
-	backend := newBackend(t)
+	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
 	const sockets, each = 300, 20
 	sinks := make([]collector, sockets)
 	list := make([]Socket, sockets)
 	for i := range list {
-		list[i] = openSocket(t, engine, backend.addr, &sinks[i])
+		list[i] = openSocket(t, engine, backend.Addr, &sinks[i])
 	}
 	for n := range each {
 		for i, socket := range list {
@@ -213,9 +213,9 @@ func TestEngineOneSlowSink(t *testing.T) { overEngines(t, testEngineOneSlowSink)
 // A sink that blocks may delay other sockets, but causes no loss there.
 func testEngineOneSlowSink(t *testing.T, engine Engine) {
 	relaytest.NoLeaks(t)
-	backend := newBackend(t)
+	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
 	slow := newStuckSink()
-	stuck := openSocket(t, engine, backend.addr, slow)
+	stuck := openSocket(t, engine, backend.Addr, slow)
 	relaytest.Check(t, send(stuck, []byte("a")))
 	relaytest.Receive(t, "the datagram", slow.entered)
 	sinks := make([]collector, 8)
@@ -225,10 +225,10 @@ func testEngineOneSlowSink(t *testing.T, engine Engine) {
 		want = append(want, fmt.Sprint(n))
 		for i := range list {
 			if n == 0 {
-				list[i] = openSocket(t, engine, backend.addr, &sinks[i])
+				list[i] = openSocket(t, engine, backend.Addr, &sinks[i])
 			}
 			relaytest.Check(t, send(list[i], []byte(fmt.Sprint(n))))
-			relaytest.Receive(t, "the datagram at the backend", backend.got)
+			relaytest.Receive(t, "the datagram at the backend", backend.Received)
 		}
 	}
 	close(slow.release)

@@ -95,35 +95,6 @@ func localPort(t testing.TB, socket Socket) uint16 {
 	return loopPort(t, socket)
 }
 
-// backend is a UDP server on loopback that sends every datagram back.
-type backend struct {
-	addr string
-	got  chan string // receives each datagram
-}
-
-func newBackend(t testing.TB) *backend {
-	t.Helper()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	relaytest.Check(t, err)
-	b := &backend{addr: conn.LocalAddr().String(), got: make(chan string, 1024)}
-	t.Cleanup(func() { _ = conn.Close() })
-	go func() { // ends when the socket is closed
-		buf := make([]byte, 1<<16)
-		for {
-			n, from, err := conn.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			select {
-			case b.got <- string(buf[:n]):
-			default: // the test does not read so many
-			}
-			_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
-		}
-	}()
-	return b
-}
-
 // deadAddr is a port of loopback without a listener. It is below 1024, because
 // a socket of the test could get a higher one.
 const deadAddr = "127.0.0.1:1"

@@ -3,7 +3,6 @@ package dgram
 import (
 	"errors"
 	"net/netip"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -20,20 +19,6 @@ func loopPort(t testing.TB, socket Socket) uint16 {
 		t.Error(err)
 	}
 	return addr.Port()
-}
-
-// descriptors returns the number of open descriptors of this process, without
-// pipes: package net keeps some in a pool of its own.
-func descriptors(t testing.TB) (n int) {
-	t.Helper()
-	list, err := os.ReadDir("/proc/self/fd")
-	relaytest.Check(t, err)
-	for _, file := range list {
-		if to, _ := os.Readlink("/proc/self/fd/" + file.Name()); !strings.HasPrefix(to, "pipe:") {
-			n++
-		}
-	}
-	return n
 }
 
 // nextDescriptor returns the number of the next descriptor that is opened.
@@ -65,22 +50,22 @@ func oneLoop() *loops {
 // An engine without sockets holds no descriptors, and works again afterwards.
 func TestLoopsStopAndRestart(t *testing.T) {
 	relaytest.NoLeaks(t)
-	backend := newBackend(t)
-	before := descriptors(t)
+	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
+	before := relaytest.OpenDescriptors(t)
 	engine := NewEngine()
 	for range 3 {
 		sockets := make([]Socket, 100)
 		for i := range sockets {
-			sockets[i] = openSocket(t, engine, backend.addr, new(collector))
+			sockets[i] = openSocket(t, engine, backend.Addr, new(collector))
 		}
 		// Descriptors of earlier tests may be closed only now.
-		if now := descriptors(t); now < before+len(sockets)/2 {
+		if now := relaytest.OpenDescriptors(t); now < before+len(sockets)/2 {
 			t.Fatalf("%d descriptors, were %d", now, before)
 		}
 		for _, s := range sockets {
 			s.Close()
 		}
-		relaytest.Eventually(t, "all descriptors to be closed", func() bool { return descriptors(t) <= before })
+		relaytest.Eventually(t, "all descriptors to be closed", func() bool { return relaytest.OpenDescriptors(t) <= before })
 	}
 	// One loop, with sockets that are opened and closed as fast as possible.
 	one := oneLoop()
@@ -90,7 +75,7 @@ func TestLoopsStopAndRestart(t *testing.T) {
 			for range 200 {
 				sink := newStuckSink()
 				close(sink.release)
-				s := openSocket(t, one, backend.addr, sink)
+				s := openSocket(t, one, backend.Addr, sink)
 				relaytest.Check(t, send(s, []byte("a")))
 				relaytest.Receive(t, "the echo", sink.entered)
 				s.Close()
@@ -98,26 +83,26 @@ func TestLoopsStopAndRestart(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	relaytest.Eventually(t, "all descriptors to be closed", func() bool { return descriptors(t) <= before })
+	relaytest.Eventually(t, "all descriptors to be closed", func() bool { return relaytest.OpenDescriptors(t) <= before })
 }
 
 // A loop stops while its last turn holds events, and a new run starts with the
 // same descriptor numbers. The old run does not read the new sockets.
 func TestLoopStopsWithPendingEvents(t *testing.T) {
 	relaytest.NoLeaks(t)
-	backend := newBackend(t)
+	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
 	sendText := func(s Socket, text string) {
 		t.Helper()
 		relaytest.Check(t, send(s, []byte(text)))
-		relaytest.Receive(t, "the datagram at the backend", backend.got)
+		relaytest.Receive(t, "the datagram at the backend", backend.Received)
 		relaytest.Eventually(t, "its echo in the kernel", func() bool { return pending(t, s.(*loopSocket).fd) })
 	}
 	for range 50 {
-		before := descriptors(t)
+		before := relaytest.OpenDescriptors(t)
 		engine := oneLoop()
-		reused := openSocket(t, engine, backend.addr, new(collector))
+		reused := openSocket(t, engine, backend.Addr, new(collector))
 		first, second := newStuckSink(), newStuckSink()
-		blocker, nextBlocker := openSocket(t, engine, backend.addr, first), openSocket(t, engine, backend.addr, second)
+		blocker, nextBlocker := openSocket(t, engine, backend.Addr, first), openSocket(t, engine, backend.Addr, second)
 		relaytest.Check(t, send(blocker, []byte("a")))
 		relaytest.Receive(t, "a datagram", first.entered)
 		sendText(nextBlocker, "b") // these two are the next events, in this order
@@ -128,10 +113,10 @@ func TestLoopStopsWithPendingEvents(t *testing.T) {
 		blocker.Close()
 		nextBlocker.Close()
 		// The loop stops after its linger time. Its last turn still has the event of reused.
-		relaytest.Eventually(t, "the epoll instance to be closed", func() bool { return descriptors(t) <= before })
+		relaytest.Eventually(t, "the epoll instance to be closed", func() bool { return relaytest.OpenDescriptors(t) <= before })
 
 		sink := newStuckSink()
-		socket := openSocket(t, engine, backend.addr, sink)
+		socket := openSocket(t, engine, backend.Addr, sink)
 		same := socket.(*loopSocket).fd == reused.(*loopSocket).fd
 		relaytest.Check(t, send(socket, []byte("one")))
 		relaytest.Receive(t, "a datagram", sink.entered) // the sink has not returned
@@ -146,7 +131,7 @@ func TestLoopStopsWithPendingEvents(t *testing.T) {
 			t.Fatalf("got %q", got)
 		}
 		socket.Close()
-		relaytest.Eventually(t, "all descriptors to be closed", func() bool { return descriptors(t) <= before })
+		relaytest.Eventually(t, "all descriptors to be closed", func() bool { return relaytest.OpenDescriptors(t) <= before })
 		if same {
 			return
 		}
@@ -176,7 +161,7 @@ func TestEngineWithoutDescriptors(t *testing.T) {
 	overEngines(t, func(t *testing.T, engine Engine) {
 		relaytest.NoLeaks(t)
 		openSocket(t, Goroutines{}, "127.0.0.1:53", new(collector)).Close() // opens the runtime's own descriptors
-		before := descriptors(t)
+		before := relaytest.OpenDescriptors(t)
 		next := nextDescriptor(t)
 		for free := range 2 { // 0: the socket fails; 1: the epoll instance fails
 			restore := relaytest.LimitDescriptors(t, next+free)
@@ -190,7 +175,7 @@ func TestEngineWithoutDescriptors(t *testing.T) {
 			} else if netio.Classify(err) != netio.Exhausted {
 				t.Errorf("%d descriptors: %v", free, err)
 			}
-			relaytest.Eventually(t, "all descriptors to be closed", func() bool { return descriptors(t) <= before })
+			relaytest.Eventually(t, "all descriptors to be closed", func() bool { return relaytest.OpenDescriptors(t) <= before })
 		}
 		openSocket(t, engine, "127.0.0.1:53", new(collector)).Close()
 	})

@@ -105,20 +105,20 @@ func TestSpareSocketIsolatesSessions(t *testing.T) {
 
 // What was in the socket's receive queue when its session ended is discarded.
 func TestSpareSocketIsEmptied(t *testing.T) {
-	backend := newBackend(t)
+	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
 	e := newLoops(1)
 	stuck := newStuckSink() // the loop reads nothing more while it waits here
-	blocker := openSocket(t, e, backend.addr, stuck)
+	blocker := openSocket(t, e, backend.Addr, stuck)
 	relaytest.Check(t, send(blocker, []byte("a")))
 	relaytest.Receive(t, "a datagram", stuck.entered)
-	old := openSocket(t, e, backend.addr, new(collector))
+	old := openSocket(t, e, backend.Addr, new(collector))
 	for i := range 5 {
 		relaytest.Check(t, send(old, []byte(fmt.Sprint("old ", i))))
 	}
 	relaytest.Eventually(t, "its echo in the kernel", func() bool { return pending(t, old.(*loopSocket).fd) })
 	old.Close()
 	sink := new(collector)
-	socket := reopen(t, e, backend.addr, sink, old)
+	socket := reopen(t, e, backend.Addr, sink, old)
 	if pending(t, socket.(*loopSocket).fd) {
 		t.Error("the receive queue of the reused socket is not empty")
 	}
@@ -204,7 +204,7 @@ func TestSpareSocketWithFullQueue(t *testing.T) {
 // own address family only, and are closed after a while.
 func TestSpareSocketsAreBounded(t *testing.T) {
 	relaytest.NoLeaks(t)
-	before := descriptors(t)
+	before := relaytest.OpenDescriptors(t)
 	e := newLoops(1)
 	var list []Socket
 	for range maxSpares + 20 {
@@ -225,7 +225,7 @@ func TestSpareSocketsAreBounded(t *testing.T) {
 		t.Error("a socket was reused that has not rested")
 	}
 	fresh.Close()
-	relaytest.Eventually(t, "all descriptors to be closed", func() bool { return descriptors(t) <= before })
+	relaytest.Eventually(t, "all descriptors to be closed", func() bool { return relaytest.OpenDescriptors(t) <= before })
 }
 
 // Without free descriptors, a spare socket is used at once.
@@ -260,11 +260,11 @@ func TestSpareSocketsReleaseDescriptors(t *testing.T) {
 	for range 24 {
 		list = append(list, openSocket(t, e, "127.0.0.1:9", new(collector)))
 	}
-	open := descriptors(t)
+	open := relaytest.OpenDescriptors(t)
 	for _, s := range list {
 		s.Close()
 	}
-	if left := descriptors(t); left > open-20 {
+	if left := relaytest.OpenDescriptors(t); left > open-20 {
 		t.Errorf("%d of 24 sockets are kept, with a limit of 64 descriptors", 24-(open-left))
 	}
 	restore()

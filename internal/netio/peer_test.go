@@ -8,22 +8,24 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 func TestPeerState(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("not every system reports the state")
 	}
-	near, far := tcpPair(t)
+	near, far := relaytest.TCPPair(t)
 	if peerReset(far) {
 		t.Error("a new connection counts as reset")
 	}
 	_, err := near.Write([]byte("question"))
-	check(t, err)
-	check(t, near.CloseWrite())
+	relaytest.Check(t, err)
+	relaytest.Check(t, near.CloseWrite())
 	got := make([]byte, 8)
 	_, err = io.ReadFull(far, got[:4])
-	check(t, err)
+	relaytest.Check(t, err)
 	if peerReset(far) {
 		t.Error("a connection whose peer sent a FIN counts as reset")
 	}
@@ -34,8 +36,8 @@ func TestPeerState(t *testing.T) {
 		t.Errorf("a connection at the end of its stream counts as reset: %v", err)
 	}
 	Reset(near)
-	eventually(t, "the reset", func() bool { return peerReset(far) })
-	check(t, far.Close())
+	relaytest.Eventually(t, "the reset", func() bool { return peerReset(far) })
+	relaytest.Check(t, far.Close())
 	if !peerReset(far) {
 		t.Error("a closed connection does not count as reset")
 	}
@@ -45,9 +47,9 @@ func TestPeerStateBeforeData(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("not every system reports the state")
 	}
-	near, far := tcpPair(t)
+	near, far := relaytest.TCPPair(t)
 	Reset(near)
-	eventually(t, "the reset", func() bool { return peerReset(far) })
+	relaytest.Eventually(t, "the reset", func() bool { return peerReset(far) })
 	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the error is missing after the query: %v", err)
 	}
@@ -60,11 +62,11 @@ func TestPeerStateBeforeData(t *testing.T) {
 // concurrent Read.
 func TestPeerStateOfOtherConns(t *testing.T) {
 	one, other := net.Pipe()
-	check(t, one.Close())
+	relaytest.Check(t, one.Close())
 	if peerReset(other) {
 		t.Error("a pipe counts as reset")
 	}
-	near, far := tcpPair(t)
+	near, far := relaytest.TCPPair(t)
 	reading := make(chan error)
 	go func() {
 		_, err := far.Read(make([]byte, 1))
@@ -74,14 +76,14 @@ func TestPeerStateOfOtherConns(t *testing.T) {
 	if peerReset(far) {
 		t.Error("a connection counts as reset during a Read")
 	}
-	check(t, near.Close())
+	relaytest.Check(t, near.Close())
 	<-reading
 }
 
 func TestReset(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := relaytest.TCPPair(t)
 	_, err := near.Write([]byte("unread"))
-	check(t, err)
+	relaytest.Check(t, err)
 	Reset(far)
 	if _, err := near.Read(make([]byte, 1)); runtime.GOOS != "windows" && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("after a reset: %v", err)

@@ -28,19 +28,19 @@ type owner struct {
 func newOwner(t *testing.T, p *Poller[*owner], events Events) *owner {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	check(t, err)
+	relaytest.Check(t, err)
 	o := &owner{near: fds[0], far: fds[1]}
 	o.slot, err = p.Join(o)
-	check(t, err)
+	relaytest.Check(t, err)
 	o.token, err = p.Watch(o.slot, 1, o.near, events)
-	check(t, err)
+	relaytest.Check(t, err)
 	return o
 }
 
 func (o *owner) write(t *testing.T) {
 	t.Helper()
 	_, err := unix.Write(o.far, []byte("x"))
-	check(t, err)
+	relaytest.Check(t, err)
 }
 
 func (o *owner) close() {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 // readers reads a stream by descriptor and through Read.
@@ -22,7 +24,7 @@ var readers = map[string]func(*net.TCPConn) *Reader{
 func TestReaderStream(t *testing.T) {
 	for name, reader := range readers {
 		t.Run(name, func(t *testing.T) {
-			near, far := tcpPair(t)
+			near, far := relaytest.TCPPair(t)
 			r := reader(far)
 			defer r.Release()
 			sent := make([]byte, 3<<20)
@@ -61,9 +63,9 @@ func TestReaderStream(t *testing.T) {
 func TestReaderReset(t *testing.T) {
 	for name, reader := range readers {
 		t.Run(name, func(t *testing.T) {
-			near, far := tcpPair(t)
+			near, far := relaytest.TCPPair(t)
 			_, err := near.Write([]byte("last words"))
-			check(t, err)
+			relaytest.Check(t, err)
 			r := reader(far)
 			if got, err := r.Next(); string(got) != "last words" {
 				t.Fatalf("%q, %v", got, err)
@@ -80,19 +82,19 @@ func TestReaderReset(t *testing.T) {
 func TestReaderCloseAndDeadline(t *testing.T) {
 	for name, reader := range readers {
 		t.Run(name, func(t *testing.T) {
-			_, far := tcpPair(t)
+			_, far := relaytest.TCPPair(t)
 			r := reader(far)
-			check(t, far.SetReadDeadline(time.Now()))
+			relaytest.Check(t, far.SetReadDeadline(time.Now()))
 			if _, err := r.Next(); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("after the deadline: %v", err)
 			}
-			check(t, far.SetReadDeadline(time.Time{}))
+			relaytest.Check(t, far.SetReadDeadline(time.Time{}))
 			done := make(chan error)
 			go func() {
 				_, err := r.Next()
 				done <- err
 			}()
-			check(t, far.Close())
+			relaytest.Check(t, far.Close())
 			if err := <-done; !errors.Is(err, net.ErrClosed) {
 				t.Errorf("after Close: %v", err)
 			}
@@ -105,7 +107,7 @@ func TestReaderCloseAndDeadline(t *testing.T) {
 
 // An idle reader holds no buffer: Next releases it before it waits.
 func TestReaderIdleHoldsNoBuffer(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := relaytest.TCPPair(t)
 	r := NewReader(far)
 	if r.raw == nil {
 		t.Skip("read through Read on this system")
@@ -128,7 +130,7 @@ func TestReaderIdleHoldsNoBuffer(t *testing.T) {
 			t.Error("Next waits while it holds a buffer")
 		}
 		_, err := near.Write([]byte("word"))
-		check(t, err)
+		relaytest.Check(t, err)
 		if got := <-next; got != "word" {
 			t.Errorf("got %q", got)
 		}
@@ -143,7 +145,7 @@ func TestReaderDatagrams(t *testing.T) {
 	_, _ = rand.Read(big)
 	for _, sent := range [][]byte{[]byte("one"), {}, big, {}, []byte("two")} {
 		_, err := near.Write(sent)
-		check(t, err)
+		relaytest.Check(t, err)
 		got, err := r.Next()
 		if err != nil || got == nil || !bytes.Equal(got, sent) {
 			t.Errorf("%d bytes and %v, want the %d sent", len(got), err, len(sent))
@@ -155,20 +157,20 @@ func TestReaderDatagrams(t *testing.T) {
 func TestReaderICMP(t *testing.T) {
 	near, far := udpPair(t)
 	address := far.LocalAddr().(*net.UDPAddr)
-	check(t, far.Close())
+	relaytest.Check(t, far.Close())
 	_, err := near.Write([]byte("refused"))
-	check(t, err)
+	relaytest.Check(t, err)
 	r := NewReader(near)
 	defer r.Release()
-	check(t, near.SetReadDeadline(time.Now().Add(limit)))
+	relaytest.Check(t, near.SetReadDeadline(time.Now().Add(relaytest.Limit)))
 	if _, err := r.Next(); runtime.GOOS == "linux" && !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Fatalf("after an ICMP port unreachable: %v", err)
 	}
 	back, err := net.DialUDP("udp", address, near.LocalAddr().(*net.UDPAddr))
-	check(t, err)
+	relaytest.Check(t, err)
 	defer back.Close()
 	_, err = back.Write([]byte("here"))
-	check(t, err)
+	relaytest.Check(t, err)
 	if got, err := r.Next(); string(got) != "here" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -198,7 +200,7 @@ func TestReaderErrorWithBytes(t *testing.T) {
 }
 
 func TestReaderAllocatesNothing(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := relaytest.TCPPair(t)
 	r := NewReader(far)
 	defer r.Release()
 	word := []byte("word")

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 // groups holds the sizes of datagrams to send in one call, for each way of sending.
@@ -55,14 +57,14 @@ func listening(t *testing.T, host string) (fd int, at netip.AddrPort) {
 		name, family = &unix.SockaddrInet4{Addr: ip.As4()}, unix.AF_INET
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	check(t, err)
+	relaytest.Check(t, err)
 	t.Cleanup(func() { CloseDescriptor(fd) })
 	GrowBuffers(fd, 4<<20)
 	if err := unix.Bind(fd, name); err != nil {
 		t.Skip(err)
 	}
 	bound, err := unix.Getsockname(fd)
-	check(t, err)
+	relaytest.Check(t, err)
 	port := 0
 	switch b := bound.(type) {
 	case *unix.SockaddrInet4:
@@ -76,7 +78,7 @@ func listening(t *testing.T, host string) (fd int, at netip.AddrPort) {
 func receiver(t *testing.T) *Receiver {
 	t.Helper()
 	r, err := NewReceiver(true)
-	check(t, err)
+	relaytest.Check(t, err)
 	t.Cleanup(r.Free)
 	return r
 }
@@ -115,7 +117,7 @@ func TestSendAndReceive(t *testing.T) {
 				here, at := listening(t, host)
 				near, nearAt := listening(t, host)
 				connected, err := ConnectUDP(at)
-				check(t, err)
+				relaytest.Check(t, err)
 				defer CloseDescriptor(connected)
 				var sender Sender
 				sender.Init(ProbeFeatures(near))
@@ -142,7 +144,7 @@ func TestSendAndReceive(t *testing.T) {
 func localAddr(t *testing.T, fd int) netip.AddrPort {
 	t.Helper()
 	name, err := unix.Getsockname(fd)
-	check(t, err)
+	relaytest.Check(t, err)
 	if four, ok := name.(*unix.SockaddrInet4); ok {
 		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), uint16(four.Port))
 	}
@@ -159,7 +161,7 @@ func TestSegmentsRefused(t *testing.T) {
 	if !features.Segments {
 		t.Skip("this kernel has no UDP_SEGMENT")
 	}
-	check(t, unix.SetsockoptInt(near, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1))
+	relaytest.Check(t, unix.SetsockoptInt(near, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1))
 	var sender Sender
 	sender.Init(features)
 	to := NewPath(at, true, nil)
@@ -223,7 +225,7 @@ func TestSendReturnsSent(t *testing.T) {
 	r := receiver(t)
 	here, at := listening(t, "127.0.0.1")
 	fd, err := ConnectUDP(at)
-	check(t, err)
+	relaytest.Check(t, err)
 	defer CloseDescriptor(fd)
 	for _, off := range []string{"", "gso", "batch"} {
 		t.Setenv("RELAY_DISABLE", off)

@@ -14,14 +14,14 @@ import (
 // may have returned before it stopped what it started.
 func NoLeaks(t testing.TB) {
 	t.Helper()
-	before := goroutineStacks()
+	before := GoroutineStacks()
 	t.Cleanup(func() {
 		if t.Failed() {
 			return
 		}
 		for deadline := time.Now().Add(Limit); ; time.Sleep(time.Millisecond) {
 			var leaked []string
-			for id, stack := range goroutineStacks() {
+			for id, stack := range GoroutineStacks() {
 				if _, old := before[id]; !old {
 					leaked = append(leaked, stack)
 				}
@@ -37,8 +37,8 @@ func NoLeaks(t testing.TB) {
 	})
 }
 
-// goroutineStacks returns the stacks of all goroutines by their ids.
-func goroutineStacks() map[string]string {
+// GoroutineStacks returns the stacks of all goroutines by their ids.
+func GoroutineStacks() map[string]string {
 	buf := make([]byte, 1<<20)
 	for {
 		n := runtime.Stack(buf, true)

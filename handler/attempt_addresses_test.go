@@ -2,42 +2,42 @@ package handler
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/dial"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// A dead address beside a live one costs nothing: no strike, no wait.
-func TestDeadAddressBesideALiveOne(t *testing.T) {
-	noLeaks(t)
+// A dead address of a backend with a live one causes no strike.
+func TestDeadAndLiveAddress(t *testing.T) {
+	relaytest.NoLeaks(t)
 	live := serveTCP(t, lo(t, 2)+":0", greet("live"))
 	dead := deadTCP(t, hostPort(lo(t, 3), live.String()))
 	r := newRig(t, []string{hostPort("a.test", dead)})
 	r.resolver.set("a.test", addrsAnswer(lo(t, 3), lo(t, 2)))
 	ann, _ := r.client()
-	hear(t, ann, "live")
+	relaytest.WantRead(t, ann, "live")
 	line := r.line("connected").ContextMap()
 	if line["address"] != live.String() {
-		t.Errorf("connected to %v", line["address"])
+		t.Errorf("connected to %v, want %s", line["address"], live)
 	}
 	r.wantLines("backend failed, first strike", 0)
 
-	// The next client tries first what served.
+	// The next client tries the address that served first.
 	bob, _ := r.client()
-	hear(t, bob, "live")
+	relaytest.WantRead(t, bob, "live")
 	if got := r.service.Pool.Backend(hostPort("a.test", dead)).Preferred(upstream.TCP); got != addrsOf(lo(t, 2))[0] {
-		t.Errorf("preferred is %v", got)
+		t.Errorf("preferred address %v, want %s", got, lo(t, 2))
 	}
 }
 
-// Nor do many: each goes on to the next at once. Were a quarter of a second
-// waited for each, it would be eight.
-func TestDeadAddressesAreNotWaitedFor(t *testing.T) {
-	noLeaks(t)
+// After a refusal the next address is dialled at once. With a wait of dial.Stagger
+// after each, the dead addresses would take eight seconds.
+func TestDeadAddressesCauseNoDelay(t *testing.T) {
+	relaytest.NoLeaks(t)
 	live := serveTCP(t, lo(t, 2)+":0", greet("live"))
 	var list []string
 	for n := range 32 {
@@ -47,37 +47,38 @@ func TestDeadAddressesAreNotWaitedFor(t *testing.T) {
 	r := newRig(t, []string{hostPort("a.test", live.String())})
 	r.resolver.set("a.test", addrsAnswer(append(list, lo(t, 2))...))
 	ann, _ := r.client()
-	hear(t, ann, "live")
+	relaytest.WantRead(t, ann, "live")
 	if took := r.line("connected").ContextMap()["duration"].(time.Duration); took > 4*time.Second {
-		t.Errorf("connected after %v", took)
+		t.Errorf("connected after %v, want at most 4s", took)
 	}
 }
 
-// A silent one costs the first client a moment, the next none, and no strike.
-// That the first waits, and the next does not, is seen by who is dialled.
-func TestSilentAddressBesideALiveOne(t *testing.T) {
-	noLeaks(t)
+// A silent address delays the first client by dial.Stagger and causes no strike.
+// The next client tries the live address first.
+func TestSilentAndLiveAddress(t *testing.T) {
+	relaytest.NoLeaks(t)
 	silent := newSilentTCP(t, lo(t, 2)+":0")
 	live := serveTCP(t, hostPort(lo(t, 3), silent.String()), greet("live"))
 	r := newRig(t, []string{hostPort("a.test", live.String())})
 	r.resolver.set("a.test", addrsAnswer(lo(t, 2), lo(t, 3)))
 	ann, _ := r.client()
-	hear(t, ann, "live")
+	relaytest.WantRead(t, ann, "live")
 	first := r.line("connected").ContextMap()["duration"].(time.Duration)
-	if first < dial.Stagger || first > limit/2 {
-		t.Errorf("the first client waited %v, want a little more than %v", first, dial.Stagger)
+	if first < dial.Stagger || first > relaytest.Limit/2 {
+		t.Errorf("the first client waited %v, want between %v and %v", first, dial.Stagger, relaytest.Limit/2)
 	}
 	r.logs.TakeAll()
 	bob, _ := r.client()
-	hear(t, bob, "live")
+	relaytest.WantRead(t, bob, "live")
 	if next := r.line("connected").ContextMap()["duration"].(time.Duration); next >= first {
-		t.Errorf("the second client waited %v, the first %v", next, first)
+		t.Errorf("the second client waited %v, want less than the first, %v", next, first)
 	}
 	r.wantLines("backend failed, first strike", 0)
 }
 
+// A dead address of one family does not prevent a connection over the other.
 func TestBothFamilies(t *testing.T) {
-	noLeaks(t)
+	relaytest.NoLeaks(t)
 	for _, test := range []struct{ name, live, dead string }{
 		{"IPv6 dead, IPv4 live", lo(t, 2), "::1"},
 		{"IPv4 dead, IPv6 live", "::1", lo(t, 3)},
@@ -88,16 +89,16 @@ func TestBothFamilies(t *testing.T) {
 			r := newRig(t, []string{hostPort("a.test", live.String())})
 			r.resolver.set("a.test", addrsAnswer(test.dead, test.live))
 			ann, _ := r.client()
-			hear(t, ann, "live")
+			relaytest.WantRead(t, ann, "live")
 			r.wantLines("backend failed, first strike", 0)
 		})
 	}
 }
 
-// However short the connect timeout and many the silent addresses, each gets
-// its turn.
-func TestEveryAddressHasItsTurn(t *testing.T) {
-	noLeaks(t)
+// Every address is dialled within the connect timeout, also if it is short and
+// there are many silent addresses.
+func TestEveryAddressIsDialled(t *testing.T) {
+	relaytest.NoLeaks(t)
 	silent := []*silentTCP{newSilentTCP(t, lo(t, 2)+":0")}
 	list := []string{lo(t, 2)}
 	for n := range 3 {
@@ -110,12 +111,12 @@ func TestEveryAddressHasItsTurn(t *testing.T) {
 	r := newRig(t, []string{hostPort("a.test", live.String())}, func(o *Options) { o.ConnectTimeout = dial.Stagger * 3 })
 	r.resolver.set("a.test", addrsAnswer(list...))
 	ann, _ := r.client()
-	hear(t, ann, "live")
+	relaytest.WantRead(t, ann, "live")
 }
 
-// All silent: the timeout is said for each, with its address.
-func TestAllAddressesAreSilent(t *testing.T) {
-	noLeaks(t)
+// If all addresses are silent, the error has the timeout and each address.
+func TestAllAddressesSilent(t *testing.T) {
+	relaytest.NoLeaks(t)
 	one := newSilentTCP(t, lo(t, 2)+":0")
 	other := newSilentTCP(t, hostPort(lo(t, 3), one.String()))
 	r := newRig(t, []string{hostPort("a.test", one.String())}, func(o *Options) { o.ConnectTimeout = 50 * time.Millisecond })
@@ -125,32 +126,7 @@ func TestAllAddressesAreSilent(t *testing.T) {
 	text := r.line("backend failed, first strike").ContextMap()["error"].(string)
 	for _, want := range []string{one.String(), other.String(), "timeout"} {
 		if !strings.Contains(text, want) {
-			t.Errorf("%q does not tell of %s", text, want)
+			t.Errorf("error %q does not contain %q", text, want)
 		}
-	}
-}
-
-func TestPreferredFirst(t *testing.T) {
-	a, b, c := addrsOf("192.0.2.1")[0], addrsOf("2001:db8::1")[0], addrsOf("192.0.2.2")[0]
-	given := []netip.Addr{a, b, c}
-	for _, test := range []struct {
-		want netip.Addr
-		got  []netip.Addr
-	}{
-		{a, []netip.Addr{a, b, c}},
-		{b, []netip.Addr{b, a, c}},
-		{c, []netip.Addr{c, a, b}},
-		{netip.Addr{}, []netip.Addr{a, b, c}},
-		{addrsOf("192.0.2.9")[0], []netip.Addr{a, b, c}},
-	} {
-		if got := preferredFirst(given, test.want); !slices.Equal(got, test.got) {
-			t.Errorf("%v in front: %v, want %v", test.want, got, test.got)
-		}
-	}
-	if !slices.Equal(given, []netip.Addr{a, b, c}) {
-		t.Error("the resolver's slice was edited")
-	}
-	if !sameSet(given, []netip.Addr{c, a, b}) || sameSet(given, given[:2]) || sameSet(given[:2], given) || sameSet(given, nil) {
-		t.Error("sets are compared wrongly")
 	}
 }

@@ -8,22 +8,25 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// benchRelay listens with a relay before an echo server.
+// benchRelay starts an echo server and a relay in front of it, and returns the
+// relay's address.
 func benchRelay(b *testing.B) (addr string) {
 	b.Helper()
 	server := serveTCP(b, "127.0.0.1:0", echo)
 	service := NewService("bench", upstream.NewPool(backendAddresses(b, server.String()), 0, time.Now()), nil)
-	relay := New(service, Options{ConnectTimeout: limit, IdleTimeout: limit, Resolver: newFakeResolver(), TCP: stream.NewEngine(), Log: zap.NewNop()})
-	front := serveTCP(b, "127.0.0.1:0", func(conn *net.TCPConn) { relay.ServeTCP(b.Context(), plain(conn)) })
+	relay := New(service, Options{ConnectTimeout: relaytest.Limit, IdleTimeout: relaytest.Limit, Resolver: newFakeResolver(), TCP: stream.NewEngine(), Log: zap.NewNop()})
+	front := serveTCP(b, "127.0.0.1:0", func(conn *net.TCPConn) { relay.ServeTCP(b.Context(), plainClient(conn)) })
 	return front.String()
 }
 
 var word = make([]byte, 64)
 
+// pingPong writes word and reads it back.
 func pingPong(conn net.Conn, buf []byte) error {
 	if _, err := conn.Write(word); err != nil {
 		return err
@@ -32,20 +35,23 @@ func pingPong(conn net.Conn, buf []byte) error {
 	return err
 }
 
-// A client comes, says a word, hears it and goes.
+// BenchmarkConnectEchoClose measures a client that connects, sends 64 bytes, reads
+// them back and closes.
 func BenchmarkConnectEchoClose(b *testing.B) {
 	addr := benchRelay(b)
 	buf := make([]byte, len(word))
 	b.ReportAllocs()
 	for b.Loop() {
 		conn, err := net.Dial("tcp", addr)
-		check(b, err)
-		check(b, pingPong(conn, buf))
-		check(b, conn.(*net.TCPConn).SetLinger(0)) // or the benchmark runs out of ports
-		check(b, conn.Close())
+		relaytest.Check(b, err)
+		relaytest.Check(b, pingPong(conn, buf))
+		relaytest.Check(b, conn.(*net.TCPConn).SetLinger(0)) // or closed connections use up the ports
+		relaytest.Check(b, conn.Close())
 	}
 }
 
+// BenchmarkConnectEchoCloseParallel is BenchmarkConnectEchoClose with a client for
+// each CPU.
 func BenchmarkConnectEchoCloseParallel(b *testing.B) {
 	addr := benchRelay(b)
 	b.ReportAllocs()
@@ -66,30 +72,31 @@ func BenchmarkConnectEchoCloseParallel(b *testing.B) {
 	})
 }
 
+// BenchmarkPingPong measures 64 bytes to the backend and back.
 func BenchmarkPingPong(b *testing.B) {
-	conn := dialTCP(b, benchRelay(b))
+	conn := relaytest.DialTCP(b, benchRelay(b))
 	buf := make([]byte, len(word))
 	b.ReportAllocs()
 	for b.Loop() {
-		check(b, pingPong(conn, buf))
+		relaytest.Check(b, pingPong(conn, buf))
 	}
 }
 
-// Bulk goes up, is echoed and comes down: twice through the relay.
+// BenchmarkBulk measures bytes that pass the relay twice: to the backend and back.
 func BenchmarkBulk(b *testing.B) {
-	conn := dialTCP(b, benchRelay(b))
+	conn := relaytest.DialTCP(b, benchRelay(b))
 	piece := make([]byte, 1<<20)
-	back := make(chan error)
+	received := make(chan error)
 	go func() {
 		_, err := io.Copy(io.Discard, conn)
-		back <- err
+		received <- err
 	}()
 	b.SetBytes(int64(len(piece)))
 	b.ReportAllocs()
 	for b.Loop() {
 		_, err := conn.Write(piece)
-		check(b, err)
+		relaytest.Check(b, err)
 	}
-	check(b, conn.CloseWrite())
-	check(b, <-back)
+	relaytest.Check(b, conn.CloseWrite())
+	relaytest.Check(b, <-received)
 }

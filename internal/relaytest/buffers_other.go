@@ -1,0 +1,5 @@
+//go:build !unix
+
+package relaytest
+
+func setBuffers(uintptr, int) {}
