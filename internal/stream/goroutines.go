@@ -189,10 +189,10 @@ func (m *goroutineMover) do(source Side, out output) {
 	if out&closeBoth != 0 {
 		finish := out&sendFinish != 0
 		m.mu.Unlock()
+		defer m.close() // also if CloseWrite panics
 		if finish {
 			_ = m.finish(sink)
 		}
-		m.close()
 		return
 	}
 	m.mu.Unlock()
@@ -238,8 +238,8 @@ const (
 	unknownAckDelay = time.Second
 )
 
-// awaitAck waits until a side has acknowledged all bytes, at most for the idle
-// timeout, or until the relay is over. A side without a plain socket is not waited
+// awaitAck waits until a side has acknowledged all bytes or is reset, at most for
+// the idle timeout, or until the relay is over. A side without a plain socket is not waited
 // for: its close does not drop what was written.
 func (m *goroutineMover) awaitAck(side Side) {
 	socket := m.socket(side)
@@ -249,7 +249,7 @@ func (m *goroutineMover) awaitAck(side Side) {
 	deadline := time.Now().Add(m.wheel.timeout)
 	for pause := firstAckPause; ; pause = min(2*pause, maxAckPause) {
 		n, known := netio.Unacknowledged(socket)
-		if known && n == 0 {
+		if known && n == 0 || netio.PeerStateOf(socket).Reset() {
 			return
 		}
 		if !known {
