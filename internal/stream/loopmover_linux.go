@@ -237,8 +237,12 @@ func (m *loopMover) guard() {
 // doLocked does what an input concerning a source, or the loss of its sink, has
 // led to.
 func (m *loopMover) doLocked(source Side, out output) {
-	if out&dropHeld != 0 {
-		m.flows[source].drop(m.loop.pipes)
+	if out&dropHeld != 0 { // the side that was lost is the source or its sink
+		for i := range m.flows {
+			if !m.ends.flows[i].holds() {
+				m.flows[i].drop(m.loop.pipes)
+			}
+		}
 	}
 	if out&sendFinish != 0 {
 		m.finishLocked(source.other(), out&closeBoth != 0)
