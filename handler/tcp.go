@@ -28,6 +28,7 @@ type tcpRelay struct {
 	local  net.Addr // the listener's address
 	began  time.Time
 	ticket ticket
+	ended  bool // Ended was called; guarded by mu, here to save memory
 
 	// first is the attempt that the mover makes on an event loop. It is set before
 	// [stream.Connector.Connect], whose result takes it.
@@ -39,7 +40,6 @@ type tcpRelay struct {
 	mover   stream.Mover            // nil before setMover
 	search  context.CancelCauseFunc // ends the search for a backend; nil: there is none
 	cutBy   stream.Reason           // "": the relay was not cut
-	ended   bool                    // Ended was called
 	err     error                   // why there is no backend
 	backend *upstream.Backend       // that serves the client; nil: none yet
 	address netip.AddrPort          // of the backend
