@@ -137,6 +137,9 @@ func (m *goroutineMover) sourceEnded(source Side) {
 	var peer netio.PeerState
 	if socket := m.socket(source); socket != nil {
 		peer = netio.PeerStateOf(socket)
+		if _, unix := socket.(*net.UnixConn); unix {
+			peer.Closed = false // its peer shuts down both directions by a close
+		}
 	}
 	m.mu.Lock()
 	if m.ends.hidesReset(source, peer.Failed, peer.Closed) {
@@ -202,8 +205,9 @@ func (m *goroutineMover) do(source Side, out output) {
 		switch {
 		case err == nil:
 		case errors.Is(err, errors.ErrUnsupported):
+			owed := m.undelivered()
 			m.mu.Lock()
-			m.do(source, m.ends.cannotFinish(m.undelivered()))
+			m.do(source, m.ends.cannotFinish(owed))
 		default:
 			m.writeFailed(sink, err)
 		}
@@ -298,17 +302,23 @@ func some(n int, known bool) bool { return known && n > 0 }
 
 // expireIfIdle is called by the wheel.
 func (m *goroutineMover) expireIfIdle() {
-	defer m.guard()
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	switch {
 	case m.ends.over:
-		m.mu.Unlock()
 	case !m.wheel.isIdle(&m.idler):
 		m.wheel.putBack(&m.idler)
-		m.mu.Unlock()
 	default:
-		m.do(ClientSide, m.ends.expire(m.owed()))
+		go m.expire() // ends with the relay: closing a wrapped connection may block
 	}
+}
+
+// expire ends the relay, which is idle.
+func (m *goroutineMover) expire() {
+	defer m.guard()
+	owed := m.owed()
+	m.mu.Lock()
+	m.do(ClientSide, m.ends.expire(owed))
 }
 
 // Cut implements [Mover].

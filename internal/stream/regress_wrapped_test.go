@@ -1,0 +1,104 @@
+package stream
+
+import (
+	"net"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
+)
+
+// slowClose is a connection whose Close takes until released.
+type slowClose struct {
+	net.Conn
+	released chan struct{}
+}
+
+func (c slowClose) Close() error {
+	<-c.released
+	return c.Conn.Close()
+}
+
+// The Close of a wrapped connection may block, as that of TLS does. It does not
+// delay the idle timeout of other relays.
+func TestSlowCloseDelaysNoOtherIdleTimeout(t *testing.T) {
+	relaytest.NoLeaks(t)
+	released := make(chan struct{})
+	wheel := NewWheel(time.Second)
+	var rigs []*rig
+	for i := range 9 {
+		r := newRig(t, kind{"goroutines", NewMover}, setup{delay: true})
+		client := wrappedClient(r.clientFar)
+		if i == 4 {
+			client.Conn = slowClose{r.clientFar, released}
+		}
+		r.mover = NewMover(client, r, wheel)
+		rigs = append(rigs, r)
+	}
+	for _, r := range rigs {
+		r.start()
+	}
+	for i, r := range rigs {
+		if i != 4 {
+			r.wantEnd(IdleTimeout, 0, 0)
+		}
+	}
+	close(released)
+	rigs[4].wantEnd(IdleTimeout, 0, 0)
+}
+
+// panickySocket is a socket whose SyscallConn panics once told to.
+type panickySocket struct {
+	*net.TCPConn
+	panics *atomic.Bool
+}
+
+func (s panickySocket) SyscallConn() (syscall.RawConn, error) {
+	if s.panics.Load() {
+		panic("SyscallConn")
+	}
+	return s.TCPConn.SyscallConn()
+}
+
+// A panic at the idle timeout ends the relay, and leaves no lock held.
+func TestPanicAtTheIdleTimeout(t *testing.T) {
+	relaytest.NoLeaks(t)
+	r := newRig(t, kind{"goroutines", NewMover}, setup{delay: true})
+	r.mayPanic = true
+	var panics atomic.Bool
+	client := wrappedClient(r.clientFar)
+	client.Socket = panickySocket{r.clientFar, &panics}
+	r.mover = NewMover(client, r, NewWheel(100*time.Millisecond))
+	r.start()
+	panics.Store(true)
+	relaytest.Receive(t, "the panic", r.panics)
+	r.wantEnd(Panicked, 0, 0)
+}
+
+// A client on a Unix socket that closes it has finished: a close of such a socket
+// shuts down both directions at once.
+func TestUnixClientThatCloses(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Unix sockets in temporary directories are not portable")
+	}
+	relaytest.NoLeaks(t)
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	relaytest.Check(t, err)
+	defer listener.Close()
+	near, err := net.Dial("unix", listener.Addr().String())
+	relaytest.Check(t, err)
+	far, err := listener.Accept()
+	relaytest.Check(t, err)
+	r := newRig(t, kind{"goroutines", NewMover}, setup{delay: true})
+	r.mover = NewMover(Client{Conn: far, Socket: far, CloseWrite: far.(*net.UnixConn).CloseWrite}, r, NewWheel(longIdle))
+	r.start()
+	say(t, near, "request")
+	relaytest.Check(t, near.Close())
+	wantStream(t, "the backend", r.backend, "request", fin)
+	relaytest.Check(t, r.backend.Close())
+	r.wantEnd(ClientClosed, 7, 0)
+}
