@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -204,7 +205,7 @@ func (m *goroutineMover) do(source Side, out output) {
 		err := m.finish(sink)
 		switch {
 		case err == nil:
-		case errors.Is(err, errors.ErrUnsupported):
+		case errors.Is(err, errors.ErrUnsupported), errors.Is(err, os.ErrDeadlineExceeded):
 			owed := m.undelivered()
 			m.mu.Lock()
 			m.do(source, m.ends.cannotFinish(owed))
@@ -219,7 +220,8 @@ func (m *goroutineMover) do(source Side, out output) {
 }
 
 // finish sends the end of the stream to a side. The error is ErrUnsupported if it
-// cannot be half-closed.
+// cannot be half-closed, and ErrDeadlineExceeded if it is not reading: TLS waits
+// five seconds to send its close_notify, and sends nothing after that.
 func (m *goroutineMover) finish(side Side) error {
 	closeWrite := m.client.CloseWrite
 	if side == BackendSide {

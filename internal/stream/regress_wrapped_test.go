@@ -2,6 +2,7 @@ package stream
 
 import (
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
@@ -101,4 +102,24 @@ func TestUnixClientThatCloses(t *testing.T) {
 	wantStream(t, "the backend", r.backend, "request", fin)
 	relaytest.Check(t, r.backend.Close())
 	r.wantEnd(ClientClosed, 7, 0)
+}
+
+// A TLS client that does not read for five seconds cannot be sent a close_notify
+// any more. It is closed then, after the bytes before it: it would wait for the end
+// of the stream until the idle timeout.
+func TestCloseNotifyThatTimesOut(t *testing.T) {
+	relaytest.NoLeaks(t)
+	r := newRig(t, kind{"goroutines", NewMover}, setup{delay: true})
+	client := wrappedClient(r.clientFar)
+	client.CloseWrite = func() error { return &net.OpError{Op: "write", Net: "tcp", Err: os.ErrDeadlineExceeded} }
+	r.mover = NewMover(client, r, NewWheel(longIdle))
+	r.start()
+	answer := text(1_000_000)
+	sending := async(func() {
+		say(t, r.backend, answer)
+		relaytest.Check(t, r.backend.CloseWrite())
+	})
+	wantSlowStream(t, "the client", r.client, answer, fin, 64<<10, time.Millisecond)
+	sending()
+	r.wantEnd(BackendClosed, 0, int64(len(answer)))
 }
