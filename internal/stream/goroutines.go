@@ -378,15 +378,18 @@ func (m *goroutineMover) report() {
 // closeConn closes a connection. On a plain socket a FIN is sent explicitly: a
 // close alone would send a RST instead if received bytes are unread. That is not
 // done for TLS, whose CloseWrite waits for a Write that blocks, and whose Close
-// sends close_notify.
+// sends close_notify. TLS connections have no SyscallConn.
 func closeConn(how closing, conn net.Conn, reset func()) {
 	switch how {
 	case closeWithRST:
 		reset()
 		return
 	case closeWithFIN:
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.CloseWrite()
+		if plain, ok := conn.(interface {
+			syscall.Conn
+			CloseWrite() error
+		}); ok {
+			_ = plain.CloseWrite()
 		}
 	}
 	_ = conn.Close()

@@ -123,3 +123,19 @@ func TestCloseNotifyThatTimesOut(t *testing.T) {
 	sending()
 	r.wantEnd(BackendClosed, 0, int64(len(answer)))
 }
+
+// A side that has sent bytes which its peer does not take sees a FIN at the idle
+// timeout, also if its socket is plain but not of package net, as on relay+tcp/.
+func TestIdleEndOfASocketOfItsOwnType(t *testing.T) {
+	relaytest.NoLeaks(t)
+	r := newRig(t, kind{"goroutines", NewMover}, setup{delay: true})
+	client := struct{ *net.TCPConn }{r.clientFar}
+	r.mover = NewMover(Client{Conn: client, Socket: client, CloseWrite: client.CloseWrite}, r, NewWheel(600*time.Millisecond))
+	r.start()
+	_ = r.client.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+	_, _ = r.client.Write(make([]byte, 64<<20)) // no Write runs at the end: it would take the error of a RST
+	wantStream(t, "the client", r.client, "", fin)
+	if end := r.end(); end.Reason != IdleTimeout {
+		t.Errorf("ended as %+v", end)
+	}
+}
