@@ -28,6 +28,7 @@ type tcpRelay struct {
 	local  net.Addr // the listener's address
 	began  time.Time
 	ticket ticket
+	ended  bool // Ended was called; guarded by mu, here to save memory
 
 	// first is the attempt that the mover makes on an event loop. It is set before
 	// [stream.Connector.Connect], whose result takes it.
@@ -213,7 +214,11 @@ func (t *tcpRelay) refuse(err error) {
 	t.err = err
 	t.mu.Unlock()
 	reason := stream.Refused
-	if errors.Is(err, errClientGone) {
+	var cut cutError
+	switch {
+	case errors.As(err, &cut): // cut ends the mover, too, but may come later
+		reason = cut.reason
+	case errors.Is(err, errClientGone):
 		reason = stream.ClientReset
 	}
 	t.mover.Cut(reason)
@@ -228,10 +233,14 @@ func (t *tcpRelay) note(o outcome) {
 	}
 }
 
-// found records the backend that serves the client, and returns its counters.
+// found records the backend that serves the client, and returns its counters. A
+// relay that was cut meanwhile has ended without a backend, so nothing is counted.
 func (t *tcpRelay) found(o outcome) stream.Totals {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.ended {
+		return stream.Totals{}
+	}
 	t.backend, t.address = o.attempt.Backend, netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
 	t.tally, t.dialled = t.relay.service.tallies.get(t.backend, upstream.TCP), o.took
 	t.tally.enter()
@@ -262,6 +271,7 @@ func (t *tcpRelay) Panicked(value any) {
 func (t *tcpRelay) Ended(end stream.End) {
 	defer t.relay.service.leave(t) // also if logging panics
 	t.mu.Lock()
+	t.ended = true
 	served, err := t.backend != nil, t.err
 	t.mu.Unlock()
 	switch {

@@ -199,7 +199,8 @@ func (e *ends) expire(owed [2]bool) output {
 }
 
 // cannotFinish: the FIN that sendFinish asked for cannot be sent, because the
-// side has no half-close. The end of one direction is then the end of both. owed
+// side has no half-close or does not read. The end of one direction is then the
+// end of both. owed
 // says by side whether bytes for it have not reached its socket.
 func (e *ends) cannotFinish(owed [2]bool) output {
 	if e.over {

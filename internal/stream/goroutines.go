@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -137,6 +138,9 @@ func (m *goroutineMover) sourceEnded(source Side) {
 	var peer netio.PeerState
 	if socket := m.socket(source); socket != nil {
 		peer = netio.PeerStateOf(socket)
+		if _, unix := socket.(*net.UnixConn); unix {
+			peer.Closed = false // its peer shuts down both directions by a close
+		}
 	}
 	m.mu.Lock()
 	if m.ends.hidesReset(source, peer.Failed, peer.Closed) {
@@ -201,9 +205,10 @@ func (m *goroutineMover) do(source Side, out output) {
 		err := m.finish(sink)
 		switch {
 		case err == nil:
-		case errors.Is(err, errors.ErrUnsupported):
+		case errors.Is(err, errors.ErrUnsupported), errors.Is(err, os.ErrDeadlineExceeded):
+			owed := m.undelivered()
 			m.mu.Lock()
-			m.do(source, m.ends.cannotFinish(m.undelivered()))
+			m.do(source, m.ends.cannotFinish(owed))
 		default:
 			m.writeFailed(sink, err)
 		}
@@ -215,7 +220,8 @@ func (m *goroutineMover) do(source Side, out output) {
 }
 
 // finish sends the end of the stream to a side. The error is ErrUnsupported if it
-// cannot be half-closed.
+// cannot be half-closed, and ErrDeadlineExceeded if it is not reading: TLS waits
+// five seconds to send its close_notify, and sends nothing after that.
 func (m *goroutineMover) finish(side Side) error {
 	closeWrite := m.client.CloseWrite
 	if side == BackendSide {
@@ -238,8 +244,8 @@ const (
 	unknownAckDelay = time.Second
 )
 
-// awaitAck waits until a side has acknowledged all bytes, at most for the idle
-// timeout, or until the relay is over. A side without a plain socket is not waited
+// awaitAck waits until a side has acknowledged all bytes or is reset, at most for
+// the idle timeout, or until the relay is over. A side without a plain socket is not waited
 // for: its close does not drop what was written.
 func (m *goroutineMover) awaitAck(side Side) {
 	socket := m.socket(side)
@@ -249,7 +255,7 @@ func (m *goroutineMover) awaitAck(side Side) {
 	deadline := time.Now().Add(m.wheel.timeout)
 	for pause := firstAckPause; ; pause = min(2*pause, maxAckPause) {
 		n, known := netio.Unacknowledged(socket)
-		if known && n == 0 {
+		if known && n == 0 || netio.PeerStateOf(socket).Reset() {
 			return
 		}
 		if !known {
@@ -298,17 +304,23 @@ func some(n int, known bool) bool { return known && n > 0 }
 
 // expireIfIdle is called by the wheel.
 func (m *goroutineMover) expireIfIdle() {
-	defer m.guard()
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	switch {
 	case m.ends.over:
-		m.mu.Unlock()
 	case !m.wheel.isIdle(&m.idler):
 		m.wheel.putBack(&m.idler)
-		m.mu.Unlock()
 	default:
-		m.do(ClientSide, m.ends.expire(m.owed()))
+		go m.expire() // ends with the relay: closing a wrapped connection may block
 	}
+}
+
+// expire ends the relay, which is idle.
+func (m *goroutineMover) expire() {
+	defer m.guard()
+	owed := m.owed()
+	m.mu.Lock()
+	m.do(ClientSide, m.ends.expire(owed))
 }
 
 // Cut implements [Mover].
@@ -366,15 +378,18 @@ func (m *goroutineMover) report() {
 // closeConn closes a connection. On a plain socket a FIN is sent explicitly: a
 // close alone would send a RST instead if received bytes are unread. That is not
 // done for TLS, whose CloseWrite waits for a Write that blocks, and whose Close
-// sends close_notify.
+// sends close_notify. TLS connections have no SyscallConn.
 func closeConn(how closing, conn net.Conn, reset func()) {
 	switch how {
 	case closeWithRST:
 		reset()
 		return
 	case closeWithFIN:
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.CloseWrite()
+		if plain, ok := conn.(interface {
+			syscall.Conn
+			CloseWrite() error
+		}); ok {
+			_ = plain.CloseWrite()
 		}
 	}
 	_ = conn.Close()

@@ -18,15 +18,15 @@ type loopMover struct {
 	wheel *Wheel
 	idler
 
-	queued bool // has more to do than one turn allowed; used by the loop's run only
-
-	mu         sync.Mutex // guards the fields below
+	mu         sync.Mutex // guards the fields below but queued
 	ends       ends
 	sockets    [2]socket   // by side
 	flows      [2]transfer // by source
 	connecting *time.Timer // fires when a connection to the backend is slow; nil: none is under way
 	acks       *ackWait    // nil: no reset waits for an acknowledgement
 	slot       netio.Slot  // in the loop's poller
+
+	queued bool // has more to do than one turn allowed; not guarded: used by the loop's run only
 }
 
 // socket is one of the two sockets of a relay. Events are edge-triggered: what

@@ -1,0 +1,63 @@
+package handler
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/internal/stream"
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// A relay that is cut while its search ends with a connection is not counted as
+// served: nothing would count its end.
+func TestCutBeforeFoundLeavesNoActiveRelay(t *testing.T) {
+	relaytest.NoLeaks(t)
+	server := serveTCP(t, "127.0.0.1:0", echo)
+	r := newRig(t, []string{server.String()}, func(o *Options) { o.TCP = nil })
+	near, far := relaytest.TCPPair(t)
+	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
+	if !r.service.enter(relay) {
+		t.Fatal("not admitted")
+	}
+	relay.setMover(stream.NewMover(plainClient(far), relay, r.relay.wheel))
+	o, err := relay.find(context.Background(), nil)
+	relaytest.Check(t, err)
+	relay.cut(stream.Shutdown)
+	relay.mover.Carry(o.conn, relay.found(o))
+	wantEnding(t, "the client", near, "RST")
+	if use := r.service.Stats(time.Now()).Backends[0].Use[upstream.TCP]; use.Active != 0 {
+		t.Errorf("%d relays are active", use.Active)
+	}
+	if tcp, _ := r.service.Active(); tcp != 0 {
+		t.Errorf("%d relays are in the list", tcp)
+	}
+}
+
+// The end of a search that was cut is not a refusal, even if the goroutine of the
+// search ends the relay before the one that cuts it.
+func TestSearchThatWasCutIsNoRefusal(t *testing.T) {
+	relaytest.NoLeaks(t)
+	silent := newSilentTCP(t, lo(t, 1)+":0")
+	r := newRig(t, []string{silent.String()}, func(o *Options) { o.TCP = nil })
+	near, far := relaytest.TCPPair(t)
+	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
+	if !r.service.enter(relay) {
+		t.Fatal("not admitted")
+	}
+	relay.setMover(stream.NewMover(plainClient(far), relay, r.relay.wheel))
+	served := make(chan struct{})
+	go func() { // ends with the search
+		defer close(served)
+		relay.serve(context.Background(), nil)
+	}()
+	r.waitSearching()
+	relay.mu.Lock() // the first half of cut
+	relay.search(cutError{stream.Shutdown})
+	relay.mu.Unlock()
+	relaytest.Receive(t, "the end of the search", served)
+	wantEnding(t, "the client", near, "RST")
+	r.wantReasons(stream.Shutdown)
+	r.wantLines("client refused", 0)
+}
