@@ -131,7 +131,7 @@ func (p *peer) read() {
 		same := string(buf[:n]) == string(want[:n])
 		p.mu.Lock()
 		if !same {
-			p.t.Errorf("%v received other bytes than were sent, from %d on", p.side, p.received)
+			p.t.Errorf("side %d received other bytes than were sent, from %d on", p.side, p.received)
 		}
 		p.reading = false
 		p.received += n
@@ -347,19 +347,18 @@ func runProgram(t testing.TB, p program) {
 			p.finish()
 		}
 	}
-	limit := time.After(relaytest.Limit)
-	for _, p := range peers {
+	limit := time.After(relaytest.Limit / 4)
+	for _, side := range peers {
 		select {
-		case <-p.done:
+		case <-side.done:
 		case <-limit:
-			state := peers[p.side.other()]
-			t.Fatalf("the %v does not come to the end of its stream: %+v; the other side: %+v", p.side, p.progress(), state.trace)
+			t.Fatalf("side %d does not come to the end of its stream: %+v, %+v\n%s", side.side, peers[0].progress(), peers[1].progress(), p)
 		}
 	}
 	select {
 	case result.end = <-r.ended:
 	case <-limit:
-		t.Fatalf("the relay does not end: %+v, %+v", peers[0].trace, peers[1].trace)
+		t.Fatalf("the relay does not end: %+v, %+v\n%s", peers[0].trace, peers[1].trace, p)
 	}
 	for side, p := range peers {
 		if p.departure == stayed {
@@ -375,7 +374,7 @@ func runProgram(t testing.TB, p program) {
 		t.Errorf("%s\n%+v", strings.Join(list, "\n"), result)
 	}
 	if t.Failed() {
-		t.Logf("program %v:\n%s", hex.EncodeToString(p), p)
+		t.Logf("program %s:\n%s", hex.EncodeToString(p), p)
 	}
 }
 

@@ -239,8 +239,9 @@ const (
 )
 
 // awaitAck waits until a side has acknowledged all bytes, at most for the idle
-// timeout, or until the relay is over. A side without a plain socket is not waited
-// for: its close does not drop what was written.
+// timeout, or until the side was reset or the relay is over. The system counts the
+// bytes to a side that was reset as not acknowledged for ever. A side without a
+// plain socket is not waited for: its close does not drop what was written.
 func (m *goroutineMover) awaitAck(side Side) {
 	socket := m.socket(side)
 	if socket == nil {
@@ -249,7 +250,7 @@ func (m *goroutineMover) awaitAck(side Side) {
 	deadline := time.Now().Add(m.wheel.timeout)
 	for pause := firstAckPause; ; pause = min(2*pause, maxAckPause) {
 		n, known := netio.Unacknowledged(socket)
-		if known && n == 0 {
+		if known && n == 0 || netio.PeerStateOf(socket).Reset() {
 			return
 		}
 		if !known {
