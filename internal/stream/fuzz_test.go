@@ -450,17 +450,21 @@ func randomProgram(random *rand.Rand) program {
 		}
 		return op, side
 	}
-	from, count := -1, 3+random.IntN(14)
+	awaitIdle, count := -1, 3+random.IntN(14)
 	if random.IntN(5) == 0 {
 		p[0] |= canIdle
-		from = random.IntN(count)
+		awaitIdle = random.IntN(count)
+		if random.IntN(2) == 0 { // stalled
+			reader, size := byte(random.IntN(2)*sideBit), byte(random.Uint32())|6
+			p = append(p, reader^opStopReading, 0, reader^sideBit^opSend, size, reader^sideBit^opSend, size)
+		}
 	} else if random.IntN(8) == 0 {
 		p[0] |= canCut
 	}
 	for i := range count {
 		op, side := 0, random.IntN(2)
 		switch n := random.IntN(20); {
-		case i == from:
+		case i == awaitIdle:
 			op = opAwaitIdle
 		case n < 6:
 			op = opSend
@@ -512,10 +516,12 @@ func FuzzEnds(f *testing.F) {
 		{client + opSend, 7, client + opFinish, 0, backend + opSend, 7, backend + opQuiet, 0, backend + opSend, 3},
 		// a reset while both sides have no room
 		{client + opStopReading, 0, backend + opStopReading, 0, client + opSend, 7, backend + opSend, 7, client + opSend, 7, backend + opSend, 7, client + opReset, 0},
-		// the ends from outside
-		{client + opStopReading, 0, backend + opSend, 7, backend + opFinish, 0, client + opCut, 0, client + opAwaitIdle, 0},
+		// a cut of a stalled relay
+		{client + opStopReading, 0, backend + opSend, 7, backend + opFinish, 0, client + opCut, 0},
+		// an idle end of a stalled relay
+		{client + opStopReading, 0, backend + opSend, 7, backend + opSend, 7, client + opAwaitIdle, 0},
 	} {
-		for _, flags := range []byte{0, onLoops, onLoops | smallBuffers, wrapped | lateStart, onLoops | canIdle | canCut} {
+		for _, flags := range []byte{0, onLoops, onLoops | smallBuffers, wrapped | lateStart, smallBuffers | canIdle, onLoops | smallBuffers | canIdle | canCut} {
 			f.Add(append([]byte{flags, 8 * flags}, steps...))
 		}
 	}
