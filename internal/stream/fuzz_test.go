@@ -61,8 +61,8 @@ const (
 const (
 	maxSteps   = 32
 	fuzzIdle   = 150 * time.Millisecond
-	sendPeriod = 10 * time.Millisecond  // how long a peer tries to send to a relay without room
-	stepPeriod = 100 * time.Millisecond // how long a step waits for a condition that may not come
+	sendPeriod = 10 * time.Millisecond // how long a peer tries to send to a relay without room
+	stepPeriod = 30 * time.Millisecond // how long a step waits for a condition that may not come
 )
 
 // sizes are the numbers of bytes of opSend and opReadSome, at most.
@@ -512,6 +512,8 @@ func FuzzEnds(f *testing.F) {
 		{client + opStopReading, 0, backend + opSend, 7, backend + opClose, 0, client + opSend, 1, client + opQuiet, 0, client + opSend, 1},
 		// a reset after a FIN
 		{client + opSend, 3, client + opFinish, 0, client + opAwaitAck, 0, client + opReset, 0, backend + opSend, 7, backend + opSend, 7},
+		// the same, while the last bytes before the FIN are unread
+		{client + opStopReading, 0, backend + opSend, 4, backend + opSend, 2, backend + opFinish, 0, backend + opAwaitAck, 0, backend + opReset, 0, client + opSend, 1, client + opQuiet, 0, client + opSend, 1},
 		// half-closes
 		{client + opSend, 7, client + opFinish, 0, backend + opSend, 7, backend + opQuiet, 0, backend + opSend, 3},
 		// a reset while both sides have no room
