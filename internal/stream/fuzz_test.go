@@ -55,6 +55,7 @@ const (
 	opAwaitIdle // wait until the relay is idle and ends
 	opStart     // start Carry
 	opSendMore  // opSend, so that random programs send more
+	opUrgent    // send an urgent byte, once
 	opCount
 )
 
@@ -95,6 +96,8 @@ type peer struct {
 	side Side
 	conn *net.TCPConn
 	over func() bool // reports whether the relay is over
+
+	sentUrgent bool
 
 	done chan struct{} // closed when the reader has ended
 
@@ -223,6 +226,24 @@ func isOver(m Mover) bool {
 	panic("unknown mover")
 }
 
+// sendUrgent sends a byte of urgent data, which is not part of the stream. It does
+// so once, because a second one may put the first into the stream, and with no
+// bytes on the way, because the urgent pointer reaches 64 KiB only.
+func (p *peer) sendUrgent() {
+	if p.sentUrgent || p.finished || p.writeFailed || p.unacknowledged() > 0 {
+		return
+	}
+	p.sentUrgent = true
+	raw, err := p.conn.SyscallConn()
+	relaytest.Check(p.t, err)
+	relaytest.Check(p.t, raw.Control(func(fd uintptr) {
+		if err := syscall.Sendto(int(fd), []byte("!"), syscall.MSG_OOB|syscall.MSG_NOSIGNAL, nil); err != nil {
+			p.writeFailed = !errors.Is(err, syscall.EAGAIN)
+		}
+	}))
+	within(stepPeriod, func() bool { return p.unacknowledged() == 0 })
+}
+
 // finish sends a FIN.
 func (p *peer) finish() {
 	if p.finished {
@@ -277,6 +298,8 @@ func (p *peer) step(op int, arg byte) {
 		p.allow(sizeOf(arg))
 	case opReadOn:
 		p.allow(-1)
+	case opUrgent:
+		p.sendUrgent()
 	case opAwaitAck:
 		within(stepPeriod, func() bool { return p.unacknowledged() == 0 })
 	}
@@ -417,7 +440,7 @@ func (p program) String() string {
 		}
 	}
 	fmt.Fprintf(&b, "%d early bytes\n", int(p[1])*8)
-	names := [opCount]string{"send", "finish", "reset", "close", "stop reading", "read some", "read on", "await ack", "quiet", "pause", "cut", "await idle", "start", "send"}
+	names := [opCount]string{"send", "finish", "reset", "close", "stop reading", "read some", "read on", "await ack", "quiet", "pause", "cut", "await idle", "start", "send", "send urgent"}
 	steps := p[2:]
 	for i := 0; i+1 < len(steps) && i < 2*maxSteps; i += 2 {
 		side := "client"
@@ -475,7 +498,7 @@ func randomProgram(random *rand.Rand) program {
 		case n < 15:
 			op = opAwaitAck
 		default:
-			op = [...]int{opQuiet, opPause, opStart, opCut, opAwaitAck}[n-15]
+			op = [...]int{opQuiet, opPause, opStart, opCut, opUrgent}[n-15]
 		}
 		p = append(p, byte(op+side*sideBit), byte(random.Uint32()))
 	}
@@ -516,6 +539,8 @@ func FuzzEnds(f *testing.F) {
 		{client + opStopReading, 0, backend + opSend, 4, backend + opSend, 2, backend + opFinish, 0, backend + opAwaitAck, 0, backend + opReset, 0, client + opSend, 1, client + opQuiet, 0, client + opSend, 1},
 		// half-closes
 		{client + opSend, 7, client + opFinish, 0, backend + opSend, 7, backend + opQuiet, 0, backend + opSend, 3},
+		// bulk around urgent data
+		{backend + opSend, 7, backend + opAwaitAck, 0, backend + opUrgent, 0, backend + opSend, 7, backend + opSend, 7, client + opReset, 0},
 		// a reset while both sides have no room
 		{client + opStopReading, 0, backend + opStopReading, 0, client + opSend, 7, backend + opSend, 7, client + opSend, 7, backend + opSend, 7, client + opReset, 0},
 		// a cut of a stalled relay
