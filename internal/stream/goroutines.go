@@ -244,9 +244,10 @@ const (
 	unknownAckDelay = time.Second
 )
 
-// awaitAck waits until a side has acknowledged all bytes or is reset, at most for
-// the idle timeout, or until the relay is over. A side without a plain socket is not waited
-// for: its close does not drop what was written.
+// awaitAck waits until a side has acknowledged all bytes, at most for the idle
+// timeout, or until the side was reset or the relay is over. The system counts the
+// bytes to a side that was reset as not acknowledged for ever. A side without a
+// plain socket is not waited for: its close does not drop what was written.
 func (m *goroutineMover) awaitAck(side Side) {
 	socket := m.socket(side)
 	if socket == nil {

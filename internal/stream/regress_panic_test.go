@@ -14,7 +14,7 @@ func TestPanicOfTheLastFIN(t *testing.T) {
 			r := newRig(t, kind{name: "goroutines", new: NewMover}, setup{delay: true})
 			client := wrappedClient(r.clientFar)
 			client.CloseWrite = func() error { panic("CloseWrite") }
-			r.mayPanic = true
+			r.mayPanic.Store(true)
 			r.mover = NewMover(client, r, NewWheel(longIdle))
 			r.start()
 			relaytest.Check(t, r.side(first).CloseWrite())

@@ -69,7 +69,7 @@ func (s panickySocket) SyscallConn() (syscall.RawConn, error) {
 func TestPanicAtTheIdleTimeout(t *testing.T) {
 	relaytest.NoLeaks(t)
 	r := newRig(t, kind{name: "goroutines", new: NewMover}, setup{delay: true})
-	r.mayPanic = true
+	r.mayPanic.Store(true)
 	var panics atomic.Bool
 	client := wrappedClient(r.clientFar)
 	client.Socket = panickySocket{r.clientFar, &panics}
