@@ -51,7 +51,7 @@ func silentListener(t testing.TB) (addr netip.AddrPort, wake func()) {
 // descriptorPair returns a descriptor for each of two connected sockets.
 func descriptorPair(t testing.TB) (near, far int) {
 	t.Helper()
-	a, b := tcpPair(t)
+	a, b := relaytest.TCPPair(t)
 	near, err := Detach(a)
 	relaytest.Check(t, err)
 	far, err = Detach(b)
