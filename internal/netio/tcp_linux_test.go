@@ -31,21 +31,14 @@ func tcpListener(t testing.TB) (*net.TCPListener, netip.AddrPort) {
 func silentListener(t testing.TB) (addr netip.AddrPort, wake func()) {
 	t.Helper()
 	listener, addr := tcpListener(t)
-	raw, err := listener.SyscallConn()
-	relaytest.Check(t, err)
-	setBacklog := func(n int) {
-		var listenErr error
-		relaytest.Check(t, raw.Control(func(fd uintptr) { listenErr = unix.Listen(int(fd), n) }))
-		relaytest.Check(t, listenErr)
-	}
-	setBacklog(0)
+	relaytest.SetBacklog(t, listener, 0)
 	for done := true; done; {
-		var fd int
-		fd, done, err = ConnectTCPNonblock(addr)
+		fd, established, err := ConnectTCPNonblock(addr)
 		relaytest.Check(t, err)
 		t.Cleanup(func() { CloseDescriptor(fd) })
+		done = established
 	}
-	return addr, func() { setBacklog(128) }
+	return addr, func() { relaytest.SetBacklog(t, listener, 128) }
 }
 
 // descriptorPair returns a descriptor for each of two connected sockets.
