@@ -14,6 +14,7 @@ const (
 	DefaultDNSTTL         = time.Hour
 
 	DefaultShutdownTimeout = 10 * time.Second
+	DefaultKeepAlive       = 15 * time.Second
 
 	DefaultHealthInterval = time.Minute
 	DefaultHealthTimeout  = 5 * time.Second
@@ -120,6 +121,13 @@ type Config struct {
 	// while no new clients are accepted. Then they are cut. 0 cuts them at
 	// once. Default: 10s.
 	ShutdownTimeout *caddy.Duration `json:"shutdown_timeout,omitempty"`
+
+	// The idle time after which TCP keep-alive probes are sent on both
+	// connections of a relay, and the interval between probes. A peer that does
+	// not answer 9 probes is treated like one that reset its connection. From 1s
+	// to 32767s, in whole seconds. 0 (in a Caddyfile: `off`) sends no probes.
+	// Default: 15s.
+	KeepAlive *caddy.Duration `json:"keepalive,omitempty"`
 
 	// Which relays write an access log line when they end: `off`, `tcp` (TCP
 	// connections) or `all` (also UDP sessions). Default: `off`.

@@ -53,6 +53,7 @@ func (c Config) settings() []setting {
 		plain("max_udp_sessions", sessions(o.MaxUDPSessions)),
 		plain("grace_period", duration(o.GracePeriod)),
 		plain("shutdown_timeout", duration(o.ShutdownTimeout)),
+		plain("keepalive", duration(o.KeepAlive)),
 		plain("access_log", o.AccessLog),
 		plain("proxy_protocol", proxyVersion(o.ProxyProtocol)),
 		plain("proxy_protocol_udp", firstOrEvery(o.ProxyProtocolEvery)),

@@ -38,6 +38,7 @@ func TestDiff(t *testing.T) {
 		{web(func(c *Config) { c.MaxUDPSessions = intPtr(1) }), "max_udp_sessions", "default", "1"},
 		{web(func(c *Config) { c.GracePeriod = durationPtr(time.Minute) }), "grace_period", "0s", "1m"},
 		{web(func(c *Config) { c.ShutdownTimeout = durationPtr(0) }), "shutdown_timeout", "10s", "0s"},
+		{web(func(c *Config) { c.KeepAlive = durationPtr(0) }), "keepalive", "15s", "0s"},
 		{web(func(c *Config) { c.MaxConnections, c.MaxConnectionsPerIP = intPtr(0), intPtr(0) }), "", "", ""},
 		{web(func(c *Config) { c.AccessLog, c.ProxyProtocol = "off", "off" }), "", "", ""},
 		{web(func(c *Config) { c.MaxConnections = intPtr(5) }), "max_connections", "0", "5"},

@@ -106,6 +106,7 @@ func optionTable() block {
 //		max_udp_sessions       <count>
 //		grace_period           <duration>
 //		shutdown_timeout       <duration>
+//		keepalive              <duration>|off
 //		access_log             off|tcp|all
 //		proxy_protocol         off|v1|v2
 //		proxy_protocol_udp     first|every

@@ -28,6 +28,7 @@ type Options struct {
 	MaxUDPSessions      int                 // 0: the default of the running relay
 	GracePeriod         time.Duration       // 0: no limit
 	ShutdownTimeout     time.Duration       // 0: cut at once
+	KeepAlive           time.Duration       // 0: off
 	AccessLog           string              // "off", "tcp" or "all"
 	ProxyProtocol       int                 // version; 0: off
 	ProxyProtocolEvery  bool                // header in every datagram, not only in a session's first; only with version 2
@@ -54,6 +55,7 @@ func (c Config) Options() Options {
 		MaxUDPSessions:      intOr(c.MaxUDPSessions, 0),
 		GracePeriod:         durationOr(c.GracePeriod, 0),
 		ShutdownTimeout:     durationOr(c.ShutdownTimeout, DefaultShutdownTimeout),
+		KeepAlive:           durationOr(c.KeepAlive, DefaultKeepAlive),
 		AccessLog:           c.AccessLog,
 		ProxyProtocolEvery:  c.ProxyProtocolUDP == "every",
 	}

@@ -37,10 +37,20 @@ var durationSettings = []durationSetting{
 	{"udp_reply_timeout", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, true},
 	{"grace_period", func(c *Config) **caddy.Duration { return &c.GracePeriod }, true},
 	{"shutdown_timeout", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, true},
+	{keepAliveField, func(c *Config) **caddy.Duration { return &c.KeepAlive }, true},
 }
+
+// keepAliveField is the one duration that the kernel limits: TCP_KEEPIDLE and
+// TCP_KEEPINTVL of tcp(7) are whole seconds, MAX_TCP_KEEPIDLE at most.
+const (
+	keepAliveField = "keepalive"
+	maxKeepAlive   = 32767 * time.Second
+)
 
 func (s durationSetting) check(d time.Duration) error {
 	switch {
+	case s.field == keepAliveField && d != 0 && (d < time.Second || d > maxKeepAlive || d%time.Second != 0):
+		return fmt.Errorf("must be whole seconds from 1s to 32767s, or 0, got %s", d)
 	case d < 0 && s.zero:
 		return fmt.Errorf("must not be negative, got %s", d)
 	case d <= 0 && !s.zero:
@@ -52,6 +62,10 @@ func (s durationSetting) check(d time.Duration) error {
 }
 
 func (s durationSetting) set(c *Config, args []string) error {
+	if s.field == keepAliveField && args[0] == "off" {
+		*s.get(c) = new(caddy.Duration)
+		return nil
+	}
 	d, err := caddy.ParseDuration(args[0])
 	if err != nil {
 		return fmt.Errorf("must be a duration such as 5s, 10m or 1h, got %q", args[0])

@@ -175,7 +175,7 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 	}()
 	ctx, cancel := context.WithDeadlineCause(ctx, a.Began.Add(r.opts.ConnectTimeout), errConnectTimeout)
 	defer cancel()
-	first := dial.Func(dial.One)
+	var first dial.Func
 	if from == nil {
 		o.tried, o.err = r.resolve(ctx, a.Backend, upstream.TCP, q)
 		o.since = time.Now()
@@ -183,7 +183,7 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 		o.tried, o.since, first = from.addrs, from.since, from.dialFirst
 	}
 	if o.err == nil {
-		o.conn, o.addr, o.err = dial.Any(ctx, o.tried, a.Backend.Port, first)
+		o.conn, o.addr, o.err = r.dialer().Any(ctx, o.tried, a.Backend.Port, first)
 	}
 	return o
 }

@@ -29,7 +29,7 @@ func (c *HealthCheck) Probe(ctx context.Context, n upstream.Network, addr netip.
 // probeTCP connects to the first address that answers, and exchanges Send and
 // Expect there. It returns the address that was tried last.
 func (c *HealthCheck) probeTCP(ctx context.Context, addrs []netip.Addr, port uint16) (netip.Addr, error) {
-	conn, addr, err := dial.Any(ctx, addrs, port, dial.One)
+	conn, addr, err := dial.Dialer{}.Any(ctx, addrs, port, nil)
 	if err != nil {
 		return addr, err
 	}

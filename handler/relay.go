@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/stream"
 )
@@ -43,6 +44,7 @@ type Options struct {
 
 	AccessLog          *zap.Logger   // gets a line at the end of each TCP relay; nil: none
 	AccessLogUDP       bool          // AccessLog also gets a line at the end of each UDP session
+	KeepAlive          time.Duration // idle time and interval of TCP keep-alive probes to both sides, whole seconds; 0: none
 	ProxyProtocol      ProxyProtocol // the header that tells backends the client's address
 	ProxyProtocolEvery bool          // UDP: the header precedes every datagram instead of a session's first
 }
@@ -72,6 +74,9 @@ func New(service *Service, opts Options) *Relay {
 		wheel:   stream.NewWheel(opts.IdleTimeout),
 	}
 }
+
+// dialer returns what connects to backends over TCP.
+func (r *Relay) dialer() dial.Dialer { return dial.Dialer{KeepAlive: r.opts.KeepAlive} }
 
 // patience returns how long a lookup may take before a stale answer is used, so
 // that a hanging DNS server does not use up the time of an attempt.

@@ -84,6 +84,9 @@ func (r *Relay) startTCP(ctx context.Context, client stream.Client) (serve func(
 		client.Early = append(header, client.Early...)
 		client.HeaderLen = len(header)
 	}
+	if r.opts.KeepAlive != netio.DefaultKeepAlive {
+		client.SetKeepAlive(r.opts.KeepAlive)
+	}
 	if r.opts.TCP != nil {
 		if mover := r.opts.TCP.NewMover(client, t, r.wheel); mover != nil {
 			t.setMover(mover)
@@ -133,7 +136,7 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 	}
 	a.addrs, _ = query{}.choose(a.addrs, a.attempt.Backend, upstream.TCP)
 	t.first = a
-	m.Connect(netip.AddrPortFrom(a.addrs[0], a.attempt.Backend.Port))
+	m.Connect(netip.AddrPortFrom(a.addrs[0], a.attempt.Backend.Port), r.opts.KeepAlive)
 }
 
 func (t *tcpRelay) takeFirst() *startedAttempt {
@@ -157,7 +160,7 @@ func (t *tcpRelay) ConnectFailed(err error) {
 	a := t.takeFirst()
 	a.dialFirst = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 		if netio.Classify(err) == netio.Exhausted {
-			return dial.One(ctx, addr)
+			return t.relay.dialer().One(ctx, addr)
 		}
 		return nil, dial.Failed(addr, err)
 	}

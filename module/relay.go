@@ -94,6 +94,7 @@ func (r *Relay) handlerOptions(opts caddyfile.Options, log *zap.Logger) handler.
 		MaxUDPSessions:      opts.MaxUDPSessions,
 		MaxConnections:      opts.MaxConnections,
 		MaxConnectionsPerIP: opts.MaxConnectionsPerIP,
+		KeepAlive:           opts.KeepAlive,
 		ProxyProtocol:       handler.ProxyProtocol(opts.ProxyProtocol),
 		ProxyProtocolEvery:  opts.ProxyProtocolEvery,
 		Resolver:            r.service,

@@ -23,14 +23,22 @@ const (
 // Func connects to one address.
 type Func func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 
+// Dialer connects to backends.
+type Dialer struct {
+	KeepAlive time.Duration // idle time and interval of TCP keep-alive probes, whole seconds; 0: none
+}
+
 // Any connects to the first of addrs that accepts, and returns which one that
 // was. The addresses are dialled in order, each a [Stagger] after the one before
-// or as soon as that one has failed. first dials the first address, [One] the
-// others.
+// or as soon as that one has failed. first dials the first address, [Dialer.One]
+// the others; first may be nil.
 //
 // ctx bounds the whole call. Its cause is the error of the addresses that had not
 // answered by then. A failure is an *[Error], and comes with the last address.
-func Any(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net.Conn, netip.Addr, error) {
+func (d Dialer) Any(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net.Conn, netip.Addr, error) {
+	if first == nil {
+		first = d.One
+	}
 	if len(addrs) == 1 {
 		conn, err := first(ctx, netip.AddrPortFrom(addrs[0], port))
 		if err != nil {
@@ -40,7 +48,7 @@ func Any(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net.
 		}
 		return conn, addrs[0], nil
 	}
-	return race(ctx, addrs, port, first)
+	return d.race(ctx, addrs, port, first)
 }
 
 // result is the outcome of one address of a race.
@@ -50,7 +58,7 @@ type result struct {
 	err  error
 }
 
-func race(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net.Conn, netip.Addr, error) {
+func (d Dialer) race(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net.Conn, netip.Addr, error) {
 	delay := Stagger
 	if deadline, ok := ctx.Deadline(); ok {
 		// Every address is dialled, however short the time and however many they are.
@@ -74,7 +82,7 @@ func race(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net
 		select {
 		case <-next.C:
 			if started < len(addrs) {
-				addr, dial := addrs[started], Func(One)
+				addr, dial := addrs[started], Func(d.One)
 				if started == 0 {
 					dial = first
 				}
@@ -99,8 +107,8 @@ func race(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net
 
 // One connects to one address. While this machine has no free descriptor or port
 // it retries until ctx ends.
-func One(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	dialer := net.Dialer{KeepAlive: -1} // the idle timeout ends dead connections
+func (d Dialer) One(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	dialer := net.Dialer{KeepAlive: -1, KeepAliveConfig: netio.KeepAlive(d.KeepAlive)} // -1: as configured, or none
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		conn, err := dialer.DialContext(ctx, "tcp", addr.String())
 		switch {

@@ -44,7 +44,7 @@ func TestLateConnectionsAreClosed(t *testing.T) {
 	relaytest.Eventually(t, "races with several established connections", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 		defer cancel()
-		conn, _, err := Any(ctx, addrs, port, One)
+		conn, _, err := Dialer{}.Any(ctx, addrs, port, nil)
 		if err == nil {
 			won++
 			relaytest.Check(t, conn.Close())

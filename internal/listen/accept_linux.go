@@ -44,7 +44,11 @@ func newAcceptor(ln *net.TCPListener) (acceptor, error) {
 	}
 	// Accepted sockets inherit TCP_NODELAY, see tcp(7). The relay sends all that
 	// it has received at once, so Nagle's algorithm would only add latency.
-	_ = raw.Control(func(fd uintptr) { netio.SetNoDelay(int(fd)) })
+	// They also inherit keep-alive, which costs no system call per client then.
+	_ = raw.Control(func(fd uintptr) {
+		netio.SetNoDelay(int(fd))
+		netio.SetKeepAlive(int(fd), netio.DefaultKeepAlive)
+	})
 	a := &descriptorAcceptor{file: file, raw: raw, addr: ln.Addr().(*net.TCPAddr)}
 	a.call.try = a.call.accept
 	_ = ln.Close() // file has a descriptor of its own

@@ -62,7 +62,6 @@ func (c *TCPConn) Net() (*net.TCPConn, error) {
 		return nil, err
 	}
 	c.conn, c.state = conn.(*net.TCPConn), connWrapped
-	_ = c.conn.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true}) // like Caddy's own listeners
 	if !c.readDeadline.IsZero() {
 		_ = c.conn.SetReadDeadline(c.readDeadline)
 	}
@@ -70,6 +69,25 @@ func (c *TCPConn) Net() (*net.TCPConn, error) {
 		_ = c.conn.SetWriteDeadline(c.writeDeadline)
 	}
 	return c.conn, nil
+}
+
+// SetKeepAliveConfig sets the TCP keep-alive of the client, like that of package
+// net. Without it, the client has the settings of the listening socket,
+// [netio.DefaultKeepAlive]. Idle and Interval are the same.
+func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.state == connWrapped:
+		return c.conn.SetKeepAliveConfig(config)
+	case c.state == connClosed:
+		return net.ErrClosed
+	case !config.Enable:
+		netio.SetKeepAlive(c.fd, 0)
+	default:
+		netio.SetKeepAlive(c.fd, config.Idle)
+	}
+	return nil
 }
 
 // Detach returns the client's descriptor, which is non-blocking and belongs to the

@@ -12,6 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// SetKeepAlive switches TCP keep-alive on, with interval as the idle time and as
+// the interval of probes, or off if it is 0. It never blocks.
+func SetKeepAlive(fd int, interval time.Duration) {
+	if interval == 0 {
+		SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0)
+		return
+	}
+	seconds := int(interval / time.Second)
+	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds)
+	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds)
+	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes)
+	SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+}
+
 // ConnectTCPNonblock starts a connection. If done is true it is established
 // already, as connections within this machine are. Otherwise the descriptor
 // becomes writable when it is established or has failed, see [SocketError].

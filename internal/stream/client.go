@@ -2,6 +2,7 @@ package stream
 
 import (
 	"net"
+	"time"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -28,6 +29,17 @@ type Client struct {
 	// caller closes. Conn keeps its addresses only. It is nil where Conn is not a
 	// plain socket.
 	Detach func() (fd int, err error)
+}
+
+// SetKeepAlive sets the idle time and interval of TCP keep-alive probes to the
+// client, or switches them off if it is 0. It does nothing where the client's
+// socket cannot be reached.
+func (c Client) SetKeepAlive(interval time.Duration) {
+	if socket, ok := c.Socket.(interface {
+		SetKeepAliveConfig(config net.KeepAliveConfig) error
+	}); ok {
+		_ = socket.SetKeepAliveConfig(netio.KeepAlive(interval))
+	}
 }
 
 // Reset closes the client so that it sees a RST, if it has a plain socket. It

@@ -17,9 +17,12 @@ import (
 const SlowConnect = 10 * time.Millisecond
 
 // Connect implements [Connector].
-func (m *loopMover) Connect(addr netip.AddrPort) {
+func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	defer m.guard()
 	fd, done, err := netio.ConnectTCPNonblock(addr)
+	if err == nil && keepAlive > 0 {
+		netio.SetKeepAlive(fd, keepAlive)
+	}
 	buf := netio.GetBuffer()
 	defer buf.Free()
 	m.mu.Lock()

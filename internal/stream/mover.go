@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"time"
 )
 
 // Rules are what a mover reports to: the failover rules and the records of one
@@ -63,8 +64,9 @@ type Connector interface {
 	Mover
 	// Connect starts a connection to a backend. Its result is one of the three
 	// Connect calls of [Rules], which may come before Connect returns. It is
-	// called at most once, and not after Carry.
-	Connect(addr netip.AddrPort)
+	// called at most once, and not after Carry. keepAlive is the idle time and
+	// interval of TCP keep-alive probes; 0 sends none.
+	Connect(addr netip.AddrPort, keepAlive time.Duration)
 }
 
 // Engine makes movers that run on event loops.
