@@ -96,7 +96,7 @@ func TestConnect(t *testing.T) {
 	backends := listen(t, "127.0.0.1:0")
 	r := newConnectRig(t, oneLoop(t))
 	say(t, r.client, "question")
-	r.m.Connect(addrPort(backends))
+	r.m.Connect(addrPort(backends), 0)
 	relaytest.Receive(t, "the connection", r.connected)
 	backend := accept(t, backends)
 	hear(t, backend, "question")
@@ -125,7 +125,7 @@ func TestConnectFails(t *testing.T) {
 			if name == "at once" {
 				dead := listen(t, "127.0.0.1:0")
 				relaytest.Check(t, dead.Close())
-				r.m.Connect(addrPort(dead))
+				r.m.Connect(addrPort(dead), 0)
 			} else {
 				fd, backend := connectTo(t, backends)
 				resetNow(t, backend)
@@ -190,7 +190,7 @@ func TestSlowConnect(t *testing.T) {
 	silent := newSilentServer(t)
 	say(t, r.client, "early ")
 	began := time.Now()
-	r.m.Connect(silent.addr)
+	r.m.Connect(silent.addr, 0)
 	pending := relaytest.Receive(t, "the slow connection", r.slow)
 	if took := time.Since(began); took < SlowConnect {
 		t.Errorf("handed over after %v", took)
@@ -228,7 +228,7 @@ func TestAbandonedSlowConnect(t *testing.T) {
 	silent := newSilentServer(t)
 	r := newConnectRig(t, engine)
 	before := descriptors(t)
-	r.m.Connect(silent.addr)
+	r.m.Connect(silent.addr, 0)
 	pending := relaytest.Receive(t, "the slow connection", r.slow)
 	cause := errors.New("the client has left")
 	waiting, cancel := context.WithCancelCause(t.Context())
@@ -238,7 +238,7 @@ func TestAbandonedSlowConnect(t *testing.T) {
 	}
 	wantDescriptors(t, before)
 	r.m.Cut(ClientReset)
-	r.wantEnd(ClientReset, 0, 0)
+	r.wantEnd(ClientReset, 0)
 }
 
 // A cut ends a relay that connects, whether the loop waits for the connection, its
@@ -260,7 +260,7 @@ func TestCutWhileConnecting(t *testing.T) {
 				case "while it is handed over":
 					time.AfterFunc(SlowConnect-time.Millisecond+time.Duration(i)*200*time.Microsecond, func() { r.m.Cut(Shutdown) })
 				}
-				r.m.Connect(silent.addr)
+				r.m.Connect(silent.addr, 0)
 				switch phase {
 				case "on the loop":
 					r.m.Cut(Shutdown)
@@ -269,7 +269,7 @@ func TestCutWhileConnecting(t *testing.T) {
 					pending = &p
 					r.m.Cut(Shutdown)
 				}
-				r.wantEnd(Shutdown, 0, 0)
+				r.wantEnd(Shutdown, 0)
 				wantStream(t, "the client", r.client, "", rst)
 				relaytest.Check(t, r.client.Close())
 				if pending == nil && len(r.slow) > 0 {
@@ -346,10 +346,10 @@ func TestConnectAfterTheEnd(t *testing.T) {
 	r := newConnectRig(t, oneLoop(t))
 	r.m.Cut(Shutdown)
 	before := descriptors(t)
-	r.m.Connect(addrPort(backends))
+	r.m.Connect(addrPort(backends), 0)
 	backend := accept(t, backends)
 	wantStream(t, "the backend", backend, "", fin)
-	r.wantEnd(Shutdown, 0, 0)
+	r.wantEnd(Shutdown, 0)
 	relaytest.Check(t, backend.Close())
 	wantDescriptors(t, before)
 	if len(r.connected) > 0 || len(r.failed) > 0 || len(r.slow) > 0 {

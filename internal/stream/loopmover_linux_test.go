@@ -204,7 +204,7 @@ func TestStaleEvents(t *testing.T) {
 	buf := netio.GetBuffer()
 	defer buf.Free()
 
-	r.m.Connect(silent.addr)
+	r.m.Connect(silent.addr, 0)
 	r.m.mu.Lock()
 	old := r.m.sockets[BackendSide].token
 	r.m.mu.Unlock()
@@ -309,7 +309,7 @@ func TestNoDescriptorForTheLoop(t *testing.T) {
 	r := newConnectRig(t, oneLoop(t))
 	backends := listen(t, "127.0.0.1:0")
 	restore := exhaust(t, 1) // the connection takes it
-	r.m.Connect(addrPort(backends))
+	r.m.Connect(addrPort(backends), 0)
 	end := r.end()
 	restore()
 	relaytest.Receive(t, "the connection", r.connected)
@@ -329,7 +329,7 @@ func TestNoDescriptorForTheConnection(t *testing.T) {
 	r := newConnectRig(t, oneLoop(t))
 	backends := listen(t, "127.0.0.1:0")
 	restore := exhaust(t, 0)
-	r.m.Connect(addrPort(backends))
+	r.m.Connect(addrPort(backends), 0)
 	err := relaytest.Receive(t, "the failure", r.failed)
 	restore()
 	if netio.Classify(err) != netio.Exhausted {
@@ -438,7 +438,7 @@ func TestPanicWhileConnecting(t *testing.T) {
 		r := newConnectRig(t, engine)
 		r.mayPanic.Store(true)
 		arm(r.m)
-		r.m.Connect(silent.addr)
+		r.m.Connect(silent.addr, 0)
 		r.m.mu.Lock()
 		token := r.m.sockets[BackendSide].token
 		r.m.mu.Unlock()
@@ -470,7 +470,7 @@ func TestRulesPanic(t *testing.T) {
 	r := newConnectRig(t, engine)
 	r.mayPanic.Store(true)
 	r.inConnects = func() { panic("in Connected") }
-	r.m.Connect(addrPort(backends))
+	r.m.Connect(addrPort(backends), 0)
 	if value := relaytest.Receive(t, "the panic", r.panics); value != "in Connected" {
 		t.Errorf("panicked with %v", value)
 	}
