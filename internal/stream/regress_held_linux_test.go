@@ -38,13 +38,7 @@ func TestHeldBytesForASideThatWasReset(t *testing.T) {
 	}
 	relaytest.Eventually(t, "held bytes for the client", locked(func() bool { return m.flows[BackendSide].bytesHeld() > 0 }))
 	unacknowledged := func() int { n, _ := netio.UnacknowledgedFD(m.sockets[BackendSide].fd); return n }
-	for { // until the backend's receive buffer is full
-		say(t, r.client, string(filled[:4<<10]))
-		time.Sleep(10 * time.Millisecond)
-		if locked(func() bool { return unacknowledged() > 0 })() {
-			break
-		}
-	}
+	fillUntil(t, r.client, locked(func() bool { return unacknowledged() > 0 }))
 	relaytest.Check(t, r.client.SetLinger(0))
 	relaytest.Check(t, r.client.Close())
 	relaytest.Eventually(t, "the reset to wait", locked(func() bool { return m.ends.flows[ClientSide] == flushing }))
