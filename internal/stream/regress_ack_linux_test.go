@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"net"
 	"testing"
 	"time"
 
@@ -15,14 +16,7 @@ func TestResetOfASideThatIsWaitedFor(t *testing.T) {
 		r := newRig(t, k, setup{buffers: 64 << 10})
 		relaytest.Check(t, r.client.CloseWrite())
 		wantStream(t, "the backend", r.backend, "", fin)
-		piece := make([]byte, 4<<10)
-		for { // until the client's receive buffer is full
-			say(t, r.backend, string(piece))
-			time.Sleep(5 * time.Millisecond)
-			if unacknowledgedByClient(r) > 0 {
-				break
-			}
-		}
+		fillUntil(t, r.backend, func() bool { return unacknowledgedByClient(r) > 0 })
 		resetNow(t, r.backend)
 		time.Sleep(20 * time.Millisecond)
 		r.wantRunning()
@@ -44,4 +38,23 @@ func unacknowledgedByClient(r *rig) int {
 	}
 	n, _ := netio.Unacknowledged(r.clientFar)
 	return n
+}
+
+// fillUntil sends until the receive buffer of the other test's end is full, which
+// shows in bytes that stay unacknowledged for longer than an acknowledgement may be
+// delayed.
+func fillUntil(t *testing.T, conn *net.TCPConn, unacknowledged func() bool) {
+	t.Helper()
+	for piece := text(4 << 10); ; {
+		say(t, conn, piece)
+		pause := 5 * time.Millisecond
+		for unacknowledged() {
+			if pause > 300*time.Millisecond {
+				return
+			}
+			time.Sleep(pause)
+			pause *= 2
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
