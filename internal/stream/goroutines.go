@@ -206,7 +206,7 @@ func (m *goroutineMover) do(source Side, out output) {
 		switch {
 		case err == nil:
 		case errors.Is(err, errors.ErrUnsupported), errors.Is(err, os.ErrDeadlineExceeded):
-			owed := m.undelivered()
+			owed := m.awaitDelivered(sink)
 			m.mu.Lock()
 			m.do(source, m.ends.cannotFinish(owed))
 		default:
@@ -271,6 +271,22 @@ func (m *goroutineMover) awaitAck(side Side) {
 		}
 		if !known || !time.Now().Before(deadline) {
 			return
+		}
+	}
+}
+
+// deliveryPatience is how long a side that cannot be half-closed may take to have
+// its last bytes delivered. They are under way: a write that has delivered its
+// bytes may not have returned yet. A write that blocks for longer is cut off.
+const deliveryPatience = 20 * time.Millisecond
+
+// awaitDelivered waits until no bytes of a source are under way to their sink, at
+// most for deliveryPatience, and returns what undelivered does.
+func (m *goroutineMover) awaitDelivered(source Side) (sides [2]bool) {
+	for deadline := time.Now().Add(deliveryPatience); ; time.Sleep(time.Millisecond) {
+		sides = m.undelivered()
+		if !sides[source.other()] || !time.Now().Before(deadline) {
+			return sides
 		}
 	}
 }
