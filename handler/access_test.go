@@ -3,7 +3,6 @@ package handler
 import (
 	"context"
 	"net"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -112,22 +111,25 @@ func TestAccessLogRefusedClient(t *testing.T) {
 	wantEnding(t, "the client", client, "RST")
 	relaytest.Receive(t, "the end of the relay", done)
 	attempts := wantAccess(t, lines, map[string]any{
-		"client": client.LocalAddr().String(), "backend": "", "address": nil, "reason": string(stream.Refused),
+		"client": client.LocalAddr().String(), "backend": "", "address": nil, "reason": string(stream.RefusedNoBackend),
 		"bytes_up": int64(0), "bytes_down": int64(0),
 		"error": "backend " + dead + ": dial tcp " + dead + ": connect: connection refused",
 	})
 	wantAttempts(t, attempts, false, dead, dead)
 
-	if _, refusal := r.service.admission.admit(&r.relay.opts, ipOf(client.LocalAddr())); refusal != "" {
+	place, refusal := r.service.admission.admit(&r.relay.opts, ipOf(client.LocalAddr()))
+	if refusal != "" {
 		t.Fatal(refusal)
 	}
 	client, done = r.client()
 	wantEnding(t, "the client over the limit", client, "RST")
 	relaytest.Receive(t, "the end of the relay", done)
-	if attempts := wantAccess(t, lines, map[string]any{"backend": "", "reason": string(stream.Refused)}); len(attempts) != 0 {
+	if attempts := wantAccess(t, lines, map[string]any{
+		"backend": "", "reason": string(stream.RefusedLimit), "error": "max_connections: limit of 1 reached",
+	}); len(attempts) != 0 {
 		t.Errorf("attempts for a client over the limit: %v", attempts)
 	}
-	r.service.admission.leave(false, netip.Addr{})
+	r.service.admission.leave(place)
 }
 
 // The line of a relay that is cut during its search has the attempts made until

@@ -1,57 +1,144 @@
 package handler
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"time"
 )
 
 // admission counts the relays of a service, TCP and UDP together, against its
 // limits.
+//
+// A client that closes its connection and comes back may arrive before the relay
+// has noticed the close, so a TCP client that finds a limit reached is held for a
+// moment: the next relay that ends gives its place to the client that was held
+// first.
 type admission struct {
 	mu    sync.Mutex // guards the fields below
 	total int
 	byIP  map[netip.Addr]int // relays that were admitted while max_connections_per_ip was set
+	held  []*heldClient      // in the order of their arrival
 }
 
-// ticket reports whether an admitted relay was counted against its address.
-// Pass it to leave.
-type ticket bool
+// Bounds of held clients.
+const (
+	holdTime = 10 * time.Millisecond
+	maxHeld  = 256 // more are refused at once
+)
+
+// ticket is the place of an admitted relay. Pass it to leave.
+type ticket struct {
+	ip netip.Addr // that the relay was counted against; invalid: none
+}
+
+// heldClient is a client that waits for a place.
+type heldClient struct {
+	opts     *Options
+	ip       netip.Addr
+	admitted chan ticket // gets the place; has room for it
+}
 
 // admit counts one more relay, unless a limit is reached: the refusal names that
-// limit then and is empty otherwise.
+// limit then and is empty otherwise. The address may be IPv4-mapped.
 func (a *admission) admit(opts *Options, ip netip.Addr) (ticket, Refusal) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.admitLocked(opts, ip.Unmap())
+}
+
+func (a *admission) admitLocked(opts *Options, ip netip.Addr) (ticket, Refusal) {
 	if opts.MaxConnections > 0 && a.total >= opts.MaxConnections {
-		return false, RefusedTooMany
+		return ticket{}, RefusedTooMany
 	}
 	var t ticket
 	if opts.MaxConnectionsPerIP > 0 && ip.IsValid() {
 		if a.byIP[ip] >= opts.MaxConnectionsPerIP {
-			return false, RefusedTooManyIP
+			return ticket{}, RefusedTooManyIP
 		}
 		if a.byIP == nil {
 			a.byIP = make(map[netip.Addr]int)
 		}
 		a.byIP[ip]++
-		t = true
+		t.ip = ip
 	}
 	a.total++
 	return t, ""
 }
 
-// leave counts a relay that has ended.
-func (a *admission) leave(t ticket, ip netip.Addr) {
+// hold admits a client or registers it as held. It returns nil if too many are
+// held. The caller waits with [admission.await].
+func (a *admission) hold(opts *Options, ip netip.Addr) *heldClient {
+	h := &heldClient{opts: opts, ip: ip.Unmap(), admitted: make(chan ticket, 1)}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch t, refusal := a.admitLocked(opts, h.ip); {
+	case refusal == "":
+		h.admitted <- t
+	case len(a.held) >= maxHeld:
+		return nil
+	default:
+		a.held = append(a.held, h)
+	}
+	return h
+}
+
+// await waits until a held client is admitted, at most for holdTime.
+func (a *admission) await(h *heldClient) (t ticket, ok bool) {
+	timeout := time.NewTimer(holdTime)
+	defer timeout.Stop()
+	select {
+	case t = <-h.admitted:
+		return t, true
+	case <-timeout.C:
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i := slices.Index(a.held, h); i >= 0 {
+		a.held = slices.Delete(a.held, i, i+1)
+		return ticket{}, false
+	}
+	return <-h.admitted, true // it was admitted just now
+}
+
+// leave counts a relay that has ended, and gives its place to a held client.
+func (a *admission) leave(t ticket) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.total--
-	if !t {
-		return
+	if t.ip.IsValid() {
+		if a.byIP[t.ip]--; a.byIP[t.ip] == 0 {
+			delete(a.byIP, t.ip)
+		}
 	}
-	if a.byIP[ip]--; a.byIP[ip] == 0 {
-		delete(a.byIP, ip)
+	for i := 0; i < len(a.held); {
+		h := a.held[i]
+		t, refusal := a.admitLocked(h.opts, h.ip)
+		if refusal != "" {
+			i++
+			continue
+		}
+		h.admitted <- t
+		a.held = slices.Delete(a.held, i, i+1)
 	}
+}
+
+// limitError is the error of a client that was refused at a limit.
+type limitError struct {
+	refusal Refusal
+	limit   int
+}
+
+// Error implements error.
+func (e limitError) Error() string { return fmt.Sprintf("%s: limit of %d reached", e.refusal, e.limit) }
+
+func (r Refusal) error(opts *Options) error {
+	if r == RefusedTooManyIP {
+		return limitError{r, opts.MaxConnectionsPerIP}
+	}
+	return limitError{r, opts.MaxConnections}
 }
 
 // ipOf returns the IP address of addr; invalid if addr has none.

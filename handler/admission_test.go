@@ -163,3 +163,97 @@ func TestRefusedClientsLeave(t *testing.T) {
 		t.Errorf("refused: %v", refused)
 	}
 }
+
+// A client that closes and comes back at once is served, although its place is free
+// only once the relay has noticed the close.
+func TestClientComesBackAtTheLimit(t *testing.T) {
+	relaytest.NoLeaks(t)
+	server := serveTCP(t, lo(t, 1)+":0", echo)
+	for name, edit := range map[string]func(*Options){
+		"per address": func(o *Options) { o.MaxConnectionsPerIP = 1 },
+		"in total":    func(o *Options) { o.MaxConnections = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, []string{server.String()}, edit)
+			for i := range 300 {
+				near, far := relaytest.TCPPair(t)
+				r.relay.StartTCP(t.Context(), plainClient(far))
+				if i%2 == 0 {
+					relaytest.Write(t, near, "hello")
+					relaytest.WantRead(t, near, "hello")
+				}
+				relaytest.Check(t, near.Close())
+			}
+			r.wantLines("client refused, too many connections", 0, "client refused, too many connections from its address", 0)
+			relaytest.Eventually(t, "the end of all", func() bool { tcp, _ := r.service.Active(); return tcp == 0 })
+		})
+	}
+}
+
+// Clients are held in their order, and for a moment only.
+func TestHeldClients(t *testing.T) {
+	var a admission
+	opts := &Options{MaxConnections: 2}
+	one, _ := a.admit(opts, netip.Addr{})
+	two, _ := a.admit(opts, netip.Addr{})
+	if _, refusal := a.admit(opts, netip.Addr{}); refusal != RefusedTooMany {
+		t.Fatalf("refusal %q", refusal)
+	}
+	first, second, third := a.hold(opts, netip.Addr{}), a.hold(opts, netip.Addr{}), a.hold(opts, netip.Addr{})
+	a.leave(one)
+	a.leave(two)
+	for name, h := range map[string]*heldClient{"first": first, "second": second} {
+		if _, ok := a.await(h); !ok {
+			t.Errorf("the %s has no place", name)
+		}
+	}
+	if _, ok := a.await(third); ok {
+		t.Error("the third has a place")
+	}
+	if a.total != 2 || len(a.held) != 0 {
+		t.Errorf("%d places taken, %d held", a.total, len(a.held))
+	}
+	for range maxHeld {
+		if a.hold(opts, netip.Addr{}) == nil {
+			t.Fatal("too few can be held")
+		}
+	}
+	if a.hold(opts, netip.Addr{}) != nil {
+		t.Error("too many can be held")
+	}
+}
+
+// The place of an IPv4-mapped address is that of the address itself, at its end too.
+func TestMappedAddressGivesItsPlaceBack(t *testing.T) {
+	r, _ := rigOfBoth(t, func(o *Options) { o.MaxConnectionsPerIP = 1 })
+	mapped := Key{Client: netip.MustParseAddrPort("[::ffff:127.0.0.9]:1"), Local: netip.MustParseAddrPort("127.0.0.1:53")}
+	for range 3 {
+		r.wantAnswered(mapped)
+		r.endSession(mapped)
+	}
+	if n := len(r.service.admission.byIP); n != 0 {
+		t.Errorf("%d addresses are still counted", n)
+	}
+}
+
+// A panic before a relay has a mover gives its place back.
+func TestPanicBeforeTheMover(t *testing.T) {
+	r, _ := rigOfBoth(t, func(o *Options) { o.MaxConnections = 1 })
+	for range 3 {
+		near, far := relaytest.TCPPair(t)
+		client := plainClient(far)
+		client.Socket = panickingKeepAlive{far}
+		r.relay.StartTCP(t.Context(), client)
+		wantEnding(t, "the client", near, "RST")
+	}
+	if tcp, _ := r.service.Active(); tcp != 0 || r.service.admission.total != 0 {
+		t.Errorf("%d relays are active, %d places taken", tcp, r.service.admission.total)
+	}
+	client, _ := r.client()
+	relaytest.WantRead(t, client, "hello")
+}
+
+// panickingKeepAlive is a socket that panics when its keep-alive is set.
+type panickingKeepAlive struct{ *net.TCPConn }
+
+func (panickingKeepAlive) SetKeepAliveConfig(net.KeepAliveConfig) error { panic("keep-alive") }

@@ -55,23 +55,13 @@ func (s *Service) idle() bool {
 	return tcp == 0 && udp == 0
 }
 
-// enter adds a relay to the active ones. It returns false if a limit is reached
-// or the service accepts no new clients.
+// enter adds an admitted relay to the active ones. It returns false if the service
+// accepts no new clients; the relay has given its place back then.
 func (s *Service) enter(t *tcpRelay) bool {
-	ticket, refusal := s.admission.admit(&t.relay.opts, ipOf(t.client))
-	switch refusal {
-	case RefusedTooMany:
-		s.refuseAtLimit(t, limitTCP)
-		return false
-	case RefusedTooManyIP:
-		s.refuseAtLimit(t, perIPLimitTCP)
-		return false
-	}
-	t.ticket = ticket
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		s.admission.leave(ticket, ipOf(t.client))
+		s.admission.leave(t.ticket)
 		return false
 	}
 	t.next = s.relays
@@ -84,9 +74,13 @@ func (s *Service) enter(t *tcpRelay) bool {
 }
 
 // refuseAtLimit logs and counts a client that was refused because of a limit.
-func (s *Service) refuseAtLimit(t *tcpRelay, kind flood) {
+func (s *Service) refuseAtLimit(t *tcpRelay, refusal Refusal) {
+	kind := limitTCP
+	if refusal == RefusedTooManyIP {
+		kind = perIPLimitTCP
+	}
 	s.floods.note(t.relay.log, kind, zap.Stringer("network", upstream.TCP), zap.Stringer("client", t.client))
-	t.log(record{why: stream.Refused})
+	t.log(record{why: stream.RefusedLimit, err: refusal.error(&t.relay.opts)})
 }
 
 // leave removes a relay from the active ones.
@@ -103,7 +97,7 @@ func (s *Service) leave(t *tcpRelay) {
 	t.prev, t.next = nil, nil
 	s.count--
 	s.mu.Unlock()
-	s.admission.leave(t.ticket, ipOf(t.client))
+	s.admission.leave(t.ticket)
 	s.ends.notify()
 }
 

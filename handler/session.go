@@ -303,10 +303,10 @@ func (s *session) endLocked(why stream.Reason) {
 	}
 	evictedNow := why == evictedForRoom
 	if s.phase == refused && s.answeredBy == nil && s.lastErr != nil {
-		why = stream.Refused // the client was refused before; that is the reason to log
+		why = stream.RefusedNoBackend // the client was refused before; that is the reason to log
 	}
 	s.phase, s.waiting = over, false
-	s.relay.service.admission.leave(s.ticket, s.key.Client.Addr())
+	s.relay.service.admission.leave(s.ticket)
 	// Remove the session from the table first, in case a call below panics:
 	// Deliver retries while it finds an ended session in the table.
 	s.relay.service.sessions.remove(s)

@@ -84,7 +84,7 @@ func (s *session) logEndLocked(why stream.Reason) {
 			backend: backend, tried: e.tried, dialled: e.dialled, began: s.began,
 			bytesUp: s.upB, bytesDown: s.downB, upN: s.upN, downN: s.downN, why: why,
 		}
-		if why == stream.Refused { // as in the line of a refused TCP client
+		if why == stream.RefusedNoBackend { // as in the line of a refused TCP client
 			a.backend, a.dialled = "", 0
 		} else if s.at < len(s.addrs) {
 			a.address = netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port)

@@ -17,7 +17,7 @@ func TestUDPRefusedSessionLog(t *testing.T) {
 			r.engine.onSend = func(*fakeSocket, []byte) error { return errRefused }
 			r.deliver(1, new(udpClient), "a")
 			r.session(1).end(why)
-			wantAccess(t, lines, map[string]any{"reason": string(stream.Refused), "backend": "", "address": nil, "bytes_up": int64(1)})
+			wantAccess(t, lines, map[string]any{"reason": string(stream.RefusedNoBackend), "backend": "", "address": nil, "bytes_up": int64(1)})
 		})
 	}
 }

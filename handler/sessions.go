@@ -50,7 +50,7 @@ func (t *sessions) get(key Key, r *Relay) (s, victim *session, refusal Refusal) 
 	if s := t.byKey[key]; s != nil || t.closed {
 		return s, nil, ""
 	}
-	ticket, refusal := r.service.admission.admit(&r.opts, key.Client.Addr().Unmap())
+	ticket, refusal := r.service.admission.admit(&r.opts, key.Client.Addr())
 	if refusal != "" {
 		return nil, nil, refusal
 	}

@@ -60,26 +60,69 @@ func (r *Relay) ServeTCP(ctx context.Context, client stream.Client) {
 // StartTCP is [Relay.ServeTCP] for callers that must not block and must not see a
 // panic.
 func (r *Relay) StartTCP(ctx context.Context, client stream.Client) {
-	defer func() {
-		if value := recover(); value != nil {
-			r.panicked(upstream.TCP, client.Conn.RemoteAddr().String(), value)
-			client.ResetAfterPanic()
-		}
-	}()
+	defer r.recoverClient(client)
 	if serve := r.startTCP(ctx, client); serve != nil {
-		go serve() // ends with the relay
+		go func() { // ends with the relay
+			defer r.recoverClient(client)
+			serve()
+		}()
 	}
 }
 
-// startTCP admits a client. It returns nil if the client was turned away or is
-// served on an event loop, or else a function that serves it and returns at the
-// end of its relay.
+// recoverClient is deferred by what runs before a relay has a mover: a panic resets
+// the client.
+func (r *Relay) recoverClient(client stream.Client) {
+	if value := recover(); value != nil {
+		r.panicked(upstream.TCP, client.Conn.RemoteAddr().String(), value)
+		client.ResetAfterPanic()
+	}
+}
+
+// startTCP admits a client. It returns nil if the client was refused or is served
+// on an event loop, or else a function that serves it and returns at the end of
+// its relay.
 func (r *Relay) startTCP(ctx context.Context, client stream.Client) (serve func()) {
 	t := &tcpRelay{relay: r, client: client.Conn.RemoteAddr(), local: client.Conn.LocalAddr(), began: time.Now()}
+	admission := &r.service.admission
+	place, refusal := admission.admit(&r.opts, ipOf(t.client))
+	if refusal == "" {
+		t.ticket = place
+		return t.start(ctx, client)
+	}
+	held := admission.hold(&r.opts, ipOf(t.client))
+	if held == nil {
+		r.service.refuseAtLimit(t, refusal)
+		client.ResetAfterPanic()
+		return nil
+	}
+	return func() {
+		place, admitted := admission.await(held)
+		if !admitted {
+			r.service.refuseAtLimit(t, refusal)
+			client.ResetAfterPanic()
+			return
+		}
+		t.ticket = place
+		if serve := t.start(ctx, client); serve != nil {
+			serve()
+		}
+	}
+}
+
+// start starts the relay of a client that was admitted. It returns what startTCP
+// does. A panic gives the place back and continues.
+func (t *tcpRelay) start(ctx context.Context, client stream.Client) (serve func()) {
+	r := t.relay
 	if !r.service.enter(t) {
 		client.ResetAfterPanic()
 		return nil
 	}
+	started := false
+	defer func() {
+		if !started && t.mover == nil {
+			r.service.leave(t)
+		}
+	}()
 	if header := r.opts.ProxyProtocol.header(t.client, t.local); header != nil {
 		client.Early = append(header, client.Early...)
 		client.HeaderLen = len(header)
@@ -90,11 +133,13 @@ func (r *Relay) startTCP(ctx context.Context, client stream.Client) (serve func(
 	if r.opts.TCP != nil {
 		if mover := r.opts.TCP.NewMover(client, t, r.wheel); mover != nil {
 			t.setMover(mover)
+			started = true
 			t.connect(ctx, mover)
 			return nil
 		}
 	}
 	t.setMover(stream.NewMover(client, t, r.wheel))
+	started = true
 	return func() { t.serve(ctx, nil) }
 }
 
@@ -216,7 +261,7 @@ func (t *tcpRelay) refuse(err error) {
 	t.mu.Lock()
 	t.err = err
 	t.mu.Unlock()
-	reason := stream.Refused
+	reason := stream.RefusedNoBackend
 	var cut cutError
 	switch {
 	case errors.As(err, &cut): // cut ends the mover, too, but may come later
@@ -314,7 +359,7 @@ func (t *tcpRelay) logRefused(reason stream.Reason, err error) {
 		err = cutError{reason}
 	}
 	t.log(record{why: reason, err: err})
-	if reason != stream.Refused {
+	if reason != stream.RefusedNoBackend {
 		r.log.Debug("relay ended", network, zap.Stringer("client", t.client), zap.Duration("duration", time.Since(t.began)), zap.String("reason", string(reason)), zap.Error(err))
 		return
 	}

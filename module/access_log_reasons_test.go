@@ -75,7 +75,7 @@ func TestAccessLogOfRefused(t *testing.T) {
 		_, _ = dial(t, "udp", at).Write([]byte("x"))
 		lines := s.accesses(2)
 		for i, network := range []string{"tcp", "udp"} {
-			if i >= len(lines) || lines[i]["network"] != network || lines[i]["reason"] != "refused" || lines[i]["bytes_down"] != 0.0 {
+			if i >= len(lines) || lines[i]["network"] != network || lines[i]["reason"] != "refused_no_backend" || lines[i]["bytes_down"] != 0.0 {
 				t.Fatalf("%s: %v", network, lines)
 			}
 			if attempts, _ := lines[i]["attempts"].([]any); len(attempts) != 2 {
@@ -91,7 +91,7 @@ func TestAccessLogAtTheLimit(t *testing.T) {
 	s := start(t, block("TCP/"+at, backend+" {\n access_log tcp\n max_connections 1\n }"))
 	ask(t, dial(t, "tcp", at), "x")
 	turnedAway(t, at)
-	s.wantReason("refused", 0, 0)
+	s.wantReason("refused_limit", 0, 0)
 	if attempts, ok := s.accesses(1)[0]["attempts"].([]any); !ok || len(attempts) != 0 {
 		t.Errorf("attempts: %v", s.accesses(1)[0])
 	}

@@ -71,7 +71,7 @@ func logOf(lines []map[string]any, network string) (all handler.Totals, failed, 
 			all.DatagramsUp += uint64(line["datagrams_up"].(float64))
 			all.DatagramsDown += uint64(line["datagrams_down"].(float64))
 		}
-		if line["reason"] == "refused" {
+		if line["reason"] == "refused_no_backend" || line["reason"] == "refused_limit" {
 			refused++
 		}
 		for _, a := range line["attempts"].([]any) {

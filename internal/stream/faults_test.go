@@ -218,9 +218,9 @@ func TestCutBeforeCarry(t *testing.T) {
 	variants(t, func(t *testing.T, k kind, s setup) {
 		s.delay = true
 		r := newRig(t, k, s)
-		r.mover.Cut(Refused)
+		r.mover.Cut(RefusedNoBackend)
 		wantStream(t, "the client", r.client, "", rst)
-		r.wantEnd(Refused, 0, 0)
+		r.wantEnd(RefusedNoBackend, 0, 0)
 		r.start() // a backend that was found too late
 		wantStream(t, "the backend", r.backend, "", rst)
 	})

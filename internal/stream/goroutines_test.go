@@ -91,7 +91,7 @@ func (r *rig) wantOnePanic(want any) {
 
 // A client whose Close panics is closed all the same, however its relay ends.
 func TestCloseOfAWrappedClientPanics(t *testing.T) {
-	for _, by := range []Reason{ClientClosed, IdleTimeout, Shutdown, Refused} {
+	for _, by := range []Reason{ClientClosed, IdleTimeout, Shutdown, RefusedNoBackend} {
 		t.Run(string(by), func(t *testing.T) {
 			relaytest.NoLeaks(t)
 			s := setup{delay: true, client: func(conn *net.TCPConn) Client {
@@ -102,7 +102,7 @@ func TestCloseOfAWrappedClientPanics(t *testing.T) {
 			}
 			r := newRig(t, kind{new: NewMover}, s)
 			r.mayPanic.Store(true)
-			if by != Refused {
+			if by != RefusedNoBackend {
 				r.start()
 				say(t, r.client, "question")
 				hear(t, r.backend, "question")
@@ -112,13 +112,13 @@ func TestCloseOfAWrappedClientPanics(t *testing.T) {
 				relaytest.Check(t, r.client.CloseWrite())
 				wantStream(t, "the backend", r.backend, "", fin)
 				relaytest.Check(t, r.backend.CloseWrite())
-			case Shutdown, Refused:
+			case Shutdown, RefusedNoBackend:
 				r.mover.Cut(by)
 			}
 			if end := r.end(); end.Reason != by {
 				t.Errorf("ended as %+v", end)
 			}
-			if by == Refused {
+			if by == RefusedNoBackend {
 				r.start() // a backend that was found too late
 			}
 			r.wantOnePanic("close panics")
