@@ -238,7 +238,7 @@ func TestAbandonedSlowConnect(t *testing.T) {
 	}
 	wantDescriptors(t, before)
 	r.m.Cut(ClientReset)
-	r.wantEnd(ClientReset, 0)
+	r.wantEnd(ClientReset, 0, 0)
 }
 
 // A cut ends a relay that connects, whether the loop waits for the connection, its
@@ -269,7 +269,7 @@ func TestCutWhileConnecting(t *testing.T) {
 					pending = &p
 					r.m.Cut(Shutdown)
 				}
-				r.wantEnd(Shutdown, 0)
+				r.wantEnd(Shutdown, 0, 0)
 				wantStream(t, "the client", r.client, "", rst)
 				relaytest.Check(t, r.client.Close())
 				if pending == nil && len(r.slow) > 0 {
@@ -349,7 +349,7 @@ func TestConnectAfterTheEnd(t *testing.T) {
 	r.m.Connect(addrPort(backends), 0)
 	backend := accept(t, backends)
 	wantStream(t, "the backend", backend, "", fin)
-	r.wantEnd(Shutdown, 0)
+	r.wantEnd(Shutdown, 0, 0)
 	relaytest.Check(t, backend.Close())
 	wantDescriptors(t, before)
 	if len(r.connected) > 0 || len(r.failed) > 0 || len(r.slow) > 0 {
