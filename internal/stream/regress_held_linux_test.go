@@ -48,9 +48,11 @@ func TestHeldBytesForASideThatWasReset(t *testing.T) {
 	relaytest.Check(t, r.client.SetLinger(0))
 	relaytest.Check(t, r.client.Close())
 	relaytest.Eventually(t, "the reset to wait", locked(func() bool { return m.ends.flows[ClientSide] == flushing }))
+	m.mu.Lock()
 	if n := m.flows[BackendSide].bytesHeld(); n > 0 {
 		t.Errorf("%d bytes are held in state %v", n, m.ends.flows[BackendSide])
 	}
+	m.mu.Unlock()
 	if _, how := readToEnd(r.backend, 64<<10, 0); how != rst {
 		t.Errorf("the backend received %s", how)
 	}
