@@ -183,12 +183,14 @@ func TestDiscardedBytesAreNoTraffic(t *testing.T) {
 // timeout.
 func TestResetIsNotHeldBackForEver(t *testing.T) {
 	forEachMover(t, func(t *testing.T, k kind) {
-		r := newRig(t, k, setup{idle: 300 * time.Millisecond})
-		sending := async(func() { _, _ = r.backend.Write(make([]byte, 256<<20)) }) // more than all buffers hold
+		bytes := make([]byte, 256<<20) // more than all buffers hold
+		r := newRig(t, k, setup{idle: 300 * time.Millisecond, delay: true})
+		sending := async(func() { _, _ = r.backend.Write(bytes) })
 		relaytest.Eventually(t, "bytes that the client does not read", func() bool {
 			n, known := netio.Unacknowledged(r.backend)
 			return !known || n > 0
 		})
+		r.start() // not before: the relay could be idle before the first byte
 		resetNow(t, r.backend)
 		sending()
 		if end := r.end(); end.Reason != BackendReset && end.Reason != IdleTimeout {
