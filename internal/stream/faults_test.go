@@ -183,8 +183,9 @@ func TestDiscardedBytesAreNoTraffic(t *testing.T) {
 // timeout.
 func TestResetIsNotHeldBackForEver(t *testing.T) {
 	forEachMover(t, func(t *testing.T, k kind) {
+		bytes := make([]byte, 256<<20) // more than all buffers hold; made first, because it takes longer than the idle timeout on a slow machine
 		r := newRig(t, k, setup{idle: 300 * time.Millisecond})
-		sending := async(func() { _, _ = r.backend.Write(make([]byte, 256<<20)) }) // more than all buffers hold
+		sending := async(func() { _, _ = r.backend.Write(bytes) })
 		relaytest.Eventually(t, "bytes that the client does not read", func() bool {
 			n, known := netio.Unacknowledged(r.backend)
 			return !known || n > 0
