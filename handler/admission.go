@@ -25,7 +25,7 @@ type admission struct {
 
 // Bounds of held clients.
 const (
-	holdTime = 10 * time.Millisecond
+	holdTime = 50 * time.Millisecond
 	maxHeld  = 256 // more are refused at once
 )
 

@@ -183,7 +183,7 @@ func TestDiscardedBytesAreNoTraffic(t *testing.T) {
 // timeout.
 func TestResetIsNotHeldBackForEver(t *testing.T) {
 	forEachMover(t, func(t *testing.T, k kind) {
-		bytes := make([]byte, 256<<20) // more than all buffers hold
+		bytes := make([]byte, 64<<20) // more than all buffers hold
 		r := newRig(t, k, setup{idle: 300 * time.Millisecond, delay: true})
 		sending := async(func() { _, _ = r.backend.Write(bytes) })
 		relaytest.Eventually(t, "bytes that the client does not read", func() bool {

@@ -98,8 +98,7 @@ type peer struct {
 	over func() bool // reports whether the relay is over
 
 	sentUrgent bool
-
-	done chan struct{} // closed when the reader has ended
+	done       chan struct{} // closed when the reader has ended
 
 	mu      sync.Mutex // guards the fields below and trace.received and trace.end
 	changed *sync.Cond
@@ -401,7 +400,7 @@ func runProgram(t testing.TB, p program) {
 			p.finish()
 		}
 	}
-	limit := time.After(relaytest.Limit / 4)
+	limit := time.After(relaytest.Limit / 2)
 	for _, side := range peers {
 		select {
 		case <-side.done:
