@@ -142,7 +142,8 @@ func TestIdleEndsOfAStalledTransfer(t *testing.T) {
 			if got, how := readToEnd(stays, 64<<10, 0); how != rst || len(got) >= 20<<20 {
 				t.Errorf("received %d bytes and %s", len(got), how)
 			}
-			if _, how := readToEnd(goes, 64<<10, 0); how != fin {
+			// The close of a wrapped client sends a RST, because its bytes are unread.
+			if _, how := readToEnd(goes, 64<<10, 0); how != fin && (s.client == nil || from == BackendSide) {
 				t.Errorf("the sender received %s", how)
 			}
 			sending()
