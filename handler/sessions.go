@@ -166,14 +166,40 @@ func (t *sessions) armLocked(due time.Duration) {
 	t.timer.Reset(wait)
 }
 
+// A sweep is late if it runs lateSweep or more after its time: the process was
+// stopped, or the system overloaded. Datagrams may have arrived in the meantime
+// that no session could receive. A late sweep therefore ends no session, and the
+// next sweep follows after catchUp.
+const (
+	lateSweep = 100 * time.Millisecond
+	catchUp   = time.Second
+)
+
 // sweep ends the sessions whose idle timeout has expired. It takes them from the
 // table one by one, so that clients need not wait long for the table's lock.
 func (t *sessions) sweep() {
+	if t.postponeLateSweep() {
+		return
+	}
 	for s := t.takeIdle(); s != nil; s = t.takeIdle() {
 		if !s.endIfIdle() {
 			t.putBack(s)
 		}
 	}
+}
+
+// postponeLateSweep makes the timer call sweep again after catchUp if this call
+// is late, and reports whether it is.
+func (t *sessions) postponeLateSweep() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Since(t.epoch)
+	if t.due == 0 || now-t.due < lateSweep {
+		return false
+	}
+	t.due = 0
+	t.armLocked(now + catchUp)
+	return true
 }
 
 // takeIdle removes a session whose idle timeout has expired from its heap, but

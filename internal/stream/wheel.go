@@ -13,6 +13,15 @@ const wheelSlots = 256
 // minTick bounds the ticks of short timeouts.
 const minTick = 2 * time.Millisecond
 
+// A turn of the wheel is late if it runs lateTurn or more after its time: the
+// process was stopped, or the system overloaded. Bytes may have arrived in the
+// meantime that no relay could read. A late turn therefore ends no relay, and the
+// next turn follows after catchUp.
+const (
+	lateTurn = 100 * time.Millisecond
+	catchUp  = time.Second
+)
+
 // Wheel ends relays that were idle for a timeout, which all of them share. A relay
 // is checked when its timeout would expire had it been idle all the time, so that
 // moving bytes costs one atomic store. A timer runs while the wheel has relays.
@@ -26,6 +35,7 @@ type Wheel struct {
 	at    int64 // the latest tick that was processed
 	count int   // relays in slots
 	timer *time.Timer
+	next  int64 // when the timer fires, in nanoseconds after epoch
 }
 
 // idler is a relay's entry in a Wheel.
@@ -67,12 +77,9 @@ func (w *Wheel) putBack(i *idler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.count == 0 {
-		w.at = w.now() / int64(w.tick)
-		if w.timer == nil {
-			w.timer = time.AfterFunc(w.tick, w.turn)
-		} else {
-			w.timer.Reset(w.tick)
-		}
+		now := w.now()
+		w.at = now / int64(w.tick)
+		w.turnAfterLocked(now, w.tick)
 	}
 	w.count++
 	w.placeLocked(i)
@@ -87,6 +94,16 @@ func (w *Wheel) remove(i *idler) {
 	}
 	w.unlinkLocked(i)
 	w.countDownLocked()
+}
+
+// turnAfterLocked makes the timer call turn after a wait.
+func (w *Wheel) turnAfterLocked(now int64, wait time.Duration) {
+	w.next = now + int64(wait)
+	if w.timer == nil {
+		w.timer = time.AfterFunc(wait, w.turn)
+		return
+	}
+	w.timer.Reset(wait)
 }
 
 func (w *Wheel) countDownLocked() {
@@ -130,7 +147,8 @@ func (w *Wheel) turn() {
 }
 
 // due removes the idle relays from the slots of the ticks that have passed and
-// returns them. Relays that were not idle move to a later slot.
+// returns them. Relays that were not idle move to a later slot. A late turn
+// returns none.
 func (w *Wheel) due() (idle []*idler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -138,6 +156,10 @@ func (w *Wheel) due() (idle []*idler) {
 		return nil
 	}
 	now := w.now()
+	if now-w.next >= int64(lateTurn) {
+		w.turnAfterLocked(now, catchUp)
+		return nil
+	}
 	for last := now / int64(w.tick); w.at < last; {
 		w.at++
 		slot := int(w.at % int64(len(w.slots)))
@@ -154,7 +176,7 @@ func (w *Wheel) due() (idle []*idler) {
 		}
 	}
 	if w.count > 0 {
-		w.timer.Reset(w.tick)
+		w.turnAfterLocked(now, w.tick)
 	}
 	return idle
 }
