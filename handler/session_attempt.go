@@ -290,10 +290,14 @@ func (s *session) checkReplyTimeout() {
 	if s.phase != open || !s.waiting {
 		return
 	}
-	// The timer may have fired for an earlier attempt, before it was reset.
-	if left := s.replyTimeoutLocked() - time.Since(s.waitingSince); left > 0 {
+	left := s.replyTimeoutLocked() - time.Since(s.waitingSince)
+	switch {
+	case left > 0: // the timer had fired for an earlier attempt, before it was reset
 		s.replyTimer.Reset(left)
-		return
+	case left <= -lateTimer:
+		s.waitingSince = s.waitingSince.Add(catchUp - left) // the timeout expires after catchUp
+		s.replyTimer.Reset(catchUp)
+	default:
+		s.socketFailedLocked(errReplyTimeout)
 	}
-	s.socketFailedLocked(errReplyTimeout)
 }

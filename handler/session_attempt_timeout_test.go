@@ -36,6 +36,29 @@ func TestUDPReplyTimeout(t *testing.T) {
 		r.engine.wants(t, "2 close", "3 open 192.0.2.2:53", "3 < a")
 		r.wantStrikes("192.0.2.1:53", 0, upstream.Down)
 	})
+	bubble("a late timer leaves time to receive the answer", func(t *testing.T, r *udpRig) {
+		late := func(n int) {
+			s := r.session(n)
+			s.lock()
+			s.waitingSince = s.waitingSince.Add(-time.Second - lateTimer)
+			s.unlock()
+			s.checkReplyTimeout()
+		}
+		r.deliver(1, new(udpClient), "a")
+		late(1)
+		pass(catchUp / 2)
+		r.engine.socket(1).answer("A")
+		pass(10 * time.Second)
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a")
+		r.wantLines("backend failed, first strike", 0)
+
+		r.deliver(2, new(udpClient), "b")
+		late(2)
+		pass(catchUp - time.Millisecond)
+		r.engine.wants(t, "2 open 192.0.2.1:53", "2 < b")
+		pass(time.Millisecond)
+		r.wantStrikes("192.0.2.1:53", 1, upstream.Struck)
+	})
 	bubble("does not fire after an answer", func(t *testing.T, r *udpRig) {
 		client := new(udpClient)
 		r.deliver(1, client, "a")

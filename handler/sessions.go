@@ -166,12 +166,12 @@ func (t *sessions) armLocked(due time.Duration) {
 	t.timer.Reset(wait)
 }
 
-// A sweep is late if it runs lateSweep or more after its time: the process was
+// A timer is late if it runs lateTimer or more after its time: the process was
 // stopped, or the system overloaded. Datagrams may have arrived in the meantime
-// that no session could receive. A late sweep therefore ends no session, and the
-// next sweep follows after catchUp.
+// that no session could receive. A late timer therefore ends no session and fails
+// no attempt, and runs again after catchUp.
 const (
-	lateSweep = 100 * time.Millisecond
+	lateTimer = 100 * time.Millisecond
 	catchUp   = time.Second
 )
 
@@ -194,7 +194,7 @@ func (t *sessions) postponeLateSweep() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Since(t.epoch)
-	if t.due == 0 || now-t.due < lateSweep {
+	if t.due == 0 || now-t.due < lateTimer {
 		return false
 	}
 	t.due = 0

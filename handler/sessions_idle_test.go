@@ -65,6 +65,26 @@ func TestUDPIdle(t *testing.T) {
 		}
 		endsAfter(t, r, time.Second)
 	})
+	bubble("a late sweep leaves time to receive what arrived", func(t *testing.T, r *udpRig) {
+		r.deliver(1, new(udpClient), "a")
+		r.deliver(2, new(udpClient), "b")
+		used := r.session(1)
+		table := r.service.sessions
+		time.Sleep(idle - time.Millisecond)
+		table.mu.Lock()
+		table.due -= lateTimer
+		table.mu.Unlock()
+		time.Sleep(time.Millisecond + catchUp/2)
+		synctest.Wait()
+		r.wantSessions(2)
+		used.touch()
+		time.Sleep(catchUp / 2)
+		synctest.Wait()
+		r.wantSessions(1)
+		time.Sleep(idle - catchUp/2)
+		synctest.Wait()
+		r.wantSessions(0)
+	})
 	bubble("sessions end in the order of their last use", func(t *testing.T, r *udpRig) {
 		var mu sync.Mutex
 		var ended []int
