@@ -103,6 +103,27 @@ func TestAsyncRelayFollowsItsFile(t *testing.T) {
 	}
 }
 
+// The command writes no autosave.json: the file is the only source of the settings.
+func TestAsyncRelayDoesNotSaveItsConfig(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", home)
+	a, _ := echoTCP(t, "a")
+	b, _ := echoTCP(t, "b")
+	p := startAsyncRelay(t, a, "", "--reload-delay", "0.1")
+	p.wantAnswer("a x")
+	p.write(p.config(b, ""))
+	p.waitFor("config file reloaded")
+	p.terminate()
+	if status := p.status(); status != 0 {
+		t.Errorf("status %d", status)
+	}
+	saved, err := filepath.Glob(filepath.Join(home, "*", "*"))
+	relaytest.Check(t, err)
+	if len(saved) > 0 {
+		t.Errorf("saved %v", saved)
+	}
+}
+
 func TestAsyncRelayLogLevel(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	p := startAsyncRelay(t, a, "    colour: blue\n", "--log-level", "ERROR")

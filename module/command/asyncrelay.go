@@ -104,7 +104,7 @@ func (f *configFile) load(content []byte) (changed bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", f.path, err)
 	}
-	if config, err = withLogLevel(config, f.level); err != nil {
+	if config, err = withProcessSettings(config, f.level); err != nil {
 		return false, fmt.Errorf("%s: %w", f.path, err)
 	}
 	f.mu.Lock()
@@ -151,13 +151,16 @@ func (f *configFile) reloadOnSignal(string, string) error {
 	return err
 }
 
-// withLogLevel returns the Caddy config with the default log at a log level of
-// async-relay.
-func withLogLevel(config []byte, level string) ([]byte, error) {
+// withProcessSettings returns the Caddy config with the default log at a log level
+// of async-relay. Caddy does not save that config as autosave.json, because the file
+// is the only source of the settings.
+func withProcessSettings(config []byte, level string) ([]byte, error) {
 	var whole map[string]json.RawMessage
 	if err := json.Unmarshal(config, &whole); err != nil {
 		return nil, err
 	}
+	persist := false
+	whole["admin"] = caddyconfig.JSON(caddy.AdminConfig{Config: &caddy.ConfigSettings{Persist: &persist}}, nil)
 	whole["logging"] = caddyconfig.JSON(caddy.Logging{Logs: map[string]*caddy.CustomLog{
 		"default": {BaseLog: caddy.BaseLog{Level: strings.TrimSuffix(level, "ING")}},
 	}}, nil)

@@ -1,0 +1,40 @@
+package stream
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A turn that comes late, as after a process was stopped, ends no relay. Relays
+// whose bytes are moved before the next turn stay; the idle ones end then.
+func TestLateTurnOfTheWheel(t *testing.T) {
+	for _, timeout := range []time.Duration{10 * time.Millisecond, time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			w := NewWheel(timeout)
+			used, idle := newSpoke(w), newSpoke(w)
+			w.add(&used.idler)
+			w.add(&idle.idler)
+			time.Sleep(timeout + w.tick/2) // between two turns, before the one that ends the relays
+			w.mu.Lock()
+			w.next = w.now() - int64(lateTurn)
+			w.mu.Unlock()
+			w.turn()
+			time.Sleep(catchUp - time.Millisecond)
+			synctest.Wait()
+			if len(used.ended)+len(idle.ended) != 0 {
+				t.Fatalf("timeout %v: a late turn ended a relay", timeout)
+			}
+			last := time.Now()
+			w.touch(&used.idler)
+			time.Sleep(time.Millisecond + w.tick)
+			synctest.Wait()
+			if len(idle.ended) != 1 {
+				t.Errorf("timeout %v: the idle relay was ended %d times, want 1", timeout, len(idle.ended))
+			}
+			time.Sleep(timeout + 2*w.tick)
+			synctest.Wait()
+			used.wants(t, last)
+		})
+	}
+}
