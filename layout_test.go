@@ -35,6 +35,7 @@ var arrows = map[string][]string{
 	"internal/hook":      {"internal/loglimit"},
 	"internal/listen":    {"internal/netio"},
 	"internal/loglimit":  {},
+	"internal/logqueue":  {},
 	"internal/netio":     {},
 	"internal/relaytest": {},
 	"internal/stream":    {"internal/netio"},
