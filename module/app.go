@@ -12,13 +12,21 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/internal/logqueue"
 )
+
+// logs holds the lines of all configs until Caddy's logs have written them.
+var logs logqueue.Queues
+
+// logFlushTimeout bounds the wait for lines that are not written yet, at the end
+// of a config and of the process.
+const logFlushTimeout = time.Second
 
 // App is the Caddy app behind all relay handlers of a config. It makes settings
 // take effect only when their config starts, so that a rejected config changes
 // nothing. It needs no configuration: the first handler creates it.
 type App struct {
-	log *zap.Logger
+	logs *logqueue.Queue // set by Provision
 
 	mu        sync.Mutex        // guards the fields below; Caddy does not promise to provision handlers one by one
 	relays    map[string]*Relay // by service key; the first handler of each service
@@ -36,9 +44,13 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements caddy.Provisioner.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.log = ctx.Logger(new(Relay))
+	a.logs = logs.New(ctx.Logger(new(Relay)))
 	return registerMetrics(ctx)
 }
+
+// log returns the logger of all that concerns the relays of this config. It does
+// not wait for its writers.
+func (a *App) log() *zap.Logger { return a.logs.Logger() }
 
 // add adds a handler of this config. parents are the modules that contain it,
 // outermost first. Handlers of the same name are one service and must have the
@@ -108,8 +120,12 @@ func (a *App) Stop() error {
 // Cleanup implements caddy.CleanerUpper. It stops the app too, because Caddy may
 // discard a started config without stopping its apps. It closes the listeners,
 // because layer4 does not close those that it opened before it failed to start.
-// So they are closed before the user gets the error.
+// So they are closed before the user gets the error. It also writes the lines that
+// wait for the logs of this config. At exit, shutDown does that.
 func (a *App) Cleanup() error {
+	if a.logs != nil && !caddy.Exiting() {
+		defer a.logs.Release(logFlushTimeout)
+	}
 	a.mu.Lock()
 	listeners := a.listeners
 	a.listeners = nil
@@ -139,14 +155,14 @@ func (a *App) addListener(ln net.Listener) {
 func (a *App) apply() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	lastLog.Store(a.log)
+	lastLog.Store(a.log())
 	collected.ledger.record(time.Now())
 	var sum reloadSummary
 	for _, r := range a.relays {
 		sum.add(r.service.apply(r.settings))
 	}
 	if sum.services > 0 {
-		sum.log(a.log)
+		sum.log(a.log())
 	}
 }
 
@@ -157,12 +173,21 @@ var lastLog atomic.Pointer[zap.Logger]
 // running config or, while the process exits, of the last one.
 func processLog() *zap.Logger {
 	if ctx := caddy.ActiveContext(); ctx.Context != nil {
-		return ctx.Logger(new(Relay))
+		return configLog(ctx)
 	}
 	if log := lastLog.Load(); log != nil {
 		return log
 	}
-	return caddy.Log().Named(string(new(Relay).CaddyModule().ID)) // the first config has not started yet
+	log := caddy.Log().Named(string(new(Relay).CaddyModule().ID)) // the first config has not started yet
+	return logs.New(log).Logger()
+}
+
+// configLog returns the relay's log in a config, which may have no relay.
+func configLog(ctx caddy.Context) *zap.Logger {
+	if app, err := ctx.AppIfConfigured("relay"); err == nil {
+		return app.(*App).log()
+	}
+	return logs.New(ctx.Logger(new(Relay))).Logger()
 }
 
 // Interface guard.

@@ -43,3 +43,6 @@ func GoesDirect(network, at string) bool {
 	log := caddy.ActiveContext().Logger(new(layer4.App))
 	return app.directRelay(network, host, uint16(port), log) != nil
 }
+
+// FlushLogs waits until the logs have all lines so far.
+func FlushLogs() bool { return logs.Flush(time.Minute) }

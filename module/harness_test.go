@@ -21,7 +21,7 @@ import (
 	_ "github.com/mholt/caddy-l4"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
-	_ "github.com/async-relay/caddy-relay/module"
+	"github.com/async-relay/caddy-relay/module"
 )
 
 // These tests run a whole Caddy in this process, one at a time, because a process
@@ -205,6 +205,9 @@ func (s *server) lines(message string) (found []map[string]any) {
 
 // logged returns all lines of a log file.
 func logged(t *testing.T, path string) (all []map[string]any) {
+	if !module.FlushLogs() {
+		t.Error("the logs do not get their lines")
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

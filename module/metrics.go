@@ -30,6 +30,7 @@ const (
 	backendPosition
 	dnsLookupsTotal
 	udpSessionsEvictedTotal
+	logLinesDroppedTotal
 )
 
 // namePrefix begins the name of every metric.
@@ -95,6 +96,10 @@ var metrics = [...]struct {
 		"udp_sessions_evicted_total", "UDP sessions that were ended to make room for others.",
 		[]string{"service"},
 	},
+	logLinesDroppedTotal: {
+		"log_lines_dropped_total", "Lines that a log did not get because it was not read, or too slowly.",
+		nil,
+	},
 }
 
 // collected is the collector of the process. All configs share it, and it reads
@@ -157,6 +162,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- c.counter(c.lookups.OK.Load(), newSeries(dnsLookupsTotal, "ok"))
 	ch <- c.counter(c.lookups.Stale.Load(), newSeries(dnsLookupsTotal, "stale"))
 	ch <- c.counter(c.lookups.Failed.Load(), newSeries(dnsLookupsTotal, "failed"))
+	ch <- c.counter(logs.Dropped(), newSeries(logLinesDroppedTotal))
 }
 
 func (c *collector) counter(value uint64, key series) prometheus.Metric {

@@ -47,11 +47,11 @@ func openListener[L net.Listener](ctx context.Context, network, host, portRange 
 	if err != nil {
 		return nil, fmt.Errorf("%s/%w", network, err)
 	}
-	opts := listen.Options{Log: processLog()}
+	var opts listen.Options
 	var app *App
 	if cctx, ok := ctx.(caddy.Context); ok {
 		// The context is that of the layer4 app, and each config has one.
-		opts.Owner, opts.Log = cctx.Module(), cctx.Logger(new(Relay))
+		opts.Owner, opts.Log = cctx.Module(), configLog(cctx)
 		if found, err := cctx.AppIfConfigured("relay"); err == nil {
 			app = found.(*App)
 		}
@@ -60,6 +60,8 @@ func openListener[L net.Listener](ctx context.Context, network, host, portRange 
 				opts.TakeTCP, opts.TakeUDP = relay.startTCP, relay.startUDP
 			}
 		}
+	} else {
+		opts.Log = processLog()
 	}
 	ln, err := open(at, opts)
 	if err != nil {

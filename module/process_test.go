@@ -33,7 +33,7 @@ var roles = map[string]func(){
 type process struct {
 	t      *testing.T
 	cmd    *exec.Cmd
-	output string // the file with its output
+	output string // the file with its output; empty: another file
 	ended  chan struct{}
 	err    error // of Wait; set before ended is closed
 }
@@ -41,11 +41,20 @@ type process struct {
 // spawn starts a process. The end of the test kills it.
 func spawn(t *testing.T, role string, cmd *exec.Cmd) *process {
 	t.Helper()
-	p := &process{t: t, cmd: cmd, output: filepath.Join(t.TempDir(), "output"), ended: make(chan struct{})}
-	file, err := os.Create(p.output)
+	output := filepath.Join(t.TempDir(), "output")
+	file, err := os.Create(output)
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := spawnWith(t, role, cmd, file)
+	p.output = output
+	return p
+}
+
+// spawnWith is spawn with a file for the output of the process, which it closes.
+func spawnWith(t *testing.T, role string, cmd *exec.Cmd, file *os.File) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, ended: make(chan struct{})}
 	defer file.Close()
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	cmd.Stdout, cmd.Stderr = file, file
@@ -56,7 +65,7 @@ func spawn(t *testing.T, role string, cmd *exec.Cmd) *process {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-p.ended
-		if t.Failed() {
+		if t.Failed() && p.output != "" {
 			t.Logf("the process wrote:\n%s", p.text())
 		}
 	})

@@ -59,25 +59,26 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 		return err
 	}
 	r.Config = config
-	app, err := ctx.App("relay")
+	value, err := ctx.App("relay")
 	if err != nil {
 		return fmt.Errorf("service %s: %w", config.Service(), err)
 	}
+	app := value.(*App)
 	opts := config.Options()
 	if r.dns, err = loadCache(opts); err != nil {
 		return fmt.Errorf("service %s: dns cache: %w", opts.Service, err)
 	}
-	r.settings = newSettings(opts, r.dns, ctx.Logger())
+	r.settings = newSettings(opts, r.dns, app.log())
 	if err := r.settings.setEvents(ctx, opts); err != nil {
 		return fmt.Errorf("service %s: events: %w", opts.Service, err)
 	}
 	if r.service, err = loadService(config, r.settings); err != nil {
 		return fmt.Errorf("service %s: %w", opts.Service, err)
 	}
-	if err := app.(*App).add(r, ctx.Modules()); err != nil {
+	if err := app.add(r, ctx.Modules()); err != nil {
 		return err
 	}
-	r.relay = handler.New(r.service.Service, r.handlerOptions(opts, ctx.Logger()))
+	r.relay = handler.New(r.service.Service, r.handlerOptions(opts, app.log()))
 	if r.settings.relay == nil {
 		r.settings.relay = r.relay
 	}

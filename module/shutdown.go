@@ -11,7 +11,8 @@ import (
 // shutDown runs when the process exits, after Caddy has closed all listeners. It
 // gives the relays of all services, of all configs, time to finish. The services
 // wait in parallel, each up to its shutdown_timeout; then shutDown cuts the
-// remaining relays. If there are no relays, it does not wait.
+// remaining relays. If there are no relays, it does not wait. Last, it writes the
+// lines that wait for Caddy's logs.
 func shutDown(context.Context) {
 	var finished, cut atomic.Int64
 	var draining sync.WaitGroup
@@ -33,4 +34,5 @@ func shutDown(context.Context) {
 	if finished.Load()+cut.Load() > 0 {
 		processLog().Info("relays drained", zap.Int64("finished", finished.Load()), zap.Int64("cut", cut.Load()))
 	}
+	logs.Flush(logFlushTimeout)
 }
