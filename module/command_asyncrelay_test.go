@@ -44,6 +44,13 @@ func (p *asyncRelayProcess) waitFor(text string) {
 // path, config/config.yaml.
 func startAsyncRelay(t *testing.T, backend, more string, args ...string) *asyncRelayProcess {
 	t.Helper()
+	return startAsyncRelayWith(t, nil, backend, more, args...)
+}
+
+// startAsyncRelayWith is startAsyncRelay with a file for the output. nil stands for
+// the file that text reads.
+func startAsyncRelayWith(t *testing.T, output *os.File, backend, more string, args ...string) *asyncRelayProcess {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +64,11 @@ func startAsyncRelay(t *testing.T, backend, more string, args ...string) *asyncR
 	cmd := exec.Command(self, append([]string{"async-relay"}, args...)...)
 	cmd.Dir = dir
 	t.Setenv("CADDY_ADMIN", freeAddr(t))
-	p.process = spawn(t, "caddy", cmd)
+	if output != nil {
+		p.process = spawnWith(t, "caddy", cmd, output)
+	} else {
+		p.process = spawn(t, "caddy", cmd)
+	}
 	return p
 }
 

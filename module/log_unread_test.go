@@ -3,6 +3,7 @@ package module_test
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -22,6 +23,7 @@ import (
 type pipedProcess struct {
 	*process
 	*server
+	config  string   // the file of its config
 	log     *os.File // the test's end of the pipe
 	relayed atomic.Int64
 	dropped atomic.Int64 // the sum of the field count
@@ -43,7 +45,7 @@ func startPiped(t *testing.T, global, layer4 string) *pipedProcess {
 	relaytest.Check(t, err)
 	t.Cleanup(func() { reader.Close() })
 	cmd := exec.Command(self, "run", "--config", path)
-	p := &pipedProcess{server: s, log: reader}
+	p := &pipedProcess{server: s, config: path, log: reader}
 	p.process = spawnWith(t, "caddy", cmd, writer)
 	return p
 }
@@ -118,7 +120,7 @@ func TestLogThatIsNotRead(t *testing.T) {
 	}
 }
 
-// A reload and a log of its own for the access lines: neither waits for the other.
+// A log that is not read does not delay another one.
 func TestOneLogThatIsNotRead(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	at := freeAddr(t)
@@ -129,7 +131,56 @@ func TestOneLogThatIsNotRead(t *testing.T) {
 	const clients = 1000
 	p.serves(t, at, clients-1)
 	relaytest.Eventually(t, "all lines in the access log", func() bool { return len(logged(t, access)) == clients })
-	answer, err := http.Get("http://" + p.admin + "/relay/services")
+}
+
+// With the output relay_queue, the lines of Caddy and layer4 do not wait either.
+// The admin API, a reload and the exit work while the log is not read.
+func TestLogWriterThatIsNotRead(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	at := freeAddr(t)
+	p := startPiped(t, "log {\n output relay_queue\n level DEBUG\n }", block("tcp/"+at, backend+" {\n access_log tcp\n }"))
+	dial(t, "tcp", at).Close()
+	p.serves(t, at, 1000)
+	p.works(t, "/relay/services", 500)
+	config, err := os.ReadFile(p.config)
 	relaytest.Check(t, err)
-	answer.Body.Close()
+	relaytest.Check(t, p.post("/load", "application/json", config))
+	p.serves(t, at, 100)
+	p.terminate()
+	if status := p.status(); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// The same holds for `caddy async-relay`.
+func TestAsyncRelayWhoseLogIsNotRead(t *testing.T) {
+	backend, _ := echoTCP(t, "b")
+	reader, writer, err := os.Pipe()
+	relaytest.Check(t, err)
+	defer reader.Close()
+	a := startAsyncRelayWith(t, writer, backend, "", "--log-level", "DEBUG")
+	p := &pipedProcess{server: &server{t: t, admin: os.Getenv("CADDY_ADMIN")}, process: a.process, log: reader}
+	dial(t, "tcp", a.at).Close()
+	p.serves(t, a.at, 4000)
+	p.works(t, "/relay/services", 500)
+	p.read()
+	relaytest.Eventually(t, "the line about dropped lines", func() bool { return p.dropped.Load() > 0 })
+	p.terminate()
+	if status := p.status(); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// works makes requests to the admin API, each of which has a line in Caddy's log.
+func (p *pipedProcess) works(t *testing.T, path string, requests int) {
+	t.Helper()
+	client := &http.Client{Timeout: relaytest.Limit}
+	for i := range requests {
+		answer, err := client.Get("http://" + p.admin + path)
+		if err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+		_, _ = io.Copy(io.Discard, answer.Body)
+		answer.Body.Close()
+	}
 }

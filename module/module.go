@@ -23,6 +23,7 @@ func init() {
 	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(new(adminMetrics))
 	caddy.RegisterModule(new(Admin))
+	caddy.RegisterModule(new(LogWriter))
 	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
 	caddy.RegisterNetwork(networkTCP, listenTCP)
 	caddy.RegisterNetwork(networkUDP, listenUDP)

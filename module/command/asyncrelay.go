@@ -153,16 +153,25 @@ func (f *configFile) reloadOnSignal(string, string) error {
 
 // withProcessSettings returns the Caddy config with the default log at a log level
 // of async-relay. Caddy does not save that config as autosave.json, because the file
-// is the only source of the settings.
+// is the only source of the settings. A log that is not read does not stop the
+// process.
 func withProcessSettings(config []byte, level string) ([]byte, error) {
 	var whole map[string]json.RawMessage
 	if err := json.Unmarshal(config, &whole); err != nil {
 		return nil, err
 	}
 	persist := false
+	log := caddy.BaseLog{Level: strings.TrimSuffix(level, "ING")}
+	if !isTerminal(os.Stderr) { // for which Caddy has a format of its own
+		log.WriterRaw = caddyconfig.JSON(map[string]string{"output": "relay_queue"}, nil)
+	}
 	whole["admin"] = caddyconfig.JSON(caddy.AdminConfig{Config: &caddy.ConfigSettings{Persist: &persist}}, nil)
-	whole["logging"] = caddyconfig.JSON(caddy.Logging{Logs: map[string]*caddy.CustomLog{
-		"default": {BaseLog: caddy.BaseLog{Level: strings.TrimSuffix(level, "ING")}},
-	}}, nil)
+	whole["logging"] = caddyconfig.JSON(caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: log}}}, nil)
 	return json.Marshal(whole)
+}
+
+// isTerminal reports whether a file is a terminal or another character device.
+func isTerminal(file *os.File) bool {
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
