@@ -31,7 +31,7 @@ func (c Config) Validate() error {
 	}
 	for _, s := range durationSettings {
 		if d := s.get(&c); d != nil && *d != nil {
-			fail(s.field, s.check(time.Duration(**d)))
+			fail(s.field, s.checkDecoded(time.Duration(**d)))
 		}
 	}
 	for _, text := range c.Resolvers {

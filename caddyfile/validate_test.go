@@ -6,6 +6,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 func TestValidateAccepts(t *testing.T) {
@@ -13,7 +17,7 @@ func TestValidateAccepts(t *testing.T) {
 		{Backends: []string{"example.com:80"}},
 		{Backends: []string{"example.com:80", "example.com:81", "[::1]:80", "127.0.0.1:80"}, Name: "Büro – 1"},
 		{
-			Backends: []string{"a:1"}, ConnectTimeout: durationPtr(1), IdleTimeout: durationPtr(maxDuration), Cooldown: durationPtr(0),
+			Backends: []string{"a:1"}, ConnectTimeout: durationPtr(minDuration), IdleTimeout: durationPtr(maxDuration), Cooldown: durationPtr(0),
 			DNSTTL: durationPtr(time.Hour), UDPReplyTimeout: durationPtr(0), UDPResponses: intPtr(0), MaxUDPSessions: intPtr(1),
 			GracePeriod: durationPtr(0), ShutdownTimeout: durationPtr(0),
 			Resolvers: []string{"1.1.1.1", "1.1.1.1:5353", "::1", "[::1]", "[::1]:5353", "fe80::1%eth0"},
@@ -22,8 +26,8 @@ func TestValidateAccepts(t *testing.T) {
 		{Backends: []string{"a:1"}, HealthCheck: &HealthCheck{}, Failback: true, EventHook: &EventHook{Command: "x"}},
 		{
 			Backends: []string{"a:1"}, MaxConnections: intPtr(0), MaxConnectionsPerIP: intPtr(0), AccessLog: "off", ProxyProtocol: "off",
-			HealthCheck: &HealthCheck{Interval: durationPtr(1), Timeout: durationPtr(2), Rise: intPtr(1), Send: "x"},
-			EventHook:   &EventHook{Command: "a b", Args: []string{"", " "}, Events: []string{"backend_failed", "backend_failed"}, Timeout: durationPtr(1)},
+			HealthCheck: &HealthCheck{Interval: durationPtr(minInterval), Timeout: durationPtr(minDuration), Rise: intPtr(1), Send: "x"},
+			EventHook:   &EventHook{Command: "a b", Args: []string{"", " "}, Events: []string{"backend_failed", "backend_failed"}, Timeout: durationPtr(minDuration)},
 		},
 		{Backends: []string{"a:1"}, ProxyProtocol: "v1", AccessLog: "tcp"},
 		{Backends: []string{"a:1"}, ProxyProtocol: "v2", ProxyProtocolUDP: "first", AccessLog: "all"},
@@ -64,7 +68,7 @@ func TestValidateRejects(t *testing.T) {
 		{web(func(c *Config) { c.UDPReplyTimeout = durationPtr(-1) }), "service web: udp_reply_timeout: must not be negative, got -1ns"},
 		{web(func(c *Config) { c.GracePeriod = durationPtr(-1) }), "service web: grace_period: must not be negative, got -1ns"},
 		{web(func(c *Config) { c.ShutdownTimeout = durationPtr(-time.Second) }), "service web: shutdown_timeout: must not be negative, got -1s"},
-		{web(func(c *Config) { c.KeepAlive = durationPtr(15) }), "service web: keepalive: must be whole seconds from 1s to 32767s, or 0, got 15ns"},
+		{web(func(c *Config) { c.KeepAlive = durationPtr(15) }), "service web: keepalive: must be whole seconds from 1s to 32767s, or 0, got 15ns; a JSON number is in nanoseconds, write \"15s\" for 15 seconds"},
 		{web(func(c *Config) { c.KeepAlive = durationPtr(1500 * time.Millisecond) }), "service web: keepalive: must be whole seconds from 1s to 32767s, or 0, got 1.5s"},
 		{web(func(c *Config) { c.KeepAlive = durationPtr(10 * time.Hour) }), "service web: keepalive: must be whole seconds from 1s to 32767s, or 0, got 10h0m0s"},
 		{web(func(c *Config) { c.Cooldown = durationPtr(math.MaxInt64) }),
@@ -74,6 +78,45 @@ func TestValidateRejects(t *testing.T) {
 	} {
 		if err := tt.c.Validate(); err == nil || err.Error() != tt.want {
 			t.Errorf("%+v:\ngot  %v\nwant %s", tt.c, err, tt.want)
+		}
+	}
+}
+
+// TestValidateRejectsBareNumbers decodes durations that were written as JSON
+// numbers and meant as seconds, for each field that is a duration.
+func TestValidateRejectsBareNumbers(t *testing.T) {
+	for _, s := range durationSettings {
+		outer, inner, nested := strings.Cut(s.field, ".")
+		field := `"` + s.field + `": 3600`
+		if nested {
+			field = `"` + outer + `": {"` + inner + `": 3600}`
+			if outer == "event_hook" {
+				field = `"` + outer + `": {"command": "x", "` + inner + `": 3600}`
+			}
+		}
+		var c Config
+		relaytest.Check(t, caddy.StrictUnmarshalJSON([]byte(`{"name": "web", "backends": ["a:1"], `+field+`}`), &c))
+		err := c.Validate()
+		for _, want := range []string{": " + s.field + ": must be ", ", got 3.6µs; ", `write "3600s" for 3600 seconds`} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error %v, want it to contain %q", field, err, want)
+			}
+		}
+	}
+}
+
+// A duration that is long enough to be meant gets no advice about numbers.
+func TestValidateRejectsShortDurations(t *testing.T) {
+	for _, test := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{DNSTTL: durationPtr(999 * time.Millisecond)}, "dns_ttl: must be at least 1s, got 999ms"},
+		{Config{HealthCheck: &HealthCheck{Interval: durationPtr(9 * time.Millisecond)}}, "health_check.interval: must be at least 10ms, got 9ms"},
+	} {
+		test.c.Name, test.c.Backends = "web", []string{"a:1"}
+		if err := test.c.Validate(); err == nil || err.Error() != "service web: "+test.want {
+			t.Errorf("error %v, want %s", err, test.want)
 		}
 	}
 }
