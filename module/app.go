@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
 // App is the Caddy app behind all relay handlers of a config. It makes settings
@@ -84,6 +85,9 @@ func (a *App) Start() error {
 		return nil
 	}
 	turn.current = a
+	if unknown := netio.UnknownDisabled(); len(unknown) > 0 {
+		a.log.Error("unknown words in RELAY_DISABLE", zap.Strings("unknown", unknown), zap.Strings("known", netio.FastPaths))
+	}
 	a.apply()
 	return nil
 }
