@@ -43,12 +43,16 @@ func (a *App) Provision(ctx caddy.Context) error {
 
 // add adds a handler of this config. parents are the modules that contain it,
 // outermost first. Handlers of the same name are one service and must have the
-// same settings.
+// same settings. The first handler of the layer4 app also checks the addresses
+// that the app lists.
 func (a *App) add(r *Relay, parents []caddy.Module) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.direct == nil && len(parents) > 0 {
 		if app, ok := parents[0].(*layer4.App); ok {
+			if err := checkListed(app); err != nil {
+				return err
+			}
 			a.direct = findDirectServers(app)
 		}
 	}
