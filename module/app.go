@@ -65,7 +65,7 @@ func (a *App) add(r *Relay, parents []caddy.Module) error {
 		return nil
 	}
 	if field, one, other := caddyfile.Diff(first.Config, r.Config); field != "" {
-		return fmt.Errorf("service %s: %s: two relays of this name must have the same settings, got %s and %s", r.Service(), field, one, other)
+		return fmt.Errorf("service %q: %s: two relays of this name must have the same settings, got %s and %s", r.Service(), field, one, other)
 	}
 	r.settings = first.settings
 	return nil
