@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -20,6 +21,8 @@ import (
 
 	_ "github.com/async-relay/caddy-relay"
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 // adapterOf returns the config adapter for a file of examples/, or for a fenced
@@ -295,5 +298,45 @@ func TestIndexListsDocuments(t *testing.T) {
 		if name := filepath.Base(file); name != "README.md" && !strings.Contains(index, "]("+name+")") {
 			t.Errorf("docs/README.md does not link to %s", name)
 		}
+	}
+}
+
+// TestSwitchesOfFastPaths compares the words of RELAY_DISABLE in the code with the
+// list of known words and with the table of docs/networks.md.
+func TestSwitchesOfFastPaths(t *testing.T) {
+	known := make(map[string]bool)
+	for _, word := range netio.FastPaths {
+		known[word] = true
+	}
+	used := make(map[string]bool)
+	call := regexp.MustCompile(`\bDisabled\("([a-z]+)"\)`)
+	err := filepath.WalkDir(".", func(file string, _ os.DirEntry, err error) error {
+		if err != nil || filepath.Ext(file) != ".go" || strings.HasSuffix(file, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(file)
+		for _, found := range call.FindAllStringSubmatch(string(text), -1) {
+			used[found[1]] = true
+		}
+		return err
+	})
+	relaytest.Check(t, err)
+	wantWords(t, "the code", used, known)
+
+	text, err := os.ReadFile("docs/networks.md")
+	relaytest.Check(t, err)
+	_, section, _ := strings.Cut(string(text), "\n## Switching fast paths off\n")
+	documented := make(map[string]bool)
+	for _, found := range regexp.MustCompile("(?m)^\\| `([a-z]+)` \\|").FindAllStringSubmatch(section, -1) {
+		documented[found[1]] = true
+	}
+	wantWords(t, "docs/networks.md", documented, known)
+}
+
+// wantWords fails the test unless a source has exactly the known words.
+func wantWords(t *testing.T, source string, got, known map[string]bool) {
+	t.Helper()
+	if !maps.Equal(got, known) {
+		t.Errorf("%s has the words %v of RELAY_DISABLE, netio.FastPaths has %v", source, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(known)))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -38,7 +39,7 @@ type job struct {
 }
 
 func allRows(short bool) []row {
-	rows := append(tcpRows(), append(udpRows(), failoverRows()...)...)
+	rows := slices.Concat(tcpRows(), udpRows(), failoverRows(), loadRows())
 	if short {
 		for i := range rows {
 			rows[i].job.Count = min(rows[i].job.Count, 300)

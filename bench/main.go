@@ -13,8 +13,8 @@
 // stops by itself. haproxy and nginx are measured if they are installed.
 //
 // main.go has the command, targets.go the relays that are measured, and
-// rows_tcp.go, rows_udp.go and failover.go the rows of the table, each with its
-// load. backend.go has the backends, and table.go the report.
+// rows_tcp.go, rows_udp.go, failover.go and rows_load.go the rows of the table,
+// each with its load. backend.go has the backends, and table.go the report.
 package main
 
 import (
@@ -187,6 +187,9 @@ func (b *bench) measure(r row, t target) (values, error) {
 	s, err := b.setup(r)
 	if err != nil {
 		return nil, err
+	}
+	if r.group == loading {
+		return b.measureLoading(t, s)
 	}
 	j := r.job
 	j.Window, j.Control = b.window, b.ports.Control

@@ -32,6 +32,8 @@ type target struct {
 // does reports whether the target can be measured in a row.
 func (t target) does(r row) bool {
 	switch {
+	case r.group == loading:
+		return t.caddy && !t.echoes
 	case t.only != "" && t.only != r.network:
 		return false
 	case t.echoes && r.backends != tcpEcho && r.backends != udpEcho:
@@ -53,6 +55,7 @@ type setup struct {
 	resolver  string   // for their names; "" if they are addresses
 	responses bool     // whether one answer ends a UDP session
 	admin     string   // address of Caddy's admin API; "" if it is off
+	services  int      // how many services the config has; 0 for one on the address listen
 }
 
 func (b *bench) setup(r row) (setup, error) {
@@ -68,7 +71,10 @@ func (b *bench) setup(r row) (setup, error) {
 		return s, err
 	}
 	s.listen = net.JoinHostPort(loopback, strconv.Itoa(port))
-	if b.profile != "" {
+	if r.group == loading {
+		s.services = r.job.Count
+	}
+	if b.profile != "" || s.services > 0 {
 		if port, err = freePort("tcp", b.turn+1000); err != nil {
 			return s, err
 		}
@@ -184,9 +190,13 @@ func runCaddy(binary, own string, s setup, handler object) ([]string, error) {
 		"listen": []string{own + s.network + "/" + s.listen},
 		"routes": []object{{"handle": []object{handler}}},
 	}
+	all := object{"bench": server}
+	if s.services > 0 {
+		all = servers(own, s, handler)
+	}
 	text, err := json.MarshalIndent(object{
 		"admin": admin,
-		"apps":  object{"layer4": object{"servers": object{"bench": server}}},
+		"apps":  object{"layer4": object{"servers": all}},
 	}, "", "  ")
 	if err != nil {
 		return nil, err

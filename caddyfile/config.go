@@ -24,8 +24,9 @@ const (
 )
 
 // Config holds the settings of one relay as they are written. Only backends are
-// required. Durations are written as "5s", "10m", "1h" or "1d" and are at most
-// 100 years. A setting whose zero differs from its absence is a pointer.
+// required. Durations are written as "5s", "10m", "1h" or "1d". They are at least
+// 1ms and at most 100 years. In JSON, a number without a unit is in nanoseconds. A
+// setting whose zero differs from its absence is a pointer.
 type Config struct {
 	// The name of the service. It appears in logs, metrics and the admin API,
 	// and it identifies the pool of backends across config reloads. Relays with
@@ -60,7 +61,7 @@ type Config struct {
 
 	// How long the addresses of a backend's name are used before the name is
 	// looked up again. After a failed attempt the name is looked up at once,
-	// whatever its age. Must be greater than zero. Default: 1h.
+	// whatever its age. Must be at least 1s. Default: 1h.
 	DNSTTL *caddy.Duration `json:"dns_ttl,omitempty"`
 
 	// The DNS servers to query for the names of backends, each `ip` or

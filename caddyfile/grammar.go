@@ -114,14 +114,41 @@ func optionTable() block {
 //
 // The backends are in the order in which they are written. Only the option
 // backend may be repeated.
+//
+// Errors begin with the name of the service or, if the block has none, with the
+// file and line where the block begins.
 func (c *Config) UnmarshalCaddyfile(d *cfile.Dispenser) error {
 	d.Next() // the name of the handler
-	wrapper := d.Val()
+	where := describeBlock(*d)
+	if err := c.readRelay(d); err != nil {
+		return fmt.Errorf("%s: %w", where, err)
+	}
+	return nil
+}
 
+// describeBlock returns what identifies a relay in errors. d is a copy, so the
+// block is read twice: its name may come after the error.
+func describeBlock(d cfile.Dispenser) string {
+	where := fmt.Sprintf("service at %s:%d", d.File(), d.Line())
+	d.RemainingArgs()
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		args := d.RemainingArgs()
+		if option == "name" && len(args) > 0 && args[0] != "" {
+			return fmt.Sprintf("service %q", args[0])
+		}
+		for inner := d.Nesting(); d.NextBlock(inner); {
+			d.RemainingArgs()
+		}
+	}
+	return where
+}
+
+func (c *Config) readRelay(d *cfile.Dispenser) error {
+	wrapper := d.Val()
 	if err := addBackends(c, d.RemainingArgs()); err != nil {
 		return d.WrapErr(err)
 	}
-
 	if err := options.read(d, c, wrapper, make(map[string]bool)); err != nil {
 		return err
 	}

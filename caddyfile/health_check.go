@@ -23,7 +23,7 @@ type HealthCheck struct {
 
 	// The time between the starts of two probes of a backend, varied randomly
 	// by up to a tenth. A probe that takes longer delays the next one. Must be
-	// greater than zero. Default: 60s.
+	// at least 10ms. Default: 60s.
 	Interval *caddy.Duration `json:"interval,omitempty"`
 
 	// The time limit of one probe, including the lookup of the name and the

@@ -73,7 +73,7 @@ func TestResolved(t *testing.T) {
 		"event_hook.args: file relay-test-missing cannot be read or is empty",
 	}
 	for i, want := range wantLines {
-		wantLines[i] = "service {some.var}: " + want
+		wantLines[i] = `service "{some.var}": ` + want
 	}
 	if !reflect.DeepEqual(lines, wantLines) {
 		t.Errorf("got\n%s\nwant\n%s", err, strings.Join(wantLines, "\n"))

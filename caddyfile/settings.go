@@ -19,25 +19,35 @@ import (
 // time without overflow.
 const maxDuration = 100 * 365 * 24 * time.Hour
 
+// The shortest durations that are not taken for a mistake. A bare JSON number is
+// in nanoseconds, so 3600 is meant as seconds and read as 3.6 microseconds. A
+// health check or a lookup would then run thousands of times a second.
+const (
+	minDuration = time.Millisecond
+	minInterval = 10 * time.Millisecond
+	minDNSTTL   = time.Second
+)
+
 // durationSetting describes a setting that is a duration.
 type durationSetting struct {
 	field string
 	get   func(*Config) **caddy.Duration
+	min   time.Duration
 	zero  bool // whether zero is allowed
 }
 
 var durationSettings = []durationSetting{
-	{"connect_timeout", func(c *Config) **caddy.Duration { return &c.ConnectTimeout }, false},
-	{"idle_timeout", func(c *Config) **caddy.Duration { return &c.IdleTimeout }, false},
-	{"cooldown", func(c *Config) **caddy.Duration { return &c.Cooldown }, true},
-	{"dns_ttl", func(c *Config) **caddy.Duration { return &c.DNSTTL }, false},
-	{"health_check.interval", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Interval }), false},
-	{"health_check.timeout", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Timeout }), false},
-	{"event_hook.timeout", ofEventHook(func(h *EventHook) **caddy.Duration { return &h.Timeout }), false},
-	{"udp_reply_timeout", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, true},
-	{"grace_period", func(c *Config) **caddy.Duration { return &c.GracePeriod }, true},
-	{"shutdown_timeout", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, true},
-	{keepAliveField, func(c *Config) **caddy.Duration { return &c.KeepAlive }, true},
+	{"connect_timeout", func(c *Config) **caddy.Duration { return &c.ConnectTimeout }, minDuration, false},
+	{"idle_timeout", func(c *Config) **caddy.Duration { return &c.IdleTimeout }, minDuration, false},
+	{"cooldown", func(c *Config) **caddy.Duration { return &c.Cooldown }, minDuration, true},
+	{"dns_ttl", func(c *Config) **caddy.Duration { return &c.DNSTTL }, minDNSTTL, false},
+	{"health_check.interval", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Interval }), minInterval, false},
+	{"health_check.timeout", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Timeout }), minDuration, false},
+	{"event_hook.timeout", ofEventHook(func(h *EventHook) **caddy.Duration { return &h.Timeout }), minDuration, false},
+	{"udp_reply_timeout", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, minDuration, true},
+	{"grace_period", func(c *Config) **caddy.Duration { return &c.GracePeriod }, minDuration, true},
+	{"shutdown_timeout", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, minDuration, true},
+	{keepAliveField, func(c *Config) **caddy.Duration { return &c.KeepAlive }, time.Second, true},
 }
 
 // keepAliveField is the one duration that the kernel limits: TCP_KEEPIDLE and
@@ -55,10 +65,22 @@ func (s durationSetting) check(d time.Duration) error {
 		return fmt.Errorf("must not be negative, got %s", d)
 	case d <= 0 && !s.zero:
 		return fmt.Errorf("must be greater than zero, got %s", d)
+	case d > 0 && d < s.min:
+		return fmt.Errorf("must be at least %s, got %s", s.min, d)
 	case d > maxDuration:
 		return fmt.Errorf("must be at most %s (100 years), got %s", maxDuration, d)
 	}
 	return nil
+}
+
+// checkDecoded is check for a duration decoded from JSON. If it was probably a
+// bare number, the error says what to write instead.
+func (s durationSetting) checkDecoded(d time.Duration) error {
+	err := s.check(d)
+	if err != nil && d > 0 && d < minDuration {
+		return fmt.Errorf("%w; a JSON number is in nanoseconds, write \"%ds\" for %[2]d seconds", err, d.Nanoseconds())
+	}
+	return err
 }
 
 func (s durationSetting) set(c *Config, args []string) error {

@@ -14,7 +14,7 @@ import (
 // Validate reports all problems of the config, one per line. Each line has the
 // service, the field, the value and what was expected:
 //
-//	service web-proxy: connect_timeout: must be greater than zero, got 0s
+//	service "web-proxy": connect_timeout: must be greater than zero, got 0s
 //
 // Call [Config.Resolved] first, because placeholders are not valid here.
 func (c Config) Validate() error {
@@ -31,7 +31,7 @@ func (c Config) Validate() error {
 	}
 	for _, s := range durationSettings {
 		if d := s.get(&c); d != nil && *d != nil {
-			fail(s.field, s.check(time.Duration(**d)))
+			fail(s.field, s.checkDecoded(time.Duration(**d)))
 		}
 	}
 	for _, text := range c.Resolvers {
@@ -66,11 +66,9 @@ func (c Config) Validate() error {
 
 // problem adds the service and the field to err.
 func (c Config) problem(field string, err error) error {
-	service := c.Service()
-	if service == "" {
-		service = "without name and backends"
-	} else if checkServiceName(service) != nil {
-		service = strconv.Quote(service)
+	service := "without name and backends"
+	if c.Service() != "" {
+		service = strconv.Quote(c.Service())
 	}
 	return fmt.Errorf("service %s: %s: %w", service, field, err)
 }

@@ -6,6 +6,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 func TestValidateAccepts(t *testing.T) {
@@ -13,7 +17,7 @@ func TestValidateAccepts(t *testing.T) {
 		{Backends: []string{"example.com:80"}},
 		{Backends: []string{"example.com:80", "example.com:81", "[::1]:80", "127.0.0.1:80"}, Name: "Büro – 1"},
 		{
-			Backends: []string{"a:1"}, ConnectTimeout: durationPtr(1), IdleTimeout: durationPtr(maxDuration), Cooldown: durationPtr(0),
+			Backends: []string{"a:1"}, ConnectTimeout: durationPtr(minDuration), IdleTimeout: durationPtr(maxDuration), Cooldown: durationPtr(0),
 			DNSTTL: durationPtr(time.Hour), UDPReplyTimeout: durationPtr(0), UDPResponses: intPtr(0), MaxUDPSessions: intPtr(1),
 			GracePeriod: durationPtr(0), ShutdownTimeout: durationPtr(0),
 			Resolvers: []string{"1.1.1.1", "1.1.1.1:5353", "::1", "[::1]", "[::1]:5353", "fe80::1%eth0"},
@@ -22,8 +26,8 @@ func TestValidateAccepts(t *testing.T) {
 		{Backends: []string{"a:1"}, HealthCheck: &HealthCheck{}, Failback: true, EventHook: &EventHook{Command: "x"}},
 		{
 			Backends: []string{"a:1"}, MaxConnections: intPtr(0), MaxConnectionsPerIP: intPtr(0), AccessLog: "off", ProxyProtocol: "off",
-			HealthCheck: &HealthCheck{Interval: durationPtr(1), Timeout: durationPtr(2), Rise: intPtr(1), Send: "x"},
-			EventHook:   &EventHook{Command: "a b", Args: []string{"", " "}, Events: []string{"backend_failed", "backend_failed"}, Timeout: durationPtr(1)},
+			HealthCheck: &HealthCheck{Interval: durationPtr(minInterval), Timeout: durationPtr(minDuration), Rise: intPtr(1), Send: "x"},
+			EventHook:   &EventHook{Command: "a b", Args: []string{"", " "}, Events: []string{"backend_failed", "backend_failed"}, Timeout: durationPtr(minDuration)},
 		},
 		{Backends: []string{"a:1"}, ProxyProtocol: "v1", AccessLog: "tcp"},
 		{Backends: []string{"a:1"}, ProxyProtocol: "v2", ProxyProtocolUDP: "first", AccessLog: "all"},
@@ -45,35 +49,74 @@ func TestValidateRejects(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{Config{Name: "web"}, "service web: backends: must list at least one host:port, got none"},
+		{Config{Name: "web"}, `service "web": backends: must list at least one host:port, got none`},
 		{Config{}, "service without name and backends: backends: must list at least one host:port, got none"},
-		{Config{Backends: []string{"a", "b:1"}}, `service a,b:1: backends: "a": port is missing; expected host:port`},
+		{Config{Backends: []string{"a", "b:1"}}, `service "a,b:1": backends: "a": port is missing; expected host:port`},
 		{web(func(c *Config) { c.Name = " " }), `service " ": name: must not be blank, got " "`},
 		{web(func(c *Config) { c.Name = "a\nb" }), `service "a\nb": name: must not contain control characters, got "a\nb"`},
 		{web(func(c *Config) { c.Name = "a\xff" }), `service "a\xff": name: must be valid UTF-8, got "a\xff"`},
 		{web(func(c *Config) { c.Backends = []string{"bücher.example:80", "XN--bcher-kva.Example:80"} }),
-			`service web: backends: "XN--bcher-kva.Example:80": listed twice, first as "bücher.example:80"`},
+			`service "web": backends: "XN--bcher-kva.Example:80": listed twice, first as "bücher.example:80"`},
 		{web(func(c *Config) { c.Backends = []string{"[::1]:80", "[0::1]:80"} }),
-			`service web: backends: "[0::1]:80": listed twice, first as "[::1]:80"`},
+			`service "web": backends: "[0::1]:80": listed twice, first as "[::1]:80"`},
 		{web(func(c *Config) { c.Backends = []string{"1.2.3.4:80", "[::ffff:1.2.3.4]:80"} }),
-			`service web: backends: "[::ffff:1.2.3.4]:80": listed twice, first as "1.2.3.4:80"`},
-		{web(func(c *Config) { c.ConnectTimeout = durationPtr(0) }), "service web: connect_timeout: must be greater than zero, got 0s"},
-		{web(func(c *Config) { c.IdleTimeout = durationPtr(-time.Second) }), "service web: idle_timeout: must be greater than zero, got -1s"},
-		{web(func(c *Config) { c.DNSTTL = durationPtr(0) }), "service web: dns_ttl: must be greater than zero, got 0s"},
-		{web(func(c *Config) { c.Cooldown = durationPtr(-1) }), "service web: cooldown: must not be negative, got -1ns"},
-		{web(func(c *Config) { c.UDPReplyTimeout = durationPtr(-1) }), "service web: udp_reply_timeout: must not be negative, got -1ns"},
-		{web(func(c *Config) { c.GracePeriod = durationPtr(-1) }), "service web: grace_period: must not be negative, got -1ns"},
-		{web(func(c *Config) { c.ShutdownTimeout = durationPtr(-time.Second) }), "service web: shutdown_timeout: must not be negative, got -1s"},
-		{web(func(c *Config) { c.KeepAlive = durationPtr(15) }), "service web: keepalive: must be whole seconds from 1s to 32767s, or 0, got 15ns"},
-		{web(func(c *Config) { c.KeepAlive = durationPtr(1500 * time.Millisecond) }), "service web: keepalive: must be whole seconds from 1s to 32767s, or 0, got 1.5s"},
-		{web(func(c *Config) { c.KeepAlive = durationPtr(10 * time.Hour) }), "service web: keepalive: must be whole seconds from 1s to 32767s, or 0, got 10h0m0s"},
+			`service "web": backends: "[::ffff:1.2.3.4]:80": listed twice, first as "1.2.3.4:80"`},
+		{web(func(c *Config) { c.ConnectTimeout = durationPtr(0) }), `service "web": connect_timeout: must be greater than zero, got 0s`},
+		{web(func(c *Config) { c.IdleTimeout = durationPtr(-time.Second) }), `service "web": idle_timeout: must be greater than zero, got -1s`},
+		{web(func(c *Config) { c.DNSTTL = durationPtr(0) }), `service "web": dns_ttl: must be greater than zero, got 0s`},
+		{web(func(c *Config) { c.Cooldown = durationPtr(-1) }), `service "web": cooldown: must not be negative, got -1ns`},
+		{web(func(c *Config) { c.UDPReplyTimeout = durationPtr(-1) }), `service "web": udp_reply_timeout: must not be negative, got -1ns`},
+		{web(func(c *Config) { c.GracePeriod = durationPtr(-1) }), `service "web": grace_period: must not be negative, got -1ns`},
+		{web(func(c *Config) { c.ShutdownTimeout = durationPtr(-time.Second) }), `service "web": shutdown_timeout: must not be negative, got -1s`},
+		{web(func(c *Config) { c.KeepAlive = durationPtr(15) }), `service "web": keepalive: must be whole seconds from 1s to 32767s, or 0, got 15ns; a JSON number is in nanoseconds, write "15s" for 15 seconds`},
+		{web(func(c *Config) { c.KeepAlive = durationPtr(1500 * time.Millisecond) }), `service "web": keepalive: must be whole seconds from 1s to 32767s, or 0, got 1.5s`},
+		{web(func(c *Config) { c.KeepAlive = durationPtr(10 * time.Hour) }), `service "web": keepalive: must be whole seconds from 1s to 32767s, or 0, got 10h0m0s`},
 		{web(func(c *Config) { c.Cooldown = durationPtr(math.MaxInt64) }),
-			"service web: cooldown: must be at most 876000h0m0s (100 years), got 2562047h47m16.854775807s"},
-		{web(func(c *Config) { c.UDPResponses = intPtr(-1) }), "service web: udp_responses: must be at least 0, got -1"},
-		{web(func(c *Config) { c.MaxUDPSessions = intPtr(0) }), "service web: max_udp_sessions: must be at least 1, got 0"},
+			`service "web": cooldown: must be at most 876000h0m0s (100 years), got 2562047h47m16.854775807s`},
+		{web(func(c *Config) { c.UDPResponses = intPtr(-1) }), `service "web": udp_responses: must be at least 0, got -1`},
+		{web(func(c *Config) { c.MaxUDPSessions = intPtr(0) }), `service "web": max_udp_sessions: must be at least 1, got 0`},
 	} {
 		if err := tt.c.Validate(); err == nil || err.Error() != tt.want {
 			t.Errorf("%+v:\ngot  %v\nwant %s", tt.c, err, tt.want)
+		}
+	}
+}
+
+// TestValidateRejectsBareNumbers decodes durations that were written as JSON
+// numbers and meant as seconds, for each field that is a duration.
+func TestValidateRejectsBareNumbers(t *testing.T) {
+	for _, s := range durationSettings {
+		outer, inner, nested := strings.Cut(s.field, ".")
+		field := `"` + s.field + `": 3600`
+		if nested {
+			field = `"` + outer + `": {"` + inner + `": 3600}`
+			if outer == "event_hook" {
+				field = `"` + outer + `": {"command": "x", "` + inner + `": 3600}`
+			}
+		}
+		var c Config
+		relaytest.Check(t, caddy.StrictUnmarshalJSON([]byte(`{"name": "web", "backends": ["a:1"], `+field+`}`), &c))
+		err := c.Validate()
+		for _, want := range []string{": " + s.field + ": must be ", ", got 3.6µs; ", `write "3600s" for 3600 seconds`} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error %v, want it to contain %q", field, err, want)
+			}
+		}
+	}
+}
+
+// A duration that is long enough to be meant gets no advice about numbers.
+func TestValidateRejectsShortDurations(t *testing.T) {
+	for _, test := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{DNSTTL: durationPtr(999 * time.Millisecond)}, "dns_ttl: must be at least 1s, got 999ms"},
+		{Config{HealthCheck: &HealthCheck{Interval: durationPtr(9 * time.Millisecond)}}, "health_check.interval: must be at least 10ms, got 9ms"},
+	} {
+		test.c.Name, test.c.Backends = "web", []string{"a:1"}
+		if err := test.c.Validate(); err == nil || err.Error() != `service "web": `+test.want {
+			t.Errorf("error %v, want %s", err, test.want)
 		}
 	}
 }
@@ -124,7 +167,7 @@ func TestValidateRejectsHooksAndLimits(t *testing.T) {
 			`event_hook.events: must be one of backend_failed, backend_recovered, all_backends_unavailable, got "backend_up"`},
 		{web(func(_ *Config, _ *HealthCheck, e *EventHook) { e.Timeout = durationPtr(0) }), "event_hook.timeout: must be greater than zero, got 0s"},
 	} {
-		if err := tt.c.Validate(); err == nil || err.Error() != "service web: "+tt.want {
+		if err := tt.c.Validate(); err == nil || err.Error() != `service "web": `+tt.want {
 			t.Errorf("%+v:\ngot  %v\nwant %s", tt.c, err, tt.want)
 		}
 	}
@@ -134,7 +177,7 @@ func TestValidateRejectsResolvers(t *testing.T) {
 	for _, text := range []string{"", "dns.example", "1.1.1.1:", "1.1.1.1:0", "1.1.1.1:65536", "1.1.1.1:dns", " 1.1.1.1",
 		"[1.1.1.1]", "[::1", "::1]", "[::1]x", "udp/1.1.1.1", "1.1.1", "fe80::1%a b"} {
 		err := Config{Name: "web", Backends: []string{"a:1"}, Resolvers: []string{text}}.Validate()
-		if err == nil || !strings.HasPrefix(err.Error(), "service web: resolvers: "+strconv.Quote(text)+": must be an IP address or ip:port, ") {
+		if err == nil || !strings.HasPrefix(err.Error(), `service "web": resolvers: `+strconv.Quote(text)+": must be an IP address or ip:port, ") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/internal/logqueue"
+	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
 // logs holds the lines of all configs until Caddy's logs have written them.
@@ -54,12 +55,16 @@ func (a *App) log() *zap.Logger { return a.logs.Logger() }
 
 // add adds a handler of this config. parents are the modules that contain it,
 // outermost first. Handlers of the same name are one service and must have the
-// same settings.
+// same settings. The first handler of the layer4 app also checks the addresses
+// that the app lists.
 func (a *App) add(r *Relay, parents []caddy.Module) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.direct == nil && len(parents) > 0 {
 		if app, ok := parents[0].(*layer4.App); ok {
+			if err := checkListed(app); err != nil {
+				return err
+			}
 			a.direct = findDirectServers(app)
 		}
 	}
@@ -72,7 +77,7 @@ func (a *App) add(r *Relay, parents []caddy.Module) error {
 		return nil
 	}
 	if field, one, other := caddyfile.Diff(first.Config, r.Config); field != "" {
-		return fmt.Errorf("service %s: %s: two relays of this name must have the same settings, got %s and %s", r.Service(), field, one, other)
+		return fmt.Errorf("service %q: %s: two relays of this name must have the same settings, got %s and %s", r.Service(), field, one, other)
 	}
 	r.settings = first.settings
 	return nil
@@ -96,6 +101,9 @@ func (a *App) Start() error {
 		return nil
 	}
 	turn.current = a
+	if unknown := netio.UnknownDisabled(); len(unknown) > 0 {
+		a.log.Error("unknown words in RELAY_DISABLE", zap.Strings("unknown", unknown), zap.Strings("known", netio.FastPaths))
+	}
 	a.apply()
 	return nil
 }

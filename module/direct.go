@@ -6,7 +6,6 @@ import (
 	"net"
 	"reflect"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -20,19 +19,23 @@ import (
 // wrapped connection and a table of variables. On our own networks the listener
 // hands such clients directly to the relay.
 
-// directServers are the servers whose first route has a relay as its only
-// handler, judged from the raw config.
-type directServers []*layer4.Server
+// directServers holds the servers whose first route has a relay as its only
+// handler, judged from the raw config, by the addresses that they list on our
+// networks.
+type directServers map[listenAddress]*layer4.Server
 
 // findDirectServers returns the direct servers of a layer4 app. It must be
 // called when the first relay of the app is provisioned: Caddy discards the raw
 // config of each route once the route is provisioned, so until then it has
 // discarded only routes without a relay.
 func findDirectServers(app *layer4.App) directServers {
-	servers := directServers{} // not nil: nil means that it was not called yet
+	servers := make(directServers)
 	for _, server := range app.Servers {
-		if len(server.Routes) > 0 && isRelay(server.Routes[0].HandlersRaw) {
-			servers = append(servers, server)
+		if len(server.Routes) == 0 || !isRelay(server.Routes[0].HandlersRaw) {
+			continue
+		}
+		for _, listed := range listedAddresses(server) {
+			servers[listed.address] = server
 		}
 	}
 	return servers
@@ -53,12 +56,11 @@ func (s directServers) relay(network, host string, port uint16, log *zap.Logger)
 	if log.Check(zapcore.DebugLevel, "") != nil { // Enabled would ignore which loggers a log includes
 		return nil
 	}
-	for _, server := range s {
-		if listensAt(server, network, host, port) && !hasMatchers(server.Routes[0]) {
-			return relayOf(server.Routes[:1])
-		}
+	server := s[newListenAddress(network, host, port)]
+	if server == nil || hasMatchers(server.Routes[0]) {
+		return nil
 	}
-	return nil
+	return relayOf(server.Routes[:1])
 }
 
 // relayOf returns the relay of a route that has no matchers and no other handler.
@@ -78,20 +80,6 @@ func relayOf(route layer4.RouteList) *Relay {
 type probe struct {
 	net.Conn
 	relay *Relay
-}
-
-// listensAt reports whether a server lists an address of one of our networks. It
-// compares the configured text and looks up no name, because the name may have
-// another address by now. No other server of the config can list the address.
-func listensAt(server *layer4.Server, network, host string, port uint16) bool {
-	replacer := caddy.NewReplacer()
-	for _, text := range server.Listen {
-		addr, err := caddy.ParseNetworkAddress(replacer.ReplaceAll(text, "")) // as layer4 does
-		if err == nil && addr.Network == network && addr.Host == host && addr.StartPort <= uint(port) && uint(port) <= addr.EndPort {
-			return true
-		}
-	}
-	return false
 }
 
 // hasMatchers reports whether a provisioned route has matchers. The field is

@@ -100,6 +100,11 @@ func (l dnsLog) Changed(host string, old, new []netip.Addr) {
 	})
 }
 
+// Ignored implements resolver.Observer.
+func (dnsLog) Ignored(host string, unusable []netip.Addr, surplus int) {
+	processLog().Warn("addresses ignored", zap.String("host", host), zap.Stringers("unusable", unusable), zap.Int("surplus", surplus))
+}
+
 // Stale implements resolver.Observer.
 func (dnsLog) Stale(host string, addrs []netip.Addr, age time.Duration, err error) {
 	processLog().Warn("lookup failed, keeping old addresses", zap.String("host", host), zap.Stringers("addresses", addrs), zap.Duration("age", age), zap.Error(err))

@@ -3,6 +3,8 @@ package module_test
 import (
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -16,7 +18,7 @@ import (
 type nameServer struct {
 	addr string
 	mu   sync.Mutex
-	ip   string // guarded by mu; "": the server does not answer
+	ip   string // one address or several with blanks between them; guarded by mu; "": the server does not answer
 }
 
 func startNameServer(t *testing.T, ip string) *nameServer {
@@ -47,8 +49,11 @@ func (s *nameServer) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	}
 	answer := new(dns.Msg).SetReply(query)
 	if q := query.Question[0]; q.Qtype == dns.TypeA {
-		answer.Answer = append(answer.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: net.ParseIP(ip)})
+		for _, one := range strings.Fields(ip) {
+			answer.Answer = append(answer.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: net.ParseIP(one)})
+		}
 	}
+	answer.Compress = true
 	_ = w.WriteMsg(answer)
 }
 
@@ -151,4 +156,41 @@ func TestAddressChangeOfAServingBackend(t *testing.T) {
 		// Logged in parallel with the answer, not before it.
 		relaytest.Eventually(t, "the first answer to be logged", func() bool { return len(s.lines("name resolved")) == 1 })
 	})
+}
+
+// Of the addresses of a name, at most 32 are tried for a client, and none that no
+// backend can have. One line reports what is left out.
+func TestAddressesAreBounded(t *testing.T) {
+	addrs := "0.0.0.0 224.0.0.1"
+	for i := range 60 { // as many as fit into a datagram
+		addrs += fmt.Sprintf(" 127.8.0.%d", i+1)
+	}
+	names := startNameServer(t, addrs)
+	at := freeAddr(t)
+	s := start(t, block("relay+tcp/"+at, fmt.Sprintf("many.test:%d {\n name many\n resolvers %s\n }", freePort(t), names.addr)))
+	for range 2 {
+		if n, err := dial(t, "tcp", at).Read(make([]byte, 1)); err == nil {
+			t.Fatalf("read %d bytes from a dead backend", n)
+		}
+	}
+	relaytest.Eventually(t, "both clients to be logged", func() bool { return len(s.lines("client refused")) > 0 })
+	for _, line := range s.lines("backend failed, first strike") {
+		tried := strings.Split(line["error"].(string), "; ")
+		if len(tried) != 32 {
+			t.Errorf("tried %d addresses, want 32: %v", len(tried), tried)
+		}
+		for _, text := range tried {
+			if !strings.Contains(text, "127.8.0.") {
+				t.Errorf("tried another address: %s", text)
+			}
+		}
+	}
+	ignored := s.lines("addresses ignored")
+	if len(ignored) != 1 {
+		t.Fatalf("lines about ignored addresses: %v, want one", ignored)
+	}
+	unusable, _ := ignored[0]["unusable"].([]any) // in the order of the system's resolver
+	if len(unusable) != 2 || !slices.Contains(unusable, any("0.0.0.0")) || !slices.Contains(unusable, any("224.0.0.1")) || ignored[0]["surplus"] != 28.0 {
+		t.Errorf("the line is %v", ignored[0])
+	}
 }

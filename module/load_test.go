@@ -1,116 +1,85 @@
 package module_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// Reloads under load do not touch established relays and leak nothing. Only
-// connections in the queue of caddy-l4's listener fail: they are reset before they
-// are accepted.
-func TestReloadUnderLoad(t *testing.T) {
-	overBoth(t, func(t *testing.T) {
-		backend, _ := echoTCP(t, "b")
-		dead, at := freeAddr(t), freeAddr(t)
-		relay := func(idle int) string {
-			return block("TCP/"+at, fmt.Sprintf("%s %s {\n name load\n idle_timeout %dm\n }", dead, backend, 1+idle%5))
+// Starting and reloading a config costs a service the same whether the config has
+// a few services or many. Allocations are counted, because their number does not
+// depend on the speed of the machine.
+func TestLoadingIsLinear(t *testing.T) {
+	if !canBind("127.1.0.2:" + fmt.Sprint(freePort(t))) {
+		t.Skip("this system has 127.0.0.1 only, and the test needs an address for each service")
+	}
+	const few = 100
+	load := func(services int) (start, reload costs) {
+		config := manyServices(t, services)
+		defer func() { relaytest.Check(t, caddy.Stop()) }()
+		run := func() costs {
+			return costsOf(t, services, func() { relaytest.Check(t, caddy.Load(config, true)) })
 		}
-		before := runtime.NumGoroutine()
-		s := start(t, relay(0))
-
-		established := make([]net.Conn, 8)
-		for i := range established {
-			established[i] = dial(t, "tcp", at)
-			ask(t, established[i], "begin")
+		return run(), run()
+	}
+	load(few) // fills the caches of the process
+	startFew, reloadFew := load(few)
+	startMany, reloadMany := load(4 * few)
+	for _, c := range []struct {
+		what      string
+		few, many costs
+	}{{"start", startFew, startMany}, {"reload", reloadFew, reloadMany}} {
+		t.Logf("%s of %d services: %v; of %d: %v", c.what, few, c.few, 4*few, c.many)
+		if c.many.allocations > c.few.allocations*13/10 || c.many.bytes > c.few.bytes*13/10 {
+			t.Errorf("%s of %d services costs %v, of %d services %v: a service must not cost more among more services",
+				c.what, few, c.few, 4*few, c.many)
 		}
-		var served, lost atomic.Int64
-		stop := make(chan struct{})
-		var workers sync.WaitGroup
-		for range 4 {
-			workers.Go(func() {
-				buf := make([]byte, 100)
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
-					conn, err := net.Dial("tcp", at)
-					if err != nil {
-						lost.Add(1)
-						continue
-					}
-					_, _ = conn.Write([]byte("x"))
-					if n, err := conn.Read(buf); err != nil || string(buf[:n]) != "b x" {
-						lost.Add(1)
-					} else {
-						served.Add(1)
-					}
-					conn.Close()
-				}
-			})
-		}
-		for i := range 20 {
-			if err := s.reload(relay(i + 1)); err != nil {
-				t.Error(err)
-			}
-			for _, conn := range established {
-				if got := ask(t, conn, "still"); got != "b still" {
-					t.Fatalf("an established relay got %q after reload %d", got, i+1)
-				}
-			}
-		}
-		close(stop)
-		workers.Wait()
-		t.Logf("%d served, %d lost while listeners changed", served.Load(), lost.Load())
-		if lost.Load() > 0 && over == ours {
-			t.Errorf("%d lost, where none may be", lost.Load())
-		}
-		if served.Load() == 0 {
-			t.Error("no client was served")
-		}
-		if n := len(s.lines("client refused")); n != 0 {
-			t.Errorf("the relay refused clients: %d lines", n)
-		}
-		for _, conn := range established {
-			conn.Close()
-		}
-		if err := s.stop(); err != nil {
-			t.Fatal(err)
-		}
-		relaytest.Eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
-	})
+	}
 }
 
-func TestFiveThousandConnections(t *testing.T) {
-	overBoth(t, func(t *testing.T) {
-		// This process has the client, both sides of the relay and the backend.
-		clients := min(5000, (descriptorLimit(t)-1500)/4)
-		backend, _ := echoTCP(t, "b")
-		at := freeAddr(t)
-		before := runtime.NumGoroutine()
-		s := start(t, block("TCP/"+at, backend))
-		conns := make([]net.Conn, clients)
-		for i := range conns {
-			conns[i] = dial(t, "tcp", at)
+// costs are the costs of loading a config, for each of its services.
+type costs struct{ allocations, bytes uint64 }
+
+func (c costs) String() string {
+	return fmt.Sprintf("%d allocations and %d bytes a service", c.allocations, c.bytes)
+}
+
+// costsOf returns the costs of load.
+func costsOf(t *testing.T, services int, load func()) costs {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	load()
+	runtime.ReadMemStats(&after)
+	n := uint64(services)
+	return costs{(after.Mallocs - before.Mallocs) / n, (after.TotalAlloc - before.TotalAlloc) / n}
+}
+
+// manyServices returns a config whose services listen on one port, each on its own
+// address, over TCP and UDP.
+func manyServices(t *testing.T, services int) []byte {
+	t.Helper()
+	port := freePort(t)
+	servers := make(map[string]any)
+	for i := range services {
+		at := net.JoinHostPort(fmt.Sprintf("127.1.%d.%d", i/250, i%250+1), fmt.Sprint(port))
+		relay := map[string]any{"handler": "relay", "name": fmt.Sprintf("service%d", i), "backends": []string{"127.0.0.1:9", "127.0.0.2:9"}}
+		servers[fmt.Sprintf("server%d", i)] = map[string]any{
+			"listen": []string{"relay+tcp/" + at, "relay+udp/" + at},
+			"routes": []any{map[string]any{"handle": []any{relay}}},
 		}
-		for i, conn := range conns {
-			if got := ask(t, conn, "x"); got != "b x" {
-				t.Fatalf("client %d got %q", i, got)
-			}
-		}
-		for _, conn := range conns {
-			conn.Close()
-		}
-		if err := s.stop(); err != nil {
-			t.Fatal(err)
-		}
-		relaytest.Eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before+2 })
+	}
+	config, err := json.Marshal(map[string]any{
+		"admin":   map[string]any{"disabled": true, "config": map[string]any{"persist": false}},
+		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}},
+		"apps":    map[string]any{"layer4": map[string]any{"servers": servers}},
 	})
+	relaytest.Check(t, err)
+	return config
 }

@@ -19,8 +19,8 @@ type ledger struct {
 	// mu guards the fields below. It is held from the reading of a service until
 	// that reading is recorded, so that readings are recorded in order.
 	mu     sync.Mutex
-	last   map[*service]map[series]figures // the latest reading of each existing service
-	totals map[series]*total
+	last   map[*service]map[series]figures // the counters above zero in the latest reading of each existing service
+	totals map[series]*total               // those above zero
 }
 
 // total is the sum of a series over all its services.
@@ -39,7 +39,7 @@ func (l *ledger) record(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	services.Range(func(_, value any) bool {
-		l.recordLocked(value.(*service), now)
+		l.recordLocked(value.(*service), now, onlyAboveZero)
 		return true
 	})
 }
@@ -48,7 +48,7 @@ func (l *ledger) record(now time.Time) {
 func (l *ledger) close(s *service, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.recordLocked(s, now)
+	l.recordLocked(s, now, onlyAboveZero)
 	delete(l.last, s)
 }
 
@@ -60,7 +60,7 @@ func (l *ledger) totalsAndGauges(now time.Time) (totals map[series]figures, gaug
 	defer l.mu.Unlock()
 	services.Range(func(_, value any) bool {
 		s := value.(*service)
-		r := l.recordLocked(s, now)
+		r := l.recordLocked(s, now, all)
 		if s.current.Load() == nil && !s.hasRelays() {
 			return true // its config has not started, and may be rejected
 		}
@@ -73,7 +73,11 @@ func (l *ledger) totalsAndGauges(now time.Time) (totals map[series]figures, gaug
 		return true
 	})
 	for key := range totals {
-		totals[key] = slices.Clone(l.totals[key].figures)
+		if t := l.totals[key]; t != nil {
+			totals[key] = slices.Clone(t.figures)
+		} else {
+			totals[key] = make(figures, key.metric.figures())
+		}
 	}
 	l.forgetLocked(now)
 	return totals, gauges
@@ -84,19 +88,29 @@ func (l *ledger) forgetLocked(now time.Time) {
 	maps.DeleteFunc(l.totals, func(_ series, t *total) bool { return now.Sub(t.recorded) > keepTotals })
 }
 
-func (l *ledger) recordLocked(s *service, now time.Time) reading {
-	r := s.readMetrics(now)
+// recordLocked reads a service and adds the increase of its counters to the
+// totals. It keeps nothing for counters at zero, because most counters of most
+// services stay there.
+func (l *ledger) recordLocked(s *service, now time.Time, which readingOf) reading {
+	r := s.readMetrics(now, which)
 	before := l.last[s]
+	last := make(map[series]figures)
 	for key, f := range r.counters {
 		t := l.totals[key]
+		if t == nil && f.zero() {
+			continue
+		}
 		if t == nil {
 			t = &total{figures: make(figures, len(f))}
 			l.totals[key] = t
 		}
-		t.add(f, before[key])
 		t.recorded = now
+		if !f.zero() {
+			t.add(f, before[key])
+			last[key] = f
+		}
 	}
-	l.last[s] = r.counters
+	l.last[s] = last
 	return r
 }
 

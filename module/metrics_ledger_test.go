@@ -39,6 +39,12 @@ func (testError) Error() string { return "test error" }
 var errTest testError
 
 func TestLedgerAddsUp(t *testing.T) {
+	for name, of := range map[string]readingOf{"all": all, "only above zero": onlyAboveZero} {
+		t.Run(name, func(t *testing.T) { ledgerAddsUp(t, of) })
+	}
+}
+
+func ledgerAddsUp(t *testing.T, of readingOf) {
 	l := newLedger()
 	failures := newSeries(failuresTotal, "s", "tcp", "a")
 	expect := func(want uint64) {
@@ -49,14 +55,14 @@ func TestLedgerAddsUp(t *testing.T) {
 	}
 	first := newIdle("s", "a")
 	first.fail(3)
-	l.recordLocked(first, time.Now())
+	l.recordLocked(first, time.Now(), of)
 	expect(3)
-	l.recordLocked(first, time.Now())
+	l.recordLocked(first, time.Now(), of)
 	expect(3)
 
 	twin := newIdle("s", "a") // another service of the same name
 	twin.fail(2)
-	l.recordLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now(), of)
 	expect(5)
 	first.fail(1)
 	l.close(first, time.Now())
@@ -67,17 +73,17 @@ func TestLedgerAddsUp(t *testing.T) {
 
 	// The backend is removed and returns. It has failed more often than before.
 	twin.Pool.Update(newIdle("", "b").addresses(), 0)
-	l.recordLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now(), of)
 	twin.Pool.Update(newIdle("", "a").addresses(), 0)
 	twin.fail(4)
-	l.recordLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now(), of)
 	expect(10)
 
 	// Again, without a reading in between. It has failed less often than before.
 	twin.Pool.Update(newIdle("", "b").addresses(), 0)
 	twin.Pool.Update(newIdle("", "a").addresses(), 0)
 	twin.fail(1)
-	l.recordLocked(twin, time.Now())
+	l.recordLocked(twin, time.Now(), of)
 	expect(11)
 }
 
@@ -171,7 +177,7 @@ func TestBackendUp(t *testing.T) {
 	for state, want := range map[upstream.State]float64{
 		upstream.Up: 1, upstream.Struck: 1, upstream.Draining: 1, upstream.Down: 0, upstream.Cooling: 0,
 	} {
-		r := reading{counters: make(map[series]figures), gauges: make(map[series]float64)}
+		r := reading{of: all, counters: make(map[series]figures), gauges: make(map[series]float64)}
 		status := upstream.Status{Position: 2}
 		status.Networks[upstream.TCP].State = state
 		r.addStatus(&status, "s", "a", true)
@@ -189,7 +195,7 @@ func TestBackendUp(t *testing.T) {
 
 func TestLabelsAreUTF8(t *testing.T) {
 	s := newIdle("a\xffb", "c\xfe")
-	for key := range s.readMetrics(time.Now()).counters {
+	for key := range s.readMetrics(time.Now(), all).counters {
 		for _, value := range key.values() {
 			if !utf8.ValidString(value) {
 				t.Errorf("%s has the label %q", metrics[key.metric].name, value)

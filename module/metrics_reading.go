@@ -1,6 +1,7 @@
 package module
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -26,22 +27,42 @@ func (s *series) values() []string { return s.labels[:len(metrics[s.metric].labe
 // connectFigures). No figure falls as long as its backend exists.
 type figures []uint64
 
+// figures returns the number of figures of a series of the metric.
+func (m metric) figures() int {
+	if m == connectDuration {
+		return len(handler.Connects{}.Counts) + 1
+	}
+	return 1
+}
+
+// zero reports whether all figures are zero.
+func (f figures) zero() bool { return slices.Max(f) == 0 }
+
 // connectFigures returns the figures of a histogram: the count of each bucket,
 // the count above the last bucket, and the sum in nanoseconds.
 func connectFigures(c handler.Connects) figures {
 	return append(append(make(figures, 0, len(c.Counts)+1), c.Counts[:]...), uint64(c.Sum))
 }
 
+// readingOf selects what a reading contains.
+type readingOf bool
+
+const (
+	onlyAboveZero readingOf = false // the counters above zero, no gauges
+	all           readingOf = true
+)
+
 // reading holds the counters and gauges of a service at one moment.
 type reading struct {
+	of       readingOf
 	counters map[series]figures
 	gauges   map[series]float64
 }
 
 // readMetrics reads the metrics of the service. Only the ledger may call it (see
 // handler.Service.Settle).
-func (s *service) readMetrics(now time.Time) reading {
-	r := reading{counters: make(map[series]figures), gauges: make(map[series]float64)}
+func (s *service) readMetrics(now time.Time, of readingOf) reading {
+	r := reading{of: of, counters: make(map[series]figures), gauges: make(map[series]float64)}
 	stats := s.Settle(now)
 	service := labelValue(s.Name)
 	searching := stats.Active
@@ -60,7 +81,7 @@ func (s *service) readMetrics(now time.Time) reading {
 		network := upstream.Network(n).String()
 		// A client that connected while Settle ran may be counted twice, so the
 		// difference can be negative.
-		r.gauges[newSeries(connectionsActive, service, network, "")] = float64(max(0, searching[n]))
+		r.addGauge(float64(max(0, searching[n])), connectionsActive, service, network, "")
 		for reason, count := range refused {
 			r.addCounter(count, refusedTotal, service, network, string(reason))
 		}
@@ -75,7 +96,7 @@ func (s *service) readMetrics(now time.Time) reading {
 // addUse adds the use of a backend on a network.
 func (r *reading) addUse(use *handler.Use, service string, network upstream.Network, backend string) {
 	n := network.String()
-	r.gauges[newSeries(connectionsActive, service, n, backend)] = float64(use.Active)
+	r.addGauge(float64(use.Active), connectionsActive, service, n, backend)
 	r.addCounter(use.Connections, connectionsTotal, service, n, backend)
 	r.addCounter(use.BytesUp, bytesTotal, service, n, backend, "up")
 	r.addCounter(use.BytesDown, bytesTotal, service, n, backend, "down")
@@ -83,7 +104,9 @@ func (r *reading) addUse(use *handler.Use, service string, network upstream.Netw
 		r.addCounter(use.DatagramsUp, datagramsTotal, service, n, backend, "up")
 		r.addCounter(use.DatagramsDown, datagramsTotal, service, n, backend, "down")
 	}
-	r.counters[newSeries(connectDuration, service, n, backend)] = connectFigures(use.Connects)
+	if r.of == all || use.Connects != (handler.Connects{}) {
+		r.counters[newSeries(connectDuration, service, n, backend)] = connectFigures(use.Connects)
+	}
 }
 
 // addStatus adds the failures of a backend and, if the current config has the
@@ -98,16 +121,24 @@ func (r *reading) addStatus(b *upstream.Status, service, backend string, current
 			if status.State == upstream.Down || status.State == upstream.Cooling {
 				up = 0
 			}
-			r.gauges[newSeries(backendUp, service, network, backend)] = up
+			r.addGauge(up, backendUp, service, network, backend)
 		}
 	}
 	if current {
-		r.gauges[newSeries(backendPosition, service, backend)] = float64(b.Position + 1)
+		r.addGauge(float64(b.Position+1), backendPosition, service, backend)
 	}
 }
 
 func (r *reading) addCounter(value uint64, m metric, labels ...string) {
-	r.counters[newSeries(m, labels...)] = figures{value}
+	if r.of == all || value > 0 {
+		r.counters[newSeries(m, labels...)] = figures{value}
+	}
+}
+
+func (r *reading) addGauge(value float64, m metric, labels ...string) {
+	if r.of == all {
+		r.gauges[newSeries(m, labels...)] = value
+	}
 }
 
 // labelValue replaces invalid UTF-8, which Prometheus does not accept in a label.

@@ -61,19 +61,19 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 	r.Config = config
 	value, err := ctx.App("relay")
 	if err != nil {
-		return fmt.Errorf("service %s: %w", config.Service(), err)
+		return fmt.Errorf("service %q: %w", config.Service(), err)
 	}
 	app := value.(*App)
 	opts := config.Options()
 	if r.dns, err = loadCache(opts); err != nil {
-		return fmt.Errorf("service %s: dns cache: %w", opts.Service, err)
+		return fmt.Errorf("service %q: dns cache: %w", opts.Service, err)
 	}
 	r.settings = newSettings(opts, r.dns, app.log())
 	if err := r.settings.setEvents(ctx, opts); err != nil {
-		return fmt.Errorf("service %s: events: %w", opts.Service, err)
+		return fmt.Errorf("service %q: events: %w", opts.Service, err)
 	}
 	if r.service, err = loadService(config, r.settings); err != nil {
-		return fmt.Errorf("service %s: %w", opts.Service, err)
+		return fmt.Errorf("service %q: %w", opts.Service, err)
 	}
 	if err := app.add(r, ctx.Modules()); err != nil {
 		return err

@@ -146,7 +146,7 @@ func TestOneNameTwoSettings(t *testing.T) {
 		if err == nil {
 			t.Fatal("accepted")
 		}
-		for _, want := range []string{"service shared", "idle_timeout", "5m", "7m"} {
+		for _, want := range []string{`service \"shared\"`, "idle_timeout", "5m", "7m"} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("the error does not name %q: %v", want, err)
 			}
@@ -180,7 +180,7 @@ func TestBadSettingsAreRefused(t *testing.T) {
 			if !strings.Contains(err.Error(), bad.want) {
 				t.Errorf("the error does not name %q: %v", bad.want, err)
 			}
-			if !strings.Contains(err.Error(), "service web") {
+			if !strings.Contains(err.Error(), `service \"web\"`) {
 				t.Errorf("the error does not name the service: %v", err)
 			}
 			if got := ask(t, dial(t, "tcp", at), "x"); got != "b x" {

@@ -72,6 +72,11 @@ type Observer interface {
 	// ignored.
 	Changed(host string, old, new []netip.Addr)
 
+	// Ignored reports that addresses of an answer are not used: unusable ones, which no backend can
+	// have, and surplus ones, which are those after the first 32. It is called once, and again only
+	// after an answer of which all addresses were used. unusable lists at most 32 addresses.
+	Ignored(host string, unusable []netip.Addr, surplus int)
+
 	// Stale reports that a query failed and that the old answer, resolved age ago, is kept. It is
 	// called once per outage of a name, and again at most every TTL.
 	Stale(host string, addrs []netip.Addr, age time.Duration, err error)
@@ -83,8 +88,8 @@ type Observer interface {
 
 // Answer holds the addresses of a name.
 type Answer struct {
-	// Addrs lists the addresses in the order to try them: without duplicates, IPv4-mapped ones as
-	// IPv4, families interleaved (RFC 8305 section 4). It is shared and must not be modified.
+	// Addrs lists the addresses in the order to try them: at most 32, without duplicates, IPv4-mapped
+	// ones as IPv4, families interleaved (RFC 8305 section 4). It is shared and must not be modified.
 	Addrs []netip.Addr
 
 	// Stale reports whether the addresses are older than allowed. They are then returned because

@@ -22,6 +22,7 @@ type entry struct {
 	err        error        // failure of the last query; nil if it succeeded
 	failedAt   time.Time    // when it failed; zero: no failure to return
 	reportedAt time.Time    // when the observer was last notified of this outage; zero: never
+	ignored    bool         // addresses of the last good answer are not used
 	flight     *flight      // query in flight; nil: none
 	due        time.Time    // when refreshLoop must visit the entry; unused in flight
 	index      int          // index in Cache.due; -1: not in the heap

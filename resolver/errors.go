@@ -3,14 +3,22 @@ package resolver
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"strings"
 )
 
 // errClosed is the error of lookups of a closed Cache without a cached answer.
 var errClosed = errors.New("the DNS cache is closed")
 
-// noAddresses returns the error for an answer without error and without addresses.
-func noAddresses(name string) error {
+// noAddresses returns the error for an answer without error and without usable addresses.
+func noAddresses(name string, unusable []netip.Addr) error {
+	if len(unusable) > 0 {
+		var texts []string
+		for _, addr := range unusable {
+			texts = append(texts, addr.String())
+		}
+		return &net.DNSError{Err: "the answer has only addresses that no backend can have: " + strings.Join(texts, ", "), Name: name, IsNotFound: true}
+	}
 	return &net.DNSError{Err: "no addresses in the answer", Name: name, IsNotFound: true}
 }
 

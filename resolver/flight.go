@@ -44,7 +44,7 @@ func (c *Cache) run(e *entry, f *flight) {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v", r)
 		}
-		c.finish(e, f, tidy(addrs), err)
+		c.finish(e, f, addrs, err)
 	}()
 	ctx, cancel := context.WithTimeout(c.ctx, flightTimeout)
 	defer cancel()
@@ -53,9 +53,10 @@ func (c *Cache) run(e *entry, f *flight) {
 
 // finish ends a flight. It updates the entry, wakes the waiting callers and notifies the observer.
 func (c *Cache) finish(e *entry, f *flight, addrs []netip.Addr, err error) {
-	var notify func(Observer)
+	var notify, ignored func(Observer)
 	now := time.Now()
 	c.mu.Lock()
+	addrs, unusable, surplus := tidy(addrs, e.addrs)
 	e.flight = nil
 	if f.background {
 		c.refreshing--
@@ -64,6 +65,7 @@ func (c *Cache) finish(e *entry, f *flight, addrs []netip.Addr, err error) {
 	case err == nil && len(addrs) > 0:
 		c.counts.OK.Add(1)
 		notify = c.succeededLocked(e, now, addrs)
+		ignored = e.ignoredLocked(unusable, surplus)
 		e.due = c.dueAfterAnswer(now)
 	case c.closed:
 		// Close ended the query, so this is not an outage of the name.
@@ -71,7 +73,7 @@ func (c *Cache) finish(e *entry, f *flight, addrs []netip.Addr, err error) {
 		e.due = now.Add(c.ttl)
 	default:
 		if err == nil {
-			err = noAddresses(e.name)
+			err = noAddresses(e.name, unusable)
 		}
 		f.err = newLookupError(e.name, err)
 		notify = c.failedLocked(e, now, f.err)
@@ -88,9 +90,22 @@ func (c *Cache) finish(e *entry, f *flight, addrs []netip.Addr, err error) {
 	case c.wake <- struct{}{}:
 	default: // refreshLoop is already awake
 	}
-	if notify != nil && c.observer != nil {
-		notify(c.observer)
+	for _, call := range []func(Observer){notify, ignored} {
+		if call != nil && c.observer != nil {
+			call(c.observer)
+		}
 	}
+}
+
+// ignoredLocked records whether addresses of a good answer are not used. It returns the call of the
+// observer to make after unlocking, or nil.
+func (e *entry) ignoredLocked(unusable []netip.Addr, surplus int) func(Observer) {
+	before, name := e.ignored, e.name
+	e.ignored = len(unusable) > 0 || surplus > 0
+	if before || !e.ignored {
+		return nil
+	}
+	return func(o Observer) { o.Ignored(name, unusable, surplus) }
 }
 
 // succeededLocked stores a good answer in e. It returns the call of the observer to make after

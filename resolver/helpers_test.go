@@ -100,6 +100,10 @@ func (l *eventLog) write(format string, args ...any) {
 func (l *eventLog) Resolved(host string, addrs []netip.Addr) { l.write("resolved %s %v", host, addrs) }
 func (l *eventLog) Failed(host string, err error)            { l.write("failed %s: %v", host, err) }
 
+func (l *eventLog) Ignored(host string, unusable []netip.Addr, surplus int) {
+	l.write("ignored %s %v %d", host, unusable, surplus)
+}
+
 func (l *eventLog) Changed(host string, old, new []netip.Addr) {
 	l.write("changed %s %v %v", host, old, new)
 }

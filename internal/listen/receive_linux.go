@@ -15,16 +15,19 @@ func (u *udpSocket) read() {
 	if err != nil {
 		return // already closed
 	}
-	var b batch
-	for {
-		if b.receiver, err = netio.NewReceiver(true); err == nil {
-			break
+	var b *batch // nil before the first datagram
+	defer func() {
+		if b != nil {
+			b.receiver.Free()
 		}
-		backoff.failure(err)
-	}
-	defer b.receiver.Free()
+	}()
 	receive := func(fd uintptr) bool {
-		b.datagrams, err = b.receiver.ReceiveNonblock(int(fd))
+		if b == nil {
+			b, err = newBatch(int(fd))
+		}
+		if b != nil {
+			b.datagrams, err = b.receiver.ReceiveNonblock(int(fd))
+		}
 		return !errors.Is(err, syscall.EAGAIN)
 	}
 	for raw.Read(receive) == nil {
@@ -44,6 +47,20 @@ type batch struct {
 	keys      [netio.Batch]key
 	grouped   [netio.Batch]bool // delivered with an earlier datagram
 	group     [][]byte          // the datagrams of one client
+}
+
+// newBatch returns a batch once a datagram is waiting. The error is EAGAIN until
+// then. A process may have thousands of sockets that nothing is sent to, and a
+// batch takes 20 KB.
+func newBatch(fd int) (*batch, error) {
+	if err := netio.PeekNonblock(fd); err != nil {
+		return nil, err
+	}
+	receiver, err := netio.NewReceiver(true)
+	if err != nil {
+		return nil, err
+	}
+	return &batch{receiver: receiver}, nil
 }
 
 // deliver delivers the datagrams client by client, and those of each in order.
