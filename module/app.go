@@ -37,6 +37,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.log = ctx.Logger(new(Relay))
+	addConfig(ctx)
 	return registerMetrics(ctx)
 }
 
