@@ -209,7 +209,7 @@ func (s *server) reloadWithSite(layer4, site string) error {
 }
 
 // A config without a relay can replace a relay's listener by one of Caddy's on the
-// same port. After that reload, the ports that remain are exclusive again.
+// same port, and back.
 func TestListenerBecomesCaddys(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	at, port := freeAddr(t), freePort(t)
