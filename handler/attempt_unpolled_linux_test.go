@@ -19,18 +19,18 @@ func TestSlowConnectUnpolled(t *testing.T) {
 	running := newRig(t, []string{live.String()})
 	for range 16 { // they keep all event loops running
 		near, _ := running.client()
-		say(t, near, "hello")
-		hear(t, near, "hello")
+		relaytest.Write(t, near, "hello")
+		relaytest.WantRead(t, near, "hello")
 	}
 	silent := newSilentTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{silent.String()}, func(o *Options) {
 		o.ConnectTimeout = 2 * time.Second
 		o.TCP = running.relay.opts.TCP
 	})
-	near, far := tcpPair(t)
+	near, far := relaytest.TCPPair(t)
 	relaytest.RejectPolling(t, relaytest.AnyDescriptor)
 
-	done := r.serve(t.Context(), plain(far))
+	done := r.serve(t.Context(), plainClient(far))
 	wantEnding(t, "the client", near, "RST")
 	relaytest.Receive(t, "the end", done)
 	r.wantLines("client refused", 1, "out of descriptors, memory or ports", 1,

@@ -177,7 +177,7 @@ func (t *tcpRelay) ConnectSlow(pending stream.Pending) {
 		case err == nil:
 			return conn, nil
 		case netio.Classify(err) == netio.Exhausted:
-			return dial.One(ctx, addr)
+			return t.relay.dialer().One(ctx, addr)
 		default:
 			return nil, dial.Failed(addr, err)
 		}

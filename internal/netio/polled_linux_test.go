@@ -16,7 +16,7 @@ func TestAwaitConnectUnpolled(t *testing.T) {
 		return
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	check(t, err)
+	relaytest.Check(t, err)
 	relaytest.RejectPolling(t, fd)
 	_, err = AwaitConnect(context.Background(), fd) // it never connects
 	if Classify(err) != Exhausted {
@@ -26,13 +26,13 @@ func TestAwaitConnectUnpolled(t *testing.T) {
 
 // CheckPolled tells files in Go's poller from others.
 func TestCheckPolled(t *testing.T) {
-	near, _ := tcpPair(t)
+	near, _ := relaytest.TCPPair(t)
 	polled, err := near.File()
-	check(t, err)
+	relaytest.Check(t, err)
 	defer polled.Close()
-	check(t, CheckPolled(polled))
+	relaytest.Check(t, CheckPolled(polled))
 	unpolled, err := os.Open("/proc/self/stat")
-	check(t, err)
+	relaytest.Check(t, err)
 	defer unpolled.Close()
 	if err := CheckPolled(unpolled); Classify(err) != Exhausted {
 		t.Errorf("got %v", err)
