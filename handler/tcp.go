@@ -213,15 +213,19 @@ func (t *tcpRelay) ConnectFailed(err error) {
 }
 
 // ConnectSlow implements [stream.Rules]. The attempt continues in the attempt
-// loop.
+// loop. A local shortage is retried.
 func (t *tcpRelay) ConnectSlow(pending stream.Pending) {
 	a := t.takeFirst()
 	a.dialFirst = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 		conn, err := pending.Await(ctx)
-		if err != nil {
+		switch {
+		case err == nil:
+			return conn, nil
+		case netio.Classify(err) == netio.Exhausted:
+			return t.relay.dialer().One(ctx, addr)
+		default:
 			return nil, dial.Failed(addr, err)
 		}
-		return conn, nil
 	}
 	go t.serve(a.ctx, a) // ends when a backend was found, or none
 }

@@ -46,6 +46,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logs = logs.New(ctx.Logger(new(Relay)))
+	addConfig(ctx)
 	return registerMetrics(ctx)
 }
 
@@ -102,7 +103,7 @@ func (a *App) Start() error {
 	}
 	turn.current = a
 	if unknown := netio.UnknownDisabled(); len(unknown) > 0 {
-		a.log.Error("unknown words in RELAY_DISABLE", zap.Strings("unknown", unknown), zap.Strings("known", netio.FastPaths))
+		a.log().Error("unknown words in RELAY_DISABLE", zap.Strings("unknown", unknown), zap.Strings("known", netio.FastPaths))
 	}
 	a.apply()
 	return nil

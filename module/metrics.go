@@ -196,8 +196,12 @@ func (adminMetrics) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision implements caddy.Provisioner.
-func (adminMetrics) Provision(ctx caddy.Context) error { return registerMetrics(ctx) }
+// Provision implements caddy.Provisioner. Caddy calls it for each config with an
+// admin endpoint, before it starts the apps.
+func (adminMetrics) Provision(ctx caddy.Context) error {
+	addConfig(ctx)
+	return registerMetrics(ctx)
+}
 
 // Routes implements caddy.AdminRouter.
 func (adminMetrics) Routes() []caddy.AdminRoute { return nil }

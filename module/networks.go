@@ -37,6 +37,11 @@ func listenUDP(ctx context.Context, network, host, portRange string, offset uint
 	return openListener(ctx, network, host, portRange, offset, sockets.UDP)
 }
 
+// addConfig records a config, so that sockets know the length of a reload.
+func addConfig(ctx caddy.Context) {
+	sockets.AddConfig(ctx.Context, ctx.Logger(new(Relay))) // Caddy has one Context.Context for each config
+}
+
 func openListener[L net.Listener](ctx context.Context, network, host, portRange string, offset uint, open func(at netip.AddrPort, opts listen.Options) (L, error)) (any, error) {
 	first, _, _ := strings.Cut(portRange, "-")
 	port, err := strconv.ParseUint(first, 10, 16)
@@ -50,12 +55,15 @@ func openListener[L net.Listener](ctx context.Context, network, host, portRange 
 	var opts listen.Options
 	var app *App
 	if cctx, ok := ctx.(caddy.Context); ok {
-		// The context is that of the layer4 app, and each config has one.
-		opts.Owner, opts.Log = cctx.Module(), configLog(cctx)
+		addConfig(cctx)
+		opts.Owner, opts.Log = cctx.Context, configLog(cctx)
+		if err := otherListing(cctx, network, at); err != nil {
+			return nil, err
+		}
 		if found, err := cctx.AppIfConfigured("relay"); err == nil {
 			app = found.(*App)
 		}
-		if _, is := opts.Owner.(*layer4.App); is && app != nil {
+		if _, is := cctx.Module().(*layer4.App); is && app != nil {
 			if relay := app.directRelay(network, host, at.Port(), cctx.Logger()); relay != nil {
 				opts.TakeTCP, opts.TakeUDP = relay.startTCP, relay.startUDP
 			}

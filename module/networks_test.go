@@ -2,8 +2,11 @@ package module_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
@@ -127,14 +130,14 @@ func TestAddressErrors(t *testing.T) {
 		"no port, UDP":                      {block("relay+udp/127.0.0.1", relay), "a port from 1 to 65535"},
 		"port 0, UDP":                       {block("relay+udp/:0", relay), "a port from 1 to 65535"},
 		"port 65536":                        {block("relay+tcp/:65536", relay), "65536"},
-		"held by another program, TCP":      {block("relay+tcp/"+held, relay), "another program holds port"},
-		"held by another program, UDP":      {block("relay+udp/"+held, relay), "another program holds port"},
-		"held by another program, wildcard": {block("relay+tcp/"+wildcard, relay), "another program holds port"},
-		"held by another, UDP wildcard":     {block("relay+udp/"+wildcard, relay), "another program holds port"},
+		"held by another program, TCP":      {block("relay+tcp/"+held, relay), "holds tcp " + held},
+		"held by another program, UDP":      {block("relay+udp/"+held, relay), "holds udp " + held},
+		"held by another program, wildcard": {block("relay+tcp/"+wildcard, relay), "holds tcp " + held + "; list single addresses"},
+		"held by another, UDP wildcard":     {block("relay+udp/"+wildcard, relay), "holds udp " + held + "; list single addresses"},
 		"not an address of this host":       {block("relay+tcp/192.0.2.1:"+strings.Split(other, ":")[1], relay), "192.0.2.1"},
 		"a name without address":            {block("relay+tcp/missing.invalid:"+strings.Split(other, ":")[1], relay), "missing.invalid"},
-		"a range with a port that is held":  {block("relay+tcp/"+held+"-"+strings.Split(held, ":")[1], relay), "another program holds port"},
-		"after a free one, held by another": {bothAt(at, relay) + block("relay+udp/"+held, relay), "another program holds port"},
+		"a range with a port that is held":  {block("relay+tcp/"+held+"-"+strings.Split(held, ":")[1], relay), "holds tcp " + held},
+		"after a free one, held by another": {bothAt(at, relay) + block("relay+udp/"+held, relay), "holds udp " + held},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := s.reload(test.config)
@@ -151,5 +154,79 @@ func TestAddressErrors(t *testing.T) {
 			}
 			relaytest.Eventually(t, "the other port to be free", func() bool { return canBind(other) })
 		})
+	}
+}
+
+// A config with an address on one of our networks and on one of Caddy's is rejected
+// with an error that names both.
+func TestAddressOnTwoNetworks(t *testing.T) {
+	a, _ := echoTCP(t, "a")
+	echoUDP(t, "a", a)
+	at, other := freeAddr(t), freeAddr(t)
+	port := strings.Split(other, ":")[1]
+	running := bothAt(at, a)
+	s := start(t, running)
+	for name, test := range map[string]struct{ layer4, site, ours, caddys string }{
+		"layer4, TCP":      {block("relay+tcp/"+other, a) + block("tcp/"+other, a), "", "relay+tcp/" + other, `layer4 server "srv2" lists tcp/` + other},
+		"layer4, UDP":      {block("udp/"+other, a) + block("relay+udp/"+other, a), "", "relay+udp/" + other, `layer4 server "srv1" lists udp/` + other},
+		"one server":       {block("relay+tcp/"+other+" "+other, a), "", "relay+tcp/" + other, `layer4 server "srv1" lists tcp/` + other},
+		"a wider address":  {block("relay+tcp/"+other, a) + block("tcp/:"+port, a), "", "relay+tcp/" + other, `lists tcp/:` + port},
+		"tcp4":             {block("relay+tcp/"+other, a) + block("tcp4/:"+port, a), "", "relay+tcp/" + other, `lists tcp/:` + port},
+		"a range of ports": {block("relay+tcp/"+other, a) + block("tcp/127.0.0.1:"+port+"-"+port, a), "", "relay+tcp/" + other, `lists tcp/127.0.0.1:` + port},
+		"HTTP":             {block("relay+tcp/:"+port, a), "http://:" + port, "relay+tcp/[::]:" + port, `HTTP server "srv0" lists tcp/:` + port},
+		"HTTP/3":           {block("relay+udp/:"+port, a), "https://localhost:" + port + " {\n tls internal\n }", "relay+udp/[::]:" + port, `HTTP server "srv0" lists udp/:` + port},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := s.reloadWithSite(running+test.layer4, test.site)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, want := range []string{test.ours + ": ", strings.ReplaceAll(test.caddys, `"`, `\"`)} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+			for _, network := range []string{"tcp", "udp"} {
+				if got := ask(t, dial(t, network, at), "x"); got != "a x" {
+					t.Errorf("the previous config, %s: got %q", network, got)
+				}
+			}
+		})
+	}
+}
+
+// reloadWithSite loads a config with a layer4 block and an HTTP site. Without a
+// layer4 block, it has nothing of the relay.
+func (s *server) reloadWithSite(layer4, site string) error {
+	s.t.Helper()
+	if layer4 != "" {
+		layer4 = " layer4 {\n" + layer4 + "\n}\n"
+	}
+	text := fmt.Sprintf("{\n admin %s\n persist_config off\n auto_https disable_redirects\n skip_install_trust\n%s}\n%s\n", s.admin, layer4, site)
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
+	relaytest.Check(s.t, err)
+	return s.post("/load", "application/json", config)
+}
+
+// A config without a relay can replace a relay's listener by one of Caddy's on the
+// same port, and back.
+func TestListenerBecomesCaddys(t *testing.T) {
+	a, _ := echoTCP(t, "a")
+	at, port := freeAddr(t), freePort(t)
+	relays := block(fmt.Sprintf("relay+tcp/:%d", port), a) + block("relay+tcp/"+at, a)
+	s := start(t, relays)
+	site := fmt.Sprintf("http://:%d {\n respond site\n }", port)
+	for range 2 {
+		relaytest.Check(t, s.reloadWithSite("", site))
+		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		http.DefaultClient.CloseIdleConnections()
+		s.mustReload(relays)
+		if got := keepAsking(t, dial(t, "tcp", fmt.Sprintf("127.0.0.1:%d", port)), "x"); got != "a x" {
+			t.Errorf("got %q", got)
+		}
 	}
 }

@@ -10,6 +10,8 @@ type acceptor interface {
 	// helper returns a non-blocking accept for a second goroutine. It yields nil
 	// when no client is queued, when accepting fails, or if the acceptor cannot tell.
 	helper() (acceptQueued func() net.Conn)
+	// control calls f with the descriptor, unless the socket is closed.
+	control(f func(fd uintptr)) error
 	Addr() net.Addr
 	Close() error
 }
@@ -23,3 +25,11 @@ func (a netAcceptor) accept() (client net.Conn, waited bool, err error) {
 }
 
 func (a netAcceptor) helper() (acceptQueued func() net.Conn) { return func() net.Conn { return nil } }
+
+func (a netAcceptor) control(f func(fd uintptr)) error {
+	raw, err := a.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(f)
+}

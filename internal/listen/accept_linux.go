@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
@@ -14,10 +15,14 @@ import (
 // poller, and the keep-alive options. Only clients that a goroutine waits for
 // need these.
 type descriptorAcceptor struct {
-	file *os.File // the listening socket, in the runtime's poller
-	raw  syscall.RawConn
 	addr *net.TCPAddr
-	call acceptCall // of accept
+	call acceptCall      // of accept
+	raw  syscall.RawConn // that of file; nil until accept has called watch
+
+	mu     sync.Mutex       // guards the fields below
+	ln     *net.TCPListener // the listening socket until file is open, then nil
+	file   *os.File         // the listening socket in the runtime's poller
+	closed bool
 }
 
 // acceptCall holds the result of one non-blocking accept.
@@ -29,47 +34,106 @@ type acceptCall struct {
 	waited bool
 }
 
-func newAcceptor(ln *net.TCPListener) (acceptor, error) {
+func newAcceptor(ln *net.TCPListener) acceptor {
 	if netio.Disabled("engine") {
-		return netAcceptor{ln}, nil
+		return netAcceptor{ln}
 	}
-	file, err := ln.File()
+	a := &descriptorAcceptor{addr: ln.Addr().(*net.TCPAddr), ln: ln}
+	a.call.try = a.call.accept
+	// Accepted sockets inherit TCP_NODELAY, see tcp(7). The relay sends all that
+	// it has received at once, so Nagle's algorithm would only add latency.
+	// They also inherit keep-alive, which costs no system call per client then.
+	_ = a.control(func(fd uintptr) {
+		netio.SetNoDelay(int(fd))
+		netio.SetKeepAlive(int(fd), netio.DefaultKeepAlive)
+	})
+	return a
+}
+
+// watch puts the listening socket into the runtime's poller in a form that can
+// be waited for. Package net accepts clients only as its own connections.
+func (a *descriptorAcceptor) watch() (syscall.RawConn, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil, net.ErrClosed
+	}
+	file, err := a.ln.File() // duplicates the descriptor
 	if err != nil {
 		return nil, err
 	}
-	raw, err := file.SyscallConn()
+	err = netio.CheckPolled(file)
+	var raw syscall.RawConn
+	if err == nil {
+		raw, err = file.SyscallConn()
+	}
 	if err != nil {
 		_ = file.Close()
 		return nil, err
 	}
-	// Accepted sockets inherit TCP_NODELAY, see tcp(7). The relay sends all that
-	// it has received at once, so Nagle's algorithm would only add latency.
-	// They also inherit keep-alive, which costs no system call per client then.
-	_ = raw.Control(func(fd uintptr) {
-		netio.SetNoDelay(int(fd))
-		netio.SetKeepAlive(int(fd), netio.DefaultKeepAlive)
-	})
-	a := &descriptorAcceptor{file: file, raw: raw, addr: ln.Addr().(*net.TCPAddr)}
-	a.call.try = a.call.accept
-	_ = ln.Close() // file has a descriptor of its own
-	return a, nil
+	_ = a.ln.Close()
+	a.file, a.ln = file, nil
+	return raw, nil
 }
 
 // Addr implements acceptor.
 func (a *descriptorAcceptor) Addr() net.Addr { return a.addr }
 
 // Close implements acceptor.
-func (a *descriptorAcceptor) Close() error { return a.file.Close() }
+func (a *descriptorAcceptor) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	if a.ln != nil {
+		return a.ln.Close()
+	}
+	return a.file.Close()
+}
 
+func (a *descriptorAcceptor) isClosed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.closed
+}
+
+func (a *descriptorAcceptor) control(f func(fd uintptr)) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var socket syscall.Conn = a.file
+	if a.ln != nil {
+		socket = a.ln
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(f)
+}
+
+// accept implements acceptor. The first call, and each one after it has failed,
+// prepares the socket.
 func (a *descriptorAcceptor) accept() (client net.Conn, waited bool, err error) {
+	if a.raw == nil {
+		if a.raw, err = a.watch(); err != nil {
+			return nil, true, a.failed(err)
+		}
+	}
 	a.call.waited = false
-	if a.raw.Read(a.call.try) != nil { // without a deadline, the only error is a closed file
-		return nil, true, &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: net.ErrClosed}
+	if err := a.raw.Read(a.call.try); err != nil {
+		return nil, true, a.failed(err)
 	}
 	if a.call.errno != 0 {
-		return nil, a.call.waited, &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: os.NewSyscallError("accept4", a.call.errno)}
+		return nil, a.call.waited, a.failed(os.NewSyscallError("accept4", a.call.errno))
 	}
 	return a.client(&a.call), a.call.waited, nil
+}
+
+// failed returns the error of accept in the form that package net has.
+func (a *descriptorAcceptor) failed(err error) error {
+	if a.isClosed() {
+		err = net.ErrClosed
+	}
+	return &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: err}
 }
 
 func (a *descriptorAcceptor) helper() (acceptQueued func() net.Conn) {

@@ -4,4 +4,4 @@ package listen
 
 import "net"
 
-func newAcceptor(ln *net.TCPListener) (acceptor, error) { return netAcceptor{ln}, nil }
+func newAcceptor(ln *net.TCPListener) acceptor { return netAcceptor{ln} }

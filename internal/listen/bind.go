@@ -31,25 +31,23 @@ func listenUDP(cfg net.ListenConfig, network, address string) (syscall.Conn, err
 
 // bind opens a socket on a port that no other program holds. If two programs
 // shared the port, the kernel would distribute the clients between them at
-// random. Sockets of this process may share the port during a reload: those of a
-// wider or narrower address, and those of Caddy's own networks.
-func bind(network string, at netip.AddrPort, open opener) (syscall.Conn, error) {
-	network, address := listenArgs(network, at)
-	socket, err := open(listenConfig(nil), network, address)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		if !heldByUs(network, at.Port()) {
-			return nil, fmt.Errorf("%w: another program holds port %d; stop it or choose another port", err, at.Port())
-		}
-		socket, err = open(listenConfig(sharePort), network, address)
+// random. Sockets of this process may hold the port: those of a wider or narrower
+// address, and during a reload those of Caddy's own networks.
+//
+// shared reports that the socket and the others of the port have SO_REUSEPORT.
+// The caller holds s.binding, and calls
+// [Sockets.endSharingOf] once the socket is in s.
+func (s *Sockets) bind(network string, at netip.AddrPort, open opener) (socket syscall.Conn, shared bool, err error) {
+	family, address := listenArgs(network, at)
+	socket, err = open(listenConfig(nil), family, address)
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return socket, false, err
 	}
-	if err != nil {
-		return nil, err
+	if reason := s.share(network, at); reason != nil {
+		return nil, false, fmt.Errorf("%w: %w", err, reason)
 	}
-	// Another socket of this process may share the port from now on.
-	if raw, err := socket.SyscallConn(); err == nil {
-		_ = sharePort("", "", raw)
-	}
-	return socket, nil
+	socket, err = open(listenConfig(sharePort), family, address)
+	return socket, true, err
 }
 
 // listenArgs returns the network and address for package net. An IPv4 address
@@ -73,4 +71,20 @@ func listenConfig(control func(network, address string, raw syscall.RawConn) err
 	cfg := net.ListenConfig{Control: control}
 	cfg.SetMultipathTCP(false)
 	return cfg
+}
+
+// Overlap reports whether two addresses have an IP address in common. "::" has
+// those of both families.
+func Overlap(one, other netip.Addr) bool {
+	one, other = one.Unmap().WithZone(""), other.Unmap().WithZone("")
+	switch {
+	case one == other, one == netip.IPv6Unspecified(), other == netip.IPv6Unspecified():
+		return true
+	case one == netip.IPv4Unspecified():
+		return other.Is4()
+	case other == netip.IPv4Unspecified():
+		return one.Is4()
+	default:
+		return false
+	}
 }

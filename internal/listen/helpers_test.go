@@ -152,6 +152,8 @@ func wantClosed(t testing.TB, err error) {
 // wantNoSockets checks that all sockets are closed.
 func wantNoSockets(t testing.TB, s *Sockets) {
 	t.Helper()
+	s.binding.Lock()
+	defer s.binding.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.tcp)+len(s.udp) != 0 {

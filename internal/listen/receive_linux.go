@@ -2,6 +2,7 @@ package listen
 
 import (
 	"errors"
+	"net"
 	"syscall"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
@@ -30,7 +31,14 @@ func (u *udpSocket) read() {
 		}
 		return !errors.Is(err, syscall.EAGAIN)
 	}
-	for raw.Read(receive) == nil {
+	for {
+		waitErr := raw.Read(receive)
+		switch {
+		case errors.Is(waitErr, net.ErrClosed):
+			return
+		case waitErr != nil:
+			err = waitErr
+		}
 		if err != nil {
 			backoff.failure(err)
 			continue

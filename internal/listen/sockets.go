@@ -1,22 +1,32 @@
 package listen
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
+
+	"go.uber.org/zap"
 )
 
 // Sockets holds the open sockets of a process.
 //
-// Its lock is held while a socket is opened or closed, so that no address is bound
-// twice and no socket is found while it closes. Lock order: Sockets.mu before
-// listeners.mu. Conn.mu and udpSocket.mu are never held together with another lock.
+// Two locks keep what delays configs away from clients. binding is held while a
+// socket is opened, which may take long, and while a TCP socket is closed, so no
+// address is bound twice. Only configs take it. mu is held for map operations, and
+// clients take it too.
+//
+// Lock order: binding before mu before listeners.mu. Conn.mu and udpSocket.mu are
+// never held together with another lock.
 type Sockets struct {
-	mu  sync.Mutex // guards the maps and the users of each socket
-	tcp map[netip.AddrPort]*tcpSocket
+	binding sync.Mutex                      // guards the fields up to mu, and tcpSocket.users
+	tcp     map[netip.AddrPort]*tcpSocket   // by the address they are bound to
+	configs map[context.Context]*zap.Logger // see AddConfig
+
+	mu  sync.Mutex // guards udp
 	udp map[netip.AddrPort]*udpSocket
 
 	dropped atomic.Uint64
@@ -24,7 +34,11 @@ type Sockets struct {
 
 // NewSockets returns an empty set.
 func NewSockets() *Sockets {
-	return &Sockets{tcp: make(map[netip.AddrPort]*tcpSocket), udp: make(map[netip.AddrPort]*udpSocket)}
+	return &Sockets{
+		tcp:     make(map[netip.AddrPort]*tcpSocket),
+		configs: make(map[context.Context]*zap.Logger),
+		udp:     make(map[netip.AddrPort]*udpSocket),
+	}
 }
 
 // Dropped returns the number of datagrams dropped so far because a queue, a table

@@ -18,7 +18,7 @@ type tcpSocket struct {
 	at      netip.AddrPort
 	ln      acceptor
 
-	users     int // open listeners; guarded by Sockets.mu
+	users     int // open listeners; guarded by Sockets.binding
 	listeners listeners[*TCPListener]
 	closed    chan struct{}
 	accepting sync.WaitGroup // the goroutines that accept clients
@@ -38,21 +38,20 @@ func (l *TCPListener) options() Options { return l.opts }
 
 // TCP opens a listener on an address.
 func (s *Sockets) TCP(at netip.AddrPort, opts Options) (*TCPListener, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.binding.Lock()
+	defer s.binding.Unlock()
 	socket := s.tcp[at]
 	opened := socket == nil
 	if opened {
-		bound, err := bind("tcp", at, listenTCP)
+		bound, shared, err := s.bind("tcp", at, listenTCP)
 		if err != nil {
 			return nil, err
 		}
-		ln, err := newAcceptor(bound.(*net.TCPListener))
-		if err != nil {
-			_ = bound.(*net.TCPListener).Close()
-			return nil, err
+		socket = &tcpSocket{sockets: s, at: at, ln: newAcceptor(bound.(*net.TCPListener)), closed: make(chan struct{})}
+		s.tcp[at] = socket
+		if shared {
+			s.endSharingOf("tcp", at.Port(), opts.Log)
 		}
-		socket = &tcpSocket{sockets: s, at: at, ln: ln, closed: make(chan struct{})}
 	}
 	l := &TCPListener{socket: socket, opts: opts, conns: make(chan net.Conn), done: make(chan struct{})}
 	if err := socket.listeners.add(l, at.String()); err != nil {
@@ -60,7 +59,6 @@ func (s *Sockets) TCP(at netip.AddrPort, opts Options) (*TCPListener, error) {
 	}
 	socket.users++
 	if opened {
-		s.tcp[at] = socket
 		socket.accepting.Go(socket.accept) // returns when the socket is closed
 	}
 	return l, nil
@@ -83,8 +81,8 @@ func (l *TCPListener) Addr() net.Addr { return l.socket.ln.Addr() }
 func (l *TCPListener) Close() error {
 	l.once.Do(func() {
 		s := l.socket.sockets
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		s.binding.Lock()
+		defer s.binding.Unlock()
 		l.socket.listeners.remove(l)
 		close(l.done)
 		l.socket.users--
@@ -92,11 +90,20 @@ func (l *TCPListener) Close() error {
 			delete(s.tcp, l.socket.at)
 			close(l.socket.closed)
 			_ = l.socket.ln.Close()
-			l.socket.accepting.Wait() // cannot deadlock: these goroutines never lock s.mu
+			l.socket.accepting.Wait() // cannot deadlock: these goroutines never lock s.binding
 		}
 	})
 	return nil
 }
+
+// network implements boundSocket.
+func (t *tcpSocket) network() string { return "tcp" }
+
+// address implements boundSocket.
+func (t *tcpSocket) address() netip.AddrPort { return t.at }
+
+// control implements boundSocket.
+func (t *tcpSocket) control(f func(fd uintptr)) error { return t.ln.control(f) }
 
 // accept accepts clients and passes them to the latest listener until the socket
 // is closed. When descriptors or memory run out, clients wait in the kernel's

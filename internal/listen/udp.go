@@ -25,30 +25,50 @@ func (l *UDPListener) options() Options { return l.opts }
 
 // UDP opens a listener on an address.
 func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	socket := s.udp[at]
+	s.binding.Lock()
+	defer s.binding.Unlock()
+	socket := s.joinUDP(at)
 	opened := socket == nil
 	if opened {
-		conn, err := bind("udp", at, listenUDP)
+		conn, shared, err := s.bind("udp", at, listenUDP)
 		if err != nil {
 			return nil, err
 		}
 		socket = newUDPSocket(s, at, conn.(*net.UDPConn))
 		receive, send := growBuffers(socket.conn, socketBuffer)
 		socket.logLimits(opts.Log, receive, send)
+		s.mu.Lock()
+		s.udp[at] = socket
+		s.mu.Unlock()
+		if shared {
+			s.endSharingOf("udp", at.Port(), opts.Log)
+		}
 	}
 	l := &UDPListener{socket: socket, opts: opts, conns: make(chan *Conn, backlog), done: make(chan struct{})}
 	if err := socket.listeners.add(l, at.String()); err != nil {
+		socket.leave()
 		return nil, err
 	}
-	socket.users++
 	if opened {
-		s.udp[at] = socket
 		go socket.read()  // returns when the socket is closed
 		go socket.sweep() // returns when the socket is closed
 	}
 	return l, nil
+}
+
+// joinUDP adds a user of the socket that is open on an address and returns the
+// socket. It returns nil if there is none. It waits for one that is closing, so
+// the address can be bound afterwards.
+func (s *Sockets) joinUDP(at netip.AddrPort) *udpSocket {
+	for {
+		s.mu.Lock()
+		socket := s.udp[at]
+		s.mu.Unlock()
+		if socket == nil || socket.join() {
+			return socket
+		}
+		<-socket.released
+	}
 }
 
 // Accept implements net.Listener.

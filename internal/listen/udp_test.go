@@ -246,13 +246,10 @@ func TestUDPNewConnAfterClose(t *testing.T) {
 
 func wantCounts(t *testing.T, u *udpSocket, users, clients, untaken int) {
 	t.Helper()
-	u.sockets.mu.Lock()
-	gotUsers := u.users
-	u.sockets.mu.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if gotUsers != users || len(u.clients) != clients || u.untaken != untaken {
-		t.Errorf("%d users, %d clients, %d untaken, want %d, %d, %d", gotUsers, len(u.clients), u.untaken, users, clients, untaken)
+	if u.users != users || len(u.clients) != clients || u.untaken != untaken {
+		t.Errorf("%d users, %d clients, %d untaken, want %d, %d, %d", u.users, len(u.clients), u.untaken, users, clients, untaken)
 	}
 }
 

@@ -42,19 +42,24 @@ type udpSocket struct {
 	packetInfo bool // bound to a wildcard address, so datagrams come with their local address
 	sender     replySender
 
-	users        int // listeners and clients; guarded by Sockets.mu
 	listeners    listeners[*UDPListener]
-	closed       chan struct{}
-	queuedBytes  atomic.Int64 // unread bytes in the queues of all clients
-	takenInBatch int          // new clients of the current batch passed to TakeUDP; only the reading goroutine uses it
+	closed       chan struct{} // closed when the last user has left
+	released     chan struct{} // closed when the address can be bound again
+	queuedBytes  atomic.Int64  // unread bytes in the queues of all clients
+	takenInBatch int           // new clients of the current batch passed to TakeUDP; only the reading goroutine uses it
 
 	mu      sync.Mutex // guards the fields below
+	users   int        // listeners and clients
 	clients map[key]*Conn
 	untaken int // clients that were not taken over
 }
 
+// newUDPSocket returns a socket with one user.
 func newUDPSocket(s *Sockets, at netip.AddrPort, conn *net.UDPConn) *udpSocket {
-	u := &udpSocket{sockets: s, at: at, conn: conn, closed: make(chan struct{}), clients: make(map[key]*Conn)}
+	u := &udpSocket{
+		sockets: s, at: at, conn: conn, users: 1,
+		closed: make(chan struct{}), released: make(chan struct{}), clients: make(map[key]*Conn),
+	}
 	u.packetInfo = at.Addr().IsUnspecified() && netio.EnablePacketInfo(conn) == nil
 	u.sender.init(conn)
 	return u
@@ -76,10 +81,25 @@ func (u *udpSocket) logLimits(log *zap.Logger, receive, send int) {
 	}
 }
 
-// join adds a user of the socket. It returns false if the socket is closed.
+// network implements boundSocket.
+func (u *udpSocket) network() string { return "udp" }
+
+// address implements boundSocket.
+func (u *udpSocket) address() netip.AddrPort { return u.at }
+
+// control implements boundSocket.
+func (u *udpSocket) control(f func(fd uintptr)) error {
+	raw, err := u.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(f)
+}
+
+// join adds a user of the socket. It returns false if the last one has left.
 func (u *udpSocket) join() bool {
-	u.sockets.mu.Lock()
-	defer u.sockets.mu.Unlock()
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	if u.users == 0 {
 		return false
 	}
@@ -89,14 +109,19 @@ func (u *udpSocket) join() bool {
 
 // leave removes a user of the socket, and closes the socket after the last one.
 func (u *udpSocket) leave() {
-	u.sockets.mu.Lock()
-	defer u.sockets.mu.Unlock()
+	u.mu.Lock()
 	u.users--
-	if u.users == 0 {
-		delete(u.sockets.udp, u.at)
-		close(u.closed)
-		_ = u.conn.Close()
+	last := u.users == 0
+	u.mu.Unlock()
+	if !last {
+		return
 	}
+	close(u.closed)
+	_ = u.conn.Close() // waits for the reading goroutine to leave its wait
+	u.sockets.mu.Lock()
+	delete(u.sockets.udp, u.at)
+	u.sockets.mu.Unlock()
+	close(u.released)
 }
 
 // backoff returns the backoff of the reading goroutine.

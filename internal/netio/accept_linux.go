@@ -31,9 +31,3 @@ func AcceptNonblock(listener int) (fd int, client netip.AddrPort, errno syscall.
 func SetNoDelay(fd int) syscall.Errno {
 	return SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
-
-// SetReusePort sets SO_REUSEPORT, so that other sockets with this option may bind
-// the same port (see socket(7)).
-func SetReusePort(fd int) syscall.Errno {
-	return SetOption(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-}

@@ -206,12 +206,12 @@ func (p *Poller[T]) startLocked() error {
 	file := os.NewFile(uintptr(epoll), "epoll")
 	raw, err := file.SyscallConn()
 	if err == nil {
-		err = file.SetDeadline(time.Time{}) // fails if Go's poller did not take the descriptor
+		err = CheckPolled(file)
 	}
 	if err != nil {
 		run.End()
 		_ = file.Close()
-		return os.NewSyscallError("epoll_ctl", unix.ENOMEM) // the reason is not available here
+		return err
 	}
 	p.file, p.epoll = file, epoll
 	go p.loop(run, file, raw) // ends when StopIfIdle closes file

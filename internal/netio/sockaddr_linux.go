@@ -84,6 +84,15 @@ func LocalAddr(fd int) (netip.AddrPort, error) {
 	return s.addrPort(), nil
 }
 
+// bind calls bind(2), which never blocks.
+func (s *sockaddr) bind(fd int) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&s.raw)), uintptr(s.length))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // connectNonblock calls connect(2) until no signal interrupts it.
 func (s *sockaddr) connectNonblock(fd int) error {
 	for {

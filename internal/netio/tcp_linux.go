@@ -70,10 +70,14 @@ func connectedToItself(fd int, peer *sockaddr) bool {
 
 // AwaitConnect waits until a connection that [ConnectTCPNonblock] started is
 // established or has failed, or ctx ends, and returns it as a connection of
-// package net. It takes over fd. The error of a ctx that ended is its cause.
+// package net. It takes over fd. The error of a ctx that ended is its cause. The
+// class of the error is [Exhausted] if Go's poller cannot watch the socket.
 func AwaitConnect(ctx context.Context, fd int) (net.Conn, error) {
 	file := os.NewFile(uintptr(fd), "socket")
 	defer file.Close() // net.FileConn below has a descriptor of its own
+	if err := CheckPolled(file); err != nil {
+		return nil, err
+	}
 	stop := context.AfterFunc(ctx, func() { _ = file.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	raw, err := file.SyscallConn()
