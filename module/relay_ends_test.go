@@ -168,7 +168,7 @@ func TestIdleTimeoutOfAStalledTransfer(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		addr, backends := startRelay(t, "idle_timeout 500ms")
 		client, backend := relayed(t, addr, backends)
-		const size = 20_000_000
+		const size = 200_000_000 // more than all socket buffers on the way
 		sent := make(chan error, 1)
 		go func() { // ends with the relay
 			_, err := backend.Write(make([]byte, size))

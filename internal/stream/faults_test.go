@@ -135,11 +135,11 @@ func TestIdleEndsOfAStalledTransfer(t *testing.T) {
 			s.idle = 300 * time.Millisecond
 			r := newRig(t, k, s)
 			goes, stays := r.side(from), r.side(from.other())
-			sending := async(func() { _, _ = goes.Write(make([]byte, 20<<20)) })
+			sending := async(func() { _, _ = goes.Write(make([]byte, 200<<20)) })
 			if end := r.end(); end.Reason != IdleTimeout {
 				t.Errorf("ended as %+v", end)
 			}
-			if got, how := readToEnd(stays, 64<<10, 0); how != rst || len(got) >= 20<<20 {
+			if got, how := readToEnd(stays, 64<<10, 0); how != rst || len(got) >= 200<<20 {
 				t.Errorf("received %d bytes and %s", len(got), how)
 			}
 			// The close of a wrapped client sends a RST, because its bytes are unread.
