@@ -22,7 +22,15 @@ import (
 // directServers holds the servers whose first route has a relay as its only
 // handler, judged from the raw config, by the addresses that they list on our
 // networks.
-type directServers map[listenAddress]*layer4.Server
+type directServers map[listenAddress]*directServer
+
+// directServer is a server of directServers. Its relay is found once for all of
+// its addresses.
+type directServer struct {
+	*layer4.Server
+	searched bool
+	relay    *Relay // nil: none gets all clients, or not searched
+}
 
 // findDirectServers returns the direct servers of a layer4 app. It must be
 // called when the first relay of the app is provisioned: Caddy discards the raw
@@ -34,8 +42,9 @@ func findDirectServers(app *layer4.App) directServers {
 		if len(server.Routes) == 0 || !isRelay(server.Routes[0].HandlersRaw) {
 			continue
 		}
+		direct := &directServer{Server: server}
 		for _, listed := range listedAddresses(server) {
-			servers[listed.address] = server
+			servers[listed.address] = direct
 		}
 	}
 	return servers
@@ -57,10 +66,16 @@ func (s directServers) relay(network, host string, port uint16, log *zap.Logger)
 		return nil
 	}
 	server := s[newListenAddress(network, host, port)]
-	if server == nil || hasMatchers(server.Routes[0]) {
+	if server == nil {
 		return nil
 	}
-	return relayOf(server.Routes[:1])
+	if !server.searched {
+		server.searched = true
+		if !hasMatchers(server.Routes[0]) {
+			server.relay = relayOf(server.Routes[:1])
+		}
+	}
+	return server.relay
 }
 
 // relayOf returns the relay of a route that has no matchers and no other handler.

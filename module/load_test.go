@@ -13,32 +13,42 @@ import (
 )
 
 // Starting and reloading a config costs a service the same whether the config has
-// a few services or many. Allocations are counted, because their number does not
-// depend on the speed of the machine.
+// a few services or many, and at most twice the memory of a server of caddy-l4's
+// proxy. Allocations are counted, because they do not depend on the speed of the
+// machine.
 func TestLoadingIsLinear(t *testing.T) {
 	if !canBind("127.1.0.2:" + fmt.Sprint(freePort(t))) {
 		t.Skip("this system has 127.0.0.1 only, and the test needs an address for each service")
 	}
-	const few = 100
-	load := func(services int) (start, reload costs) {
-		config := manyServices(t, services)
+	relay := func(i int) any {
+		return map[string]any{"handler": "relay", "name": fmt.Sprintf("service%d", i), "backends": []string{"127.0.0.1:9", "127.0.0.2:9"}}
+	}
+	proxy := func(int) any {
+		return map[string]any{"handler": "proxy", "upstreams": []any{map[string]any{"dial": []string{"127.0.0.1:9"}}}}
+	}
+	load := func(services int, n networks, handler func(i int) any) (start, reload costs) {
+		config := manyServices(t, services, n, handler)
 		defer func() { relaytest.Check(t, caddy.Stop()) }()
 		run := func() costs {
 			return costsOf(t, services, func() { relaytest.Check(t, caddy.Load(config, true)) })
 		}
 		return run(), run()
 	}
-	load(few) // fills the caches of the process
-	startFew, reloadFew := load(few)
-	startMany, reloadMany := load(4 * few)
+	const few, many = 100, 400
+	load(few, ours, relay) // fills the caches of the process
+	startFew, reloadFew := load(few, ours, relay)
+	startMany, reloadMany := load(many, ours, relay)
+	startProxy, reloadProxy := load(many, caddys, proxy)
 	for _, c := range []struct {
-		what      string
-		few, many costs
-	}{{"start", startFew, startMany}, {"reload", reloadFew, reloadMany}} {
-		t.Logf("%s of %d services: %v; of %d: %v", c.what, few, c.few, 4*few, c.many)
+		what             string
+		few, many, proxy costs
+	}{{"start", startFew, startMany, startProxy}, {"reload", reloadFew, reloadMany, reloadProxy}} {
+		t.Logf("%s with %d services: %v; with %d: %v; of caddy-l4's proxy: %v", c.what, few, c.few, many, c.many, c.proxy)
 		if c.many.allocations > c.few.allocations*13/10 || c.many.bytes > c.few.bytes*13/10 {
-			t.Errorf("%s of %d services costs %v, of %d services %v: a service must not cost more among more services",
-				c.what, few, c.few, 4*few, c.many)
+			t.Errorf("%s: a service costs more among %d services than among %d", c.what, many, few)
+		}
+		if c.many.bytes > 2*c.proxy.bytes {
+			t.Errorf("%s: a service costs more than twice the memory of caddy-l4's proxy", c.what)
 		}
 	}
 }
@@ -63,16 +73,15 @@ func costsOf(t *testing.T, services int, load func()) costs {
 
 // manyServices returns a config whose services listen on one port, each on its own
 // address, over TCP and UDP.
-func manyServices(t *testing.T, services int) []byte {
+func manyServices(t *testing.T, services int, n networks, handler func(i int) any) []byte {
 	t.Helper()
 	port := freePort(t)
 	servers := make(map[string]any)
 	for i := range services {
 		at := net.JoinHostPort(fmt.Sprintf("127.1.%d.%d", i/250, i%250+1), fmt.Sprint(port))
-		relay := map[string]any{"handler": "relay", "name": fmt.Sprintf("service%d", i), "backends": []string{"127.0.0.1:9", "127.0.0.2:9"}}
 		servers[fmt.Sprintf("server%d", i)] = map[string]any{
-			"listen": []string{"relay+tcp/" + at, "relay+udp/" + at},
-			"routes": []any{map[string]any{"handle": []any{relay}}},
+			"listen": []string{n.tcp + "/" + at, n.udp + "/" + at},
+			"routes": []any{map[string]any{"handle": []any{handler(i)}}},
 		}
 	}
 	config, err := json.Marshal(map[string]any{
