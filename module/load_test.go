@@ -6,6 +6,7 @@ import (
 	"net"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -60,15 +61,21 @@ func (c costs) String() string {
 	return fmt.Sprintf("%d allocations and %d bytes a service", c.allocations, c.bytes)
 }
 
-// costsOf returns the costs of load.
+// costsOf returns the costs of load. It waits for the goroutines of the listeners,
+// which allocate their buffers after load has returned.
 func costsOf(t *testing.T, services int, load func()) costs {
 	t.Helper()
-	var before, after runtime.MemStats
+	var before, last, now runtime.MemStats
 	runtime.ReadMemStats(&before)
 	load()
-	runtime.ReadMemStats(&after)
+	relaytest.Eventually(t, "all listeners to be ready", func() bool {
+		last = now
+		time.Sleep(50 * time.Millisecond)
+		runtime.ReadMemStats(&now)
+		return now.Mallocs-last.Mallocs < 50
+	})
 	n := uint64(services)
-	return costs{(after.Mallocs - before.Mallocs) / n, (after.TotalAlloc - before.TotalAlloc) / n}
+	return costs{(now.Mallocs - before.Mallocs) / n, (now.TotalAlloc - before.TotalAlloc) / n}
 }
 
 // manyServices returns a config whose services listen on one port, each on its own
