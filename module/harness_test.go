@@ -79,21 +79,25 @@ var nextPort atomic.Int32
 
 func freePort(t *testing.T) int {
 	t.Helper()
+	var last error
 	for range 2000 {
-		port := 20000 + os.Getpid()%8*1000 + int(nextPort.Add(1))%1000 // other processes mostly use other ports
+		n := int(nextPort.Add(1))
+		port := 20000 + (os.Getpid()+n/1000)%8*1000 + n%1000 // other processes mostly start in other blocks
 		tcp, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
+			last = err
 			continue
 		}
 		tcp.Close()
 		udp, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
 		if err != nil {
+			last = err
 			continue
 		}
 		udp.Close()
 		return port
 	}
-	t.Fatal("no free port")
+	t.Fatalf("no free port: %v", last)
 	return 0
 }
 

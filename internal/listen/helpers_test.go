@@ -22,21 +22,25 @@ var nextPort atomic.Int32
 // freePort returns a port that is free on all addresses, for TCP and UDP.
 func freePort(t testing.TB) uint16 {
 	t.Helper()
+	var last error
 	for range 2000 {
-		port := 10000 + (os.Getpid()%50)*200 + int(nextPort.Add(1))%200
+		n := int(nextPort.Add(1))
+		port := 10000 + (os.Getpid()+n/200)%50*200 + n%200 // other processes mostly start in other blocks
 		tcp, err := net.ListenTCP("tcp", &net.TCPAddr{Port: port})
 		if err != nil {
+			last = err
 			continue
 		}
 		tcp.Close()
 		udp, err := net.ListenUDP("udp", &net.UDPAddr{Port: port})
 		if err != nil {
+			last = err
 			continue
 		}
 		udp.Close()
 		return uint16(port)
 	}
-	t.Fatal("no free port")
+	t.Fatalf("no free port: %v", last)
 	return 0
 }
 
