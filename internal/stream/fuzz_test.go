@@ -478,7 +478,8 @@ func randomProgram(random *rand.Rand) program {
 		awaitIdle = random.IntN(count)
 		if random.IntN(2) == 0 { // stalled
 			reader, size := byte(random.IntN(2)*sideBit), byte(random.Uint32())|6
-			p = append(p, reader^opStopReading, 0, reader^sideBit^opSend, size, reader^sideBit^opSend, size)
+			writer := reader ^ sideBit // opSend is 0
+			p = append(p, reader^opStopReading, 0, writer, size, writer, size)
 		}
 	} else if random.IntN(8) == 0 {
 		p[0] |= canCut
