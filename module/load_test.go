@@ -48,7 +48,7 @@ func TestLoadingIsLinear(t *testing.T) {
 		if c.many.allocations > c.few.allocations*13/10 || c.many.bytes > c.few.bytes*13/10 {
 			t.Errorf("%s: a service costs more among %d services than among %d", c.what, many, few)
 		}
-		if c.many.bytes > 2*c.proxy.bytes {
+		if !raceDetector && c.many.bytes > 2*c.proxy.bytes {
 			t.Errorf("%s: a service costs more than twice the memory of caddy-l4's proxy", c.what)
 		}
 	}
