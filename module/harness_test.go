@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -232,7 +233,8 @@ func echoTCP(t *testing.T, name string) (addr string, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
@@ -252,8 +254,11 @@ func echoTCP(t *testing.T, name string) (addr string, stop func()) {
 				}
 			}()
 		}
-	}()
-	stop = func() { ln.Close() }
+	})
+	stop = func() { // the system closes the socket only once no goroutine waits on it
+		ln.Close()
+		accepting.Wait()
+	}
 	t.Cleanup(stop)
 	return ln.Addr().String(), stop
 }

@@ -19,6 +19,8 @@ type mortal struct {
 	t    *testing.T
 	addr string
 
+	listening sync.WaitGroup // the goroutines that wait on ln and pc
+
 	mu    sync.Mutex // guards the fields below
 	ln    net.Listener
 	pc    net.PacketConn
@@ -46,7 +48,7 @@ func (m *mortal) rise() {
 		return
 	}
 	m.ln, m.pc, m.conns = ln, pc, make(map[net.Conn]bool)
-	go func() {
+	m.listening.Go(func() {
 		buf := make([]byte, 64<<10)
 		for {
 			n, from, err := pc.ReadFrom(buf)
@@ -55,8 +57,8 @@ func (m *mortal) rise() {
 			}
 			_, _ = pc.WriteTo(append([]byte("b "), buf[:n]...), from)
 		}
-	}()
-	go func() {
+	})
+	m.listening.Go(func() {
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
@@ -84,16 +86,20 @@ func (m *mortal) rise() {
 				}
 			}()
 		}
-	}()
+	})
 }
 
 // kill ends the backend like a crash: it closes the listeners and resets all
-// connections.
+// connections. The system closes a socket only once no goroutine waits on it, so
+// until then it would accept another client.
 func (m *mortal) kill() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.ln.Close()
 	m.pc.Close()
+	m.mu.Unlock()
+	m.listening.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for conn := range m.conns {
 		_ = conn.(*net.TCPConn).SetLinger(0)
 		conn.Close()
