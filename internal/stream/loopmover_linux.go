@@ -240,12 +240,12 @@ func (m *loopMover) doLocked(source Side, out output) {
 	if out&dropHeld != 0 {
 		m.dropHeldLocked()
 	}
-	if out&sendFinish != 0 {
-		m.finishLocked(source.other(), out&closeBoth != 0)
-	}
-	if out&closeBoth != 0 {
-		m.closeLocked(nil)
+	switch {
+	case out&closeBoth != 0:
+		m.closeLocked(nil) // which sends the last FIN, too: both streams were read to their ends
 		return
+	case out&sendFinish != 0:
+		m.finishLocked(source.other())
 	}
 	if out&awaitAck != 0 {
 		m.awaitAckLocked(source)
@@ -263,8 +263,8 @@ func (m *loopMover) dropHeldLocked() {
 }
 
 // finishLocked sends a FIN to a side.
-func (m *loopMover) finishLocked(side Side, last bool) {
-	if errno := netio.FinishWriting(m.sockets[side].fd); errno != 0 && !last {
+func (m *loopMover) finishLocked(side Side) {
+	if errno := netio.FinishWriting(m.sockets[side].fd); errno != 0 {
 		m.writeFailedLocked(side, errno)
 	}
 }
