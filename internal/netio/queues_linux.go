@@ -1,6 +1,10 @@
 package netio
 
-import "net"
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
 
 // Unacknowledged returns how many bytes were written to a connection that its
 // peer has not acknowledged. ok is false where that is unknown: conn is not a
@@ -12,7 +16,7 @@ func Unacknowledged(conn net.Conn) (n int, ok bool) {
 
 // UnacknowledgedFD is [Unacknowledged] for a descriptor. It never blocks.
 func UnacknowledgedFD(fd int) (n int, ok bool) {
-	n, err := unacknowledged(fd)
+	n, err := ioctlInt(fd, unix.SIOCOUTQ) // tcp(7)
 	return n, err == nil
 }
 
@@ -25,6 +29,6 @@ func Unread(conn net.Conn) (n int, ok bool) {
 
 // UnreadFD is [Unread] for a descriptor. It never blocks.
 func UnreadFD(fd int) (n int, ok bool) {
-	n, err := unread(fd)
+	n, err := ioctlInt(fd, unix.SIOCINQ) // tcp(7)
 	return n, err == nil
 }

@@ -166,13 +166,6 @@ func SocketError(fd int) syscall.Errno {
 	return syscall.Errno(pending)
 }
 
-// unacknowledged returns how many bytes were written to a connection that its
-// peer has not acknowledged, see SIOCOUTQ in tcp(7).
-func unacknowledged(fd int) (int, error) { return ioctlInt(fd, unix.SIOCOUTQ) }
-
-// unread returns how many bytes a socket has received that were not read yet.
-func unread(fd int) (int, error) { return ioctlInt(fd, unix.SIOCINQ) }
-
 // ioctlInt calls an ioctl that writes an int and never blocks.
 func ioctlInt(fd int, request uintptr) (int, error) {
 	var value int32
