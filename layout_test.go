@@ -20,26 +20,28 @@ const root = "github.com/async-relay/caddy-relay"
 // arrows says which of our packages each may import (a trailing /... is all
 // below it). They point downwards only: a plain core under a Caddy shell.
 var arrows = map[string][]string{
-	".":                  {"module"},
-	"bench":              {},
-	"cmd/caddy":          {"."},
-	"module":             {"caddyfile", "handler", "upstream", "resolver", "internal/...", "module/api", "module/command"},
-	"module/api":         {},
-	"module/command":     {"module/api", "caddyfile", "internal/watch"},
-	"handler":            {"upstream", "internal/dgram", "internal/dial", "internal/loglimit", "internal/stream", "internal/netio"},
-	"caddyfile":          {},
-	"upstream":           {},
-	"resolver":           {},
-	"internal/dgram":     {"internal/netio"},
-	"internal/dial":      {"internal/netio"},
-	"internal/hook":      {"internal/loglimit"},
-	"internal/listen":    {"internal/netio"},
-	"internal/loglimit":  {},
-	"internal/logqueue":  {},
-	"internal/netio":     {},
-	"internal/relaytest": {},
-	"internal/stream":    {"internal/netio"},
-	"internal/watch":     {},
+	".":                      {"module"},
+	"bench":                  {},
+	"cmd/caddy":              {"."},
+	"module":                 {"caddyfile", "handler", "upstream", "resolver", "internal/...", "module/api", "module/command"},
+	"module/api":             {},
+	"module/command":         {"module/api", "caddyfile", "internal/watch"},
+	"handler":                {"upstream", "internal/dgram", "internal/dial", "internal/loglimit", "internal/stream", "internal/netio"},
+	"caddyfile":              {},
+	"upstream":               {},
+	"resolver":               {},
+	"internal/chaos":         {},
+	"internal/dgram":         {"internal/netio"},
+	"internal/dial":          {"internal/netio"},
+	"internal/hook":          {"internal/loglimit"},
+	"internal/listen":        {"internal/netio"},
+	"internal/loglimit":      {},
+	"internal/logqueue":      {},
+	"internal/netio":         {},
+	"internal/relaytest":     {},
+	"internal/relaytest/lab": {"internal/relaytest"},
+	"internal/stream":        {"internal/netio"},
+	"internal/watch":         {},
 }
 
 // core are the packages that build without Caddy in their dependencies.
@@ -147,10 +149,11 @@ func TestTopLevel(t *testing.T) {
 // systemCallers are the packages that may use unsafe, golang.org/x/sys and the
 // functions of package syscall, with the reason.
 var systemCallers = map[string]string{
-	"internal/netio":     "it exists for that",
-	"internal/hook":      "signals to process groups, which concern no socket: package os signals single processes only",
-	"internal/relaytest": "descriptor limits, backlogs and socket buffers of tests",
-	"bench":              "measures processes from outside and is not part of the plugin",
+	"internal/netio":         "it exists for that",
+	"internal/hook":          "signals to process groups, which concern no socket: package os signals single processes only",
+	"internal/relaytest":     "descriptor limits, backlogs and socket buffers of tests",
+	"internal/relaytest/lab": "makes TUN devices for tests",
+	"bench":                  "measures processes from outside and is not part of the plugin",
 }
 
 // systemCallTypes are the names of package syscall that look like functions in a
