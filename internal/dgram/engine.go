@@ -1,7 +1,10 @@
 package dgram
 
 import (
+	"errors"
+	"net"
 	"net/netip"
+	"syscall"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -19,8 +22,8 @@ type Engine interface {
 type Socket interface {
 	// Send sends datagrams in order and returns how many were sent. It does not
 	// wait for space in the socket's buffer, and keeps no slice. The error
-	// belongs to the first datagram that was not sent, or to an earlier one: an
-	// ICMP error that has arrived for an earlier datagram fails the next send.
+	// belongs to the first datagram that was not sent. Where the system has no
+	// queue of ICMP errors it may belong to an earlier one: see [SocketFailed].
 	Send(datagrams [][]byte) (sent int, err error)
 	// Close closes the socket. A call of the sink that has begun may still be
 	// running, and one more may follow.
@@ -33,8 +36,8 @@ type Sink interface {
 	// Datagrams handles datagrams from the backend, in order. They are valid
 	// until it returns.
 	Datagrams(datagrams [][]byte)
-	// Failed handles an error of the socket, such as ECONNREFUSED after an ICMP
-	// port unreachable. The socket stays usable.
+	// Failed handles an error of the socket, mostly an [ICMPError]. [Judge] returns
+	// what it means. The socket stays usable.
 	Failed(err error)
 }
 
@@ -43,6 +46,13 @@ type Sink interface {
 // for it. The next datagram may be sent.
 func DatagramRejected(err error) bool {
 	return netio.TooBig(err) || netio.Classify(err) == netio.Exhausted
+}
+
+// SocketFailed reports whether an error of [Socket.Send] concerns the socket and
+// not the datagram: the socket is closed, or the error is an ICMP error about an
+// earlier datagram.
+func SocketFailed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // maxFailures is how many errors in a row a socket may report. Then it is

@@ -46,31 +46,43 @@ func newLoops(n int) *loops {
 
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
-	if s := e.reuse(addr, sink, restTime); s != nil {
-		return s, nil
-	}
-	s, err := e.open(addr, sink)
-	if err != nil && netio.Classify(err) == netio.Exhausted {
-		if s := e.reuse(addr, sink, 0); s != nil {
+	for tries := 0; ; tries++ {
+		s, err := e.connect(addr)
+		if err != nil {
+			return nil, &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: err}
+		}
+		if tries == portTries || ports.rested(s.port) {
+			s.setSink(sink)
 			return s, nil
 		}
-		if e.spares.closeRested(0) { // those of the other family hold descriptors too
-			s, err = e.open(addr, sink)
-		}
+		s.release()
 	}
-	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: err}
-	}
-	return s, nil
 }
 
-// open returns a new socket.
-func (e *loops) open(addr netip.AddrPort, sink Sink) (*loopSocket, error) {
-	fd, err := netio.ConnectUDP(addr)
+// connect returns a spare socket or a new one, with a sink that discards.
+func (e *loops) connect(addr netip.AddrPort) (*loopSocket, error) {
+	if s := e.reuse(addr, pauseTime); s != nil {
+		return s, nil
+	}
+	s, err := e.open(addr)
+	if err != nil && netio.Classify(err) == netio.Exhausted {
+		if s := e.reuse(addr, 0); s != nil {
+			return s, nil
+		}
+		if e.spares.closeKept(0) { // those of the other family hold descriptors too
+			s, err = e.open(addr)
+		}
+	}
+	return s, err
+}
+
+// open returns a new socket, with a sink that discards.
+func (e *loops) open(addr netip.AddrPort) (*loopSocket, error) {
+	fd, port, err := netio.ConnectUDP(addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &loopSocket{spares: &e.spares, fd: fd, ipv4: addr.Addr().Unmap().Is4(), sink: sink}
+	s := &loopSocket{spares: &e.spares, fd: fd, ipv4: addr.Addr().Unmap().Is4(), port: port, sink: discard{}}
 	s.poller = e.pollers[e.next.Add(1)%uint32(len(e.pollers))]
 	s.sender.Init(e.probeFeatures(fd))
 	if err := s.join(); err != nil {
@@ -100,11 +112,16 @@ func newRun() (netio.Run[*loopSocket], error) {
 	return &run{receiver: receiver}, nil
 }
 
-// Turn implements [netio.Run]: it receives from each socket that is readable.
+// Turn implements [netio.Run]: it receives from each socket that is readable or
+// has errors.
 func (r *run) Turn(ready []netio.Ready[*loopSocket]) (more bool) {
 	r.turn++
 	for i := range ready {
-		ready[i].Value.receive(r.receiver, r.turn)
+		s := ready[i].Value
+		if ready[i].Events&netio.Failed != 0 && s.receiveErrors() && ready[i].Events&netio.Readable == 0 {
+			continue
+		}
+		s.receive(r.receiver, r.turn)
 	}
 	return false
 }

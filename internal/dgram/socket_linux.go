@@ -32,7 +32,10 @@ type loopSocket struct {
 	mu       sync.Mutex
 	token    netio.Token
 	sink     Sink
-	failures int // errors in a row, of one session
+	failures int    // errors in a row, of one session
+	port     uint16 // the local port
+	reused   bool   // the socket may receive what was sent to an earlier port of it
+	failed   bool   // the socket had an error, in this session or an earlier one
 	closed   bool
 }
 
@@ -78,12 +81,57 @@ func (s *loopSocket) receive(receiver *netio.Receiver, turn uint32) {
 		if len(datagrams) >= growThreshold {
 			s.growBuffers()
 		}
-		sink.Datagrams(datagrams)
+		if len(datagrams) > 0 {
+			sink.Datagrams(datagrams)
+		}
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, net.ErrClosed):
 	default:
-		sink.Failed(os.NewSyscallError("read", err)) // this may close the socket
+		// The error queue holds the ICMP error that this is, see receiveErrors.
 		s.stopIfBroken()
 	}
+}
+
+// errorsPerTurn bounds the ICMP errors of a socket that are handled in a row.
+const errorsPerTurn = 8
+
+// receiveErrors passes the ICMP errors in the socket's queue to the sink. It
+// returns false if there are none.
+func (s *loopSocket) receiveErrors() (any bool) {
+	for range errorsPerTurn {
+		err, sink, more := s.readErrorNonblock()
+		if !more {
+			return any
+		}
+		any = true
+		if err != nil {
+			sink.Failed(err) // this may close the socket
+			s.stopIfBroken()
+		}
+	}
+	return any
+}
+
+// readErrorNonblock removes the first ICMP error from the socket's queue. The
+// error is nil if it concerns a datagram to an earlier peer. more is false if the
+// queue was empty.
+func (s *loopSocket) readErrorNonblock() (icmp *ICMPError, sink Sink, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, false
+	}
+	queued, err := netio.ReadErrorNonblock(s.fd)
+	if err != nil {
+		return nil, nil, false
+	}
+	s.failed = true
+	if peer, err := netio.PeerAddr(s.fd); err == nil {
+		icmp = icmpError(queued, peer)
+	}
+	if icmp != nil && icmp.FromBackend {
+		s.failures++
+	}
+	return icmp, s.sink, true
 }
 
 // readNonblock also returns the sink that the datagrams or the error are for:
@@ -95,17 +143,37 @@ func (s *loopSocket) readNonblock(receiver *netio.Receiver, batch bool) ([][]byt
 		return nil, nil, net.ErrClosed
 	}
 	receive := receiver.ReceiveOneNonblock
-	if batch {
+	switch {
+	case batch:
 		receive = receiver.ReceiveNonblock
+	case s.reused:
+		receive = receiver.ReceiveMessageNonblock
 	}
 	datagrams, err := receive(s.fd)
 	switch {
 	case err == nil:
 		s.failures = 0
+		if s.reused {
+			datagrams = s.ownLocked(receiver, datagrams)
+		}
 	case !errors.Is(err, syscall.EAGAIN):
 		s.failures++
+		s.failed = true
 	}
 	return datagrams, s.sink, err
+}
+
+// ownLocked returns the datagrams that were sent to the socket's port. The others
+// were sent to an earlier port of the socket, to another client: the kernel may
+// have found the socket for them long ago, see spare_linux.go.
+func (s *loopSocket) ownLocked(receiver *netio.Receiver, datagrams [][]byte) [][]byte {
+	own := datagrams[:0]
+	for i, datagram := range datagrams {
+		if netio.DestinationPort(receiver.Control(i)) == s.port {
+			own = append(own, datagram)
+		}
+	}
+	return own
 }
 
 // stopIfBroken stops reading the socket if one session had too many errors in a
@@ -142,14 +210,38 @@ func (s *loopSocket) Send(datagrams [][]byte) (sent int, err error) {
 	if len(datagrams) >= growThreshold {
 		s.growBuffers()
 	}
-	if sent, err = s.sender.SendNonblock(s.fd, nil, datagrams); err != nil {
+	sent, err = s.sender.SendNonblock(s.fd, nil, datagrams)
+	for range sendRetries {
+		if !mayBePending(err) {
+			break
+		}
+		// The event loop reports the ICMP error that this may be: it is in the
+		// error queue too.
+		var more int
+		more, err = s.sender.SendNonblock(s.fd, nil, datagrams[sent:])
+		sent += more
+	}
+	if err != nil {
 		err = os.NewSyscallError("write", err)
 	}
 	return sent, err
 }
 
+// setSink passes what the socket receives from now on to a sink.
+func (s *loopSocket) setSink(sink Sink) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sink = sink
+}
+
 // Close implements [Socket].
 func (s *loopSocket) Close() {
+	ports.ended(s.port)
+	s.release()
+}
+
+// release keeps the socket for another session, or closes it.
+func (s *loopSocket) release() {
 	if !s.makeSpare() {
 		s.close()
 	}

@@ -9,17 +9,25 @@ import (
 )
 
 // A spare socket is the socket of an ended session, kept for a new session.
-// Opening and closing a socket is a fifth of the cost of a session with one
-// query and one answer. A spare socket has no peer and no port, so nothing
-// reaches it, and the next session gets another port.
+// Opening and closing a socket is a quarter of the cost of a session with one
+// query and one answer.
+//
+// Nothing that was sent to the ended session may reach the new one. A new port,
+// which has rested (see portMemory), is not enough: the kernel finds the socket of
+// a packet before packet filters see it, and a filter that holds the packet, such
+// as NFQUEUE, passes it to that socket afterwards, whatever port and peer the
+// socket has by then. A reused socket therefore accepts only datagrams whose
+// destination is its current port.
 
 const (
 	// maxSpares bounds the spare sockets of an engine.
-	maxSpares = 256
-	// restTime is how long a spare socket rests before it is used again. What
-	// was on its way to the old port when the port was released, in the kernel
-	// or on another processor, has arrived well before that, and is discarded.
-	restTime = 5 * time.Millisecond
+	maxSpares = 1024
+	// pauseTime is how long a spare socket is not connected again after it was
+	// disconnected. Another processor that looks up the socket of a packet may be
+	// at this socket in the kernel's table. If the socket moved to another place
+	// in the table meanwhile, the lookup would fail, and a packet of another
+	// socket would be lost.
+	pauseTime = 5 * time.Millisecond
 	// keepTime is how long a spare socket is kept. If new sessions are rarer
 	// than that, the cost of opening a socket for each does not matter.
 	keepTime = 250 * time.Millisecond
@@ -52,7 +60,7 @@ func (s *spares) list(ipv4 bool) *[]spare {
 	return &s.ipv6
 }
 
-// put adds a socket that has no peer. It returns false if the limit is reached.
+// put adds a socket. It returns false if the limit is reached.
 func (s *spares) put(socket *loopSocket) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,13 +76,13 @@ func (s *spares) put(socket *loopSocket) bool {
 	return true
 }
 
-// take removes and returns the socket that has rested longest, or nil if none
-// has rested for at least that long.
-func (s *spares) take(ipv4 bool, rested time.Duration) *loopSocket {
+// take removes and returns the socket that was kept longest, or nil if none was
+// kept for at least that long.
+func (s *spares) take(ipv4 bool, kept time.Duration) *loopSocket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := s.list(ipv4)
-	if len(*list) == 0 || time.Since((*list)[0].since) < rested {
+	if len(*list) == 0 || time.Since((*list)[0].since) < kept {
 		return nil
 	}
 	first := (*list)[0].socket
@@ -86,7 +94,7 @@ func (s *spares) take(ipv4 bool, rested time.Duration) *loopSocket {
 // sweep closes the sockets that have not been used for keepTime, and runs again
 // after keepTime if others remain.
 func (s *spares) sweep() {
-	s.closeRested(keepTime)
+	s.closeKept(keepTime)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sweeping = len(s.ipv4)+len(s.ipv6) > 0; s.sweeping {
@@ -94,11 +102,11 @@ func (s *spares) sweep() {
 	}
 }
 
-// closeRested closes the sockets that have rested for at least that long, and
-// reports whether there were any.
-func (s *spares) closeRested(rested time.Duration) (closed bool) {
+// closeKept closes the sockets that were kept for at least that long, and reports
+// whether there were any.
+func (s *spares) closeKept(kept time.Duration) (closed bool) {
 	for _, ipv4 := range []bool{true, false} {
-		for socket := s.take(ipv4, rested); socket != nil; socket = s.take(ipv4, rested) {
+		for socket := s.take(ipv4, kept); socket != nil; socket = s.take(ipv4, kept) {
 			socket.close()
 			closed = true
 		}
@@ -106,33 +114,47 @@ func (s *spares) closeRested(rested time.Duration) (closed bool) {
 	return closed
 }
 
-// reuse connects a spare socket that has rested for at least that long. It
-// returns nil if there is none or it cannot be connected.
-func (e *loops) reuse(addr netip.AddrPort, sink Sink, rested time.Duration) *loopSocket {
-	s := e.spares.take(addr.Addr().Unmap().Is4(), rested)
+// reuse connects a spare socket that was kept for at least that long. It returns
+// nil if there is none or it cannot be connected.
+func (e *loops) reuse(addr netip.AddrPort, kept time.Duration) *loopSocket {
+	s := e.spares.take(addr.Addr().Unmap().Is4(), kept)
 	if s == nil {
 		return nil
 	}
-	s.mu.Lock()
-	err := netio.ReconnectUDP(s.fd, addr)
-	if err == nil {
-		s.sender.Init(e.features)
-		s.sink = sink
-	}
-	s.mu.Unlock()
-	if err != nil {
+	if !s.reconnect(addr, e.features) {
 		s.close()
 		return nil
 	}
 	return s
 }
 
+// reconnect gives the socket another peer and port. It returns false if that
+// fails.
+func (s *loopSocket) reconnect(addr netip.AddrPort, features netio.Features) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed {
+		return false // another error of the ended session may be pending
+	}
+	if !s.reused && netio.EnableDestinations(s.fd, s.ipv4) != nil {
+		return false
+	}
+	s.reused = true
+	port, err := netio.ReconnectUDP(s.fd, addr)
+	if err != nil || port == s.port {
+		return false
+	}
+	s.port = port
+	s.sender.Init(features)
+	return true
+}
+
 // makeSpare disconnects the socket and keeps it for another session. It returns
-// false if the socket is broken or there are enough spare sockets.
+// false if the socket had an error or there are enough spare sockets.
 func (s *loopSocket) makeSpare() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.spares == nil || s.failures >= maxFailures {
+	if s.spares == nil || s.failed {
 		return false
 	}
 	s.sink, s.failures = discard{}, 0

@@ -19,24 +19,23 @@ type Receiver struct {
 	headers   [Batch]header
 	vectors   [Batch]unix.Iovec
 	senders   []sockaddr // nil: not requested
-	controls  []byte     // control messages; nil: not requested
+	controls  []byte     // control messages
 	datagrams [Batch][]byte
 	used      int  // how many headers the kernel has written into
 	singly    bool // the kernel lacks recvmmsg(2)
 }
 
 // NewReceiver returns a receiver. With senders it also records the sender of
-// each datagram and the control messages that came with it.
+// each datagram.
 func NewReceiver(senders bool) (*Receiver, error) {
 	memory, err := unix.Mmap(-1, 0, Batch*BufferSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("mapping memory for datagrams: %w", err)
 	}
 	_ = unix.Madvise(memory, unix.MADV_NOHUGEPAGE) // the first datagram would take 2 MiB
-	r := &Receiver{memory: memory, used: Batch, singly: Disabled("batch")}
+	r := &Receiver{memory: memory, controls: make([]byte, Batch*controlSpace), used: Batch, singly: Disabled("batch")}
 	if senders {
 		r.senders = make([]sockaddr, Batch)
-		r.controls = make([]byte, Batch*controlSpace)
 	}
 	for i := range r.headers {
 		r.vectors[i].Base = &memory[i*BufferSize]
@@ -63,6 +62,11 @@ func (r *Receiver) ReceiveNonblock(fd int) (datagrams [][]byte, err error) {
 	if r.singly {
 		n, err = 1, messageNonblock(unix.SYS_RECVMSG, fd, &r.headers[0])
 	}
+	return r.received(n, err)
+}
+
+// received returns the first n datagrams.
+func (r *Receiver) received(n int, err error) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +78,14 @@ func (r *Receiver) ReceiveNonblock(fd int) (datagrams [][]byte, err error) {
 	return r.datagrams[:n], nil
 }
 
-// ReceiveOneNonblock is ReceiveNonblock of one datagram of a connected socket, by recvfrom(2),
-// which costs less than recvmmsg for one.
+// ReceiveMessageNonblock is ReceiveNonblock of one datagram, by recvmsg(2).
+func (r *Receiver) ReceiveMessageNonblock(fd int) (datagrams [][]byte, err error) {
+	r.prepare()
+	return r.received(1, messageNonblock(unix.SYS_RECVMSG, fd, &r.headers[0]))
+}
+
+// ReceiveOneNonblock is ReceiveNonblock of one datagram of a connected socket,
+// without its control messages, by recvfrom(2). It costs least.
 func (r *Receiver) ReceiveOneNonblock(fd int) (datagrams [][]byte, err error) {
 	n, errno := ReadNonblock(fd, r.memory[:BufferSize])
 	if errno != 0 {
@@ -87,13 +97,12 @@ func (r *Receiver) ReceiveOneNonblock(fd int) (datagrams [][]byte, err error) {
 
 // prepare restores the headers that the kernel has overwritten.
 func (r *Receiver) prepare() {
-	if r.senders == nil {
-		return
-	}
 	for i := range r.used {
 		h := &r.headers[i].Msghdr
-		h.Name = (*byte)(unsafe.Pointer(&r.senders[i].raw))
-		h.Namelen = unix.SizeofSockaddrInet6
+		if r.senders != nil {
+			h.Name = (*byte)(unsafe.Pointer(&r.senders[i].raw))
+			h.Namelen = unix.SizeofSockaddrInet6
+		}
 		h.Control = &r.controls[i*controlSpace]
 		h.SetControllen(controlSpace)
 	}

@@ -11,10 +11,12 @@ import (
 )
 
 // Path is the destination of datagrams and the control messages that are sent
-// with them, such as the local address. A connected socket uses a nil *Path.
+// with them, such as the local address. A connected socket uses a nil *Path. It
+// must not be copied once it was used.
 type Path struct {
 	to      sockaddr
 	control []byte
+	refused int32 // as Sender.refused; atomic
 }
 
 // NewPath returns the path to an address from a socket of IPv4, or of IPv6,
@@ -25,13 +27,17 @@ func NewPath(to netip.AddrPort, ipv4 bool, control []byte) Path {
 }
 
 // Sender sends datagrams on one socket and remembers which batching features the
-// socket has refused. Any number of goroutines may use it at once.
+// kernel lacks and the peers' paths have refused. Any number of goroutines may
+// use it at once.
 type Sender struct {
-	// unsegmented is the smallest size of datagrams that are not sent by GSO
-	// (generic segmentation offload), because the path or the device refused
-	// segments of that size. 1 switches GSO off.
-	unsegmented atomic.Int32
-	noBatch     atomic.Bool // the kernel lacks sendmmsg(2)
+	segments bool        // GSO (generic segmentation offload) is available; set by Init
+	noBatch  atomic.Bool // the kernel lacks sendmmsg(2)
+
+	// refused is the smallest size of segments that the path or its device has
+	// refused for GSO; 1 means any size, 0 that none was refused. It is that of a
+	// connected socket's path. Other paths have a value of their own, so that a
+	// narrow path to one client does not affect the others.
+	refused int32 // atomic
 }
 
 const (
@@ -76,11 +82,28 @@ func hasSegments(fd int) bool {
 
 // Init must be called before the first SendNonblock.
 func (s *Sender) Init(f Features) {
+	s.segments = f.Segments
 	s.noBatch.Store(!f.Batch)
-	s.unsegmented.Store(1)
-	if f.Segments {
-		s.unsegmented.Store(maxSegmented)
+	atomic.StoreInt32(&s.refused, 0)
+}
+
+// refusedBy returns the place of a path's refused size.
+func (s *Sender) refusedBy(path *Path) *int32 {
+	if path == nil {
+		return &s.refused
 	}
+	return &path.refused
+}
+
+// unsegmented returns the smallest size of datagrams that are not sent by GSO.
+func (s *Sender) unsegmented(refused *int32) int {
+	if !s.segments {
+		return 1
+	}
+	if size := atomic.LoadInt32(refused); size > 0 {
+		return int(size)
+	}
+	return maxSegmented
 }
 
 // outgoing holds what the kernel reads during a send. It is pooled because it
@@ -136,7 +159,8 @@ func sendOne(fd int, path *Path, datagram []byte) error {
 // sendSome sends the first of the datagrams with one system call: by GSO those
 // that form segments, else by sendmmsg those up to the next that do.
 func (s *Sender) sendSome(out *outgoing, fd int, path *Path, datagrams [][]byte) (int, error) {
-	unsegmented := int(s.unsegmented.Load())
+	refused := s.refusedBy(path)
+	unsegmented := s.unsegmented(refused)
 	n := segments(datagrams, unsegmented)
 	if n == 1 {
 		return s.sendBatch(out, fd, path, datagrams, unsegmented)
@@ -156,7 +180,7 @@ func (s *Sender) sendSome(out *outgoing, fd int, path *Path, datagrams [][]byte)
 	}
 	sent, err := s.sendBatch(out, fd, path, datagrams, unsegmented)
 	if sent > 0 { // the datagrams are accepted without GSO, so GSO was the reason
-		s.limitSegments(unsegmented)
+		limitSegments(refused, unsegmented)
 	}
 	return sent, err
 }
@@ -181,10 +205,10 @@ func (s *Sender) sendBatch(out *outgoing, fd int, path *Path, datagrams [][]byte
 }
 
 // limitSegments remembers that segments of this size are refused.
-func (s *Sender) limitSegments(size int) {
+func limitSegments(refused *int32, size int) {
 	for {
-		old := s.unsegmented.Load()
-		if int(old) <= size || s.unsegmented.CompareAndSwap(old, int32(size)) {
+		old := atomic.LoadInt32(refused)
+		if old > 0 && int(old) <= size || atomic.CompareAndSwapInt32(refused, old, int32(size)) {
 			return
 		}
 	}

@@ -116,7 +116,7 @@ func TestSendAndReceive(t *testing.T) {
 				r := receiver(t)
 				here, at := listening(t, host)
 				near, nearAt := listening(t, host)
-				connected, err := ConnectUDP(at)
+				connected, _, err := ConnectUDP(at)
 				relaytest.Check(t, err)
 				defer CloseDescriptor(connected)
 				var sender Sender
@@ -172,7 +172,7 @@ func TestSegmentsRefused(t *testing.T) {
 			t.Fatalf("%d sent: %v", sent, err)
 		}
 		wantReceived(t, r, here, from, want)
-		if whole := int(sender.unsegmented.Load()); whole > size {
+		if whole := sender.unsegmented(&to.refused); whole > size {
 			t.Errorf("segments of %d bytes were refused, but GSO is still used up to %d", size, whole-1)
 		}
 	}
@@ -182,8 +182,33 @@ func TestSegmentsRefused(t *testing.T) {
 	if sent, err := sender.SendNonblock(near, &invalid, datagrams([]int{100, 100})); sent != 0 || err == nil {
 		t.Errorf("%d sent to port 0: %v", sent, err)
 	}
-	if whole := sender.unsegmented.Load(); whole != maxSegmented {
+	if whole := sender.unsegmented(&invalid.refused); whole != maxSegmented {
 		t.Errorf("GSO is limited to less than %d bytes", whole)
+	}
+}
+
+// A path that refuses GSO does not affect other paths of the same socket.
+func TestSegmentsRefusedByOnePath(t *testing.T) {
+	r := receiver(t)
+	here, at := listening(t, "127.0.0.1")
+	near, from := listening(t, "127.0.0.1")
+	var sender Sender
+	sender.Init(ProbeFeatures(near))
+	if !sender.segments {
+		t.Skip("no GSO")
+	}
+	narrow, wide := NewPath(at, true, nil), NewPath(at, true, nil)
+	relaytest.Check(t, unix.SetsockoptInt(near, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1)) // refuses GSO
+	want := datagrams(repeat(1200, 20))
+	if sent, err := sender.SendNonblock(near, &narrow, want); err != nil || sent != len(want) {
+		t.Fatalf("%d sent: %v", sent, err)
+	}
+	wantReceived(t, r, here, from, want)
+	if got := sender.unsegmented(&narrow.refused); got > 1200 {
+		t.Errorf("the narrow path uses GSO below %d bytes", got)
+	}
+	if got := sender.unsegmented(&wide.refused); got != maxSegmented {
+		t.Errorf("the other path uses GSO below %d bytes only", got)
 	}
 }
 
@@ -191,9 +216,9 @@ func TestSegmentsRefused(t *testing.T) {
 func TestLimitSegments(t *testing.T) {
 	var s Sender
 	s.Init(Features{Segments: true})
-	for _, step := range []struct{ refused, want int32 }{{1400, 1400}, {9000, 1400}, {1, 1}, {500, 1}} {
-		if s.limitSegments(int(step.refused)); s.unsegmented.Load() != step.want {
-			t.Errorf("after %d: %d, want %d", step.refused, s.unsegmented.Load(), step.want)
+	for _, step := range []struct{ refused, want int }{{1400, 1400}, {9000, 1400}, {1, 1}, {500, 1}} {
+		if limitSegments(&s.refused, step.refused); s.unsegmented(&s.refused) != step.want {
+			t.Errorf("after %d: %d, want %d", step.refused, s.unsegmented(&s.refused), step.want)
 		}
 	}
 }
@@ -224,7 +249,7 @@ func TestSegments(t *testing.T) {
 func TestSendReturnsSent(t *testing.T) {
 	r := receiver(t)
 	here, at := listening(t, "127.0.0.1")
-	fd, err := ConnectUDP(at)
+	fd, _, err := ConnectUDP(at)
 	relaytest.Check(t, err)
 	defer CloseDescriptor(fd)
 	for _, off := range []string{"", "gso", "batch"} {

@@ -1,0 +1,13 @@
+package netio
+
+import (
+	"net/netip"
+	"syscall"
+)
+
+// QueuedError is an ICMP error about a datagram that a socket has sent.
+type QueuedError struct {
+	Errno syscall.Errno  // what the message means, such as ECONNREFUSED for a port unreachable
+	From  netip.Addr     // the host that sent the message
+	To    netip.AddrPort // the destination of the datagram
+}
