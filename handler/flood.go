@@ -16,6 +16,7 @@ const (
 	evicted                    // a session was ended to make room for another
 	queueFull                  // a datagram was dropped: its session's queue is full
 	dropped                    // a datagram was dropped: its client was refused, or it could not be sent
+	icmpIgnored                // an ICMP error came from a host that cannot know what it claims
 	limitTCP                   // the service is at max_connections
 	limitUDP                   // as limitTCP, for a session
 	perIPLimitTCP              // the client's address is at max_connections_per_ip
@@ -33,6 +34,7 @@ var floodLines = [floodKinds]struct {
 	evicted:       {zapcore.WarnLevel, "session evicted"},
 	queueFull:     {zapcore.WarnLevel, "datagrams dropped, queue full"},
 	dropped:       {zapcore.DebugLevel, "datagrams dropped"},
+	icmpIgnored:   {zapcore.WarnLevel, "ICMP error ignored, not from the backend"},
 	limitTCP:      {zapcore.WarnLevel, "client refused, too many connections"},
 	limitUDP:      {zapcore.WarnLevel, "client refused, too many connections"},
 	perIPLimitTCP: {zapcore.WarnLevel, "client refused, too many connections from its address"},

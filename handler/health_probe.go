@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/upstream"
@@ -61,10 +62,10 @@ func (c *HealthCheck) probeUDP(ctx context.Context, addrs []netip.Addr, port uin
 	return addrs[len(addrs)-1], failed
 }
 
-// exchangeUDP makes the exchange with one address.
+// exchangeUDP makes the exchange with one address. ICMP errors of other hosts do
+// not end it.
 func (c *HealthCheck) exchangeUDP(ctx context.Context, addr netip.AddrPort) error {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "udp", addr.String())
+	conn, err := dgram.Dial(addr)
 	if err != nil {
 		return err
 	}

@@ -96,9 +96,10 @@ type sessionAttempts struct {
 // backendSocket is a session's socket towards a backend, and the sink of that
 // socket. It ignores what it receives once the session has another socket.
 type backendSocket struct {
-	session    *session
-	conn       dgram.Socket // guarded by session.mu, as is headerSent
-	headerSent bool         // a PROXY protocol header was sent
+	session       *session
+	conn          dgram.Socket // guarded by session.mu, as are the fields below
+	used          bool         // a datagram was sent
+	rejectedSince time.Time    // when a send was first rejected after the last one that succeeded; zero: it was not
 }
 
 // sharedReplier is a Replier with a reference count. The session and each call
@@ -260,7 +261,7 @@ func (b *backendSocket) Failed(err error) {
 	s.lock()
 	defer s.unlock()
 	if s.socket == b {
-		s.socketFailedLocked(err)
+		s.socketErrorLocked(b, err)
 	}
 }
 

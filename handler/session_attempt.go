@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/upstream"
@@ -164,6 +165,58 @@ func (s *session) makeRoom(a upstream.Attempt, why error) {
 	}
 }
 
+// unreachableAfter is how long a backend must be silent before a report that it is
+// unreachable counts. Any host can send such a report, but only a dead backend is
+// silent too. The kernel's own report about a neighbour takes longer than that.
+const unreachableAfter = time.Second
+
+// socketErrorLocked handles an error that the socket has received.
+func (s *session) socketErrorLocked(b *backendSocket, err error) {
+	switch dgram.Judge(err) {
+	case dgram.BackendFailed:
+		s.socketFailedLocked(err)
+	case dgram.Unreachable:
+		if !s.waiting {
+			return
+		}
+		if silent := time.Since(s.since); silent < unreachableAfter {
+			s.failIfSilentLocked(b, err, unreachableAfter-silent)
+			return
+		}
+		s.socketFailedLocked(err)
+	case dgram.DatagramLost:
+		s.note(dropped, zap.Error(err))
+	case dgram.Ignored:
+		s.note(icmpIgnored, zap.String("backend", s.attempt.Backend.Text), zap.Error(err))
+	}
+}
+
+// failIfSilentLocked makes the socket fail with err if there is still no answer
+// after a wait. One timer serves all errors until the next answer.
+func (s *session) failIfSilentLocked(b *backendSocket, err error, wait time.Duration) {
+	e := s.extrasLocked()
+	if e.unreachable != nil {
+		return
+	}
+	e.unreachable = time.AfterFunc(wait, func() {
+		defer s.guard()
+		s.lock()
+		defer s.unlock()
+		e.unreachable = nil
+		if s.socket == b && s.waiting && time.Since(s.since) >= unreachableAfter {
+			s.socketFailedLocked(err)
+		}
+	})
+}
+
+// forgetUnreachableLocked ends the wait of failIfSilentLocked.
+func (s *session) forgetUnreachableLocked() {
+	if s.extras != nil && s.extras.unreachable != nil {
+		s.extras.unreachable.Stop()
+		s.extras.unreachable = nil
+	}
+}
+
 // socketFailedLocked tries the attempt's next address after the socket failed.
 // If there is none, the attempt fails.
 func (s *session) socketFailedLocked(err error) {
@@ -229,6 +282,7 @@ func (s *session) stopAttemptLocked() {
 	if s.replyTimer != nil {
 		s.replyTimer.Stop()
 	}
+	s.forgetUnreachableLocked()
 	if b := s.socket; b != nil {
 		s.socket = nil
 		s.hasSocket.Store(false)
@@ -253,6 +307,7 @@ func (s *session) startWaitingLocked() {
 // stopWaitingLocked stops waiting for an answer.
 func (s *session) stopWaitingLocked() {
 	s.waiting = false
+	s.forgetUnreachableLocked()
 	if s.replyTimer != nil {
 		s.replyTimer.Stop()
 	}

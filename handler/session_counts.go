@@ -14,8 +14,11 @@ import (
 
 // This file contains what a session counts and logs.
 
-// extras holds what only the access log and the PROXY protocol need of a session.
+// extras holds what only few sessions need.
 type extras struct {
+	unreachable *time.Timer // see failIfSilentLocked; nil: the backend was not reported to be unreachable
+
+	// For the access log and the PROXY protocol.
 	tried   tried
 	dialled time.Duration // time until the latest backend's first answer
 	header  []byte        // the PROXY protocol header; nil until first needed

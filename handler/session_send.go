@@ -19,7 +19,7 @@ func (s *session) sendBacklogLocked() {
 		i += sent
 		switch {
 		case err == nil:
-		case dgram.DatagramRejected(err):
+		case s.datagramLostLocked(err):
 			s.dropLocked(dropped, s.backlog.datagrams[i], zap.Error(err))
 			s.countUpLocked()
 			s.backlog.remove(i)
@@ -48,7 +48,7 @@ func (s *session) forwardLocked(datagrams [][]byte, now time.Time) (handled int)
 		handled += sent
 		switch {
 		case err == nil:
-		case dgram.DatagramRejected(err):
+		case s.datagramLostLocked(err):
 			s.dropLocked(dropped, datagrams[handled], zap.Error(err))
 			handled++
 		default:
@@ -74,17 +74,40 @@ func (s *session) sendLocked(datagrams [][]byte, allAnswered bool) (sent int, er
 	if err != nil && sent == 0 && allAnswered && !dgram.DatagramRejected(err) {
 		sent, err = b.conn.Send(datagrams)
 	}
-	if sent > 0 && !b.headerSent {
-		b.headerSent = true // written once only: the other direction reads the same cache line
+	if sent > 0 {
+		if !b.used {
+			b.used = true // written once only: the other direction reads the same cache line
+		}
+		if !b.rejectedSince.IsZero() {
+			b.rejectedSince = time.Time{}
+		}
 	}
 	return sent, err
+}
+
+// datagramLostLocked reports whether an error of a send costs that datagram only.
+// That is so if the datagram itself was rejected, and while this machine rejects
+// what it has sent on the same socket before, as a firewall does while it is
+// reloaded. If that lasts for the connect timeout, the socket has failed.
+func (s *session) datagramLostLocked(err error) bool {
+	b := s.socket
+	if dgram.DatagramRejected(err) {
+		return true
+	}
+	if !b.used || dgram.SocketFailed(err) {
+		return false
+	}
+	if b.rejectedSince.IsZero() {
+		b.rejectedSince = time.Now()
+	}
+	return time.Since(b.rejectedSince) < s.relay.opts.ConnectTimeout
 }
 
 // addHeadersLocked returns the datagrams with the PROXY protocol header in front
 // of the socket's first datagram, or of each one if ProxyProtocolEvery is set.
 func (s *session) addHeadersLocked(b *backendSocket, datagrams [][]byte) [][]byte {
 	every := s.relay.opts.ProxyProtocolEvery
-	if b.headerSent && !every {
+	if b.used && !every {
 		return datagrams
 	}
 	e := s.extrasLocked()

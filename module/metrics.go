@@ -31,6 +31,7 @@ const (
 	dnsLookupsTotal
 	udpSessionsEvictedTotal
 	logLinesDroppedTotal
+	icmpErrorsIgnoredTotal
 )
 
 // namePrefix begins the name of every metric.
@@ -99,6 +100,10 @@ var metrics = [...]struct {
 	logLinesDroppedTotal: {
 		"log_lines_dropped_total", "Lines that a log did not get because it was not read, or too slowly.",
 		nil,
+	},
+	icmpErrorsIgnoredTotal: {
+		"icmp_errors_ignored_total", "ICMP errors, such as port unreachable, that came from a host other than the backend and were ignored.",
+		[]string{"service"},
 	},
 }
 

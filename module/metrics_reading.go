@@ -90,6 +90,7 @@ func (s *service) readMetrics(now time.Time, of readingOf) reading {
 		r.addCounter(count, droppedDatagramsTotal, service, string(reason))
 	}
 	r.addCounter(stats.Evicted, udpSessionsEvictedTotal, service)
+	r.addCounter(stats.Ignored, icmpErrorsIgnoredTotal, service)
 	return r
 }
 
