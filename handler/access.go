@@ -37,10 +37,11 @@ type attempted struct {
 	address string
 	err     error
 	took    time.Duration
+	hedged  bool // started in parallel with a slow attempt
 }
 
 func (t *tried) add(o outcome) {
-	a := attempted{backend: o.attempt.Backend.Text, err: o.err, took: o.took}
+	a := attempted{backend: o.attempt.Backend.Text, err: o.err, took: o.took, hedged: o.hedged}
 	if addr := o.at(); addr.IsValid() {
 		a.address = addr.String()
 	}
@@ -67,6 +68,9 @@ func (a attempted) MarshalLogObject(o zapcore.ObjectEncoder) error {
 		o.AddString("error", a.err.Error())
 	}
 	o.AddFloat64("ms", Milliseconds(a.took))
+	if a.hedged {
+		o.AddBool("hedged", true)
+	}
 	return nil
 }
 

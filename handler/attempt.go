@@ -27,17 +27,20 @@ var (
 )
 
 // attempts is the search of one TCP client for a backend. Its fields belong to the
-// goroutine of run. Each attempt is a goroutine of its own, which ends with its
-// result or with the client's context.
+// goroutine of run, and after that to the judge of a slow backend, if there is one.
+// Each attempt is a goroutine of its own, which ends with its result or with ctx.
 type attempts struct {
 	relay  *Relay
 	client fmt.Stringer
 	note   func(outcome) // receives each outcome
 	walk   upstream.Walk
 
-	current upstream.Attempt // that the client waits for; zero if only superseded attempts are running
-	pending int              // running attempts
-	results chan outcome
+	ctx       context.Context         // of all attempts
+	cancel    context.CancelCauseFunc // ends ctx
+	current   upstream.Attempt        // that the client waits for; zero if only superseded attempts are running
+	companion upstream.Attempt        // hedged: runs in parallel with current; zero: none
+	pending   int                     // running attempts
+	results   chan outcome
 }
 
 // outcome is the result of an attempt.
@@ -48,6 +51,7 @@ type outcome struct {
 	tried   []netip.Addr
 	since   time.Time // when the first of tried was dialled
 	took    time.Duration
+	hedged  bool // it was the companion of another attempt
 	err     error
 }
 
@@ -71,45 +75,73 @@ type startedAttempt struct {
 	dialFirst dial.Func // returns the result for the first address
 }
 
+// newAttempts returns a search on the given walk. The end of a client's context
+// ends run, and run's caller ends the attempts: one of them may outlive the client.
+func (r *Relay) newAttempts(ctx context.Context, of *tcpRelay, walk upstream.Walk) *attempts {
+	t := &attempts{relay: r, client: of.client, note: of.note, walk: walk, results: make(chan outcome)}
+	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	return t
+}
+
 // connect tries backends until one accepts the client. It returns an error after
 // all of them were tried. It continues an attempt that was started, unless from is
 // nil. gone reports whether the client has left meanwhile.
 func (r *Relay) connect(ctx context.Context, of *tcpRelay, from *startedAttempt, gone func() bool) (outcome, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(errSuperseded)
-	t := &attempts{relay: r, client: of.client, note: of.note, results: make(chan outcome)}
+	var t *attempts
 	if from != nil {
-		t.walk = from.walk
-		t.start(ctx, from.attempt, query{}, from)
+		t = r.newAttempts(ctx, of, from.walk)
+		t.current = from.attempt
+		t.start(from.attempt, query{}, from)
 	} else {
-		t.walk = r.service.Pool.Walk(upstream.TCP)
-		t.next(ctx)
+		t = r.newAttempts(ctx, of, r.service.Pool.Walk(upstream.TCP))
+		t.next()
 	}
-	return t.run(ctx, gone)
+	o, err := t.run(ctx, gone)
+	if err != nil || !t.judgeSlow(o) {
+		t.cancel(errSuperseded)
+	}
+	return o, err
 }
 
+// run waits for the results of attempts, and starts those that follow them.
 func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 	watch := time.NewTicker(watchEvery)
 	defer watch.Stop()
+	hedge := t.newHedgeTimer()
+	defer hedge.Stop()
 	last := errNoBackend
 	for t.pending > 0 {
 		select {
 		case o := <-t.results:
 			t.pending--
+			if o.hedged = o.attempt == t.companion; o.hedged && o.err == nil {
+				t.noteOvertaken()
+			}
 			t.note(o)
 			if o.err == nil {
 				t.relay.recordSuccess(&t.walk, o, upstream.TCP, t.client, time.Now(), false)
 				return o, nil
 			}
 			last = fmt.Errorf("backend %s: %w", o.attempt.Backend.Text, o.err)
-			if errors.Is(o.err, errPanic) || dial.Class(o.err) == netio.Exhausted {
+			if !o.hedged && (errors.Is(o.err, errPanic) || dial.Class(o.err) == netio.Exhausted) {
 				return outcome{}, last // the dial to another backend would fail in the same way
 			}
-			t.failed(ctx, o)
+			before := t.current
+			t.failed(o)
+			if t.current != before {
+				t.resetHedgeTimer(hedge)
+			}
 		case <-t.current.Demoted():
 			// By failures of other clients: do not wait for this client's own.
 			t.walk.Exhaust(t.current.Backend)
-			t.next(ctx)
+			t.next()
+			t.resetHedgeTimer(hedge)
+		case <-t.companion.Demoted():
+			t.walk.Exhaust(t.companion.Backend)
+			t.companion = upstream.Attempt{}
+		case <-hedge.C:
+			t.startCompanion()
+			hedge.Reset(t.relay.opts.Hedge)
 		case <-watch.C:
 			if gone() {
 				return outcome{}, errClientGone
@@ -121,24 +153,27 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 	return outcome{}, last
 }
 
-// next starts an attempt on the next backend, if there is one.
-func (t *attempts) next(ctx context.Context) {
-	attempt, ok := t.walk.Next(time.Now())
-	if !ok {
-		t.current = upstream.Attempt{}
+// next makes the client wait for its companion attempt, or for a new attempt on the
+// next backend if there is one.
+func (t *attempts) next() {
+	if t.companion.Backend != nil {
+		t.current, t.companion = t.companion, upstream.Attempt{}
 		return
 	}
-	t.start(ctx, attempt, query{}, nil)
+	var ok bool
+	if t.current, ok = t.walk.Next(time.Now()); ok {
+		t.start(t.current, query{}, nil)
+	}
 }
 
-func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query, from *startedAttempt) {
-	t.current = a
+// start starts an attempt.
+func (t *attempts) start(a upstream.Attempt, q query, from *startedAttempt) {
 	t.pending++
 	go func() { // ends with its attempt or with ctx
-		o := t.attempt(ctx, a, q, from)
+		o := t.attempt(t.ctx, a, q, from)
 		select {
 		case t.results <- o:
-		case <-ctx.Done(): // the client is served or has left
+		case <-t.ctx.Done(): // the client is served or has left
 			if o.conn != nil {
 				_ = o.conn.Close()
 			}
@@ -146,20 +181,37 @@ func (t *attempts) start(ctx context.Context, a upstream.Attempt, q query, from 
 	}()
 }
 
-// failed starts the attempt that follows a failed one.
-func (t *attempts) failed(ctx context.Context, o outcome) {
-	verdict, _ := t.relay.recordFailure(&t.walk, o, upstream.TCP, t.client)
-	if o.attempt != t.current {
-		return // the client already waits for another backend
-	}
-	if verdict != upstream.Next {
-		if again, ok := t.walk.Again(o.attempt, time.Now()); ok {
-			t.start(ctx, again, o.again(verdict), nil)
-			return
+// failed records a failed attempt and starts the one that follows it.
+func (t *attempts) failed(o outcome) {
+	again, q, retry := t.retry(o)
+	switch o.attempt {
+	case t.current:
+		if retry {
+			t.current = again
+		} else {
+			t.next()
 		}
-		t.walk.Exhaust(o.attempt.Backend)
+	case t.companion: // the next companion starts when the hedge timer fires
+		t.companion = again
+	default: // superseded: the client already waits for another backend
+		return
 	}
-	t.next(ctx)
+	if retry {
+		t.start(again, q, nil)
+	}
+}
+
+// retry records a failed attempt. It begins the second attempt on the same backend,
+// if the client has one left there, or else marks the backend as exhausted.
+func (t *attempts) retry(o outcome) (again upstream.Attempt, q query, ok bool) {
+	verdict, _ := t.relay.recordFailure(&t.walk, o, upstream.TCP, t.client)
+	if verdict != upstream.Next {
+		if again, ok = t.walk.Again(o.attempt, time.Now()); ok {
+			return again, o.again(verdict), true
+		}
+	}
+	t.walk.Exhaust(o.attempt.Backend)
+	return upstream.Attempt{}, query{}, false
 }
 
 // attempt makes one attempt on one backend: a lookup, and a dial to its addresses.

@@ -219,10 +219,9 @@ func TestLateWinnerIsClosed(t *testing.T) {
 	relaytest.NoLeaks(t)
 	server, conns := acceptTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{server.String()})
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	search := &attempts{relay: r.relay, walk: r.service.Pool.Walk(upstream.TCP), results: make(chan outcome)}
-	search.next(ctx)
+	search := r.relay.newAttempts(t.Context(), &tcpRelay{}, r.service.Pool.Walk(upstream.TCP))
+	defer search.cancel(nil)
+	search.next()
 	conn := relaytest.Receive(t, "a connection", conns)
 	relaytest.Eventually(t, "an outcome without a receiver", func() bool {
 		for _, stack := range relaytest.GoroutineStacks() {
@@ -233,7 +232,7 @@ func TestLateWinnerIsClosed(t *testing.T) {
 		}
 		return false
 	})
-	cancel()
+	search.cancel(nil)
 	wantEnding(t, "the backend", conn, "FIN")
 }
 

@@ -33,6 +33,7 @@ type Options struct {
 	IdleTimeout     time.Duration // a relay ends when nothing has passed in either direction for this long
 	UDPReplyTimeout time.Duration // a UDP backend that answers nothing for this long has failed; 0: never
 	UDPResponses    int           // a UDP session ends after this many answers to each datagram; 0: never
+	Hedge           time.Duration // TCP: an attempt without a result for this long gets a companion on the next backend; 0: never
 	MaxUDPSessions  int           // limit of the session table; 0: what the system's ports and descriptors allow
 	Resolver        Resolver
 	UDP             dgram.Engine  // opens the sockets of UDP sessions; nil: dgram.Goroutines

@@ -26,6 +26,8 @@ type Service struct {
 	tallies   tallies
 	floods    floods
 	ends      endNotifier
+	judges    judges
+	hedges    atomic.Uint64 // companion attempts
 
 	mu      sync.Mutex // guards the fields below
 	relays  *tcpRelay  // head of the list of active relays
@@ -106,11 +108,13 @@ func (s *Service) stopAccepting() {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
+	s.judges.close()
 	s.sessions.refuse()
 }
 
 // cut ends all TCP relays with a reset, and all UDP sessions.
 func (s *Service) cut(why stream.Reason) {
+	s.judges.stop()
 	s.mu.Lock()
 	relays := make([]*tcpRelay, 0, s.count)
 	for t := s.relays; t != nil; t = t.next {

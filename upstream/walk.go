@@ -73,7 +73,11 @@ func (p *Pool) Probe(b *Backend, n Network) Walk { return Walk{pool: p, network:
 // not exhausted and that is not drained. Cooling backends come after all others,
 // the one whose cooldown ends first before the rest. ok is false if no backend is
 // left. Next takes no lock and does not allocate.
-func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
+func (w *Walk) Next(now time.Time) (a Attempt, ok bool) { return w.Beside(nil, now) }
+
+// Beside is Next for an attempt in parallel with one on the backend running, which
+// it passes over.
+func (w *Walk) Beside(running *Backend, now time.Time) (a Attempt, ok bool) {
 	if w.only != nil {
 		if w.hasExhausted(w.only) {
 			return Attempt{}, false
@@ -84,7 +88,7 @@ func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 	var cooling *Backend
 	var coolingUntil int64
 	for _, b := range w.pool.backends() {
-		if b.drained.Load() || w.hasExhausted(b) {
+		if b == running || b.drained.Load() || w.hasExhausted(b) {
 			continue
 		}
 		until := b.health[w.network].cooling.Load()
