@@ -84,6 +84,14 @@ type Config struct {
 	// A command to run when a backend fails or recovers. Default: off.
 	EventHook *EventHook `json:"event_hook,omitempty"`
 
+	// TCP: when an attempt has had no result for this long, the next backend is
+	// dialled in parallel, and the first of the two to connect serves the
+	// client. A client has at most two attempts under way, and each further
+	// one starts after another hedge. Strikes are the same as without hedge:
+	// the slow attempt is judged by its own outcome. At least 10ms. Default: 0
+	// (off), where the next backend is dialled when an attempt has failed.
+	Hedge *caddy.Duration `json:"hedge,omitempty"`
+
 	// A UDP backend that was sent datagrams and has answered none of them for
 	// this long has failed that attempt. Its unanswered datagrams are then sent
 	// again, first to the same backend and then to the next one. Set it only

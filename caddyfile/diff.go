@@ -46,6 +46,7 @@ func (c Config) settings() []setting {
 		{"event_hook.args", fmt.Sprintf("%q", hook.Args), list(hook.Args, "none")},
 		plain("event_hook.events", list(hook.Events, "none")),
 		plain("event_hook.timeout", duration(hook.Timeout)),
+		plain("hedge", duration(o.Hedge)),
 		plain("udp_reply_timeout", duration(o.UDPReplyTimeout)),
 		plain("udp_responses", strconv.Itoa(o.UDPResponses)),
 		plain("max_connections", strconv.Itoa(o.MaxConnections)),

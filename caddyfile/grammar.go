@@ -99,6 +99,7 @@ func optionTable() block {
 //			events  <event...>
 //			timeout <duration>
 //		}
+//		hedge                  <duration>
 //		udp_reply_timeout      <duration>
 //		udp_responses          <count>
 //		max_connections        <count>

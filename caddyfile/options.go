@@ -21,6 +21,7 @@ type Options struct {
 	HealthCheck         *HealthCheckOptions // nil: off
 	Failback            bool                // only with HealthCheck
 	EventHook           *EventHookOptions   // nil: off
+	Hedge               time.Duration       // 0: off
 	UDPReplyTimeout     time.Duration       // 0: off
 	UDPResponses        int                 // 0: off
 	MaxConnections      int                 // 0: no limit
@@ -48,6 +49,7 @@ func (c Config) Options() Options {
 		HealthCheck:         c.HealthCheck.options(),
 		Failback:            c.Failback,
 		EventHook:           c.EventHook.options(),
+		Hedge:               durationOr(c.Hedge, 0),
 		UDPReplyTimeout:     durationOr(c.UDPReplyTimeout, 0),
 		UDPResponses:        intOr(c.UDPResponses, 0),
 		MaxConnections:      intOr(c.MaxConnections, 0),

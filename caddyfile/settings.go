@@ -26,6 +26,7 @@ const (
 	minDuration = time.Millisecond
 	minInterval = 10 * time.Millisecond
 	minDNSTTL   = time.Second
+	minHedge    = 10 * time.Millisecond // shorter than most connects would double them
 )
 
 // durationSetting describes a setting that is a duration.
@@ -44,6 +45,7 @@ var durationSettings = []durationSetting{
 	{"health_check.interval", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Interval }), minInterval, false},
 	{"health_check.timeout", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Timeout }), minDuration, false},
 	{"event_hook.timeout", ofEventHook(func(h *EventHook) **caddy.Duration { return &h.Timeout }), minDuration, false},
+	{"hedge", func(c *Config) **caddy.Duration { return &c.Hedge }, minHedge, true},
 	{"udp_reply_timeout", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, minDuration, true},
 	{"grace_period", func(c *Config) **caddy.Duration { return &c.GracePeriod }, minDuration, true},
 	{"shutdown_timeout", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, minDuration, true},

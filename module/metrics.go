@@ -32,6 +32,7 @@ const (
 	udpSessionsEvictedTotal
 	logLinesDroppedTotal
 	icmpErrorsIgnoredTotal
+	hedgedAttemptsTotal
 )
 
 // namePrefix begins the name of every metric.
@@ -103,6 +104,10 @@ var metrics = [...]struct {
 	},
 	icmpErrorsIgnoredTotal: {
 		"icmp_errors_ignored_total", "ICMP errors, such as port unreachable, that came from a host other than the backend and were ignored.",
+		[]string{"service"},
+	},
+	hedgedAttemptsTotal: {
+		"hedged_attempts_total", "TCP attempts that were started in parallel with a slow one.",
 		[]string{"service"},
 	},
 }

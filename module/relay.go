@@ -90,6 +90,7 @@ func (r *Relay) handlerOptions(opts caddyfile.Options, log *zap.Logger) handler.
 	o := handler.Options{
 		ConnectTimeout:      opts.ConnectTimeout,
 		IdleTimeout:         opts.IdleTimeout,
+		Hedge:               opts.Hedge,
 		UDPReplyTimeout:     opts.UDPReplyTimeout,
 		UDPResponses:        opts.UDPResponses,
 		MaxUDPSessions:      opts.MaxUDPSessions,
