@@ -10,6 +10,7 @@ import (
 
 	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -33,6 +34,8 @@ type attempts struct {
 	relay  *Relay
 	client fmt.Stringer
 	note   func(outcome) // receives each outcome
+	trial  *stream.Trial // tries each connection; nil: the first connection serves
+	tried  int           // connections that failed their trial
 	walk   upstream.Walk
 
 	ctx       context.Context         // of all attempts
@@ -79,6 +82,7 @@ type startedAttempt struct {
 // ends run, and run's caller ends the attempts: one of them may outlive the client.
 func (r *Relay) newAttempts(ctx context.Context, of *tcpRelay, walk upstream.Walk) *attempts {
 	t := &attempts{relay: r, client: of.client, note: of.note, walk: walk, results: make(chan outcome)}
+	t.trial, _ = of.mover.(*stream.Trial)
 	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return t
 }
@@ -114,6 +118,9 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 		select {
 		case o := <-t.results:
 			t.pending--
+			if o.err == nil {
+				o = t.try(ctx, o)
+			}
 			if o.hedged = o.attempt == t.companion; o.hedged && o.err == nil {
 				t.noteOvertaken()
 			}
@@ -123,6 +130,9 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 				return o, nil
 			}
 			last = fmt.Errorf("backend %s: %w", o.attempt.Backend.Text, o.err)
+			if ended, err := t.trialEnded(ctx, o); ended {
+				return outcome{}, err
+			}
 			if !o.hedged && (errors.Is(o.err, errPanic) || dial.Class(o.err) == netio.Exhausted) {
 				return outcome{}, last // the dial to another backend would fail in the same way
 			}

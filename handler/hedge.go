@@ -105,6 +105,9 @@ func (t *attempts) judged(o outcome) (again upstream.Attempt, q query, retry boo
 	switch {
 	case o.err == nil:
 		_ = o.conn.Close()
+		if t.trial != nil { // a connection alone proves nothing
+			break
+		}
 		t.relay.recordSuccess(&t.walk, o, upstream.TCP, t.client, time.Now(), false)
 	case !errors.Is(o.err, errPanic):
 		return t.retry(o)

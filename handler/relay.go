@@ -29,12 +29,15 @@ type Resolver interface {
 // Options are the settings of a [Relay]. A field is required unless its comment
 // gives a meaning to its zero value.
 type Options struct {
-	ConnectTimeout  time.Duration // limit of one attempt on one backend, including the lookup
-	IdleTimeout     time.Duration // a relay ends when nothing has passed in either direction for this long
-	UDPReplyTimeout time.Duration // a UDP backend that answers nothing for this long has failed; 0: never
-	UDPResponses    int           // a UDP session ends after this many answers to each datagram; 0: never
-	Hedge           time.Duration // TCP: an attempt without a result for this long gets a companion on the next backend; 0: never
-	MaxUDPSessions  int           // limit of the session table; 0: what the system's ports and descriptors allow
+	ConnectTimeout  time.Duration  // limit of one attempt on one backend, including the lookup
+	IdleTimeout     time.Duration  // a relay ends when nothing has passed in either direction for this long
+	UDPReplyTimeout time.Duration  // a UDP backend that answers nothing for this long has failed; 0: never
+	UDPResponses    int            // a UDP session ends after this many answers to each datagram; 0: never
+	FirstByte       time.Duration  // TCP: a backend that sends no byte for this long after the client's first has failed; 0: never
+	Rescue          int            // TCP: bytes of a client that are kept for the next backend until the first byte; 0: none
+	RescueMemory    *stream.Memory // bounds the kept bytes of all relays that share it; nil: one of its own
+	Hedge           time.Duration  // TCP: an attempt without a result for this long gets a companion on the next backend; 0: never
+	MaxUDPSessions  int            // limit of the session table; 0: what the system's ports and descriptors allow
 	Resolver        Resolver
 	UDP             dgram.Engine  // opens the sockets of UDP sessions; nil: dgram.Goroutines
 	TCP             stream.Engine // moves the bytes of TCP relays; nil: goroutines
@@ -64,6 +67,9 @@ type Relay struct {
 func New(service *Service, opts Options) *Relay {
 	if opts.UDP == nil {
 		opts.UDP = dgram.Goroutines{}
+	}
+	if opts.RescueMemory == nil {
+		opts.RescueMemory = stream.NewMemory(RescueLimit)
 	}
 	if opts.MaxUDPSessions == 0 {
 		opts.MaxUDPSessions = netio.SessionLimit()

@@ -28,6 +28,7 @@ type Service struct {
 	ends      endNotifier
 	judges    judges
 	hedges    atomic.Uint64 // companion attempts
+	rescues   atomic.Uint64 // clients that were served after a backend had accepted and failed them
 
 	mu      sync.Mutex // guards the fields below
 	relays  *tcpRelay  // head of the list of active relays

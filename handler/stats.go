@@ -81,6 +81,7 @@ type Stats struct {
 	Exhausted uint64 // clients that found this machine out of descriptors, memory or ports
 	Evicted   uint64 // sessions that were ended to make room for others
 	Hedges    uint64 // TCP attempts that were started in parallel with a slow one
+	Rescues   uint64 // TCP clients that were served after a backend had accepted and failed them
 	Ignored   uint64 // ICMP errors that came from a host other than the backend and were ignored
 }
 
@@ -170,7 +171,7 @@ func (s *Service) stats(now time.Time, settle bool) Stats {
 		DroppedRefused:   s.floods.total(dropped),
 	}
 	stats.Exhausted, stats.Evicted = s.floods.total(exhausted), s.floods.total(evicted)
-	stats.Hedges = s.hedges.Load()
+	stats.Hedges, stats.Rescues = s.hedges.Load(), s.rescues.Load()
 	stats.Ignored = s.floods.total(icmpIgnored)
 
 	s.listBackends(&stats, now, settle)

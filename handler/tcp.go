@@ -130,6 +130,11 @@ func (t *tcpRelay) start(ctx context.Context, client stream.Client) (serve func(
 	if r.opts.KeepAlive != netio.DefaultKeepAlive {
 		client.SetKeepAlive(r.opts.KeepAlive)
 	}
+	if r.opts.Rescue > 0 || r.opts.FirstByte > 0 {
+		t.setMover(stream.NewTrial(client, t, r.wheel, r.opts.TCP, r.opts.trialLimits()))
+		started = true
+		return func() { t.serve(ctx, nil) }
+	}
 	if r.opts.TCP != nil {
 		if mover := r.opts.TCP.NewMover(client, t, r.wheel); mover != nil {
 			t.setMover(mover)
@@ -272,6 +277,8 @@ func (t *tcpRelay) refuse(err error) {
 		reason = cut.reason
 	case errors.Is(err, errClientGone):
 		reason = stream.ClientReset
+	case errors.Is(err, errNotReplayable):
+		reason = stream.NoFirstByte
 	}
 	t.mover.Cut(reason)
 }

@@ -17,6 +17,9 @@ type Client struct {
 	// HeaderLen is how many of the first bytes of Early were not sent by the
 	// client (a PROXY protocol header). They are not counted.
 	HeaderLen int
+	// Finished: the client has sent a FIN, and the backend was sent one. Early is
+	// empty then.
+	Finished bool
 	// CloseWrite sends the end of the stream, a FIN, while Conn can still be
 	// read. It is nil where Conn cannot be half-closed; then the end of the
 	// backend's stream ends the relay.

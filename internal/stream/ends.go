@@ -85,6 +85,13 @@ type ends struct {
 	owed    [2]bool // by side: bytes for it are left; set with orderly
 }
 
+// startFinished begins with a client that has sent a FIN, which was passed on. It
+// precedes all other inputs.
+func (e *ends) startFinished() {
+	e.note(ClientSide.closed())
+	e.flows[ClientSide] = finished
+}
+
 // block: the sink of a source has no room for bytes that were read.
 func (e *ends) block(source Side) {
 	if e.flows[source] == flowing && !e.over {

@@ -37,6 +37,9 @@ func NewMover(client Client, rules Rules, wheel *Wheel) Mover {
 	m := &goroutineMover{client: client, rules: rules, wheel: wheel, over: make(chan struct{})}
 	m.idler = newIdler(m)
 	m.counters[ClientSide].skip = client.HeaderLen
+	if client.Finished {
+		m.ends.startFinished()
+	}
 	return m
 }
 
@@ -63,7 +66,9 @@ func (m *goroutineMover) Carry(backend net.Conn, totals Totals) {
 		defer close(done)
 		m.move(BackendSide, nil)
 	}()
-	m.move(ClientSide, m.client.Early)
+	if !m.client.Finished {
+		m.move(ClientSide, m.client.Early)
+	}
 	<-done
 	<-m.over
 	m.report()

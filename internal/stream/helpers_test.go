@@ -184,13 +184,13 @@ func (r *rig) side(s Side) *net.TCPConn {
 }
 
 // end waits for the end of the relay.
-func (r *rig) end() End {
+func (r *recorder) end() End {
 	r.t.Helper()
 	return relaytest.Receive(r.t, "the end of the relay", r.ended)
 }
 
 // wantEnd waits for the end of the relay and checks it.
-func (r *rig) wantEnd(reason Reason, up, down int64) {
+func (r *recorder) wantEnd(reason Reason, up, down int64) {
 	r.t.Helper()
 	if got := r.end(); got.Reason != reason || got.BytesUp != up || got.BytesDown != down {
 		r.t.Errorf("ended as %+v, want %s with %d bytes up and %d down", got, reason, up, down)
@@ -198,7 +198,7 @@ func (r *rig) wantEnd(reason Reason, up, down int64) {
 }
 
 // wantRunning fails if the relay has ended.
-func (r *rig) wantRunning() {
+func (r *recorder) wantRunning() {
 	r.t.Helper()
 	select {
 	case end := <-r.ended:

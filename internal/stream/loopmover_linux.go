@@ -58,6 +58,9 @@ func newLoopMover(l *loop, fd int, client Client, rules Rules, wheel *Wheel) *lo
 	m.idler = newIdler(m)
 	m.sockets[ClientSide] = socket{fd: fd, readable: true, writable: true}
 	m.sockets[BackendSide] = socket{fd: -1}
+	if client.Finished {
+		m.ends.startFinished()
+	}
 	early := &m.flows[ClientSide]
 	early.skip = client.HeaderLen
 	if len(client.Early) > 0 {

@@ -10,6 +10,7 @@ const (
 	ClientReset      Reason = "client_reset"   // the client's connection was reset, or timed out
 	BackendReset     Reason = "backend_reset"  // the backend's connection was reset, or timed out
 	IdleTimeout      Reason = "idle_timeout"
+	NoFirstByte      Reason = "first_byte_timeout" // the backend sent no byte in time, and the client could not be sent to another one
 	RefusedNoBackend Reason = "refused_no_backend" // no backend accepted the client
 	RefusedLimit     Reason = "refused_limit"      // a limit of the service was reached
 	Panicked         Reason = "panic"              // a bug
