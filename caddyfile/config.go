@@ -92,6 +92,22 @@ type Config struct {
 	// (off), where the next backend is dialled when an attempt has failed.
 	Hedge *caddy.Duration `json:"hedge,omitempty"`
 
+	// TCP: a backend that has accepted a connection and sends nothing for this
+	// long after the first bytes of the client has failed that attempt. With
+	// rescue, the client is then sent to the next backend; without it, its
+	// connection is reset. A client that sends more than rescue (64 KiB
+	// without it) before the first answer is not watched any longer. Default:
+	// 0 (off).
+	FirstByteTimeout *caddy.Duration `json:"first_byte_timeout,omitempty"`
+
+	// TCP: how many bytes of a client, at most 1 MiB, are kept until its
+	// backend has sent its first byte. A backend that resets or closes the
+	// connection before that byte, or misses first_byte_timeout, has failed
+	// the attempt, and the kept bytes are sent to the next backend. A request
+	// may thus run twice. A client that sends more stays with its backend. In
+	// a Caddyfile, units such as `16KiB` are allowed. Default: 0 (off).
+	Rescue *int `json:"rescue,omitempty"`
+
 	// A UDP backend that was sent datagrams and has answered none of them for
 	// this long has failed that attempt. Its unanswered datagrams are then sent
 	// again, first to the same backend and then to the next one. Set it only

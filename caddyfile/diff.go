@@ -47,6 +47,8 @@ func (c Config) settings() []setting {
 		plain("event_hook.events", list(hook.Events, "none")),
 		plain("event_hook.timeout", duration(hook.Timeout)),
 		plain("hedge", duration(o.Hedge)),
+		plain("first_byte_timeout", duration(o.FirstByteTimeout)),
+		plain("rescue", strconv.Itoa(o.Rescue)),
 		plain("udp_reply_timeout", duration(o.UDPReplyTimeout)),
 		plain("udp_responses", strconv.Itoa(o.UDPResponses)),
 		plain("max_connections", strconv.Itoa(o.MaxConnections)),

@@ -58,6 +58,9 @@ func optionTable() block {
 	for _, s := range countSettings {
 		one(s.field, s.set)
 	}
+	for _, s := range sizeSettings {
+		one(s.field, s.set)
+	}
 	for _, s := range choiceSettings {
 		one(s.field, s.set)
 	}
@@ -100,6 +103,8 @@ func optionTable() block {
 //			timeout <duration>
 //		}
 //		hedge                  <duration>
+//		first_byte_timeout     <duration>
+//		rescue                 <size>
 //		udp_reply_timeout      <duration>
 //		udp_responses          <count>
 //		max_connections        <count>

@@ -22,6 +22,8 @@ type Options struct {
 	Failback            bool                // only with HealthCheck
 	EventHook           *EventHookOptions   // nil: off
 	Hedge               time.Duration       // 0: off
+	FirstByteTimeout    time.Duration       // 0: off
+	Rescue              int                 // bytes; 0: off
 	UDPReplyTimeout     time.Duration       // 0: off
 	UDPResponses        int                 // 0: off
 	MaxConnections      int                 // 0: no limit
@@ -50,6 +52,8 @@ func (c Config) Options() Options {
 		Failback:            c.Failback,
 		EventHook:           c.EventHook.options(),
 		Hedge:               durationOr(c.Hedge, 0),
+		FirstByteTimeout:    durationOr(c.FirstByteTimeout, 0),
+		Rescue:              intOr(c.Rescue, 0),
 		UDPReplyTimeout:     durationOr(c.UDPReplyTimeout, 0),
 		UDPResponses:        intOr(c.UDPResponses, 0),
 		MaxConnections:      intOr(c.MaxConnections, 0),

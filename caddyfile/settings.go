@@ -3,12 +3,14 @@ package caddyfile
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/dustin/go-humanize"
 )
 
 // The tables in this file list the settings by kind, for the grammar and for
@@ -46,6 +48,7 @@ var durationSettings = []durationSetting{
 	{"health_check.timeout", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Timeout }), minDuration, false},
 	{"event_hook.timeout", ofEventHook(func(h *EventHook) **caddy.Duration { return &h.Timeout }), minDuration, false},
 	{"hedge", func(c *Config) **caddy.Duration { return &c.Hedge }, minHedge, true},
+	{"first_byte_timeout", func(c *Config) **caddy.Duration { return &c.FirstByteTimeout }, minDuration, true},
 	{"udp_reply_timeout", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, minDuration, true},
 	{"grace_period", func(c *Config) **caddy.Duration { return &c.GracePeriod }, minDuration, true},
 	{"shutdown_timeout", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, minDuration, true},
@@ -129,6 +132,37 @@ func (s countSetting) set(c *Config, args []string) error {
 	if err != nil {
 		return fmt.Errorf("must be a whole number, got %q", args[0])
 	}
+	if err := s.check(n); err != nil {
+		return err
+	}
+	*s.get(c) = &n
+	return nil
+}
+
+// sizeSetting describes a setting that is a number of bytes.
+type sizeSetting struct {
+	field string
+	get   func(*Config) **int
+	max   int
+}
+
+var sizeSettings = []sizeSetting{
+	{"rescue", func(c *Config) **int { return &c.Rescue }, 1 << 20},
+}
+
+func (s sizeSetting) check(n int) error {
+	if n < 0 || n > s.max {
+		return fmt.Errorf("must be a number of bytes from 0 to %d, got %d", s.max, n)
+	}
+	return nil
+}
+
+func (s sizeSetting) set(c *Config, args []string) error {
+	size, err := humanize.ParseBytes(args[0])
+	if err != nil {
+		return fmt.Errorf("must be a size such as 16KiB, got %q", args[0])
+	}
+	n := int(min(size, math.MaxInt32))
 	if err := s.check(n); err != nil {
 		return err
 	}

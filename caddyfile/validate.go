@@ -43,6 +43,11 @@ func (c Config) Validate() error {
 			fail(s.field, s.check(**n))
 		}
 	}
+	for _, s := range sizeSettings {
+		if n := s.get(&c); n != nil && *n != nil {
+			fail(s.field, s.check(**n))
+		}
+	}
 	for _, s := range choiceSettings {
 		if word := s.get(&c); word != nil && *word != "" {
 			fail(s.field, s.check(*word))

@@ -74,6 +74,9 @@ func TestValidateRejects(t *testing.T) {
 		{web(func(c *Config) { c.Cooldown = durationPtr(math.MaxInt64) }),
 			`service "web": cooldown: must be at most 876000h0m0s (100 years), got 2562047h47m16.854775807s`},
 		{web(func(c *Config) { c.UDPResponses = intPtr(-1) }), `service "web": udp_responses: must be at least 0, got -1`},
+		{web(func(c *Config) { c.Hedge = durationPtr(time.Millisecond) }), `service "web": hedge: must be at least 10ms, got 1ms`},
+		{web(func(c *Config) { c.Rescue = intPtr(-1) }), `service "web": rescue: must be a number of bytes from 0 to 1048576, got -1`},
+		{web(func(c *Config) { c.Rescue = intPtr(1<<20 + 1) }), `service "web": rescue: must be a number of bytes from 0 to 1048576, got 1048577`},
 		{web(func(c *Config) { c.MaxUDPSessions = intPtr(0) }), `service "web": max_udp_sessions: must be at least 1, got 0`},
 	} {
 		if err := tt.c.Validate(); err == nil || err.Error() != tt.want {

@@ -33,6 +33,7 @@ const (
 	logLinesDroppedTotal
 	icmpErrorsIgnoredTotal
 	hedgedAttemptsTotal
+	rescuedTotal
 )
 
 // namePrefix begins the name of every metric.
@@ -108,6 +109,10 @@ var metrics = [...]struct {
 	},
 	hedgedAttemptsTotal: {
 		"hedged_attempts_total", "TCP attempts that were started in parallel with a slow one.",
+		[]string{"service"},
+	},
+	rescuedTotal: {
+		"rescued_total", "TCP clients that were served after a backend had accepted their connection and failed before its first byte.",
 		[]string{"service"},
 	},
 }

@@ -28,6 +28,8 @@ var services = caddy.NewUsagePool()
 var (
 	udpEngine = dgram.NewEngine() // opens the backend sockets of UDP sessions
 	tcpEngine = stream.NewEngine()
+
+	rescueMemory = stream.NewMemory(handler.RescueLimit) // of the kept bytes of all clients
 )
 
 // service is the state of a service. The handlers of its name in all loaded
