@@ -150,6 +150,7 @@ func TestHedgedClientIsRefused(t *testing.T) {
 	r := newRig(t, []string{first.String(), second.String()}, hedging, func(o *Options) { o.ConnectTimeout = 100 * time.Millisecond })
 	ann, _ := r.client()
 	wantEnding(t, "ann", ann, "RST")
+	r.line("client refused")
 	r.wantLines("client refused", 1, "backend failed, second strike", 2)
 }
 

@@ -117,6 +117,7 @@ func TestRescueEndsWithARefusal(t *testing.T) {
 	ann, _ := r.client()
 	relaytest.Write(t, ann, "question")
 	wantEnding(t, "ann", ann, "RST")
+	r.line("client refused")
 	r.wantLines("client refused", 1, "backend failed, second strike", 2)
 }
 
