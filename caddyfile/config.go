@@ -108,6 +108,11 @@ type Config struct {
 	// a Caddyfile, units such as `16KiB` are allowed. Default: 0 (off).
 	Rescue *int `json:"rescue,omitempty"`
 
+	// A client that no backend accepts waits this long for one to recover,
+	// instead of being refused at once. Its bytes stay unread. Meanwhile, all
+	// backends are dialled every 25 ms. Default: 0 (off).
+	Hold *caddy.Duration `json:"hold,omitempty"`
+
 	// A UDP backend that was sent datagrams and has answered none of them for
 	// this long has failed that attempt. Its unanswered datagrams are then sent
 	// again, first to the same backend and then to the next one. Set it only

@@ -49,6 +49,7 @@ func (c Config) settings() []setting {
 		plain("hedge", duration(o.Hedge)),
 		plain("first_byte_timeout", duration(o.FirstByteTimeout)),
 		plain("rescue", strconv.Itoa(o.Rescue)),
+		plain("hold", duration(o.Hold)),
 		plain("udp_reply_timeout", duration(o.UDPReplyTimeout)),
 		plain("udp_responses", strconv.Itoa(o.UDPResponses)),
 		plain("max_connections", strconv.Itoa(o.MaxConnections)),

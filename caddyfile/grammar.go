@@ -105,6 +105,7 @@ func optionTable() block {
 //		hedge                  <duration>
 //		first_byte_timeout     <duration>
 //		rescue                 <size>
+//		hold                   <duration>
 //		udp_reply_timeout      <duration>
 //		udp_responses          <count>
 //		max_connections        <count>

@@ -23,6 +23,7 @@ type Options struct {
 	EventHook           *EventHookOptions   // nil: off
 	Hedge               time.Duration       // 0: off
 	FirstByteTimeout    time.Duration       // 0: off
+	Hold                time.Duration       // 0: off
 	Rescue              int                 // bytes; 0: off
 	UDPReplyTimeout     time.Duration       // 0: off
 	UDPResponses        int                 // 0: off
@@ -52,6 +53,7 @@ func (c Config) Options() Options {
 		Failback:            c.Failback,
 		EventHook:           c.EventHook.options(),
 		Hedge:               durationOr(c.Hedge, 0),
+		Hold:                durationOr(c.Hold, 0),
 		FirstByteTimeout:    durationOr(c.FirstByteTimeout, 0),
 		Rescue:              intOr(c.Rescue, 0),
 		UDPReplyTimeout:     durationOr(c.UDPReplyTimeout, 0),

@@ -49,6 +49,7 @@ var durationSettings = []durationSetting{
 	{"event_hook.timeout", ofEventHook(func(h *EventHook) **caddy.Duration { return &h.Timeout }), minDuration, false},
 	{"hedge", func(c *Config) **caddy.Duration { return &c.Hedge }, minHedge, true},
 	{"first_byte_timeout", func(c *Config) **caddy.Duration { return &c.FirstByteTimeout }, minDuration, true},
+	{"hold", func(c *Config) **caddy.Duration { return &c.Hold }, minDuration, true},
 	{"udp_reply_timeout", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, minDuration, true},
 	{"grace_period", func(c *Config) **caddy.Duration { return &c.GracePeriod }, minDuration, true},
 	{"shutdown_timeout", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, minDuration, true},

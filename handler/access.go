@@ -21,6 +21,7 @@ type record struct {
 	address            netip.AddrPort
 	tried              tried
 	dialled            time.Duration
+	held               time.Duration // the client waited for a backend to recover
 	began              time.Time
 	bytesUp, bytesDown int64
 	upN, downN         int64
@@ -88,7 +89,7 @@ func (r *Relay) accessed(a record) {
 	if line == nil {
 		return
 	}
-	fields := append(make([]zap.Field, 0, 17),
+	fields := append(make([]zap.Field, 0, 18),
 		zap.String("service", r.service.Name),
 		zap.Stringer("network", a.network),
 		zap.Stringer("client", a.client),
@@ -99,7 +100,11 @@ func (r *Relay) accessed(a record) {
 	}
 	fields = append(fields,
 		zap.Array("attempts", a.tried),
-		zap.Float64("dial_ms", Milliseconds(a.dialled)),
+		zap.Float64("dial_ms", Milliseconds(a.dialled)))
+	if a.held > 0 {
+		fields = append(fields, zap.Float64("held_ms", Milliseconds(a.held)))
+	}
+	fields = append(fields,
 		zap.Duration("duration", time.Since(a.began)),
 		zap.Int64("bytes_up", a.bytesUp),
 		zap.Int64("bytes_down", a.bytesDown))

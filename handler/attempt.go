@@ -160,8 +160,15 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 			return outcome{}, context.Cause(ctx)
 		}
 	}
-	return outcome{}, last
+	return outcome{}, allTriedError{last}
 }
+
+// allTriedError is the error of a client that every backend was tried for. It has
+// the text of the last failure.
+type allTriedError struct{ error }
+
+// Unwrap returns the last failure.
+func (e allTriedError) Unwrap() error { return e.error }
 
 // next makes the client wait for its companion attempt, or for a new attempt on the
 // next backend if there is one.

@@ -22,6 +22,7 @@ const (
 	perIPLimitTCP              // the client's address is at max_connections_per_ip
 	perIPLimitUDP              // as perIPLimitTCP, for a session
 	exhausted                  // this machine is out of descriptors, memory or ports
+	heldTCP                    // no backend accepted the client, which waits for one
 	floodKinds                 // the number of kinds
 )
 
@@ -39,6 +40,7 @@ var floodLines = [floodKinds]struct {
 	limitUDP:      {zapcore.WarnLevel, "client refused, too many connections"},
 	perIPLimitTCP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
 	perIPLimitUDP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
+	heldTCP:       {zapcore.WarnLevel, "client held, no backend accepts it"},
 	exhausted:     {zapcore.WarnLevel, "out of descriptors, memory or ports"},
 }
 

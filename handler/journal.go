@@ -24,6 +24,8 @@ const (
 	KindFailback Kind = "failback"
 	KindDNS      Kind = "dns"
 	KindReload   Kind = "reload"
+	KindHold     Kind = "hold"    // new clients wait
+	KindRelease  Kind = "release" // the end of a hold
 )
 
 // Entry is one change of the queue of a service, or of what it depends on.
@@ -150,6 +152,10 @@ func (e Entry) summary() string {
 		return "failback: " + e.Backend + " is healthy and back in its configured position"
 	case KindDNS:
 		return "dns: addresses of " + e.Backend + " changed"
+	case KindHold:
+		return "hold: new clients wait"
+	case KindRelease:
+		return "release: new clients are served again"
 	case KindReload:
 		return "reload: settings changed"
 	default:
@@ -165,6 +171,8 @@ func (e Entry) source() string {
 		return ""
 	case e.By == healthCheckName:
 		return ", seen by the " + healthCheckName
+	case e.By == heldClientsName:
+		return ", seen by attempts for " + heldClientsName
 	case e.Kind == KindStrike, e.Kind == KindDemotion, e.Kind == KindRecovery:
 		return ", seen by client " + e.By
 	default:

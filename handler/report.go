@@ -56,6 +56,9 @@ func (o outcome) at() netip.AddrPort {
 // publish announces and logs what the result of an attempt changed.
 func (r *Relay) publish(change upstream.Change, o outcome, n upstream.Network, client fmt.Stringer) {
 	r.service.announce(change, o, n)
+	if change.Recovered {
+		r.service.holds.wakeUp()
+	}
 	switch {
 	case change.Strike == 1:
 		r.logAttempt(zapcore.WarnLevel, "backend failed, first strike", o, n, client)

@@ -27,6 +27,7 @@ type Service struct {
 	floods    floods
 	ends      endNotifier
 	judges    judges
+	holds     holds
 	hedges    atomic.Uint64 // companion attempts
 	rescues   atomic.Uint64 // clients that were served after a backend had accepted and failed them
 
@@ -110,6 +111,7 @@ func (s *Service) stopAccepting() {
 	s.closing = true
 	s.mu.Unlock()
 	s.judges.close()
+	s.holds.close()
 	s.sessions.refuse()
 }
 

@@ -78,11 +78,13 @@ type Stats struct {
 	Active    [networks]int // relays and sessions, including those that search for a backend
 	Refused   [networks]map[Refusal]uint64
 	Dropped   map[Drop]uint64
-	Exhausted uint64 // clients that found this machine out of descriptors, memory or ports
-	Evicted   uint64 // sessions that were ended to make room for others
-	Hedges    uint64 // TCP attempts that were started in parallel with a slow one
-	Rescues   uint64 // TCP clients that were served after a backend had accepted and failed them
-	Ignored   uint64 // ICMP errors that came from a host other than the backend and were ignored
+	Exhausted uint64    // clients that found this machine out of descriptors, memory or ports
+	Evicted   uint64    // sessions that were ended to make room for others
+	Hedges    uint64    // TCP attempts that were started in parallel with a slow one
+	Held      int       // clients that wait for a backend now; they are active, too
+	HeldUntil time.Time // end of an operator's hold; zero: there is none
+	Rescues   uint64    // TCP clients that were served after a backend had accepted and failed them
+	Ignored   uint64    // ICMP errors that came from a host other than the backend and were ignored
 }
 
 // tally holds the counters of a backend on one network.
@@ -171,6 +173,7 @@ func (s *Service) stats(now time.Time, settle bool) Stats {
 		DroppedRefused:   s.floods.total(dropped),
 	}
 	stats.Exhausted, stats.Evicted = s.floods.total(exhausted), s.floods.total(evicted)
+	stats.Held, stats.HeldUntil = s.Held(), s.HeldUntil()
 	stats.Hedges, stats.Rescues = s.hedges.Load(), s.rescues.Load()
 	stats.Ignored = s.floods.total(icmpIgnored)
 

@@ -44,7 +44,7 @@ type tcpRelay struct {
 	backend *upstream.Backend       // that serves the client; nil: none yet
 	address netip.AddrPort          // of the backend
 	tally   *tally                  // of the backend
-	tried   tried                   // the attempts, if there is an access log
+	notes   *tcpNotes               // for the access log; nil: none yet
 	dialled time.Duration           // duration of the last attempt
 }
 
@@ -130,7 +130,7 @@ func (t *tcpRelay) start(ctx context.Context, client stream.Client) (serve func(
 	if r.opts.KeepAlive != netio.DefaultKeepAlive {
 		client.SetKeepAlive(r.opts.KeepAlive)
 	}
-	if r.opts.Rescue > 0 || r.opts.FirstByte > 0 {
+	if r.opts.trials() {
 		t.setMover(stream.NewTrial(client, t, r.wheel, r.opts.TCP, r.opts.trialLimits()))
 		started = true
 		return func() { t.serve(ctx, nil) }
@@ -180,7 +180,7 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 	if a.attempt, known = a.walk.Next(now); known {
 		a.addrs, known = r.known(a.attempt.Backend)
 	}
-	if !known {
+	if !known || r.service.holds.requested.Load() {
 		go t.serve(ctx, nil) // ends when a backend was found, or none
 		return
 	}
@@ -258,11 +258,36 @@ func (t *tcpRelay) find(ctx context.Context, from *startedAttempt) (outcome, err
 	if reason != "" {
 		cancel(cutError{reason})
 	}
-	o, err := t.relay.connect(ctx, t, from, t.mover.ClientReset)
+	o, err := t.findHeld(ctx, from)
 	t.mu.Lock()
 	t.search = nil
 	t.mu.Unlock()
 	return o, err
+}
+
+// findHeld is find with the waits of a client that is held.
+func (t *tcpRelay) findHeld(ctx context.Context, from *startedAttempt) (outcome, error) {
+	hold := holding{relay: t.relay, client: t, gone: t.mover.ClientReset}
+	if from == nil {
+		if err := hold.awaitRelease(ctx); err != nil {
+			return outcome{}, err
+		}
+	}
+	for {
+		o, err := t.relay.connect(ctx, t, from, hold.gone)
+		var all allTriedError
+		if err == nil || t.relay.opts.Hold == 0 || !errors.As(err, &all) {
+			return o, err
+		}
+		switch held := hold.awaitRecovery(ctx); held {
+		case nil:
+			from = nil
+		case errNotRecovered:
+			return outcome{}, err
+		default:
+			return outcome{}, held
+		}
+	}
 }
 
 // refuse ends the relay of a client without a backend.
@@ -277,6 +302,8 @@ func (t *tcpRelay) refuse(err error) {
 		reason = cut.reason
 	case errors.Is(err, errClientGone):
 		reason = stream.ClientReset
+	case errors.Is(err, errReleased):
+		reason = stream.Shutdown
 	case errors.Is(err, errNotReplayable):
 		reason = stream.NoFirstByte
 	}
@@ -288,8 +315,30 @@ func (t *tcpRelay) note(o outcome) {
 	if t.relay.logs(upstream.TCP) && !errors.Is(o.err, errUnchanged) { // after errUnchanged no backend was dialled
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.tried.add(o)
+		t.notesLocked().tried.add(o)
 	}
+}
+
+// noteHeld keeps for the access log how long the client was held.
+func (t *tcpRelay) noteHeld(d time.Duration) {
+	if t.relay.logs(upstream.TCP) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.notesLocked().held += d
+	}
+}
+
+// tcpNotes are what the access log reports about the search for a backend.
+type tcpNotes struct {
+	tried tried
+	held  time.Duration
+}
+
+func (t *tcpRelay) notesLocked() *tcpNotes {
+	if t.notes == nil {
+		t.notes = new(tcpNotes)
+	}
+	return t.notes
 }
 
 // found records the backend that serves the client, and returns its counters. A
@@ -385,7 +434,9 @@ func (t *tcpRelay) log(a record) {
 	if t.relay.logs(upstream.TCP) {
 		a.network, a.client, a.local, a.began = upstream.TCP, t.client, t.local, t.began
 		t.mu.Lock() // an attempt of a relay that was cut may still end
-		a.tried = t.tried
+		if t.notes != nil {
+			a.tried, a.held = t.notes.tried, t.notes.held
+		}
 		t.mu.Unlock()
 		t.relay.accessed(a)
 	}

@@ -23,6 +23,9 @@ const RescueLimit = 64 << 20
 // cannot be sent to another one.
 var errNotReplayable = errors.New("the client's bytes were not kept")
 
+// trials reports whether an attempt lasts until the backend's first byte.
+func (o *Options) trials() bool { return o.Rescue > 0 || o.FirstByte > 0 }
+
 func (o *Options) trialLimits() stream.TrialLimits {
 	return stream.TrialLimits{Keep: o.Rescue, FirstByte: o.FirstByte, Memory: o.RescueMemory}
 }

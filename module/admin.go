@@ -37,6 +37,8 @@ var endpoints = []endpoint{
 	{http.MethodGet, "/relay/services", getServices},
 	{http.MethodGet, "/relay/services/{service}", getService},
 	{http.MethodPost, "/relay/services/{service}/reset", postReset},
+	{http.MethodPost, "/relay/services/{service}/hold", postHold},
+	{http.MethodPost, "/relay/services/{service}/release", postRelease},
 	{http.MethodPost, "/relay/services/{service}/backends/{backend}/test", postTest},
 	{http.MethodPost, "/relay/services/{service}/backends/{backend}/drain", postDrain},
 	{http.MethodPost, "/relay/services/{service}/backends/{backend}/resume", postResume},

@@ -21,6 +21,8 @@ func (s *service) apiService(now time.Time) api.Service {
 		Refused:  make(map[string]uint64),
 		Dropped:  make(map[string]uint64),
 		Evicted:  stats.Evicted,
+		Held:     stats.Held,
+		HeldTill: stats.HeldUntil,
 	}
 	for _, reasons := range stats.Refused {
 		for reason, n := range reasons {

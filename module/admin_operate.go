@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/handler"
@@ -60,4 +61,45 @@ func setDrained(r *http.Request, drained bool, kind handler.Kind) (any, error) {
 		return nil, errUnknown("backend", b.Text, s.Pool.Order())
 	}
 	return backend, nil
+}
+
+// defaultHold is how long a hold lasts if the request does not say.
+const defaultHold = 30 * time.Second
+
+func postHold(r *http.Request) (any, error) {
+	s, err := findService(r.PathValue("service"))
+	if err != nil {
+		return nil, err
+	}
+	d, err := queryDuration(r, "for", defaultHold, handler.HoldLimit)
+	if err != nil {
+		return nil, err
+	}
+	s.Hold(d, requester(r))
+	logOperation(r, "hold", zap.String("service", s.Name), zap.Duration("for", d))
+	return s.apiService(time.Now()), nil
+}
+
+func postRelease(r *http.Request) (any, error) {
+	s, err := findService(r.PathValue("service"))
+	if err != nil {
+		return nil, err
+	}
+	if s.Release(requester(r)) {
+		logOperation(r, "release", zap.String("service", s.Name))
+	}
+	return s.apiService(time.Now()), nil
+}
+
+// queryDuration returns the duration in a query parameter, def if there is none.
+func queryDuration(r *http.Request, name string, def, limit time.Duration) (time.Duration, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return def, nil
+	}
+	d, err := caddy.ParseDuration(text)
+	if err != nil || d <= 0 || d > limit {
+		return 0, apiErrorf(http.StatusBadRequest, "query parameter %q must be a duration such as 30s, at most %s, got %q", name, limit, text)
+	}
+	return d, nil
 }

@@ -229,7 +229,13 @@ func logged(t *testing.T, path string) (all []map[string]any) {
 // echoTCP starts a backend that answers with its name and what it received.
 func echoTCP(t *testing.T, name string) (addr string, stop func()) {
 	t.Helper()
-	ln, err := net.Listen("tcp", freeAddr(t))
+	return echoTCPAt(t, name, freeAddr(t))
+}
+
+// echoTCPAt is echoTCP on an address that was free before.
+func echoTCPAt(t *testing.T, name, at string) (addr string, stop func()) {
+	t.Helper()
+	ln, err := net.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,7 @@ const (
 	icmpErrorsIgnoredTotal
 	hedgedAttemptsTotal
 	rescuedTotal
+	connectionsHeld
 )
 
 // namePrefix begins the name of every metric.
@@ -113,6 +114,10 @@ var metrics = [...]struct {
 	},
 	rescuedTotal: {
 		"rescued_total", "TCP clients that were served after a backend had accepted their connection and failed before its first byte.",
+		[]string{"service"},
+	},
+	connectionsHeld: {
+		"connections_held", "Clients that wait for a backend to recover, or for the end of an operator's hold.",
 		[]string{"service"},
 	},
 }

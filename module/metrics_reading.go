@@ -92,6 +92,7 @@ func (s *service) readMetrics(now time.Time, of readingOf) reading {
 	r.addCounter(stats.Evicted, udpSessionsEvictedTotal, service)
 	r.addCounter(stats.Ignored, icmpErrorsIgnoredTotal, service)
 	r.addCounter(stats.Hedges, hedgedAttemptsTotal, service)
+	r.addGauge(float64(stats.Held), connectionsHeld, service)
 	r.addCounter(stats.Rescues, rescuedTotal, service)
 	return r
 }

@@ -93,6 +93,7 @@ func (r *Relay) handlerOptions(opts caddyfile.Options, log *zap.Logger) handler.
 		Hedge:               opts.Hedge,
 		FirstByte:           opts.FirstByteTimeout,
 		Rescue:              opts.Rescue,
+		Hold:                opts.Hold,
 		RescueMemory:        rescueMemory,
 		UDPReplyTimeout:     opts.UDPReplyTimeout,
 		UDPResponses:        opts.UDPResponses,

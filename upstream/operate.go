@@ -79,3 +79,8 @@ func (p *Pool) Failback(b *Backend) Change {
 
 // downAnywhere reports whether b is down on any network.
 func (b *Backend) downAnywhere() bool { return b.Down(TCP) || b.Down(UDP) }
+
+// Undrained returns the backends that get new clients, in the order of the queue.
+func (p *Pool) Undrained() []*Backend {
+	return slices.DeleteFunc(slices.Clone(p.backends()), func(b *Backend) bool { return b.drained.Load() })
+}

@@ -17,6 +17,8 @@ type Service struct {
 	Refused  map[string]uint64 `json:"refused"` // clients by reason
 	Dropped  map[string]uint64 `json:"dropped_datagrams"`
 	Evicted  uint64            `json:"evicted_sessions"`
+	Held     int               `json:"held"`                // clients that wait for a backend; they are active, too
+	HeldTill time.Time         `json:"held_until,omitzero"` // end of an operator's hold
 }
 
 // Backend returns the backend with that configured address. It reports false if

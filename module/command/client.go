@@ -17,7 +17,8 @@ import (
 // client makes requests to the admin API and prints the responses.
 type client struct {
 	address string
-	json    bool // print responses as JSON
+	query   url.Values // of flags, for the request
+	json    bool       // print responses as JSON
 	out     io.Writer
 }
 
@@ -32,12 +33,15 @@ func newClient(cmd *cobra.Command) (client, error) {
 		return client{}, err
 	}
 	address, err := caddycmd.DetermineAdminAPIAddress(given, nil, "", "")
-	return client{address, asJSON, cmd.OutOrStdout()}, err
+	return client{address, make(url.Values), asJSON, cmd.OutOrStdout()}, err
 }
 
 // show makes a request, decodes the response and prints it: as JSON if the user
 // asked for that, or with inWords.
 func (c client) show(method, path string, response any, inWords func(*printer)) error {
+	if len(c.query) > 0 {
+		path += "?" + c.query.Encode()
+	}
 	r, err := caddycmd.AdminAPIRequest(c.address, method, path, nil, nil)
 	if err != nil {
 		return fmt.Errorf("request to the admin API at %s: %w", c.address, apiMessage(err))

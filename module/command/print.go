@@ -51,6 +51,9 @@ func (p *printer) services(all ...api.Service) {
 		}
 		p.line("%s: %s, %d served%s", s.Name, s.Active, s.Totals.Connections, remarks(s))
 		p.backends(s.Backends)
+		if !s.HeldTill.IsZero() {
+			p.hold(s)
+		}
 	}
 }
 
@@ -65,10 +68,22 @@ func remarks(s api.Service) string {
 	if refused > 0 {
 		fmt.Fprintf(&b, ", %d refused", refused)
 	}
+	if s.Held > 0 {
+		fmt.Fprintf(&b, ", %d held", s.Held)
+	}
 	if s.Removed {
 		b.WriteString(", removed from the config")
 	}
 	return b.String()
+}
+
+// hold writes whether a service is held, and how many clients wait.
+func (p *printer) hold(s api.Service) {
+	if s.HeldTill.IsZero() {
+		p.line("%s: new clients are served", s.Name)
+		return
+	}
+	p.line("%s: new clients wait for %s, %d held", s.Name, formatSpan(s.HeldTill.Sub(p.now)), s.Held)
 }
 
 // backends writes a table of backends. Below it, it writes one line for each

@@ -40,21 +40,28 @@ type subcommand struct {
 	use, short       string
 	minArgs, maxArgs int
 	run              func(c client, args []string) error
+	flags            []queryFlag
 }
 
+// queryFlag is a flag of a subcommand that becomes a query parameter of its
+// request. A flag without a value is not sent.
+type queryFlag struct{ name, parameter, usage string }
+
 var subcommands = []subcommand{
-	{"status [service]", "Shows the queue of one service, or of all", 0, 1, runStatus},
-	{"explain <service>", "Shows why the queue of a service is in its current state", 1, 1, runExplain},
-	{"test <service> <backend>", "Dials all addresses of a backend now", 2, 2, runTest},
-	{"drain <service> <backend>", "Stops sending new clients to a backend", 2, 2, runSetDrained("drain")},
-	{"resume <service> <backend>", "Sends new clients to a drained backend again", 2, 2, runSetDrained("resume")},
-	{"reset <service>", "Restores the configured order and clears all strikes", 1, 1, runReset},
-	{"dns", "Shows the DNS cache", 0, 0, runDNS},
-	{"flush [host]", "Flushes one name, or all names, from the DNS cache", 0, 1, runFlush},
+	{"status [service]", "Shows the queue of one service, or of all", 0, 1, runStatus, nil},
+	{"explain <service>", "Shows why the queue of a service is in its current state", 1, 1, runExplain, nil},
+	{"test <service> <backend>", "Dials all addresses of a backend now", 2, 2, runTest, nil},
+	{"drain <service> <backend>", "Stops sending new clients to a backend", 2, 2, runSetDrained("drain"), nil},
+	{"resume <service> <backend>", "Sends new clients to a drained backend again", 2, 2, runSetDrained("resume"), nil},
+	{"hold <service>", "Makes new clients wait", 1, 1, runHold("hold"), []queryFlag{{"for", "for", "How long clients wait unless they are released, at most 1h (default: 30s)"}}},
+	{"release <service>", "Ends a hold", 1, 1, runHold("release"), nil},
+	{"reset <service>", "Restores the configured order and clears all strikes", 1, 1, runReset, nil},
+	{"dns", "Shows the DNS cache", 0, 0, runDNS, nil},
+	{"flush [host]", "Flushes one name, or all names, from the DNS cache", 0, 1, runFlush, nil},
 }
 
 func (s subcommand) command() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   s.use,
 		Short: s.short,
 		Args:  cobra.RangeArgs(s.minArgs, s.maxArgs),
@@ -63,9 +70,18 @@ func (s subcommand) command() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, f := range s.flags {
+				if value, _ := cmd.Flags().GetString(f.name); value != "" {
+					c.query.Set(f.parameter, value)
+				}
+			}
 			return s.run(c, args)
 		},
 	}
+	for _, f := range s.flags {
+		cmd.Flags().String(f.name, "", f.usage)
+	}
+	return cmd
 }
 
 func runStatus(c client, args []string) error {
@@ -105,6 +121,13 @@ func runSetDrained(action string) func(client, []string) error {
 func runReset(c client, args []string) error {
 	var s api.Service
 	return c.show(http.MethodPost, servicePath(args[0])+"/reset", &s, func(p *printer) { p.services(s) })
+}
+
+func runHold(action string) func(client, []string) error {
+	return func(c client, args []string) error {
+		var s api.Service
+		return c.show(http.MethodPost, servicePath(args[0])+"/"+action, &s, func(p *printer) { p.hold(s) })
+	}
 }
 
 func runDNS(c client, _ []string) error {

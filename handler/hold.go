@@ -1,0 +1,349 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// This file holds TCP clients while no backend accepts them: for the option hold,
+// or at an operator's request. A held client is not read from.
+
+// recheckEvery is the interval of the attempts on all backends while clients are
+// held. A held client is served that long after a backend has recovered, at most.
+const recheckEvery = 25 * time.Millisecond
+
+// Bounds of the attempts while clients are held. A silent backend leaves each of
+// them without a result.
+const (
+	maxRechecks  = 40          // that run on one backend at the same time
+	recheckLimit = time.Second // of one that is not the first
+)
+
+// maxWakePause bounds the pause of a client that was woken up and found no backend:
+// a backend that accepts connections and fails afterwards would otherwise be sent
+// its clients every recheckEvery.
+const maxWakePause = time.Second
+
+var (
+	errReleased     = errors.New("the service stops")
+	errNotRecovered = errors.New("no backend recovered within hold")
+)
+
+// HoldLimit is the longest hold that an operator can request.
+const HoldLimit = time.Hour
+
+// holds are the clients of a service that wait for a backend, and the hold of an
+// operator. The zero value holds nothing.
+type holds struct {
+	requested atomic.Bool  // an operator's hold is active: for callers without mu
+	waiting   atomic.Int64 // held clients
+
+	mu      sync.Mutex // guards the fields below
+	until   time.Time  // end of the operator's hold; zero: none
+	expiry  *time.Timer
+	wake    chan struct{}      // closed when held clients are to look for a backend; nil: none waits
+	recheck context.CancelFunc // stops the attempts on behalf of held clients; nil: none run
+	closed  bool
+}
+
+// Held returns the number of clients that wait for a backend.
+func (s *Service) Held() int { return int(s.holds.waiting.Load()) }
+
+// HeldUntil returns the end of an operator's hold; zero if there is none.
+func (s *Service) HeldUntil() time.Time {
+	s.holds.mu.Lock()
+	defer s.holds.mu.Unlock()
+	return s.holds.until
+}
+
+// Hold makes new clients wait, without an attempt on a backend, for d at most or
+// until Release. d is at most [HoldLimit]. It replaces an earlier hold. by is where
+// the request came from, for the journal.
+func (s *Service) Hold(d time.Duration, by string) (until time.Time) {
+	d = min(d, HoldLimit)
+	until = time.Now().Add(d)
+	h := &s.holds
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return time.Time{}
+	}
+	h.stopLocked()
+	h.until = until
+	h.requested.Store(true)
+	var expiry *time.Timer
+	expiry = time.AfterFunc(d, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.expiry == expiry {
+			s.releaseLocked("its end")
+		}
+	})
+	h.expiry = expiry
+	s.Journal.Add(Entry{Kind: KindHold, Cause: "for " + d.String(), By: by})
+	return until
+}
+
+// Release ends an operator's hold, and reports whether there was one.
+func (s *Service) Release(by string) bool {
+	s.holds.mu.Lock()
+	defer s.holds.mu.Unlock()
+	if !s.holds.requested.Load() {
+		return false
+	}
+	s.releaseLocked(by)
+	return true
+}
+
+func (s *Service) releaseLocked(by string) {
+	s.holds.stopLocked()
+	s.holds.wakeLocked()
+	s.Journal.Add(Entry{Kind: KindRelease, By: by})
+}
+
+// stopLocked ends an operator's hold.
+func (h *holds) stopLocked() {
+	if h.expiry != nil {
+		h.expiry.Stop()
+	}
+	h.expiry, h.until = nil, time.Time{}
+	h.requested.Store(false)
+}
+
+// wakeUp makes all held clients look for a backend.
+func (h *holds) wakeUp() {
+	if h.waiting.Load() == 0 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.wakeLocked()
+}
+
+func (h *holds) wakeLocked() {
+	if h.wake != nil {
+		close(h.wake)
+		h.wake = nil
+	}
+}
+
+// close refuses all held clients, and holds none from now on.
+func (h *holds) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	h.stopLocked()
+	h.wakeLocked()
+}
+
+// enter counts a held client, and returns a channel that is closed when the client
+// is to look for a backend. The caller calls leave afterwards.
+func (h *holds) enter(r *Relay, recheck bool) (wake <-chan struct{}, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, errReleased
+	}
+	h.waiting.Add(1)
+	if !recheck && !h.requested.Load() {
+		return awake, nil // released since the caller looked
+	}
+	if h.wake == nil {
+		h.wake = make(chan struct{})
+	}
+	if recheck && h.recheck == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		h.recheck = cancel
+		go r.recheck(ctx) // ends when no client is held any longer
+	}
+	return h.wake, nil
+}
+
+// awake is the channel of a client that does not have to wait.
+var awake = func() chan struct{} {
+	ch := make(chan struct{})
+	close(ch)
+	return ch
+}()
+
+// leave ends what enter has begun. It returns an error if the client is not to look
+// for a backend any more.
+func (h *holds) leave() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.waiting.Add(-1) == 0 && h.recheck != nil {
+		h.recheck()
+		h.recheck = nil
+	}
+	if h.closed {
+		return errReleased
+	}
+	return nil
+}
+
+// holding is the hold of one client.
+type holding struct {
+	relay    *Relay
+	client   *tcpRelay
+	gone     func() bool
+	deadline time.Time     // of the option hold; zero: the client was not held yet
+	pause    time.Duration // after a wake that did not lead to a backend
+}
+
+// awaitRelease waits while an operator holds the service.
+func (w *holding) awaitRelease(ctx context.Context) error {
+	for w.relay.service.holds.requested.Load() {
+		if _, err := w.await(ctx, false, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitRecovery waits until a backend may have recovered. It returns an error if
+// the client is not to be held any longer.
+func (w *holding) awaitRecovery(ctx context.Context) error {
+	now := time.Now()
+	if w.deadline.IsZero() {
+		w.deadline = now.Add(w.relay.opts.Hold)
+		w.relay.service.floods.note(w.relay.log, heldTCP, zap.Stringer("network", upstream.TCP), zap.Stringer("client", w.client.client))
+	} else if err := w.sleep(ctx); err != nil {
+		return err
+	}
+	timeout := time.NewTimer(time.Until(w.deadline))
+	defer timeout.Stop()
+	woken, err := w.await(ctx, true, timeout.C)
+	switch {
+	case err != nil:
+		return err
+	case !woken:
+		return errNotRecovered
+	}
+	return w.awaitRelease(ctx)
+}
+
+// sleep waits before a client that was woken up in vain is held again.
+func (w *holding) sleep(ctx context.Context) error {
+	w.pause = min(max(2*w.pause, recheckEvery), maxWakePause)
+	select {
+	case <-time.After(w.pause):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// await waits for the next wake, or until timeout fires: woken is false then.
+func (w *holding) await(ctx context.Context, recheck bool, timeout <-chan time.Time) (woken bool, err error) {
+	wake, err := w.relay.service.holds.enter(w.relay, recheck)
+	if err != nil {
+		return false, err
+	}
+	began := time.Now()
+	defer func() {
+		if closed := w.relay.service.holds.leave(); err == nil {
+			err = closed
+		}
+		w.client.noteHeld(time.Since(began))
+	}()
+	watch := time.NewTicker(watchEvery)
+	defer watch.Stop()
+	for {
+		select {
+		case <-wake:
+			return true, nil
+		case <-timeout:
+			return false, nil
+		case <-watch.C:
+			if w.gone() {
+				return false, errClientGone
+			}
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+// recheck dials all backends until ctx ends, and wakes the held clients up when
+// one of them accepts. Its failures are not recorded: each held client had failures
+// of its own.
+func (r *Relay) recheck(ctx context.Context) {
+	running := make(map[*upstream.Backend]*atomic.Int32)
+	tick := time.NewTicker(recheckEvery)
+	defer tick.Stop()
+	for {
+		for _, b := range r.service.Pool.Undrained() {
+			if running[b] == nil {
+				running[b] = new(atomic.Int32)
+			}
+			r.startRecheck(ctx, b, running[b])
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// startRecheck dials a backend, unless enough dials of it are running.
+func (r *Relay) startRecheck(ctx context.Context, b *upstream.Backend, running *atomic.Int32) {
+	limit := recheckLimit
+	switch n := running.Load(); {
+	case n >= maxRechecks:
+		return
+	case n == 0: // one may take as long as a client's attempt
+		limit = r.opts.ConnectTimeout
+	}
+	running.Add(1)
+	go func() { // ends with its dial
+		defer running.Add(-1)
+		r.recheckOnce(ctx, b, min(limit, r.opts.ConnectTimeout))
+	}()
+}
+
+func (r *Relay) recheckOnce(ctx context.Context, b *upstream.Backend, limit time.Duration) {
+	defer func() {
+		if value := recover(); value != nil {
+			r.panicked(upstream.TCP, heldClientsName, value)
+		}
+	}()
+	walk := r.service.Pool.Probe(b, upstream.TCP)
+	a, _ := walk.Next(time.Now())
+	o := outcome{attempt: a}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errConnectTimeout)
+	defer cancel()
+	addrs, err := r.resolve(ctx, b, upstream.TCP, query{how: afresh, since: a.Began.Add(-recheckNames)})
+	if err != nil {
+		return
+	}
+	o.conn, o.addr, o.err = r.dialer().Any(ctx, addrs, b.Port, nil)
+	if o.err != nil {
+		return
+	}
+	_ = o.conn.Close()
+	o.took = time.Since(a.Began)
+	if !r.opts.trials() { // otherwise a connection alone is no success
+		r.recordSuccess(&walk, o, upstream.TCP, heldClients{}, time.Now(), true)
+	}
+	r.service.holds.wakeUp()
+}
+
+// recheckNames is how old an answer of the DNS may be while clients are held: a
+// backend may recover at another address.
+const recheckNames = time.Second
+
+// heldClients stands for the clients on whose behalf backends are dialled.
+type heldClients struct{}
+
+// String implements fmt.Stringer.
+func (heldClients) String() string { return heldClientsName }
+
+const heldClientsName = "held clients"
