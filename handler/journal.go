@@ -24,6 +24,7 @@ const (
 	KindFailback Kind = "failback"
 	KindDNS      Kind = "dns"
 	KindReload   Kind = "reload"
+	KindCut      Kind = "cut"     // clients were taken away from a backend
 	KindHold     Kind = "hold"    // new clients wait
 	KindRelease  Kind = "release" // the end of a hold
 )
@@ -152,6 +153,8 @@ func (e Entry) summary() string {
 		return "failback: " + e.Backend + " is healthy and back in its configured position"
 	case KindDNS:
 		return "dns: addresses of " + e.Backend + " changed"
+	case KindCut:
+		return "cut: clients left " + e.Backend
 	case KindHold:
 		return "hold: new clients wait"
 	case KindRelease:

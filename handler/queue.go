@@ -28,9 +28,10 @@ func (s *Service) SetDrained(b *upstream.Backend, drained bool, by string) (chan
 	defer s.Journal.mu.Unlock()
 	changed, err = s.Pool.SetDrained(b, drained)
 	if changed {
-		kind := KindResume
-		if drained {
-			kind = KindDrain
+		kind := KindDrain
+		if !drained {
+			kind = KindResume
+			s.drains.stop(b)
 		}
 		s.Journal.addLocked(Entry{Kind: kind, Backend: b.Text, By: by})
 	}

@@ -72,6 +72,9 @@ func (r *Relay) publish(change upstream.Change, o outcome, n upstream.Network, c
 		r.logAttempt(zapcore.DebugLevel, "connected", o, n, client)
 	}
 	r.logOrder(change)
+	if change.Demoted {
+		r.leaveDown(o.attempt.Backend, n)
+	}
 	if !change.CoolingUntil.IsZero() {
 		r.log.Info("backend cooling down", zap.Stringer("network", n), zap.String("backend", o.attempt.Backend.Text), zap.Time("until", change.CoolingUntil))
 	}

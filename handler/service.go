@@ -28,6 +28,7 @@ type Service struct {
 	ends      endNotifier
 	judges    judges
 	holds     holds
+	drains    drainLimits
 	hedges    atomic.Uint64 // companion attempts
 	rescues   atomic.Uint64 // clients that were served after a backend had accepted and failed them
 
@@ -112,19 +113,14 @@ func (s *Service) stopAccepting() {
 	s.mu.Unlock()
 	s.judges.close()
 	s.holds.close()
+	s.drains.close()
 	s.sessions.refuse()
 }
 
 // cut ends all TCP relays with a reset, and all UDP sessions.
 func (s *Service) cut(why stream.Reason) {
 	s.judges.stop()
-	s.mu.Lock()
-	relays := make([]*tcpRelay, 0, s.count)
-	for t := s.relays; t != nil; t = t.next {
-		relays = append(relays, t)
-	}
-	s.mu.Unlock()
-	for _, t := range relays {
+	for _, t := range s.activeRelays() {
 		t.cut(why)
 	}
 	for _, session := range s.sessions.all() {

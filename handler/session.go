@@ -77,6 +77,7 @@ type session struct {
 // sessionAttempts is the state of a session's attempts on backends.
 type sessionAttempts struct {
 	socket       *backendSocket    // nil unless the phase is open
+	leaving      bool              // the next datagram of the client goes to another backend
 	waiting      bool              // the attempt is in progress: a datagram was sent and there is no answer yet
 	attempt      upstream.Attempt  // the latest one
 	answeredBy   *upstream.Backend // the backend that answered last; nil: none has
@@ -188,6 +189,9 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 	now := s.touch()
 	s.upN += int64(len(datagrams))
 	s.upB += bytesOf(datagrams)
+	if s.leaving {
+		s.moveLocked(now)
+	}
 	for len(datagrams) > 0 {
 		n := 1
 		switch {
