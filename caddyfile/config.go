@@ -113,6 +113,12 @@ type Config struct {
 	// backends are dialled every 25 ms. Default: 0 (off).
 	Hold *caddy.Duration `json:"hold,omitempty"`
 
+	// What a demotion does to the clients that the backend still serves.
+	// `keep`: they stay. `cut`: TCP relays are ended with a RST, so that the
+	// clients come back to another backend, and UDP sessions move to another
+	// backend with their next datagram. Default: `keep`.
+	OnDown string `json:"on_down,omitempty"`
+
 	// A UDP backend that was sent datagrams and has answered none of them for
 	// this long has failed that attempt. Its unanswered datagrams are then sent
 	// again, first to the same backend and then to the next one. Set it only

@@ -50,6 +50,7 @@ func (c Config) settings() []setting {
 		plain("first_byte_timeout", duration(o.FirstByteTimeout)),
 		plain("rescue", strconv.Itoa(o.Rescue)),
 		plain("hold", duration(o.Hold)),
+		plain("on_down", keepOrCut(o.OnDownCut)),
 		plain("udp_reply_timeout", duration(o.UDPReplyTimeout)),
 		plain("udp_responses", strconv.Itoa(o.UDPResponses)),
 		plain("max_connections", strconv.Itoa(o.MaxConnections)),
@@ -105,6 +106,13 @@ func sessions(n int) string {
 		return "default"
 	}
 	return strconv.Itoa(n)
+}
+
+func keepOrCut(cut bool) string {
+	if cut {
+		return "cut"
+	}
+	return "keep"
 }
 
 func onOff(on bool) string {

@@ -36,6 +36,8 @@ func TestDiff(t *testing.T) {
 		{web(func(c *Config) { c.Hedge = durationPtr(time.Second) }), "hedge", "0s", "1s"},
 		{web(func(c *Config) { c.FirstByteTimeout = durationPtr(time.Second) }), "first_byte_timeout", "0s", "1s"},
 		{web(func(c *Config) { c.Hold = durationPtr(time.Second) }), "hold", "0s", "1s"},
+		{web(func(c *Config) { c.OnDown = "cut" }), "on_down", "keep", "cut"},
+		{web(func(c *Config) { c.OnDown = "keep" }), "", "", ""},
 		{web(func(c *Config) { c.Rescue = intPtr(100) }), "rescue", "0", "100"},
 		{web(func(c *Config) { c.UDPReplyTimeout = durationPtr(1) }), "udp_reply_timeout", "0s", "1ns"},
 		{web(func(c *Config) { c.UDPResponses = intPtr(1) }), "udp_responses", "0", "1"},

@@ -106,6 +106,7 @@ func optionTable() block {
 //		first_byte_timeout     <duration>
 //		rescue                 <size>
 //		hold                   <duration>
+//		on_down                keep|cut
 //		udp_reply_timeout      <duration>
 //		udp_responses          <count>
 //		max_connections        <count>

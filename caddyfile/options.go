@@ -22,6 +22,7 @@ type Options struct {
 	Failback            bool                // only with HealthCheck
 	EventHook           *EventHookOptions   // nil: off
 	Hedge               time.Duration       // 0: off
+	OnDownCut           bool                // a demotion takes the backend's clients away from it
 	FirstByteTimeout    time.Duration       // 0: off
 	Hold                time.Duration       // 0: off
 	Rescue              int                 // bytes; 0: off
@@ -54,6 +55,7 @@ func (c Config) Options() Options {
 		EventHook:           c.EventHook.options(),
 		Hedge:               durationOr(c.Hedge, 0),
 		Hold:                durationOr(c.Hold, 0),
+		OnDownCut:           c.OnDown == "cut",
 		FirstByteTimeout:    durationOr(c.FirstByteTimeout, 0),
 		Rescue:              intOr(c.Rescue, 0),
 		UDPReplyTimeout:     durationOr(c.UDPReplyTimeout, 0),

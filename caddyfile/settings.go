@@ -179,6 +179,7 @@ type choiceSetting struct {
 }
 
 var choiceSettings = []choiceSetting{
+	{"on_down", func(c *Config) *string { return &c.OnDown }, []string{"keep", "cut"}},
 	{"access_log", func(c *Config) *string { return &c.AccessLog }, []string{"off", "tcp", "all"}},
 	{"proxy_protocol", func(c *Config) *string { return &c.ProxyProtocol }, []string{"off", "v1", "v2"}},
 	{"health_check.network", ofHealthCheck(func(h *HealthCheck) *string { return &h.Network }), []string{"tcp", "udp", "both"}},

@@ -1,10 +1,12 @@
 package module_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -91,5 +93,26 @@ func TestHoldOption(t *testing.T) {
 		if got := relaytest.Receive(t, "the held client's answer", answers); got != "a x" {
 			t.Errorf("got %q", got)
 		}
+	})
+}
+
+// A drain with a time limit ends the TCP relays of the backend.
+func TestAdminDrainsWithALimit(t *testing.T) {
+	overBoth(t, func(t *testing.T) {
+		a, _ := echoTCP(t, "a")
+		b, _ := echoTCP(t, "b")
+		at, name := freeAddr(t), unique("limited")
+		s := start(t, block("TCP/"+at, fmt.Sprintf("%s %s {\n name %s\n on_down cut\n }", a, b, name)))
+		old := dial(t, "tcp", at)
+		if got := ask(t, old, "x"); got != "a x" {
+			t.Errorf("got %q", got)
+		}
+		if out := s.relay("drain", name, a, "--cut-after", "50ms"); out != a+": draining, 1 TCP and 0 UDP active\n" {
+			t.Errorf("drain: %q", out)
+		}
+		if n, err := old.Read(make([]byte, 10)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the relay ended with %d bytes and %v", n, err)
+		}
+		relaytest.Eventually(t, "the entry of the cut", func() bool { return slices.Equal(kinds(s.explain(name)), []string{"drain", "cut"}) })
 	})
 }

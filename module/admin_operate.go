@@ -26,6 +26,9 @@ func requested(r *http.Request) (*service, *upstream.Backend, error) {
 	return s, b, nil
 }
 
+// maxDrainLimit is the longest time limit of a drain.
+const maxDrainLimit = 24 * time.Hour
+
 func postReset(r *http.Request) (any, error) {
 	s, err := findService(r.PathValue("service"))
 	if err != nil {
@@ -47,6 +50,10 @@ func setDrained(r *http.Request, drained bool, kind handler.Kind) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	limit, err := queryDuration(r, "cut_after", 0, maxDrainLimit)
+	if err != nil {
+		return nil, err
+	}
 	changed, err := s.SetDrained(b, drained, requester(r))
 	switch {
 	case errors.Is(err, upstream.ErrRemoved): // by a reload since the request came
@@ -55,6 +62,11 @@ func setDrained(r *http.Request, drained bool, kind handler.Kind) (any, error) {
 		return nil, apiErrorf(http.StatusConflict, "%s %s of %s: %w", kind, b.Text, s.Name, err)
 	case changed:
 		logOperation(r, string(kind), zap.String("service", s.Name), zap.String("backend", b.Text))
+	}
+	if drained && limit > 0 {
+		s.LimitDrain(b, limit, func(tcp, udp int) {
+			processLog().Info("clients taken away from backend", zap.String("service", s.Name), zap.String("backend", b.Text), zap.String("reason", "backend_drained"), zap.Int("tcp", tcp), zap.Int("udp", udp))
+		})
 	}
 	backend, ok := s.apiService(time.Now()).Backend(b.Text)
 	if !ok {

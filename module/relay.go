@@ -94,6 +94,7 @@ func (r *Relay) handlerOptions(opts caddyfile.Options, log *zap.Logger) handler.
 		FirstByte:           opts.FirstByteTimeout,
 		Rescue:              opts.Rescue,
 		Hold:                opts.Hold,
+		CutDown:             opts.OnDownCut,
 		RescueMemory:        rescueMemory,
 		UDPReplyTimeout:     opts.UDPReplyTimeout,
 		UDPResponses:        opts.UDPResponses,

@@ -51,7 +51,7 @@ var subcommands = []subcommand{
 	{"status [service]", "Shows the queue of one service, or of all", 0, 1, runStatus, nil},
 	{"explain <service>", "Shows why the queue of a service is in its current state", 1, 1, runExplain, nil},
 	{"test <service> <backend>", "Dials all addresses of a backend now", 2, 2, runTest, nil},
-	{"drain <service> <backend>", "Stops sending new clients to a backend", 2, 2, runSetDrained("drain"), nil},
+	{"drain <service> <backend>", "Stops sending new clients to a backend", 2, 2, runSetDrained("drain"), []queryFlag{{"cut-after", "cut_after", "End the TCP relays of the backend that are left after this long, and move its UDP sessions (default: never)"}}},
 	{"resume <service> <backend>", "Sends new clients to a drained backend again", 2, 2, runSetDrained("resume"), nil},
 	{"hold <service>", "Makes new clients wait", 1, 1, runHold("hold"), []queryFlag{{"for", "for", "How long clients wait unless they are released, at most 1h (default: 30s)"}}},
 	{"release <service>", "Ends a hold", 1, 1, runHold("release"), nil},
