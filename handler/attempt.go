@@ -36,6 +36,7 @@ type attempts struct {
 	note   func(outcome) // receives each outcome
 	trial  *stream.Trial // tries each connection; nil: the first connection serves
 	tried  int           // connections that failed their trial
+	drill  *drill        // whose fault the client has met; nil: none
 	walk   upstream.Walk
 
 	ctx       context.Context         // of all attempts
@@ -43,6 +44,7 @@ type attempts struct {
 	current   upstream.Attempt        // that the client waits for; zero if only superseded attempts are running
 	companion upstream.Attempt        // hedged: runs in parallel with current; zero: none
 	pending   int                     // running attempts
+	began     time.Time               // when the client arrived
 	results   chan outcome
 }
 
@@ -54,7 +56,8 @@ type outcome struct {
 	tried   []netip.Addr
 	since   time.Time // when the first of tried was dialled
 	took    time.Duration
-	hedged  bool // it was the companion of another attempt
+	drill   *drill // of the backend; nil: none
+	hedged  bool   // it was the companion of another attempt
 	err     error
 }
 
@@ -81,7 +84,7 @@ type startedAttempt struct {
 // newAttempts returns a search on the given walk. The end of a client's context
 // ends run, and run's caller ends the attempts: one of them may outlive the client.
 func (r *Relay) newAttempts(ctx context.Context, of *tcpRelay, walk upstream.Walk) *attempts {
-	t := &attempts{relay: r, client: of.client, note: of.note, walk: walk, results: make(chan outcome)}
+	t := &attempts{relay: r, client: of.client, note: of.note, walk: walk, began: of.began, results: make(chan outcome)}
 	t.trial, _ = of.mover.(*stream.Trial)
 	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return t
@@ -121,6 +124,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 			if o.err == nil {
 				o = t.try(ctx, o)
 			}
+			t.noteDrill(o)
 			if o.hedged = o.attempt == t.companion; o.hedged && o.err == nil {
 				t.noteOvertaken()
 			}
@@ -159,6 +163,9 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 		case <-ctx.Done():
 			return outcome{}, context.Cause(ctx)
 		}
+	}
+	if t.drill != nil {
+		t.drill.refused.Add(1)
 	}
 	return outcome{}, allTriedError{last}
 }
@@ -244,6 +251,10 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 	}()
 	ctx, cancel := context.WithDeadlineCause(ctx, a.Began.Add(r.opts.ConnectTimeout), errConnectTimeout)
 	defer cancel()
+	o.drill = r.service.drills.of(a.Backend)
+	if o.err = o.drill.delay(ctx); o.err != nil {
+		return o
+	}
 	var first dial.Func
 	if from == nil {
 		o.tried, o.err = r.resolve(ctx, a.Backend, upstream.TCP, q)

@@ -320,6 +320,9 @@ func (r *Relay) recheckOnce(ctx context.Context, b *upstream.Backend, limit time
 	o := outcome{attempt: a}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errConnectTimeout)
 	defer cancel()
+	if drill := r.service.drills.of(b); drill.delay(ctx) != nil || drill.resets() {
+		return
+	}
 	addrs, err := r.resolve(ctx, b, upstream.TCP, query{how: afresh, since: a.Began.Add(-recheckNames)})
 	if err != nil {
 		return

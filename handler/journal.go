@@ -24,9 +24,11 @@ const (
 	KindFailback Kind = "failback"
 	KindDNS      Kind = "dns"
 	KindReload   Kind = "reload"
-	KindCut      Kind = "cut"     // clients were taken away from a backend
-	KindHold     Kind = "hold"    // new clients wait
-	KindRelease  Kind = "release" // the end of a hold
+	KindCut      Kind = "cut"         // clients were taken away from a backend
+	KindDrill    Kind = "drill"       // faults are injected into attempts on a backend
+	KindDrillEnd Kind = "drill_ended" // the receipt of a drill
+	KindHold     Kind = "hold"        // new clients wait
+	KindRelease  Kind = "release"     // the end of a hold
 )
 
 // Entry is one change of the queue of a service, or of what it depends on.
@@ -155,6 +157,10 @@ func (e Entry) summary() string {
 		return "dns: addresses of " + e.Backend + " changed"
 	case KindCut:
 		return "cut: clients left " + e.Backend
+	case KindDrill:
+		return "drill: faults are injected into new relays to " + e.Backend
+	case KindDrillEnd:
+		return "drill ended: " + e.Backend
 	case KindHold:
 		return "hold: new clients wait"
 	case KindRelease:

@@ -72,6 +72,9 @@ func (r *Relay) publish(change upstream.Change, o outcome, n upstream.Network, c
 		r.logAttempt(zapcore.DebugLevel, "connected", o, n, client)
 	}
 	r.logOrder(change)
+	if drill := r.service.drills.of(o.attempt.Backend); drill != nil && change.Strike > 0 {
+		drill.strikes.Add(1)
+	}
 	if change.Demoted {
 		r.leaveDown(o.attempt.Backend, n)
 	}

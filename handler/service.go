@@ -29,6 +29,7 @@ type Service struct {
 	judges    judges
 	holds     holds
 	drains    drainLimits
+	drills    drills
 	hedges    atomic.Uint64 // companion attempts
 	rescues   atomic.Uint64 // clients that were served after a backend had accepted and failed them
 
@@ -114,6 +115,7 @@ func (s *Service) stopAccepting() {
 	s.judges.close()
 	s.holds.close()
 	s.drains.close()
+	s.drills.close()
 	s.sessions.refuse()
 }
 

@@ -100,6 +100,7 @@ type backendSocket struct {
 	session       *session
 	conn          dgram.Socket // guarded by session.mu, as are the fields below
 	used          bool         // a datagram was sent
+	drill         *drill       // until its end, nothing is sent; nil: none
 	rejectedSince time.Time    // when a send was first rejected after the last one that succeeded; zero: it was not
 }
 

@@ -61,6 +61,7 @@ func (s *session) refuseLocked(why error) {
 	s.phase, s.refusedUntil = refused, time.Now().Add(refusedFor)
 	s.waiting, s.requests, s.answers = false, 0, 0
 	s.backlog.clear()
+	s.drillRefusedLocked()
 	s.note(refusedUDP, zap.Error(why))
 }
 
@@ -101,12 +102,19 @@ func (s *session) resolvedLocked(addrs []netip.Addr, err error) {
 	s.openLocked()
 }
 
-// openLocked opens a socket to the first of the attempt's addresses, from the
+// openLocked is openNowLocked, unless a drill of the backend prevents it.
+func (s *session) openLocked() {
+	if d := s.relay.service.drills.of(s.attempt.Backend); d == nil || s.drillLocked(d) {
+		s.openNowLocked()
+	}
+}
+
+// openNowLocked opens a socket to the first of the attempt's addresses, from the
 // current one on, for which that succeeds, and sends the backlog. The attempt
 // fails if there is none.
-func (s *session) openLocked() {
+func (s *session) openNowLocked() {
 	for ; s.at < len(s.addrs); s.at++ {
-		b := &backendSocket{session: s}
+		b := &backendSocket{session: s, drill: s.relay.service.drills.silent(s.attempt.Backend)}
 		conn, err := s.relay.opts.UDP.Open(netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port), b)
 		if err == nil {
 			b.conn = conn
@@ -317,6 +325,7 @@ func (s *session) stopWaitingLocked() {
 func (s *session) backendAnsweredLocked(now time.Time) {
 	s.stopWaitingLocked()
 	s.backlog.clear()
+	s.drillServedLocked(now)
 	backend, addr := s.attempt.Backend, s.addrs[s.at]
 	o := outcome{attempt: s.attempt, addr: addr, took: now.Sub(s.attempt.Began)}
 	if s.answeredBy != backend {

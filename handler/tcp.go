@@ -180,7 +180,7 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 	if a.attempt, known = a.walk.Next(now); known {
 		a.addrs, known = r.known(a.attempt.Backend)
 	}
-	if !known || r.service.holds.requested.Load() {
+	if !known || r.service.holds.requested.Load() || r.service.drills.active.Load() > 0 {
 		go t.serve(ctx, nil) // ends when a backend was found, or none
 		return
 	}
@@ -244,7 +244,13 @@ func (t *tcpRelay) serve(ctx context.Context, from *startedAttempt) {
 		t.refuse(err)
 		return
 	}
-	t.mover.Carry(o.conn, t.found(o))
+	totals := t.found(o)
+	if o.drill.resets() {
+		_ = o.conn.Close()
+		t.mover.Cut(stream.BackendReset)
+		return
+	}
+	t.mover.Carry(o.conn, totals)
 }
 
 // find finds a backend for the client.

@@ -34,7 +34,13 @@ func (o *Options) trialLimits() stream.TrialLimits {
 // and returns the outcome of the attempt with that. It lasts until the backend's
 // first byte.
 func (t *attempts) try(ctx context.Context, o outcome) outcome {
-	if t.trial == nil {
+	switch {
+	case t.trial == nil:
+		return o
+	case o.drill.resets():
+		_ = o.conn.Close()
+		o.err = errDrillReset
+		t.tried++
 		return o
 	}
 	o.conn, o.err = t.trial.Try(ctx, o.conn.(*net.TCPConn))
