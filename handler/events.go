@@ -18,6 +18,7 @@ type Event struct {
 	Failures  int               // strikes that led to the event
 	Available int               // backends that are available now
 	Total     int               // number of backends
+	Drill     bool              // a drill of the backend is running
 }
 
 // EventType names an event, with the same words as async-relay's event hooks.
@@ -39,6 +40,7 @@ func (s *Service) announce(change upstream.Change, o outcome, n upstream.Network
 	e := Event{
 		Time: time.Now(), Network: n, Backend: o.attempt.Backend, Address: o.addr,
 		Failures: change.Strike, Available: change.Available, Total: change.Total,
+		Drill: s.drills.of(o.attempt.Backend) != nil,
 	}
 	switch {
 	case change.Demoted:

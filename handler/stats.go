@@ -41,7 +41,8 @@ type Use struct {
 // queue and still has active relays has Position -1.
 type BackendStats struct {
 	upstream.Status
-	Use [networks]Use
+	Use   [networks]Use
+	Drill Fault // that a drill injects now; empty: none
 }
 
 // Departed holds the final counts of backends that left the queue and have no
@@ -192,6 +193,9 @@ func (s *Service) listBackends(stats *Stats, now time.Time, settle bool) {
 	listed := make(map[string]bool)
 	for _, status := range s.Pool.Snapshot(now) {
 		b := BackendStats{Status: status}
+		if drill := s.drills.of(status.Backend); drill != nil {
+			b.Drill = drill.fault
+		}
 		listed[status.Backend.Text] = true
 		if both := s.tallies.byBackend[status.Backend.Text]; both != nil {
 			for n := range both {

@@ -26,25 +26,28 @@ func (Admin) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// endpoint handles the requests of one method and path.
+// endpoint handles the requests of one path, with one method and possibly GET.
 type endpoint struct {
 	method  string
 	pattern string                           // for http.ServeMux; an escaped slash does not end a segment
 	handle  func(*http.Request) (any, error) // returns the response, which is encoded as JSON
+	get     func(*http.Request) (any, error) // handles GET if method is another one; nil: GET is not allowed then
 }
 
 var endpoints = []endpoint{
-	{http.MethodGet, "/relay/services", getServices},
-	{http.MethodGet, "/relay/services/{service}", getService},
-	{http.MethodPost, "/relay/services/{service}/reset", postReset},
-	{http.MethodPost, "/relay/services/{service}/hold", postHold},
-	{http.MethodPost, "/relay/services/{service}/release", postRelease},
-	{http.MethodPost, "/relay/services/{service}/backends/{backend}/test", postTest},
-	{http.MethodPost, "/relay/services/{service}/backends/{backend}/drain", postDrain},
-	{http.MethodPost, "/relay/services/{service}/backends/{backend}/resume", postResume},
-	{http.MethodGet, "/relay/explain", getExplanation},
-	{http.MethodGet, "/relay/dns", getDNS},
-	{http.MethodPost, "/relay/dns/flush", postFlush},
+	{method: http.MethodGet, pattern: "/relay/services", handle: getServices},
+	{method: http.MethodGet, pattern: "/relay/services/{service}", handle: getService},
+	{method: http.MethodPost, pattern: "/relay/services/{service}/reset", handle: postReset},
+	{method: http.MethodPost, pattern: "/relay/services/{service}/hold", handle: postHold},
+	{method: http.MethodPost, pattern: "/relay/services/{service}/release", handle: postRelease},
+	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/test", handle: postTest},
+	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drain", handle: postDrain},
+	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/resume", handle: postResume},
+	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill", handle: postDrill, get: getDrill},
+	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill/stop", handle: postDrillStop},
+	{method: http.MethodGet, pattern: "/relay/explain", handle: getExplanation},
+	{method: http.MethodGet, pattern: "/relay/dns", handle: getDNS},
+	{method: http.MethodPost, pattern: "/relay/dns/flush", handle: postFlush},
 }
 
 // Routes implements caddy.AdminRouter.
@@ -58,20 +61,33 @@ func (Admin) Routes() []caddy.AdminRoute {
 
 // ServeHTTP implements caddy.AdminHandler.
 func (e endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != e.method && (r.Method != http.MethodHead || e.method != http.MethodGet) {
-		allowed := e.method
-		if allowed == http.MethodGet {
-			allowed += ", " + http.MethodHead
-		}
-		w.Header().Set("Allow", allowed)
+	handle := e.handle
+	switch get := r.Method == http.MethodGet || r.Method == http.MethodHead; {
+	case get && e.get != nil:
+		handle = e.get
+	case r.Method != e.method && !(get && e.method == http.MethodGet):
+		w.Header().Set("Allow", e.allowed())
 		return apiErrorf(http.StatusMethodNotAllowed, "method %s not allowed, use %s", r.Method, e.method)
 	}
-	response, err := e.handle(r)
+	response, err := handle(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
 	return json.NewEncoder(w).Encode(response)
+}
+
+// allowed returns the methods of an endpoint, for the header Allow.
+func (e endpoint) allowed() string {
+	get := http.MethodGet + ", " + http.MethodHead
+	switch {
+	case e.method == http.MethodGet:
+		return get
+	case e.get != nil:
+		return e.method + ", " + get
+	default:
+		return e.method
+	}
 }
 
 func noEndpoint(_ http.ResponseWriter, r *http.Request) error {

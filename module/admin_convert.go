@@ -58,6 +58,7 @@ func (s *service) apiBackend(b handler.BackendStats) api.Backend {
 		Configured: b.Configured + 1,
 		Networks:   make(map[string]api.Network),
 		Addresses:  s.cachedAddresses(b.Backend),
+		Drill:      string(b.Drill),
 		Active:     api.Active{TCP: b.Use[upstream.TCP].Active, UDP: b.Use[upstream.UDP].Active},
 	}
 	for i, status := range b.Networks {

@@ -56,13 +56,20 @@ type (
 // ask makes a request to the admin API below /relay/. answer may be nil.
 func (s *server) ask(method, path string, answer any) (status int, problem string, header http.Header) {
 	s.t.Helper()
+	return s.send(method, path, "", answer)
+}
+
+// send is ask with a body.
+func (s *server) send(method, path, body string, answer any) (status int, problem string, header http.Header) {
+	s.t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: relaytest.Limit}
-	request, err := http.NewRequest(method, "http://"+s.admin+"/relay/"+path, nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	var response *http.Response
+	var err error
 	for range 20 { // a reload may reset the request, see server.request
+		request, bad := http.NewRequest(method, "http://"+s.admin+"/relay/"+path, strings.NewReader(body))
+		if bad != nil {
+			s.t.Fatal(bad)
+		}
 		if response, err = client.Do(request); err == nil {
 			break
 		}
@@ -97,6 +104,14 @@ func (s *server) ask(method, path string, answer any) (status int, problem strin
 func (s *server) must(method, path string, answer any) {
 	s.t.Helper()
 	if status, problem, _ := s.ask(method, path, answer); status != http.StatusOK {
+		s.t.Fatalf("%s %s: %d %s", method, path, status, problem)
+	}
+}
+
+// mustSend is must with a body.
+func (s *server) mustSend(method, path, body string, answer any) {
+	s.t.Helper()
+	if status, problem, _ := s.send(method, path, body, answer); status != http.StatusOK {
 		s.t.Fatalf("%s %s: %d %s", method, path, status, problem)
 	}
 }

@@ -114,6 +114,9 @@ func eventData(service string, e handler.Event) map[string]any {
 		"service": service, "network": e.Network.String(), "timestamp": hook.Timestamp(e.Time),
 		"failure_count": e.Failures, "available_count": e.Available, "total_count": e.Total,
 	}
+	if e.Drill {
+		data["drill"] = true
+	}
 	if e.Backend != nil {
 		data["backend"] = e.Backend.Text
 		if e.Address.IsValid() {

@@ -35,6 +35,7 @@ const (
 	hedgedAttemptsTotal
 	rescuedTotal
 	connectionsHeld
+	drillActive
 )
 
 // namePrefix begins the name of every metric.
@@ -119,6 +120,10 @@ var metrics = [...]struct {
 	connectionsHeld: {
 		"connections_held", "Clients that wait for a backend to recover, or for the end of an operator's hold.",
 		[]string{"service"},
+	},
+	drillActive: {
+		"drill_active", "1 while a drill injects faults into new relays to the backend, otherwise 0.",
+		[]string{"service", "backend"},
 	},
 }
 

@@ -75,6 +75,11 @@ func (s *service) readMetrics(now time.Time, of readingOf) reading {
 		}
 		if b.Position >= 0 {
 			r.addStatus(&b.Status, service, backend, s.current.Load() != nil)
+			drilled := 0.0
+			if b.Drill != "" {
+				drilled = 1
+			}
+			r.addGauge(drilled, drillActive, service, backend)
 		}
 	}
 	for n, refused := range stats.Refused {

@@ -39,8 +39,9 @@ type Backend struct {
 	State      State              `json:"state"`                         // the worst of its networks
 	Strikes    int                `json:"strikes"`
 	Cooling    time.Time          `json:"cooling_until,omitzero"`
-	Networks   map[string]Network `json:"networks"`  // keys: tcp, udp
-	Addresses  []string           `json:"addresses"` // from the DNS cache, including stale ones
+	Networks   map[string]Network `json:"networks"`        // keys: tcp, udp
+	Drill      string             `json:"drill,omitempty"` // the fault that a drill injects now
+	Addresses  []string           `json:"addresses"`       // from the DNS cache, including stale ones
 	Active     Active             `json:"active"`
 	Totals     Totals             `json:"totals"`
 	Failure    *Failure           `json:"last_failure,omitempty"`

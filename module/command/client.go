@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -42,17 +43,9 @@ func (c client) show(method, path string, response any, inWords func(*printer)) 
 	if len(c.query) > 0 {
 		path += "?" + c.query.Encode()
 	}
-	r, err := caddycmd.AdminAPIRequest(c.address, method, path, nil, nil)
+	text, err := c.request(method, path, nil, response)
 	if err != nil {
-		return fmt.Errorf("request to the admin API at %s: %w", c.address, apiMessage(err))
-	}
-	defer r.Body.Close()
-	text, err := io.ReadAll(r.Body)
-	if err == nil {
-		err = json.Unmarshal(text, response)
-	}
-	if err != nil {
-		return fmt.Errorf("response of the admin API at %s: %w", c.address, err)
+		return err
 	}
 	if c.json {
 		var indented bytes.Buffer
@@ -63,6 +56,28 @@ func (c client) show(method, path string, response any, inWords func(*printer)) 
 	p := newPrinter(c.out)
 	inWords(p)
 	return p.flush()
+}
+
+// request makes a request with a JSON body, which may be nil. It decodes the response
+// and returns its text.
+func (c client) request(method, path string, body []byte, response any) (text []byte, err error) {
+	var headers http.Header
+	if body != nil {
+		headers = http.Header{"Content-Type": {"application/json"}}
+	}
+	r, err := caddycmd.AdminAPIRequest(c.address, method, path, headers, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("request to the admin API at %s: %w", c.address, apiMessage(err))
+	}
+	defer r.Body.Close()
+	text, err = io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(text, response)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("response of the admin API at %s: %w", c.address, err)
+	}
+	return text, nil
 }
 
 // apiMessage returns the message of the admin API out of the error that Caddy

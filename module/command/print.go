@@ -99,6 +99,9 @@ func (p *printer) backends(all []api.Backend) {
 			b.Totals.Connections, b.Totals.Failures, formatBytes(b.Totals.BytesUp), formatBytes(b.Totals.BytesDown), connect)
 	}
 	for _, b := range all {
+		if b.Drill != "" {
+			p.line("%s: drill, it seems to %s", b.Address, drilled(b.Drill))
+		}
 		if b.State != api.StateUp && b.State != api.StateRemoved {
 			p.line("%s: %s", b.Address, p.trouble(b))
 		}

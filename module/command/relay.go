@@ -27,6 +27,7 @@ current state, and operates on them. The commands use Caddy's admin API. With
 			for _, s := range subcommands {
 				cmd.AddCommand(s.command())
 			}
+			cmd.AddCommand(drillCommand())
 			// Without Args and RunE, an unknown subcommand prints the help and succeeds.
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }

@@ -1,0 +1,84 @@
+package module
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/module/api"
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// defaultDrill is how long a drill lasts if the request does not say.
+const defaultDrill = time.Minute
+
+func postDrill(r *http.Request) (any, error) {
+	s, b, err := requested(r)
+	if err != nil {
+		return nil, err
+	}
+	var request api.DrillRequest
+	body := json.NewDecoder(http.MaxBytesReader(nil, r.Body, 4096))
+	body.DisallowUnknownFields()
+	if err := body.Decode(&request); err != nil && !errors.Is(err, io.EOF) {
+		return nil, apiErrorf(http.StatusBadRequest, "body: %w", err)
+	}
+	fault := handler.Fault(request.Fault)
+	if !slices.Contains(handler.Faults, fault) {
+		return nil, apiErrorf(http.StatusBadRequest, "fault must be refuse, silent, reset or slow, got %q", request.Fault)
+	}
+	d := defaultDrill
+	if request.For != "" {
+		if d, err = caddy.ParseDuration(request.For); err != nil || d <= 0 || d > handler.DrillLimit {
+			return nil, apiErrorf(http.StatusBadRequest, "for must be a duration such as 60s, at most %s, got %q", handler.DrillLimit, request.For)
+		}
+	}
+	receipt, err := s.StartDrill(b, fault, d, request.Force, requester(r))
+	if err != nil {
+		return nil, apiErrorf(http.StatusConflict, "drill %s of %s: %w", b.Text, s.Name, err)
+	}
+	logOperation(r, "drill", zap.String("service", s.Name), zap.String("backend", b.Text), zap.String("fault", string(fault)), zap.Duration("for", d))
+	return s.apiDrill(receipt), nil
+}
+
+func postDrillStop(r *http.Request) (any, error) {
+	s, b, err := requested(r)
+	if err != nil {
+		return nil, err
+	}
+	if s.StopDrill(b, requester(r)) {
+		logOperation(r, "drill_stop", zap.String("service", s.Name), zap.String("backend", b.Text))
+	}
+	return s.receiptOf(b)
+}
+
+func getDrill(r *http.Request) (any, error) {
+	s, b, err := requested(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.receiptOf(b)
+}
+
+// receiptOf returns the running or latest drill of a backend.
+func (s *service) receiptOf(b *upstream.Backend) (any, error) {
+	receipt, ok := s.Drill(b)
+	if !ok {
+		return nil, apiErrorf(http.StatusNotFound, "no drill of %s", b.Text)
+	}
+	return s.apiDrill(receipt), nil
+}
+
+func (s *service) apiDrill(r handler.Receipt) api.Drill {
+	return api.Drill{
+		Service: s.Name, Backend: r.Backend, Fault: string(r.Fault), Running: r.Running, Began: r.Began, Ends: r.Ends,
+		Strikes: r.Strikes, Moved: r.Moved, Slowest: handler.Milliseconds(r.Slowest), Refused: r.Refused,
+	}
+}
