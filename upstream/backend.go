@@ -48,12 +48,12 @@ type Backend struct {
 
 // health holds the state of a backend on one network.
 type health struct {
-	// word packs the generation, down and the strike. Next reads it without a
-	// lock. A success of a backend that is up without strikes only increments
-	// the generation, by compare-and-swap without the lock. All other writes are
+	// bits is a word: the state and the generations. Next reads it
+	// without a lock. A connect that changes no state only increments its
+	// generation, by compare-and-swap without the lock. All other writes are
 	// compare-and-swaps under Pool.mu, so a failed swap there means that such a
-	// success was concurrent.
-	word atomic.Uint64
+	// connect was concurrent.
+	bits atomic.Uint64
 
 	cooling   atomic.Int64                  // end of the cooldown, in nanoseconds after Pool.epoch; 0: not cooling; written under Pool.mu
 	demoted   atomic.Pointer[chan struct{}] // closed and replaced at a demotion; written under Pool.mu
@@ -64,16 +64,6 @@ type health struct {
 	downSince   time.Time // zero unless down; guarded by Pool.mu
 	lastFailure Failure   // guarded by Pool.mu
 }
-
-// The layout of health.word.
-const (
-	strikeBit = 1 << 0 // one strike; the second strike sets downBit instead
-	downBit   = 1 << 1 // demoted and no success since
-	genUnit   = 1 << 2 // one generation; the generation is in this and the higher bits
-	stateMask = genUnit - 1
-)
-
-func generation(word uint64) uint64 { return word / genUnit }
 
 // Failure describes the latest failed attempt on a backend.
 type Failure struct {
@@ -88,6 +78,12 @@ func newBackend(a Address) *Backend {
 		b.health[n].replaceDemoted()
 	}
 	return b
+}
+
+func (h *health) load() word { return word(h.bits.Load()) }
+
+func (h *health) swap(before, after word) (swapped bool) {
+	return h.bits.CompareAndSwap(uint64(before), uint64(after))
 }
 
 // replaceDemoted sets a new channel for the attempts that begin from now on.
@@ -120,8 +116,15 @@ func (b *Backend) Preferred(n Network) netip.Addr {
 	return netip.Addr{}
 }
 
-// Down reports whether the backend was demoted on n and has not succeeded since.
-func (b *Backend) Down(n Network) bool { return b.health[n].word.Load()&downBit != 0 }
+// Down reports whether the backend was demoted on n and no success has ended that.
+func (b *Backend) Down(n Network) bool { return b.health[n].load().has(downBit) }
+
+// RecoversBy reports whether the backend is down on n and a success of this
+// evidence ends that.
+func (b *Backend) RecoversBy(n Network, e Evidence) bool {
+	w := b.health[n].load()
+	return w.has(downBit) && w.endsBy(e)
+}
 
 // Demotions returns how often the backend was demoted, on both networks together.
 // A caller that counts successes in a row starts over when the number changes.

@@ -28,19 +28,44 @@
 // # The two-strike rule
 //
 // All walks share the strikes of a backend. Each walk keeps its own list of
-// exhausted backends. A backend passes through these states, separately for TCP
-// and UDP:
+// exhausted backends. The first strike is retried at once. The second one moves
+// the backend to the end of the queue, where it is down, and cooling if that is
+// configured. A failure on a backend that is down causes no strike, no move and
+// no event. One outage thus costs two strikes, one move and one event, however
+// long it lasts.
 //
-//	        failure                failure
-//	up ---------------> struck -----------------> down, at the end of the
-//	^   strike 1,          |    strike 2             queue, cooling if configured
-//	|   retried at once    |                           |
-//	+----------------------+---------------------------+
-//	                     success
+// # Evidence
 //
-// A failure counts only if its attempt began after the backend's latest strike,
-// success, demotion or reset (its generation). A hundred clients that fail on one
-// dead backend together therefore cause one strike, and then one more. A failure
-// on a backend that is down causes no strike, no move and no event. One outage
-// thus costs two strikes, one move and one event, however long it lasts.
+// A connect proves that a process listens, and so does a UDP answer ([Listens]).
+// A check that exchanges data proves that the service works ([Works]). Only a
+// passed check outdates a failed check, so the states of a backend that a check
+// has failed are states of their own. A backend passes through these states,
+// separately for TCP and UDP:
+//
+//	                 connect fails               connect fails
+//	      +-----------------------> struck -----------------------> down
+//	      |                           |                              |
+//	      |                           +------------+                 | check fails
+//	      |                            check fails |                 | (no strike)
+//	      |                                        v                 v
+//	up ---+-----------------------> struck  --------------------> down
+//	             check fails        by check   connect or check   by check
+//	                                           fails
+//
+//	struck            ends by a connect
+//	struck by check   ends by a passed check
+//	down              ends by a connect or a passed check
+//	down by check     ends by a passed check
+//
+// A passed check does not end a strike of a connect: a backend that refuses its
+// clients is demoted, whatever checks say.
+//
+// A failure counts only if its attempt began after
+//
+//   - the latest strike that still stands,
+//   - the latest strike and the latest success of its own kind of evidence,
+//   - the latest demotion, the latest recovery by a check and the latest reset.
+//
+// A hundred clients that fail on one dead backend together therefore cause one
+// strike, and then one more.
 package upstream

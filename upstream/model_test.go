@@ -28,17 +28,19 @@ type record struct {
 // networkRecord holds the expected state of a backend on one network, and what the
 // current outage has cost.
 type networkRecord struct {
-	latest       int // the tick of the latest strike, success, demotion or reset
-	latestMove   int // of the latest demotion
+	latest       [2]int // by evidence: the tick of the latest strike, success, demotion, recovery by a check or reset
+	latestMove   int    // the tick of the latest demotion
+	struckAt     int    // the tick of the strike that stands
 	strikes      int
 	down         bool
+	byCheck      bool // the strike or down includes a failed check
 	downSince    time.Time
 	coolingUntil time.Time
 
 	failed, succeeded, demotions uint64
 
-	// The cost since the latest success, even if the machine was alive for a while
-	// without a success.
+	// The cost since a success ended the latest strike or down, even if the machine
+	// was alive for a while without one.
 	strikesSince, demotionsSince int
 	recoveriesSinceDemotion      int
 
@@ -150,17 +152,22 @@ func (m *model) choice(n Network, exhausted map[*Backend]bool, now time.Time) *B
 
 // failed records a failure of an attempt that began at a tick and returns the
 // expected result.
-func (m *model) failed(b *Backend, n Network, began int, second bool, now time.Time) (Verdict, Change) {
+func (m *model) failed(b *Backend, n Network, e Evidence, began int, second bool, now time.Time) (Verdict, Change) {
 	r := &m.records[b].on[n]
 	r.failed++
 	var change Change
 	movedSince := r.latestMove > began
-	isDown := r.down && r.latest < began
-	if r.latest < began && !r.down {
-		r.latest = m.next()
+	counts := r.latest[e] < began && (r.strikes == 0 || r.struckAt < began)
+	isDown := r.down && counts
+	if counts && e == Works {
+		r.byCheck = true
+	}
+	if counts && !r.down {
+		r.struckAt = m.next()
+		r.latest[e] = r.struckAt
 		r.strikes++
 		r.strikesSince++
-		change.Strike = r.strikes
+		change.Strike, change.ByCheck = r.strikes, r.byCheck
 		if r.strikes == 2 {
 			m.demote(b, n, now, &change)
 		}
@@ -178,7 +185,8 @@ func (m *model) failed(b *Backend, n Network, began int, second bool, now time.T
 func (m *model) demote(b *Backend, n Network, now time.Time, change *Change) {
 	m.demotions++
 	r := &m.records[b].on[n]
-	r.latestMove = r.latest
+	r.latest = [2]int{m.tick, m.tick}
+	r.latestMove = m.tick
 	r.strikes, r.down, r.downSince = 0, true, now
 	r.demotions++
 	r.demotionsSince++
@@ -202,18 +210,28 @@ func (m *model) demote(b *Backend, n Network, now time.Time, change *Change) {
 	}
 }
 
-func (m *model) succeeded(b *Backend, n Network, now time.Time) Change {
+func (m *model) succeeded(b *Backend, n Network, e Evidence, now time.Time) Change {
 	r := &m.records[b].on[n]
+	r.latest[e] = m.next()
+	r.succeeded++
+	switch {
+	case r.down && r.byCheck && e == Listens:
+		return Change{} // it stays down
+	case !r.down && r.byCheck != (e == Works): // the strike, if there is one, is of the other kind
+		m.reported[n] = false
+		return Change{}
+	}
+	m.reported[n] = false
 	var change Change
 	if r.down {
 		m.recoveries++
 		r.recoveriesSinceDemotion++
 		change = Change{Recovered: true, DownFor: now.Sub(r.downSince)}
+		if e == Works {
+			r.latest = [2]int{m.tick, m.tick}
+		}
 	}
-	r.latest = m.next()
-	r.succeeded++
 	r.clear()
-	m.reported[n] = false
 	if change.Recovered {
 		m.count(n, &change)
 	}
@@ -222,7 +240,7 @@ func (m *model) succeeded(b *Backend, n Network, now time.Time) Change {
 
 // clear does what a success and a reset have in common.
 func (r *networkRecord) clear() {
-	r.strikes, r.down, r.downSince, r.coolingUntil = 0, false, time.Time{}, time.Time{}
+	r.strikes, r.down, r.byCheck, r.downSince, r.coolingUntil = 0, false, false, time.Time{}, time.Time{}
 	r.strikesSince, r.demotionsSince = 0, 0
 }
 
@@ -238,7 +256,7 @@ func (m *model) check(p *Pool, now time.Time) error {
 	for _, s := range p.Snapshot(now) {
 		for n, got := range s.Networks {
 			r := &m.records[s.Backend].on[n]
-			if got.Strikes != r.strikes || !got.DownSince.Equal(r.downSince) || got.Succeeded != r.succeeded || got.Failed != r.failed || got.Demotions != r.demotions {
+			if got.Strikes != r.strikes || got.ByCheck != r.byCheck || !got.DownSince.Equal(r.downSince) || got.Succeeded != r.succeeded || got.Failed != r.failed || got.Demotions != r.demotions {
 				return fmt.Errorf("%s %s is %+v, want %+v", s.Backend.Text, Network(n), got, *r)
 			}
 			if (got.State == Draining) != m.records[s.Backend].drained {

@@ -44,8 +44,8 @@ func (p *Pool) Reset() Change {
 		for n := range b.health {
 			h := &b.health[n]
 			h.clearDownLocked()
-			for word := h.word.Load(); !h.word.CompareAndSwap(word, (word+genUnit)&^stateMask); {
-				word = h.word.Load() // a success was concurrent
+			for w := h.load(); !h.swap(w, (w+bothUnits)&^stateMask); {
+				w = h.load() // a connect was concurrent
 			}
 		}
 	}
@@ -53,6 +53,20 @@ func (p *Pool) Reset() Change {
 		p.allDown[n].Store(false)
 	}
 	return p.withCountsLocked(Change{Order: p.reorderLocked()}, TCP) // UDP has the same counts now
+}
+
+// ForgetChecks makes any success end the strikes and demotions of checks on n. It
+// is for a config without such checks: no check would end them. Attempts in
+// progress on the backends that it changes become stale.
+func (p *Pool) ForgetChecks(n Network) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range p.backends() {
+		h := &b.health[n]
+		for w := h.load(); w.has(checkBit) && !h.swap(w, (w+bothUnits)&^checkBit); {
+			w = h.load() // a connect was concurrent
+		}
+	}
 }
 
 // Failback moves a demoted backend to its configured place, unless it is down on a

@@ -130,7 +130,7 @@ func TestRemovedBackendDoesNotFailBack(t *testing.T) {
 func TestDemotions(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	for n := range networks {
-		walk := p.Probe(p.Backend("a"), n)
+		walk := p.Probe(p.Backend("a"), n, Listens)
 		a, _ := walk.Next(start)
 		walk.Failed(a, start, errRefused)
 		a, _ = walk.Again(a, start)

@@ -28,6 +28,7 @@ type Pool struct {
 type Change struct {
 	Strike         int           // 1 or 2 if the failure was a strike, else 0
 	Demoted        bool          // the backend moved to the end of the queue: backend_failed
+	ByCheck        bool          // set with a strike and with Demoted if only a passed check ends the state
 	Order          []string      // the new order; nil if it did not change
 	CoolingUntil   time.Time     // set with Demoted if there is a cooldown
 	AllUnavailable bool          // the last available backend went down: all_backends_unavailable
@@ -123,9 +124,9 @@ func (p *Pool) Backend(text string) *Backend {
 	return nil
 }
 
-// failed records a failed attempt. stale reports whether the attempt began before
-// the backend's latest strike, success, demotion or reset, and down whether the
-// backend was down already. In both cases there is no strike.
+// failed records a failed attempt. stale reports whether the failure is outdated
+// (see the package comment), and down whether the backend was down already. In
+// both cases there is no strike.
 func (p *Pool) failed(a Attempt, now time.Time, err error, addr netip.AddrPort) (change Change, stale, down bool) {
 	text := err.Error() // before locking, because it is foreign code
 	p.mu.Lock()
@@ -134,32 +135,32 @@ func (p *Pool) failed(a Attempt, now time.Time, err error, addr netip.AddrPort) 
 	h.failed.Add(1)
 	h.lastFailure = Failure{At: now, Error: text, Address: addr}
 	for {
-		word := h.word.Load()
-		switch {
-		case generation(word) != a.generation:
+		before := h.load()
+		if before.outdates(a.seen, a.evidence) {
 			return Change{}, true, false
-		case word&downBit != 0:
-			return Change{}, false, true
-		case word&strikeBit == 0:
-			if h.word.CompareAndSwap(word, (word+genUnit)|strikeBit) {
-				return p.withCountsLocked(Change{Strike: 1}, a.network), false, false
-			}
-		default:
-			if h.word.CompareAndSwap(word, (word+genUnit)&^strikeBit|downBit) {
-				return p.demoteLocked(b, a.network, now), false, false
-			}
 		}
-		// A concurrent success began a new generation, so this failure is stale now.
+		after, strike := before.afterFailure(a.evidence)
+		if !h.swap(before, after) {
+			continue // a connect was concurrent
+		}
+		switch strike {
+		case 0:
+			return Change{}, false, true
+		case 1:
+			return p.withCountsLocked(Change{Strike: 1, ByCheck: after.has(checkBit)}, a.network), false, false
+		default:
+			return p.demoteLocked(b, a.network, now, after.has(checkBit)), false, false
+		}
 	}
 }
 
 // demoteLocked moves b to the end of the queue after its second strike and wakes
 // the attempts that still wait for it.
-func (p *Pool) demoteLocked(b *Backend, n Network, now time.Time) Change {
+func (p *Pool) demoteLocked(b *Backend, n Network, now time.Time, byCheck bool) Change {
 	h := &b.health[n]
 	h.demotions.Add(1)
 	h.downSince = now
-	change := Change{Strike: 2, Demoted: true}
+	change := Change{Strike: 2, Demoted: true, ByCheck: byCheck}
 	if p.cooldown > 0 {
 		change.CoolingUntil = now.Add(p.cooldown)
 		h.cooling.Store(int64(change.CoolingUntil.Sub(p.epoch)))
@@ -212,32 +213,39 @@ func available(backends []*Backend, n Network) (count int) {
 func (p *Pool) succeeded(a Attempt, now time.Time) Change {
 	h := a.health()
 	h.succeeded.Add(1)
-	// If the backend is up without strikes, a success only increments the
-	// generation, without a lock. The lock is needed to clear allDown. That may
-	// be set although this backend is up: it was drained when
-	// all_backends_unavailable was reported.
-	for !p.allDown[a.network].Load() {
-		word := h.word.Load()
-		if word&stateMask != 0 {
-			break
-		}
-		if h.word.CompareAndSwap(word, word+genUnit) {
-			return Change{}
-		}
+	if a.evidence == Listens && p.connected(h, a.network) {
+		return Change{}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.allDown[a.network].Store(false)
+	before := h.load()
+	for !h.swap(before, before.afterSuccess(a.evidence)) {
+		before = h.load() // a connect was concurrent
+	}
+	ended := before.endsBy(a.evidence)
+	if ended || !before.has(downBit) {
+		p.allDown[a.network].Store(false)
+	}
+	if !ended || !before.has(downBit) {
+		return Change{}
+	}
+	change := p.withCountsLocked(Change{Recovered: true, DownFor: now.Sub(h.downSince)}, a.network)
+	h.clearDownLocked()
+	return change
+}
+
+// connected records a connect without a lock if it ends no state. It reports
+// whether it has. The lock is also needed to clear allDown. That may be set
+// although this backend is up: it was drained when all_backends_unavailable was
+// reported.
+func (p *Pool) connected(h *health, n Network) (recorded bool) {
 	for {
-		word := h.word.Load()
-		if !h.word.CompareAndSwap(word, (word+genUnit)&^stateMask) {
-			continue
+		before := h.load()
+		if before.endsBy(Listens) || !before.has(downBit) && p.allDown[n].Load() {
+			return false
 		}
-		if word&downBit == 0 {
-			return Change{}
+		if h.swap(before, before.afterSuccess(Listens)) {
+			return true
 		}
-		change := p.withCountsLocked(Change{Recovered: true, DownFor: now.Sub(h.downSince)}, a.network)
-		h.clearDownLocked()
-		return change
 	}
 }

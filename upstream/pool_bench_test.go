@@ -53,7 +53,7 @@ func TestSuccessTakesNoLock(t *testing.T) {
 	if _, ok = walk.Again(a, start); !ok {
 		t.Fatal("no second attempt")
 	}
-	probe := p.Probe(b, TCP)
+	probe := p.Probe(b, TCP, Listens)
 	if a, ok = probe.Next(start); !ok || a.Backend != b {
 		t.Fatalf("the probe got %v, %v", a.Backend, ok)
 	}
@@ -132,7 +132,7 @@ func BenchmarkNextParallel(b *testing.B) {
 // h behind the cooling backends, so that Next must pass seven of them.
 func BenchmarkNextPastCooling(b *testing.B) {
 	p := demotedPool(b, 7, 8)
-	probe := p.Probe(p.Backend("h"), UDP)
+	probe := p.Probe(p.Backend("h"), UDP, Listens)
 	a, _ := probe.Next(start)
 	probe.Failed(a, start, errRefused)
 	a, _ = probe.Again(a, start)

@@ -11,9 +11,10 @@ import (
 //   - The pool returns the same results as the model.
 //   - A client makes at most two attempts on a backend, and is refused only if it
 //     has tried every backend.
-//   - Between two successes or resets, a backend has at most two strikes, one move
-//     and one backend_failed per network.
-//   - all_backends_unavailable is reported once between two successes or resets.
+//   - Between two successes that count or resets, a backend has at most two strikes,
+//     one move and one backend_failed per network. A connect does not count after a
+//     failed check.
+//   - all_backends_unavailable is reported once between two such successes or resets.
 //   - A failback does not overtake a backend in its place.
 //
 // To repeat one seed:
@@ -44,7 +45,7 @@ func TestRandom(t *testing.T) {
 // because it cannot test those that it does not reach.
 func TestRandomCoversAllSituations(t *testing.T) {
 	covered := make(map[string]int)
-	for seed := range uint64(30) {
+	for seed := range uint64(150) {
 		s := newSimulation(seed, false)
 		s.run(t, 1500, s.event)
 		maps.Copy(s.covered, map[string]int{
@@ -57,6 +58,8 @@ func TestRandomCoversAllSituations(t *testing.T) {
 	for _, situation := range []string{
 		"demotions", "recoveries", "all unavailable", "refusals", "late successes", "old dials that won",
 		"second attempts on a down backend", "failures without a strike", "retries", "sessions resumed",
+		"demotions by check", "demotions of hung machines", "strikes of both kinds", "forgotten checks",
+		"connects that end no strike or down of a check", "checks that end no strike of a connect", "checks that failed on a down backend",
 		"drains", "refused drains of the last backend", "resets", "failbacks", "failbacks past demoted backends",
 	} {
 		if n := covered[situation]; n < 10 {
@@ -72,7 +75,7 @@ func TestRandomOutageOfAll(t *testing.T) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			s := newSimulation(seed, false)
 			s.run(t, 1, func() {
-				s.setMachines(false)
+				s.setMachines(dead)
 				for range 100 {
 					s.arrive(false)
 				}
@@ -110,12 +113,12 @@ func (s *simulation) run(t *testing.T, times int, do func()) {
 // end ends a simulation. All machines die and all clients finish. Then the machines
 // come back, and a client must be served at its first attempt.
 func (s *simulation) end() {
-	s.setMachines(false)
+	s.setMachines(dead)
 	for range 20 {
 		s.arrive(false)
 	}
 	s.finishClients()
-	s.setMachines(true)
+	s.setMachines(alive)
 	for _, b := range s.model.configured {
 		s.setDrained(b, false)
 	}
@@ -147,11 +150,11 @@ func (s *simulation) finishClients() {
 	}
 }
 
-func (s *simulation) setMachines(alive bool) {
-	for name, was := range s.alive {
+func (s *simulation) setMachines(m machine) {
+	for name, was := range s.machines {
 		for n := range networks {
-			if was[n] != alive {
-				s.setMachine(name, n, alive)
+			if was[n] != m {
+				s.setMachine(name, n, m)
 			}
 		}
 	}

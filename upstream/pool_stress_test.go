@@ -66,7 +66,7 @@ func TestStress(t *testing.T) {
 				if rng.IntN(8) > 0 {
 					serve(rng, n, p.Walk(n))
 				} else if b := p.Backend("a"); b != nil {
-					serve(rng, n, p.Probe(b, n))
+					serve(rng, n, p.Probe(b, n, Evidence(rng.IntN(2))))
 				}
 			}
 		})
@@ -94,6 +94,7 @@ func TestStress(t *testing.T) {
 	meanwhile(func(rng *rand.Rand) {
 		if rng.IntN(8) == 0 {
 			p.Reset()
+			p.ForgetChecks(Network(rng.IntN(int(networks))))
 		}
 		p.Failback(p.Backend([]string{"a", "b"}[rng.IntN(2)]))
 	})

@@ -97,6 +97,9 @@ func (s *scenario) do(line string) (result string, change Change) {
 		return "", s.pool.Reset()
 	case "checker returns":
 		return "", s.pool.Failback(s.pool.Backend(arg))
+	case "operator forgets": // all checks
+		s.pool.ForgetChecks(TCP)
+		return "", Change{}
 	case "operator loads":
 		s.pool.Update(addresses(arg), s.cooldown)
 		return "", Change{}
@@ -116,7 +119,11 @@ func (s *scenario) do(line string) (result string, change Change) {
 	case "resumes":
 		return s.began(actor, walk.Resume(s.pool.Backend(arg), s.now), true, false), Change{}
 	case "probes":
-		*walk = s.pool.Probe(s.pool.Backend(arg), walk.network)
+		*walk = s.pool.Probe(s.pool.Backend(arg), walk.network, Listens)
+		a, ok := walk.Next(s.now)
+		return s.began(actor, a, ok, false), Change{}
+	case "checks":
+		*walk = s.pool.Probe(s.pool.Backend(arg), walk.network, Works)
 		a, ok := walk.Next(s.now)
 		return s.began(actor, a, ok, false), Change{}
 	case "fails":
@@ -210,6 +217,9 @@ func changeText(c Change) string {
 	if c.Demoted {
 		parts = append(parts, "demoted")
 	}
+	if c.ByCheck {
+		parts = append(parts, "by check")
+	}
 	if c.Order != nil {
 		parts = append(parts, "order "+strings.Join(c.Order, " "))
 	}
@@ -233,6 +243,9 @@ func queueText(p *Pool, now time.Time) string {
 		text := s.Backend.Text
 		if state := s.Networks[TCP].State; state != Up {
 			text += ":" + string(state)
+		}
+		if s.Networks[TCP].ByCheck {
+			text += ":by-check"
 		}
 		if state := s.Networks[UDP].State; state != Up && state != Draining { // Draining holds for both networks and is already in the text
 			text += ":udp-" + string(state)
@@ -265,6 +278,9 @@ func checkSnapshot(p *Pool, now time.Time) error {
 			}
 			if ns.Strikes > 0 && b.Down(n) {
 				return fmt.Errorf("%s %s is down and has strikes", b.Text, n)
+			}
+			if ns.ByCheck && ns.Strikes == 0 && !b.Down(n) {
+				return fmt.Errorf("%s %s is up, but only a check ends that", b.Text, n)
 			}
 			if b.Down(n) == ns.DownSince.IsZero() {
 				return fmt.Errorf("%s %s: down %v, but since %v", b.Text, n, b.Down(n), ns.DownSince)

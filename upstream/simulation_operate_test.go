@@ -15,6 +15,8 @@ func (s *simulation) operatorEvent() {
 	switch r := s.rng.IntN(10); {
 	case r < 4:
 		s.setDrained(b, !s.model.records[b].drained)
+	case r < 5:
+		s.forgetChecks(Network(s.rng.IntN(int(networks))))
 	case r < 9:
 		if moved := s.model.moved; len(moved) > 0 {
 			b = moved[s.rng.IntN(len(moved))]
@@ -41,6 +43,20 @@ func (s *simulation) setDrained(b *Backend, drained bool) {
 		r.drained = drained
 	case wantErr != nil:
 		s.covered["refused drains of the last backend"]++
+	}
+}
+
+// forgetChecks simulates a reload to a config without checks.
+func (s *simulation) forgetChecks(n Network) {
+	s.pool.ForgetChecks(n)
+	for _, b := range s.model.configured {
+		r := &s.model.records[b].on[n]
+		if r.byCheck {
+			s.covered["forgotten checks"]++
+			r.outage = outage{} // a connect ends the state of a hung machine now
+			r.latest = [2]int{s.model.next(), s.model.tick}
+		}
+		r.byCheck = false
 	}
 }
 
@@ -111,7 +127,8 @@ func (m *model) reset() Change {
 	for _, b := range m.configured {
 		for n := range networks {
 			r := &m.records[b].on[n]
-			r.latest = m.next()
+			tick := m.next()
+			r.latest = [2]int{tick, tick}
 			r.clear()
 			r.outage = outage{} // a reset starts a new outage
 		}

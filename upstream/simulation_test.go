@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// simulation is a pool with clients and with machines that die and come back, all
-// on one goroutine. Events are drawn from a seed, so every run of a seed is the
+// simulation is a pool with clients, checks and machines that die, hang and come
+// back, all on one goroutine. Events are drawn from a seed, so every run of a seed is the
 // same. It panics with a violation if the pool breaks a rule.
 type simulation struct {
 	seed    uint64
@@ -20,17 +20,30 @@ type simulation struct {
 	now     time.Time
 	updates bool // whether the configuration changes
 
-	alive   map[string]*[networks]bool // whether the machine of each name is alive, per network
-	clients []*client                  // the clients with attempts in progress
-	covered map[string]int             // number of times by situation
+	machines map[string]*[networks]machine // by name
+	clients  []*client                     // the clients with attempts in progress
+	covered  map[string]int                // number of times by situation
 }
+
+// machine is the state of a machine on one network.
+type machine uint8
+
+const (
+	alive machine = iota
+	hung          // accepts, and answers no check
+	dead
+)
+
+// passes reports whether an attempt on the machine succeeds.
+func (m machine) passes(e Evidence) bool { return m == alive || m == hung && e == Listens }
 
 // client is one walk of a client or a probe.
 type client struct {
 	walk      Walk
 	network   Network
 	only      *Backend // the backend of a probe; nil: a client
-	pending   []*dial  // the client waits for the last one at most; earlier ones may still win
+	evidence  Evidence
+	pending   []*dial // the client waits for the last one at most; earlier ones may still win
 	waiting   bool
 	tried     map[*Backend]int
 	exhausted map[*Backend]bool
@@ -54,9 +67,9 @@ func fail(format string, args ...any) { panic(violation(fmt.Sprintf(format, args
 const names = "a b c d e f"
 
 func newSimulation(seed uint64, updates bool) *simulation {
-	s := &simulation{seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), now: start, updates: updates, alive: make(map[string]*[networks]bool), covered: make(map[string]int)}
+	s := &simulation{seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), now: start, updates: updates, machines: make(map[string]*[networks]machine), covered: make(map[string]int)}
 	for _, name := range strings.Fields(names) {
-		s.alive[name] = &[networks]bool{true, true}
+		s.machines[name] = new([networks]machine)
 	}
 	cooldown := time.Duration(s.rng.IntN(2)) * time.Minute
 	list := names[:2*s.rng.IntN(5)+1] // one to five of them
@@ -72,9 +85,9 @@ func (s *simulation) event() {
 	}
 	switch r := s.rng.IntN(100); {
 	case r < 6:
-		name := strings.Fields(names)[s.rng.IntN(len(s.alive))]
+		name := strings.Fields(names)[s.rng.IntN(len(s.machines))]
 		n := Network(s.rng.IntN(int(networks)))
-		s.setMachine(name, n, !s.alive[name][n])
+		s.setMachine(name, n, (s.machines[name][n]+1+machine(s.rng.IntN(2)))%3)
 	case r < 8:
 		s.operatorEvent()
 	case r < 9:
@@ -82,7 +95,7 @@ func (s *simulation) event() {
 	case r < 10 && s.updates:
 		s.reload()
 	case r < 20 && len(s.clients) < 30:
-		s.arrive(s.rng.IntN(8) == 0)
+		s.arrive(s.rng.IntN(3) == 0)
 	case len(s.clients) > 0:
 		c := s.clients[s.rng.IntN(len(s.clients))]
 		s.advance(c)
@@ -95,8 +108,8 @@ func (s *simulation) event() {
 	}
 }
 
-func (s *simulation) setMachine(name string, n Network, alive bool) {
-	s.alive[name][n] = alive
+func (s *simulation) setMachine(name string, n Network, m machine) {
+	s.machines[name][n] = m
 	for b, r := range s.model.records {
 		if b.Text == name {
 			r.on[n].outage = outage{}
@@ -135,7 +148,8 @@ func (s *simulation) arrive(probe bool) *client {
 	c.newRound()
 	if probe {
 		c.only = s.anyBackend()
-		c.walk = s.pool.Probe(c.only, c.network)
+		c.evidence = Evidence(min(s.rng.IntN(4), 1)) // some are bare probes
+		c.walk = s.pool.Probe(c.only, c.network, c.evidence)
 	} else {
 		c.walk = s.pool.Walk(c.network)
 	}
@@ -197,9 +211,9 @@ func (s *simulation) advance(c *client) {
 		fail("%s: Demoted is closed: %v, want %v", b.Text, !demoted, demoted)
 	}
 	switch r := s.rng.IntN(40); {
-	case r == 0: // the client leaves
+	case r < 3: // the client leaves
 		c.pending = nil
-	case r == 1 && waited: // a local failure, which is not reported
+	case r == 3 && waited: // a local failure, which is not reported
 		c.pending = slices.Delete(c.pending, i, i+1)
 		s.exhaust(c, b)
 		s.next(c)
@@ -208,7 +222,7 @@ func (s *simulation) advance(c *client) {
 		s.next(c)
 	case !d.settled:
 		// Most dials to a dead machine hang, and may still win.
-		d.wins = s.alive[b.Text][c.network]
+		d.wins = s.machines[b.Text][c.network].passes(c.evidence)
 		d.settled = d.wins || s.rng.IntN(3) == 0
 	case d.wins:
 		s.win(c, d, waited)
@@ -228,12 +242,19 @@ func (s *simulation) win(c *client, d *dial, waited bool) {
 	if !waited {
 		s.covered["old dials that won"]++
 	}
-	if !s.alive[b.Text][c.network] {
+	r := &s.model.records[b].on[c.network]
+	if !s.machines[b.Text][c.network].passes(c.evidence) {
 		s.covered["late successes"]++
-		s.model.records[b].on[c.network].outage.lateSuccesses++
+		r.outage.lateSuccesses++
+	}
+	if c.evidence == Listens && r.byCheck {
+		s.covered["connects that end no strike or down of a check"]++
+	}
+	if c.evidence == Works && r.strikes == 1 && !r.byCheck {
+		s.covered["checks that end no strike of a connect"]++
 	}
 	got := c.walk.Succeeded(d.attempt, s.now)
-	if want := s.model.succeeded(b, c.network, s.now); !reflect.DeepEqual(got, want) {
+	if want := s.model.succeeded(b, c.network, c.evidence, s.now); !reflect.DeepEqual(got, want) {
 		fail("success on %s: change %+v, want %+v", b.Text, got, want)
 	}
 	if c.only == nil && c.network == UDP && s.rng.IntN(2) == 0 { // a UDP session that waits for its next answer
@@ -247,13 +268,27 @@ func (s *simulation) win(c *client, d *dial, waited bool) {
 
 func (s *simulation) lose(c *client, d *dial, waited bool) {
 	b := d.attempt.Backend
+	r := &s.model.records[b].on[c.network]
+	wasDown, wasByCheck := r.down, r.byCheck
 	gotVerdict, got := c.walk.Failed(d.attempt, s.now, errRefused)
-	verdict, want := s.model.failed(b, c.network, d.began, d.second, s.now)
+	verdict, want := s.model.failed(b, c.network, c.evidence, d.began, d.second, s.now)
 	if gotVerdict != verdict || !reflect.DeepEqual(got, want) {
 		fail("failure on %s: %v, %+v; want %v, %+v", b.Text, gotVerdict, got, verdict, want)
 	}
-	if !s.alive[b.Text][c.network] { // otherwise the attempt belongs to an earlier outage
-		s.model.records[b].on[c.network].outage.charge(got)
+	if !s.machines[b.Text][c.network].passes(c.evidence) { // otherwise the attempt belongs to an earlier outage
+		r.outage.charge(got)
+	}
+	switch {
+	case got.Demoted && got.ByCheck:
+		s.covered["demotions by check"]++
+		if s.machines[b.Text][c.network] == hung {
+			s.covered["demotions of hung machines"]++
+		}
+		if c.evidence == Listens || !wasByCheck {
+			s.covered["strikes of both kinds"]++
+		}
+	case wasDown && r.byCheck && !wasByCheck:
+		s.covered["checks that failed on a down backend"]++
 	}
 	if verdict == Next {
 		c.exhausted[b] = true

@@ -13,7 +13,7 @@ type State string
 const (
 	Up       State = "up"
 	Struck   State = "struck"   // one strike
-	Down     State = "down"     // demoted and no success since
+	Down     State = "down"     // demoted, and no success has ended that
 	Cooling  State = "cooling"  // down, and passed over until its cooldown ends
 	Draining State = "draining" // an operator drained it: it gets no new clients
 )
@@ -30,6 +30,7 @@ type Status struct {
 type NetworkStatus struct {
 	State        State
 	Strikes      int
+	ByCheck      bool      // only a passed check ends the strike or down
 	DownSince    time.Time // zero unless down
 	CoolingUntil time.Time // zero unless cooling
 	Succeeded    uint64    // number of successful attempts
@@ -82,10 +83,11 @@ func (p *Pool) Snapshot(now time.Time) []Status {
 
 func (p *Pool) networkStatusLocked(b *Backend, n Network, now time.Time) NetworkStatus {
 	h := &b.health[n]
-	word := h.word.Load()
+	w := h.load()
 	s := NetworkStatus{
 		State:       Up,
-		Strikes:     int(word & strikeBit),
+		Strikes:     int(w & strikeBit),
+		ByCheck:     w.has(checkBit),
 		DownSince:   h.downSince,
 		Succeeded:   h.succeeded.Load(),
 		Failed:      h.failed.Load(),
@@ -96,11 +98,11 @@ func (p *Pool) networkStatusLocked(b *Backend, n Network, now time.Time) Network
 	switch {
 	case b.drained.Load():
 		s.State = Draining
-	case word&downBit != 0 && cooling.After(now):
+	case w.has(downBit) && cooling.After(now):
 		s.State, s.CoolingUntil = Cooling, cooling
-	case word&downBit != 0:
+	case w.has(downBit):
 		s.State = Down
-	case word&strikeBit != 0:
+	case w.has(strikeBit):
 		s.State = Struck
 	}
 	return s

@@ -60,7 +60,7 @@ func TestSnapshot(t *testing.T) {
 	want("drained", at(64), 1, down)
 	p.SetDrained(a, false)
 
-	probe := p.Probe(a, TCP)
+	probe := p.Probe(a, TCP, Listens)
 	attempt, _ = probe.Next(at(70))
 	probe.Succeeded(attempt, at(70))
 	want("recovered", at(70), 1, NetworkStatus{State: Up, Succeeded: 1, Failed: 3, Demotions: 1, LastFailure: Failure{At: at(4), Error: "refused"}})

@@ -27,10 +27,11 @@ type Attempt struct {
 	Backend *Backend
 	Began   time.Time // a lookup for the retry must be newer than this
 
-	network    Network
-	generation uint64          // of the backend when the attempt began
-	second     bool            // the client's second attempt on the backend
-	demoted    <-chan struct{} // closed when the backend is demoted after the attempt began
+	network  Network
+	evidence Evidence
+	second   bool            // the client's second attempt on the backend
+	seen     word            // of the backend when the attempt began
+	demoted  <-chan struct{} // closed when the backend is demoted after the attempt began
 }
 
 func (a Attempt) health() *health { return &a.Backend.health[a.network] }
@@ -57,6 +58,7 @@ func (a Attempt) wasDemoted() bool {
 type Walk struct {
 	pool      *Pool
 	network   Network
+	evidence  Evidence
 	only      *Backend   // the backend of a probe; nil: a client
 	exhausted []*Backend // backends this client must not try again
 }
@@ -66,8 +68,10 @@ func (p *Pool) Walk(n Network) Walk { return Walk{pool: p, network: n} }
 
 // Probe returns a walk for a health check of b. It offers only b, whatever its
 // place is and even if it is cooling or drained. Failures of the probe are strikes
-// like those of a client.
-func (p *Pool) Probe(b *Backend, n Network) Walk { return Walk{pool: p, network: n, only: b} }
+// like those of a client. e is the evidence of its results.
+func (p *Pool) Probe(b *Backend, n Network, e Evidence) Walk {
+	return Walk{pool: p, network: n, evidence: e, only: b}
+}
 
 // Next begins an attempt on the first backend of the queue that this client has
 // not exhausted and that is not drained. Cooling backends come after all others,
@@ -128,12 +132,12 @@ func (w *Walk) Again(a Attempt, now time.Time) (again Attempt, ok bool) {
 // begin returns a first attempt on b.
 func (w *Walk) begin(b *Backend, now time.Time) Attempt {
 	h := &b.health[w.network]
-	// The channel must be read before the generation. A demotion between the two
+	// The channel must be read before the word. A demotion between the two
 	// reads then closes the channel of this attempt although the attempt counts
 	// as newer than the demotion, which is harmless. In the other order the
 	// attempt would miss the demotion.
 	demoted := *h.demoted.Load()
-	return Attempt{Backend: b, Began: now, network: w.network, generation: generation(h.word.Load()), demoted: demoted}
+	return Attempt{Backend: b, Began: now, network: w.network, evidence: w.evidence, seen: h.load(), demoted: demoted}
 }
 
 // Failed records a failure caused by the backend and returns what the client must
@@ -157,8 +161,9 @@ func (w *Walk) FailedAt(a Attempt, now time.Time, err error, addr netip.AddrPort
 	}
 }
 
-// Succeeded records a success: a TCP connect, or the first datagram from the
-// backend. It ends strikes, down and cooldown. The order does not change.
+// Succeeded records a success: a TCP connect, the first datagram from the backend
+// or a passed check. It ends a strike, down and cooldown, unless they are due to
+// stronger evidence. The order does not change.
 func (w *Walk) Succeeded(a Attempt, now time.Time) Change { return w.pool.succeeded(a, now) }
 
 // Exhaust makes this client skip b from now on, without a strike. It is for local
