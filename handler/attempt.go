@@ -53,6 +53,7 @@ type outcome struct {
 	attempt upstream.Attempt
 	conn    net.Conn
 	addr    netip.Addr
+	port    uint16 // that was dialled; 0: that of the backend
 	tried   []netip.Addr
 	since   time.Time // when the first of tried was dialled
 	took    time.Duration

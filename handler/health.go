@@ -18,12 +18,46 @@ import (
 type HealthCheck struct {
 	Interval time.Duration // from the start of one probe of a backend to the next, plus or minus a tenth
 	Timeout  time.Duration // of one attempt, lookup included; a probe makes a second attempt where a client would
-	Send     []byte        // sent to the backend; empty: TCP is probed by a connect alone, UDP is not probed
-	Expect   []byte        // must occur in the answer; empty: any answer to Send passes
+
+	// What a probe does. If Send, Expect and HTTP are empty, TCP is probed by a
+	// connect alone and UDP is not probed.
+	Port   uint16     // to probe; 0: that of the backend
+	Send   []byte     // sent to the backend
+	Framed bool       // over TCP, two bytes of length precede Send, as in DNS
+	Expect [][]byte   // one of them must occur in the answer; empty: any answer to Send passes
+	HTTP   *HTTPProbe // a request over TCP, whatever the probed network is; nil: none
+	PROXY  ProxyProtocol
 
 	Networks []upstream.Network // to probe
 	Failback bool               // move a demoted backend back to its configured position
 	Rise     int                // successful probes in a row before a failback
+}
+
+// exchanges reports whether a probe exchanges data with the backend, and does not
+// only connect to it.
+func (c *HealthCheck) exchanges() bool {
+	return len(c.Send) > 0 || len(c.Expect) > 0 || c.HTTP != nil
+}
+
+// probes reports whether the check can probe a network. Over UDP only an answer
+// proves anything.
+func (c *HealthCheck) probes(n upstream.Network) bool {
+	return slices.Contains(c.Networks, n) && (n == upstream.TCP || len(c.Send) > 0 || c.HTTP != nil)
+}
+
+// evidence returns what a result of the check proves.
+func (c *HealthCheck) evidence() upstream.Evidence {
+	if c.exchanges() {
+		return upstream.Works
+	}
+	return upstream.Listens
+}
+
+// Condemns reports whether the check exchanges data on a network. What such a
+// check condemns recovers only by a check, so without one the caller must call
+// [upstream.Pool.ForgetChecks]. c may be nil.
+func (c *HealthCheck) Condemns(n upstream.Network) bool {
+	return c != nil && c.probes(n) && c.exchanges()
 }
 
 // healthCheckName stands in the log and the journal where a client's address
@@ -62,7 +96,7 @@ func newHealthChecker(r *Relay, check HealthCheck) *healthChecker {
 	// stale answer is used (Relay.patience).
 	opts := r.opts
 	opts.ConnectTimeout = check.Timeout
-	unprobeable := func(n upstream.Network) bool { return n == upstream.UDP && len(check.Send) == 0 }
+	unprobeable := func(n upstream.Network) bool { return !check.probes(n) }
 	return &healthChecker{relay: New(r.service, opts), check: check, networks: slices.DeleteFunc(slices.Clone(check.Networks), unprobeable)}
 }
 
@@ -131,7 +165,7 @@ func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upst
 			r.log.Error("health check panicked", zap.Stringer("network", n), zap.String("backend", b.Text), zap.Any("error", p), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
-	walk := r.service.Pool.Probe(b, n)
+	walk := r.service.Pool.Probe(b, n, c.check.evidence())
 	var q query
 	for a, ok := walk.Next(time.Now()); ok; a, ok = walk.Again(a, time.Now()) {
 		o := c.attempt(ctx, a, n, q)
@@ -160,13 +194,13 @@ func (c *healthChecker) attempt(ctx context.Context, a upstream.Attempt, n upstr
 	defer cancel()
 	o.attempt = a
 	o.tried, o.err = c.relay.resolve(ctx, a.Backend, n, q)
-	o.since = time.Now()
+	o.since, o.port = time.Now(), c.check.ProbedPort(a.Backend.Port)
 	switch {
 	case o.err != nil:
-	case n == upstream.UDP:
-		o.addr, o.err = c.check.probeUDP(ctx, o.tried, a.Backend.Port)
+	case c.check.overUDP(n):
+		o.addr, o.err = c.check.probeUDP(ctx, o.tried, o.port)
 	default:
-		o.addr, o.err = c.check.probeTCP(ctx, o.tried, a.Backend.Port)
+		o.addr, o.err = c.check.probeTCP(ctx, o.tried, o.port)
 	}
 	o.took = time.Since(a.Began)
 	return o

@@ -55,7 +55,7 @@ func TestFailbackCountsFromDemotion(t *testing.T) {
 	}
 	r.wantFirst(first)
 	r.demote(first, upstream.TCP)
-	walk := r.service.Pool.Probe(r.service.Pool.Backend(first), upstream.TCP)
+	walk := r.service.Pool.Probe(r.service.Pool.Backend(first), upstream.TCP, upstream.Listens)
 	attempt, _ := walk.Next(time.Now())
 	walk.Succeeded(attempt, time.Now())
 	probe()

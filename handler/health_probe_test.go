@@ -63,13 +63,13 @@ func TestHealthExchangeOverTCP(t *testing.T) {
 		seen <- string(buf[:n]) + ending(conn)
 	})
 	r := newRig(t, []string{server.String()})
-	r.prober(HealthCheck{Networks: onTCP, Send: []byte("PING\r\n"), Expect: []byte("PONG")}, server.String())()
+	r.prober(HealthCheck{Networks: onTCP, Send: []byte("PING\r\n"), Expect: [][]byte{[]byte("PONG")}}, server.String())()
 	if got := relaytest.Receive(t, "the end", seen); got != "PING\r\nFIN" {
 		t.Errorf("the backend saw %q", got)
 	}
 	r.wantState(server.String(), upstream.TCP, upstream.Up)
 
-	r.prober(HealthCheck{Networks: onTCP, Send: []byte("PING\r\n"), Expect: []byte("nothing of the kind"), Timeout: 100 * time.Millisecond}, server.String())()
+	r.prober(HealthCheck{Networks: onTCP, Send: []byte("PING\r\n"), Expect: [][]byte{[]byte("nothing of the kind")}, Timeout: 100 * time.Millisecond}, server.String())()
 	r.wantState(server.String(), upstream.TCP, upstream.Down)
 	if got := r.status(server.String(), upstream.TCP).LastFailure.Error; !strings.Contains(got, errHealthTimeout.Error()) {
 		t.Errorf("failed with %q", got)
@@ -81,9 +81,9 @@ func TestHealthGreeting(t *testing.T) {
 	relaytest.NoLeaks(t)
 	server := serveTCP(t, "127.0.0.1:0", greet("220 mail\r\n"))
 	r := newRig(t, []string{server.String()})
-	r.prober(HealthCheck{Networks: onTCP, Expect: []byte("220")}, server.String())()
+	r.prober(HealthCheck{Networks: onTCP, Expect: [][]byte{[]byte("220")}}, server.String())()
 	r.wantState(server.String(), upstream.TCP, upstream.Up)
-	r.prober(HealthCheck{Networks: onTCP, Expect: []byte("554"), Timeout: 100 * time.Millisecond}, server.String())()
+	r.prober(HealthCheck{Networks: onTCP, Expect: [][]byte{[]byte("554")}, Timeout: 100 * time.Millisecond}, server.String())()
 	r.wantState(server.String(), upstream.TCP, upstream.Down)
 }
 
@@ -134,8 +134,8 @@ func TestHealthExchange(t *testing.T) {
 				}()
 				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errHealthTimeout)
 				defer cancel()
-				check := HealthCheck{Send: []byte(test.send), Expect: []byte(test.expect)}
-				err := check.exchange(ctx, near, !test.datagrams)
+				check := HealthCheck{Send: []byte(test.send), Expect: [][]byte{[]byte(test.expect)}}
+				err := check.exchange(ctx, near, check.Send, !test.datagrams)
 				if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 					t.Errorf("%v, want %q", err, test.want)
 				}
@@ -153,14 +153,14 @@ func TestHealthSendTimeout(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errHealthTimeout)
 		defer cancel()
 		check := HealthCheck{Send: []byte("ping")}
-		if err := check.exchange(ctx, near, true); !errors.Is(err, errHealthTimeout) {
+		if err := check.exchange(ctx, near, check.Send, true); !errors.Is(err, errHealthTimeout) {
 			t.Errorf("%v, want %v", err, errHealthTimeout)
 		}
 	})
 }
 
 func TestHealthUDP(t *testing.T) {
-	ping := HealthCheck{Networks: onUDP, Send: []byte("ping"), Expect: []byte("in")}
+	ping := HealthCheck{Networks: onUDP, Send: []byte("ping"), Expect: [][]byte{[]byte("in")}}
 	t.Run("answer", func(t *testing.T) {
 		relaytest.NoLeaks(t)
 		b := relaytest.NewUDPBackend(t, relaytest.Echo)

@@ -3,6 +3,9 @@ package handler
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,6 +59,68 @@ func TestHealthLookups(t *testing.T) {
 	}
 	r.wantState(backend, upstream.TCP, upstream.Up)
 	r.wantLines("backend failed, first strike", 1, "backend failed, second strike", 0)
+}
+
+// A backend that accepts and hangs is condemned by checks, although clients connect
+// to it all the time. Then it is down until a check passes.
+func TestHealthHungBackend(t *testing.T) {
+	relaytest.NoLeaks(t)
+	var hung atomic.Bool
+	hung.Store(true)
+	server := serveTCP(t, "127.0.0.1:0", func(conn *net.TCPConn) {
+		buf := make([]byte, 4)
+		for {
+			if _, err := io.ReadFull(conn, buf); err != nil {
+				return
+			}
+			if !hung.Load() {
+				_, _ = io.WriteString(conn, "PONG")
+			}
+		}
+	})
+	first, second := server.String(), serveTCP(t, "127.0.0.1:0", echo).String()
+	r := newRig(t, []string{first, second})
+	connect := func() {
+		walk := r.service.Pool.Walk(upstream.TCP)
+		a := walk.Resume(r.service.Pool.Backend(first), time.Now())
+		r.relay.recordSuccess(&walk, outcome{attempt: a}, upstream.TCP, healthCheckSource{}, time.Now(), false)
+	}
+	connecting, stop := make(chan struct{}), make(chan struct{})
+	go func() { // ends with stop
+		defer close(connecting)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+				connect()
+			}
+		}
+	}()
+	ping := HealthCheck{Networks: onTCP, Send: []byte("PING"), Expect: [][]byte{[]byte("PONG")}, Timeout: 100 * time.Millisecond}
+	r.prober(ping, first)()
+	close(stop)
+	<-connecting
+	r.wantState(first, upstream.TCP, upstream.Down)
+	if s := r.status(first, upstream.TCP); s.Failed != 2 || !s.ByCheck {
+		t.Errorf("%+v, want 2 failures and down by check", s)
+	}
+	r.wantFirst(second)
+	for _, message := range []string{"backend failed, first strike", "backend failed, second strike"} {
+		if got := r.line(message).ContextMap()["ends_by"]; got != "health check" {
+			t.Errorf("%s: ends by %v", message, got)
+		}
+	}
+
+	connect()
+	r.prober(HealthCheck{Networks: onTCP}, first)() // connects and asks nothing
+	r.wantState(first, upstream.TCP, upstream.Down)
+	r.wantLines("backend recovered", 0)
+	hung.Store(false)
+	ping.Timeout = relaytest.Limit
+	r.prober(ping, first)()
+	r.wantState(first, upstream.TCP, upstream.Up)
+	r.wantLines("backend recovered", 1)
 }
 
 // Down, cooling and drained backends are probed. Further failures of a down

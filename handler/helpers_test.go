@@ -245,7 +245,7 @@ func (r *rig) status(backend string, n upstream.Network) upstream.NetworkStatus 
 // demote demotes a backend, as the failures of other clients do.
 func (r *rig) demote(backend string, n upstream.Network) {
 	r.t.Helper()
-	probe := r.service.Pool.Probe(r.service.Pool.Backend(backend), n)
+	probe := r.service.Pool.Probe(r.service.Pool.Backend(backend), n, upstream.Listens)
 	a, _ := probe.Next(time.Now())
 	probe.Failed(a, time.Now(), errNoSuchHost)
 	a, _ = probe.Again(a, time.Now())

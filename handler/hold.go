@@ -315,7 +315,7 @@ func (r *Relay) recheckOnce(ctx context.Context, b *upstream.Backend, limit time
 			r.panicked(upstream.TCP, heldClientsName, value)
 		}
 	}()
-	walk := r.service.Pool.Probe(b, upstream.TCP)
+	walk := r.service.Pool.Probe(b, upstream.TCP, upstream.Listens)
 	a, _ := walk.Next(time.Now())
 	o := outcome{attempt: a}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errConnectTimeout)

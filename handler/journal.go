@@ -42,6 +42,7 @@ type Entry struct {
 	Cause   string   // an error, or another explanation
 	By      string   // a client's address, "health check", or where an admin request came from
 	Order   []string // the new order, if it changed; must not be modified
+	ByCheck bool     // only a passed health check ends the strike or down
 }
 
 // journalSize is the number of entries that a journal holds.
@@ -95,9 +96,9 @@ func (j *Journal) addAttemptLocked(change upstream.Change, o outcome, n upstream
 	e := Entry{Network: n.String(), Backend: o.attempt.Backend.Text, Order: change.Order}
 	switch {
 	case change.Strike == 1:
-		e.Kind = KindStrike
+		e.Kind, e.ByCheck = KindStrike, change.ByCheck
 	case change.Demoted:
-		e.Kind = KindDemotion
+		e.Kind, e.ByCheck = KindDemotion, change.ByCheck
 	case change.Recovered:
 		e.Kind, e.Cause = KindRecovery, fmt.Sprint("down for ", change.DownFor.Round(time.Millisecond))
 	default:
@@ -139,10 +140,14 @@ func (e Entry) summary() string {
 	case KindStrike:
 		return "first strike: " + e.Backend + " is retried at once"
 	case KindDemotion:
+		text := "second strike: " + e.Backend + " moved to the end"
 		if e.Order == nil {
-			return "second strike: " + e.Backend + " is down, order unchanged"
+			text = "second strike: " + e.Backend + " is down, order unchanged"
 		}
-		return "second strike: " + e.Backend + " moved to the end"
+		if e.ByCheck {
+			text += ", until a health check passes"
+		}
+		return text
 	case KindRecovery:
 		return "recovery: " + e.Backend + " works again, order unchanged"
 	case KindReset:

@@ -36,6 +36,24 @@ func (v ProxyProtocol) datagramHeader(key Key) []byte {
 	return format(proxyproto.HeaderProxyFromAddrs(byte(v), net.UDPAddrFromAddrPort(key.Client), net.UDPAddrFromAddrPort(key.Local)))
 }
 
+// checkHeader returns the header to send before a health check over TCP: the
+// connection is from the relay itself. It is nil for NoProxyProtocol.
+func (v ProxyProtocol) checkHeader() []byte {
+	if v == NoProxyProtocol {
+		return nil
+	}
+	return format(&proxyproto.Header{Version: byte(v), Command: proxyproto.LOCAL, TransportProtocol: proxyproto.UNSPEC})
+}
+
+// checkDatagramHeader is checkHeader for a datagram; nil for version 1, which does
+// not support UDP.
+func (v ProxyProtocol) checkDatagramHeader() []byte {
+	if v != ProxyProtocolV2 {
+		return nil
+	}
+	return v.checkHeader()
+}
+
 // format returns the bytes of a header. For addresses that the protocol cannot
 // express, that is a header without addresses.
 func format(h *proxyproto.Header) []byte {

@@ -60,11 +60,10 @@ func (s *Service) attemptFailed(walk *upstream.Walk, o outcome, n upstream.Netwo
 }
 
 // attemptSucceeded reports a success to the queue. It takes no lock unless the
-// backend was down. by is the client or the health check.
+// success ends that the backend is down. by is the client or the health check.
 func (s *Service) attemptSucceeded(walk *upstream.Walk, o outcome, n upstream.Network, by fmt.Stringer, now time.Time) (change upstream.Change) {
-	b := o.attempt.Backend
-	down := b.Down(n)
-	if !down {
+	recovers := o.attempt.Recovers()
+	if !recovers {
 		change = walk.Succeeded(o.attempt, now)
 		if !change.Recovered {
 			return change
@@ -74,9 +73,9 @@ func (s *Service) attemptSucceeded(walk *upstream.Walk, o outcome, n upstream.Ne
 	s.Journal.mu.Lock()
 	defer s.Journal.mu.Unlock()
 	switch {
-	case down:
+	case recovers:
 		change = walk.Succeeded(o.attempt, now)
-	case b.Down(n):
+	case o.attempt.Backend.Down(n):
 		return change // demoted again: an entry here would contradict the queue
 	}
 	s.Journal.addAttemptLocked(change, o, n, by)

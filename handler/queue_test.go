@@ -13,7 +13,7 @@ import (
 // demoteWithRecord reports two failures of a backend, as two attempts of a
 // client do.
 func (r *rig) demoteWithRecord(backend string) {
-	walk := r.service.Pool.Probe(r.service.Pool.Backend(backend), upstream.TCP)
+	walk := r.service.Pool.Probe(r.service.Pool.Backend(backend), upstream.TCP, upstream.Listens)
 	a, ok := walk.Next(time.Now())
 	for ; ok; a, ok = walk.Again(a, time.Now()) {
 		r.relay.recordFailure(&walk, outcome{attempt: a, err: errRefused}, upstream.TCP, healthCheckSource{})

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -50,7 +51,7 @@ func (o outcome) at() netip.AddrPort {
 	if !o.addr.IsValid() {
 		return netip.AddrPort{}
 	}
-	return netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
+	return netip.AddrPortFrom(o.addr, cmp.Or(o.port, o.attempt.Backend.Port))
 }
 
 // publish announces and logs what the result of an attempt changed.
@@ -59,11 +60,15 @@ func (r *Relay) publish(change upstream.Change, o outcome, n upstream.Network, c
 	if change.Recovered {
 		r.service.holds.wakeUp()
 	}
+	var ends []zap.Field
+	if change.ByCheck {
+		ends = append(ends, zap.String("ends_by", healthCheckName))
+	}
 	switch {
 	case change.Strike == 1:
-		r.logAttempt(zapcore.WarnLevel, "backend failed, first strike", o, n, client)
+		r.logAttempt(zapcore.WarnLevel, "backend failed, first strike", o, n, client, ends...)
 	case change.Strike == 2:
-		r.logAttempt(zapcore.WarnLevel, "backend failed, second strike", o, n, client)
+		r.logAttempt(zapcore.WarnLevel, "backend failed, second strike", o, n, client, ends...)
 	case change.Recovered:
 		r.logAttempt(zapcore.InfoLevel, "backend recovered", o, n, client, zap.Duration("down_for", change.DownFor))
 	case o.err != nil:

@@ -119,13 +119,6 @@ func (b *Backend) Preferred(n Network) netip.Addr {
 // Down reports whether the backend was demoted on n and no success has ended that.
 func (b *Backend) Down(n Network) bool { return b.health[n].load().has(downBit) }
 
-// RecoversBy reports whether the backend is down on n and a success of this
-// evidence ends that.
-func (b *Backend) RecoversBy(n Network, e Evidence) bool {
-	w := b.health[n].load()
-	return w.has(downBit) && w.endsBy(e)
-}
-
 // Demotions returns how often the backend was demoted, on both networks together.
 // A caller that counts successes in a row starts over when the number changes.
 func (b *Backend) Demotions() (count uint64) {

@@ -44,6 +44,13 @@ func (a Attempt) Second() bool { return a.second }
 // starts an attempt on the next one at once.
 func (a Attempt) Demoted() <-chan struct{} { return a.demoted }
 
+// Recovers reports whether the backend is down and a success of this attempt would
+// end that.
+func (a Attempt) Recovers() bool {
+	w := a.health().load()
+	return w.has(downBit) && w.endsBy(a.evidence)
+}
+
 func (a Attempt) wasDemoted() bool {
 	select {
 	case <-a.demoted:
