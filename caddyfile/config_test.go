@@ -57,8 +57,10 @@ func TestAllFieldsAreCovered(t *testing.T) {
 	}
 
 	// The fields whose option has another name. The command line of the hook is
-	// the arguments of event_hook.
-	optionNames := map[string]string{"backends": "backend", "event_hook.command": "event_hook", "event_hook.args": "event_hook"}
+	// the arguments of event_hook, and the statuses are arguments of http.
+	optionNames := map[string]string{
+		"backends": "backend", "event_hook.command": "event_hook", "event_hook.args": "event_hook", "health_check.http_status": "health_check.http",
+	}
 	names := make(map[string]bool)
 	for _, field := range inStruct {
 		name := cmp.Or(optionNames[field], field)

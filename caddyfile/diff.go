@@ -1,6 +1,7 @@
 package caddyfile
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -19,8 +20,9 @@ type setting struct {
 func (c Config) settings() []setting {
 	o := c.Options()
 	check, hook := HealthCheckOptions{}, EventHookOptions{}
+	var written HealthCheck
 	if o.HealthCheck != nil {
-		check = *o.HealthCheck
+		check, written = *o.HealthCheck, *c.HealthCheck
 	}
 	if o.EventHook != nil {
 		hook = *o.EventHook
@@ -38,8 +40,15 @@ func (c Config) settings() []setting {
 		plain("health_check.interval", duration(check.Interval)),
 		plain("health_check.timeout", duration(check.Timeout)),
 		plain("health_check.rise", strconv.Itoa(check.Rise)),
-		plain("health_check.send", payload(check.Send)),
-		plain("health_check.expect", payload(check.Expect)),
+		plain("health_check.port", portOr(check.Port, "that of the backend")),
+		plain("health_check.send", payload(written.Send)),
+		plain("health_check.expect", payload(written.Expect)),
+		plain("health_check.http", cmp.Or(written.HTTP, "off")),
+		plain("health_check.http_status", statuses(check.HTTP)),
+		plain("health_check.host", cmp.Or(written.Host, "the probed address")),
+		plain("health_check.redis", cmp.Or(written.Redis, "off")),
+		plain("health_check.postgres", onOff(written.Postgres)),
+		plain("health_check.dns", cmp.Or(written.DNS, "off")),
 		plain("failback", onOff(o.Failback)),
 		plain("event_hook", onOff(o.EventHook != nil)),
 		plain("event_hook.command", hook.Command),
@@ -146,11 +155,34 @@ func probed(h HealthCheckOptions) string {
 	return "tcp"
 }
 
-func payload(bytes []byte) string {
+// payload returns the bytes that a text of a valid payload stands for.
+func payload(text string) string {
+	bytes, _ := parsePayload(text)
 	if len(bytes) == 0 {
 		return "nothing"
 	}
 	return strconv.Quote(string(bytes))
+}
+
+func portOr(port uint16, none string) string {
+	if port == 0 {
+		return none
+	}
+	return strconv.Itoa(int(port))
+}
+
+// statuses returns the accepted ranges of statuses. Those of the default are equal
+// to a written 2xx.
+func statuses(o *HTTPOptions) string {
+	ranges := []HTTPRange{{200, 299}}
+	if o != nil && len(o.Status) > 0 {
+		ranges = o.Status
+	}
+	texts := make([]string, len(ranges))
+	for i, r := range ranges {
+		texts[i] = fmt.Sprintf("%d-%d", r.From, r.To)
+	}
+	return strings.Join(texts, ", ")
 }
 
 // duration formats d like Go, but without trailing zero units: 30m, not 30m0s.

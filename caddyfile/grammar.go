@@ -19,8 +19,9 @@ type option struct {
 	repeatable bool
 	set        func(c *Config, args []string) error
 
-	block block  // the block that may follow; nil: none
-	short string // the option of block that is set by an argument; "": none
+	block block                 // the block that may follow; nil: none
+	check func(c *Config) error // checks the whole option after its block; nil: nothing to check
+	short string                // the option of block that is set by an argument; "": none
 }
 
 // apply sets the option and adds its name to errors.
@@ -44,7 +45,12 @@ func optionTable() block {
 		{name: "backend", min: 1, max: math.MaxInt, repeatable: true, set: addBackends},
 		{name: "name", min: 1, max: 1, set: setName},
 		{name: "resolvers", min: 1, max: math.MaxInt, set: setResolvers},
-		{name: "health_check", max: 1, set: setHealthCheck, block: block{}, short: "interval"},
+		{name: "health_check", max: 1, set: setHealthCheck, block: block{}, short: "interval", check: checkHealthCheck},
+		{name: "health_check.http", min: 1, max: math.MaxInt, set: setHTTP},
+		{name: "health_check.host", min: 1, max: 1, set: setHost},
+		{name: "health_check.redis", max: 1, set: setRedis},
+		{name: "health_check.postgres", set: setPostgres},
+		{name: "health_check.dns", min: 1, max: 1, set: setDNS},
 		{name: "failback", max: 1, set: setFailback},
 		{name: "event_hook", min: 1, max: math.MaxInt, set: setEventHook, block: block{}},
 		{name: "event_hook.events", min: 1, max: math.MaxInt, set: setEvents},
@@ -94,8 +100,14 @@ func optionTable() block {
 //			interval <duration>
 //			timeout  <duration>
 //			rise     <count>
+//			port     <port>
 //			send     <payload>
 //			expect   <payload>
+//			http     <path> [<status...>]
+//			host     <name>
+//			redis    [any|master]
+//			postgres
+//			dns      <name>
 //		}
 //		failback               [on|off]
 //		event_hook <command> [<argument>...] {
@@ -196,6 +208,11 @@ func (b block) read(d *cfile.Dispenser, c *Config, wrapper string, seen map[stri
 			if moreOnLine(d) {
 				return d.Errf("malformed %s option '%s': unexpected text after its block", wrapper, name)
 			}
+			if o.check != nil {
+				if err := o.check(c); err != nil {
+					return d.WrapErr(err)
+				}
+			}
 		} else if moreOnLine(d) {
 			return d.Errf("malformed %s option '%s': blocks are not supported", wrapper, name)
 		}
@@ -253,6 +270,15 @@ func setResolvers(c *Config, args []string) error {
 
 func setHealthCheck(c *Config, _ []string) error {
 	c.HealthCheck = &HealthCheck{}
+	return nil
+}
+
+// checkHealthCheck rejects a timeout above the interval. Other problems between
+// options may depend on placeholders.
+func checkHealthCheck(c *Config) error {
+	if err := c.HealthCheck.checkTimeout(); err != nil {
+		return fmt.Errorf("health_check.timeout: %w", err)
+	}
 	return nil
 }
 

@@ -36,9 +36,12 @@ func TestOptions(t *testing.T) {
 		ConnectTimeout: 1, IdleTimeout: 2, Cooldown: 3, DNSTTL: 4, UDPReplyTimeout: 5, UDPResponses: 6, MaxUDPSessions: 7,
 		GracePeriod: 8, ShutdownTimeout: 9, KeepAlive: 12,
 		MaxConnections: 10, MaxConnectionsPerIP: 11, AccessLog: "all", ProxyProtocol: 2, ProxyProtocolEvery: true,
-		HealthCheck: &HealthCheckOptions{TCP: true, Interval: 12, Timeout: 13, Rise: 14, Send: []byte("A\r\n"), Expect: []byte{0, 0xff}},
-		EventHook:   &EventHookOptions{Command: "c", Args: []string{"a"}, Events: []string{"backend_recovered"}, Timeout: 15},
-		Failback:    true,
+		HealthCheck: &HealthCheckOptions{
+			TCP: true, Interval: 12, Timeout: 13, Rise: 14, Kind: "send and expect",
+			Exchange: Exchange{Send: []byte("A\r\n"), Expect: [][]byte{{0, 0xff}}},
+		},
+		EventHook: &EventHookOptions{Command: "c", Args: []string{"a"}, Events: []string{"backend_recovered"}, Timeout: 15},
+		Failback:  true,
 		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("1.1.1.1:53"), netip.MustParseAddrPort("1.1.1.2:53"),
 			netip.MustParseAddrPort("[::1]:5353"), netip.MustParseAddrPort("[fe80::1%eth0]:53")},
 	}
@@ -47,7 +50,7 @@ func TestOptions(t *testing.T) {
 	}
 
 	empty := Config{HealthCheck: &HealthCheck{}, EventHook: &EventHook{Command: "c"}, ProxyProtocol: "v1"}.Options()
-	if want := (&HealthCheckOptions{TCP: true, Interval: time.Minute, Timeout: 5 * time.Second, Rise: 2}); !reflect.DeepEqual(empty.HealthCheck, want) {
+	if want := (&HealthCheckOptions{TCP: true, Interval: time.Minute, Timeout: 5 * time.Second, Rise: 2, Kind: "connect"}); !reflect.DeepEqual(empty.HealthCheck, want) {
 		t.Errorf("got  %+v\nwant %+v", empty.HealthCheck, want)
 	}
 	wantHook := &EventHookOptions{
@@ -58,6 +61,13 @@ func TestOptions(t *testing.T) {
 	}
 	if empty.ProxyProtocol != 1 || empty.ProxyProtocolEvery {
 		t.Errorf("proxy protocol %d, every %v", empty.ProxyProtocol, empty.ProxyProtocolEvery)
+	}
+
+	// The default timeout is not above the interval.
+	for interval, want := range map[time.Duration]time.Duration{time.Second: time.Second, 5 * time.Second: 5 * time.Second, time.Minute: 5 * time.Second} {
+		if got := (Config{HealthCheck: &HealthCheck{Interval: durationPtr(interval)}}).Options().HealthCheck.Timeout; got != want {
+			t.Errorf("interval %s: default timeout %s, want %s", interval, got, want)
+		}
 	}
 
 	// Zero differs from an absent setting with another default.

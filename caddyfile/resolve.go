@@ -10,7 +10,7 @@ import (
 
 // Resolved returns a copy of the config with its {env.*} and {file.*}
 // placeholders replaced. They may be in the name, the backends, the resolvers,
-// the payloads of health checks and the command line of the event hook. The
+// the texts of health checks and the command line of the event hook. The
 // error lists every placeholder without a value and every other placeholder:
 // the config is loaded before any client exists, so nothing else has a value.
 func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
@@ -37,6 +37,9 @@ func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 		check := *c.HealthCheck
 		check.Send = resolve("health_check.send", check.Send)
 		check.Expect = resolve("health_check.expect", check.Expect)
+		check.HTTP = resolve("health_check.http", check.HTTP)
+		check.Host = resolve("health_check.host", check.Host)
+		check.DNS = resolve("health_check.dns", check.DNS)
 		r.HealthCheck = &check
 	}
 	if c.EventHook != nil {

@@ -111,19 +111,24 @@ type countSetting struct {
 	field string
 	get   func(*Config) **int
 	min   int
+	max   int
 }
 
 var countSettings = []countSetting{
-	{"health_check.rise", ofHealthCheck(func(h *HealthCheck) **int { return &h.Rise }), 1},
-	{"udp_responses", func(c *Config) **int { return &c.UDPResponses }, 0},
-	{"max_connections", func(c *Config) **int { return &c.MaxConnections }, 0},
-	{"max_connections_per_ip", func(c *Config) **int { return &c.MaxConnectionsPerIP }, 0},
-	{"max_udp_sessions", func(c *Config) **int { return &c.MaxUDPSessions }, 1},
+	{"health_check.rise", ofHealthCheck(func(h *HealthCheck) **int { return &h.Rise }), 1, math.MaxInt},
+	{"health_check.port", ofHealthCheck(func(h *HealthCheck) **int { return &h.Port }), 1, math.MaxUint16},
+	{"udp_responses", func(c *Config) **int { return &c.UDPResponses }, 0, math.MaxInt},
+	{"max_connections", func(c *Config) **int { return &c.MaxConnections }, 0, math.MaxInt},
+	{"max_connections_per_ip", func(c *Config) **int { return &c.MaxConnectionsPerIP }, 0, math.MaxInt},
+	{"max_udp_sessions", func(c *Config) **int { return &c.MaxUDPSessions }, 1, math.MaxInt},
 }
 
 func (s countSetting) check(n int) error {
 	if n < s.min {
 		return fmt.Errorf("must be at least %d, got %d", s.min, n)
+	}
+	if n > s.max {
+		return fmt.Errorf("must be at most %d, got %d", s.max, n)
 	}
 	return nil
 }

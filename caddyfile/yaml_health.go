@@ -8,22 +8,17 @@ func readHealthCheck(v value, tcp bool) *healthCheckJSON {
 		return nil
 	}
 	enabled := f.enabled(false)
-	interval, timeout := DefaultHealthInterval, DefaultHealthTimeout
+	interval := DefaultHealthInterval
 	readable := true
 	if v, ok := f.get("interval"); ok {
 		interval, readable = v.seconds(false)
 	}
-	at := f.value
+	timeout := min(DefaultHealthTimeout, interval)
 	if v, ok := f.get("timeout"); ok {
-		at = v
-		if timeout, ok = v.seconds(false); !ok {
-			readable = false
+		var read bool
+		if timeout, read = v.seconds(false); read && readable && timeout > interval {
+			v.fail("must be at most the interval of %s, got %s", duration(interval), duration(timeout))
 		}
-	} else {
-		at.at = at.at.key("timeout")
-	}
-	if readable && timeout > interval {
-		at.fail("must be at most the interval of %s, got %s", duration(interval), duration(timeout))
 	}
 	switch {
 	case !enabled:
