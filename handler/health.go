@@ -39,9 +39,9 @@ func (c *HealthCheck) exchanges() bool {
 	return len(c.Send) > 0 || len(c.Expect) > 0 || c.HTTP != nil
 }
 
-// probes reports whether the check can probe a network. Over UDP only an answer
+// Probes reports whether the check can probe a network. Over UDP only an answer
 // proves anything.
-func (c *HealthCheck) probes(n upstream.Network) bool {
+func (c *HealthCheck) Probes(n upstream.Network) bool {
 	return slices.Contains(c.Networks, n) && (n == upstream.TCP || len(c.Send) > 0 || c.HTTP != nil)
 }
 
@@ -57,7 +57,7 @@ func (c *HealthCheck) evidence() upstream.Evidence {
 // check condemns recovers only by a check, so without one the caller must call
 // [upstream.Pool.ForgetChecks]. c may be nil.
 func (c *HealthCheck) Condemns(n upstream.Network) bool {
-	return c != nil && c.probes(n) && c.exchanges()
+	return c != nil && c.Probes(n) && c.exchanges()
 }
 
 // healthCheckName stands in the log and the journal where a client's address
@@ -96,7 +96,7 @@ func newHealthChecker(r *Relay, check HealthCheck) *healthChecker {
 	// stale answer is used (Relay.patience).
 	opts := r.opts
 	opts.ConnectTimeout = check.Timeout
-	unprobeable := func(n upstream.Network) bool { return !check.probes(n) }
+	unprobeable := func(n upstream.Network) bool { return !check.Probes(n) }
 	return &healthChecker{relay: New(r.service, opts), check: check, networks: slices.DeleteFunc(slices.Clone(check.Networks), unprobeable)}
 }
 

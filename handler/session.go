@@ -319,6 +319,9 @@ func (s *session) endLocked(why stream.Reason) {
 	if s.replier != nil {
 		s.afterUnlock(s.replier.dropReference)
 	}
+	if s.answeredBy == nil && s.socket != nil {
+		s.tallyLocked().connections.Add(1) // the backend served it without an answer
+	}
 	s.stopAttemptLocked()
 	s.backlog.clear()
 	if evictedNow {

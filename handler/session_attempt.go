@@ -120,7 +120,7 @@ func (s *session) openNowLocked() {
 			b.conn = conn
 			s.socket, s.phase = b, open
 			s.hasSocket.Store(true)
-			s.tallyLocked().enter()
+			s.tallyLocked().active.Add(1)
 			s.startWaitingLocked()
 			s.sendBacklogLocked()
 			return
@@ -330,6 +330,7 @@ func (s *session) backendAnsweredLocked(now time.Time) {
 	o := outcome{attempt: s.attempt, addr: addr, took: now.Sub(s.attempt.Began)}
 	if s.answeredBy != backend {
 		s.recordAttemptLocked(o)
+		s.tallyLocked().connections.Add(1)
 		s.tallyLocked().connects.observe(o.took, now)
 	}
 	s.relay.recordSuccess(&s.walk, o, upstream.UDP, &s.key.Client, now, s.answeredBy == backend)

@@ -15,7 +15,7 @@ const networks = upstream.Network(len(upstream.Status{}.Networks))
 
 // Totals counts the traffic since the service started.
 type Totals struct {
-	Connections   uint64 // TCP connections made, UDP sockets opened for a session
+	Connections   uint64 // TCP connections made; UDP sessions that it answered, or that ended without any answer
 	BytesUp       uint64 // from clients
 	BytesDown     uint64 // to clients
 	DatagramsUp   uint64
@@ -125,7 +125,7 @@ func (t *tallies) get(b *upstream.Backend, n upstream.Network) *tally {
 	return &both[n]
 }
 
-// enter counts a relay that the backend serves, until leave.
+// enter counts a TCP relay that the backend serves, until leave.
 func (t *tally) enter() {
 	t.active.Add(1)
 	t.connections.Add(1)

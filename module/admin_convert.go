@@ -24,6 +24,9 @@ func (s *service) apiService(now time.Time) api.Service {
 		Held:     stats.Held,
 		HeldTill: stats.HeldUntil,
 	}
+	if current := s.current.Load(); current != nil {
+		v.Check = current.describeCheck()
+	}
 	for _, reasons := range stats.Refused {
 		for reason, n := range reasons {
 			v.Refused[string(reason)] += n
@@ -88,6 +91,7 @@ func apiNetwork(status upstream.NetworkStatus, use handler.Use) api.Network {
 	v := api.Network{
 		State:     api.State(status.State),
 		Strikes:   status.Strikes,
+		ByCheck:   status.ByCheck,
 		DownSince: status.DownSince,
 		Cooling:   status.CoolingUntil,
 		Active:    use.Active,

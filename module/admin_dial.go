@@ -31,27 +31,44 @@ func postTest(r *http.Request) (any, error) {
 
 // backendTest is a test of a backend. It uses the probe of the service's health
 // check, or a TCP connect if the service has none. UDP is tested only if the
-// health check sends something over UDP, because silence proves nothing.
+// health check gets an answer to something, because silence proves nothing.
 type backendTest struct {
 	timeout  time.Duration // of the lookup, and of each address
 	networks []upstream.Network
 	probe    handler.HealthCheck
+	kind     string            // the probe in words
+	untested map[string]string // reasons, by network
 }
 
 // newTest returns the test for the current settings of the service.
 func (s *service) newTest() backendTest {
-	t := backendTest{timeout: caddyfile.DefaultConnectTimeout, networks: []upstream.Network{upstream.TCP}}
-	if g := s.current.Load(); g != nil {
-		t.timeout = g.connectTimeout
-		if g.check != nil {
-			t.timeout, t.networks, t.probe = g.check.Timeout, g.check.Networks, *g.check
+	t := backendTest{timeout: caddyfile.DefaultConnectTimeout, kind: "connect", untested: make(map[string]string)}
+	g := s.current.Load()
+	if g == nil {
+		t.networks = []upstream.Network{upstream.TCP}
+		return t
+	}
+	t.timeout, t.probe.PROXY = g.connectTimeout, g.proxyProtocol
+	t.probe.Networks = []upstream.Network{upstream.TCP, upstream.UDP}
+	if g.check != nil {
+		t.timeout, t.probe, t.kind = g.check.Timeout, *g.check, g.checkKind
+	}
+	for _, n := range []upstream.Network{upstream.TCP, upstream.UDP} {
+		switch tests := t.probe.Probes(n); {
+		case tests && (g.check != nil || g.listened.has(n)):
+			t.networks = append(t.networks, n)
+		case tests || len(g.listened.networks) == 0 || !g.listened.has(n):
+		case !slices.Contains(t.probe.Networks, n) && (len(t.probe.Send) > 0 || t.probe.HTTP != nil):
+			t.untested[n.String()] = "health_check.network is " + t.probe.Networks[0].String()
+		default:
+			t.untested[n.String()] = "health_check has no send"
 		}
 	}
 	return t
 }
 
 func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) api.Test {
-	result := api.Test{Service: s.Name, Backend: b.Text, Dials: []api.TestedDial{}}
+	result := api.Test{Service: s.Name, Backend: b.Text, Check: t.kind, Dials: []api.TestedDial{}, Untested: t.untested}
 	addrs := []netip.Addr{b.IP}
 	if !b.IP.IsValid() {
 		began := time.Now()
@@ -68,7 +85,7 @@ func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) a
 	for i, n := range t.networks {
 		for j, addr := range addrs {
 			d := &result.Dials[i*len(addrs)+j]
-			dialling.Go(func() { *d = t.dial(ctx, n, netip.AddrPortFrom(addr, b.Port)) }) // ends with its timeout at the latest
+			dialling.Go(func() { *d = t.dial(ctx, n, netip.AddrPortFrom(addr, t.probe.ProbedPort(b.Port))) }) // ends with its timeout at the latest
 		}
 	}
 	dialling.Wait()

@@ -15,11 +15,12 @@ func getExplanation(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := api.Explanation{Service: s.Name, Order: s.Pool.Order(), Backends: s.apiService(time.Now()).Backends, Journal: []api.JournalEntry{}}
+	v := s.apiService(time.Now())
+	e := api.Explanation{Service: s.Name, Order: s.Pool.Order(), Backends: v.Backends, Check: v.Check, Journal: []api.JournalEntry{}}
 	for _, entry := range s.Journal.Entries() {
 		e.Journal = append(e.Journal, api.JournalEntry{
 			Time: entry.Time, Kind: string(entry.Kind), Network: entry.Network, Backend: entry.Backend, Address: entry.Address,
-			Cause: entry.Cause, By: entry.By, Order: entry.Order, Sentence: entry.String(),
+			Cause: entry.Cause, By: entry.By, Order: entry.Order, ByCheck: entry.ByCheck, Sentence: entry.String(),
 		})
 	}
 	return e, nil

@@ -29,10 +29,11 @@ const logFlushTimeout = time.Second
 type App struct {
 	logs *logqueue.Queue // set by Provision
 
-	mu        sync.Mutex        // guards the fields below; Caddy does not promise to provision handlers one by one
-	relays    map[string]*Relay // by service key; the first handler of each service
-	listeners []net.Listener    // on our networks; closed with the config
-	direct    directServers     // nil until the first handler of the layer4 app is added
+	mu        sync.Mutex          // guards the fields below; Caddy does not promise to provision handlers one by one
+	relays    map[string]*Relay   // by service key; the first handler of each service
+	listeners []net.Listener      // on our networks; closed with the config
+	direct    directServers       // nil until the first handler of the layer4 app is added
+	listened  map[string]listened // by service key; set with direct
 }
 
 // CaddyModule returns the Caddy module information.
@@ -66,9 +67,13 @@ func (a *App) add(r *Relay, parents []caddy.Module) error {
 			if err := checkListed(app); err != nil {
 				return err
 			}
-			a.direct = findDirectServers(app)
+			a.direct, a.listened = findDirectServers(app), findListened(app)
 		}
 	}
+	if err := a.listened[r.service.key].checkProbed(r.Options().HealthCheck); err != nil {
+		return fmt.Errorf("service %q: %w", r.Service(), err)
+	}
+	r.settings.listened = a.listened[r.service.key]
 	if a.relays == nil {
 		a.relays = make(map[string]*Relay)
 	}

@@ -16,7 +16,7 @@ import (
 func TestEventsOfManyClientsAreInOrder(t *testing.T) {
 	resetReceived(t, nil)
 	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
-	startWith(t, subscribed, block("TCP/"+at, fmt.Sprintf("%s %s {\n name %s\n health_check 10ms\n failback\n }", a.addr, b.addr, serviceAt(at))))
+	startWith(t, subscribed, block("TCP/"+at, fmt.Sprintf("%s %s {\n name %s\n health_check 100ms\n failback\n }", a.addr, b.addr, serviceAt(at))))
 	stop := make(chan struct{})
 	var crowd sync.WaitGroup
 	for range 8 {

@@ -47,7 +47,7 @@ func quiet(t *testing.T, backends ...*counted) {
 	for _, c := range backends {
 		before = append(before, c.count.Load())
 	}
-	time.Sleep(200 * time.Millisecond) // the time of ten probes
+	time.Sleep(time.Second) // the time of three probes
 	for i, c := range backends {
 		if n := c.count.Load() - before[i]; n > 0 {
 			t.Errorf("%d probes of %s", n, c.addr)
@@ -83,7 +83,7 @@ func TestProbesFollowReloads(t *testing.T) {
 	quiet(t, a, b, c)
 
 	for i := range 5 { // each reload stops the probes of the config before
-		s.mustReload(config(a.addr, fmt.Sprintf("health_check %dms", 20+i)))
+		s.mustReload(config(a.addr, fmt.Sprintf("health_check %dms", 200+i)))
 	}
 	a.more(t, 3)
 	s.mustReload(config(a.addr, "health_check 1h"))

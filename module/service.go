@@ -65,7 +65,10 @@ type settings struct {
 	events          *caddyevents.App
 	ctx             caddy.Context        // for emitting events
 	check           *handler.HealthCheck // nil: backends are not probed
-	relay           *handler.Relay       // probes the backends
+	checkKind       string               // check in words; "" if there is none
+	proxyProtocol   handler.ProxyProtocol
+	listened        listened
+	relay           *handler.Relay // probes the backends
 }
 
 func newSettings(opts caddyfile.Options, dns *cacheRef, log *zap.Logger) *settings {
@@ -77,6 +80,10 @@ func newSettings(opts caddyfile.Options, dns *cacheRef, log *zap.Logger) *settin
 		dns:             dns,
 		log:             log,
 		check:           newHealthCheck(opts),
+		proxyProtocol:   handler.ProxyProtocol(opts.ProxyProtocol),
+	}
+	if opts.HealthCheck != nil {
+		set.checkKind = opts.HealthCheck.Kind
 	}
 	for _, b := range opts.Backends {
 		set.addresses = append(set.addresses, upstream.Address{Text: b.Text, Host: b.Host, Port: b.Port, IP: b.Addr})

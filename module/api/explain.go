@@ -8,7 +8,8 @@ type Explanation struct {
 	Service  string         `json:"service"`
 	Order    []string       `json:"order"`
 	Backends []Backend      `json:"backends"`
-	Journal  []JournalEntry `json:"journal"` // oldest first
+	Check    string         `json:"health_check,omitempty"` // in words; absent if there is none
+	Journal  []JournalEntry `json:"journal"`                // oldest first
 }
 
 // JournalEntry describes one thing that happened to a queue. Fields that do not
@@ -22,5 +23,6 @@ type JournalEntry struct {
 	Cause    string    `json:"cause,omitempty"`
 	By       string    `json:"by,omitempty"`
 	Order    []string  `json:"order,omitempty"`
+	ByCheck  bool      `json:"by_check,omitempty"` // only a passed health check ends the strike or down
 	Sentence string    `json:"sentence"`
 }

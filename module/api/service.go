@@ -17,8 +17,9 @@ type Service struct {
 	Refused  map[string]uint64 `json:"refused"` // clients by reason
 	Dropped  map[string]uint64 `json:"dropped_datagrams"`
 	Evicted  uint64            `json:"evicted_sessions"`
-	Held     int               `json:"held"`                // clients that wait for a backend; they are active, too
-	HeldTill time.Time         `json:"held_until,omitzero"` // end of an operator's hold
+	Held     int               `json:"held"`                   // clients that wait for a backend; they are active, too
+	HeldTill time.Time         `json:"held_until,omitzero"`    // end of an operator's hold
+	Check    string            `json:"health_check,omitempty"` // in words; absent if there is none
 }
 
 // Backend returns the backend with that configured address. It reports false if
@@ -52,6 +53,7 @@ type Backend struct {
 type Network struct {
 	State     State     `json:"state"`
 	Strikes   int       `json:"strikes"`
+	ByCheck   bool      `json:"by_check,omitempty"` // only a passed health check ends the strike or down
 	DownSince time.Time `json:"down_since,omitzero"`
 	Cooling   time.Time `json:"cooling_until,omitzero"`
 	Active    int       `json:"active"`

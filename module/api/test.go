@@ -5,9 +5,12 @@ type Test struct {
 	Service string       `json:"service"`
 	Backend string       `json:"backend"`
 	OK      bool         `json:"ok"`              // at least one address passed on each tested network
+	Check   string       `json:"check"`           // the probe in words: that of the health check, or a connect
 	Error   string       `json:"error,omitempty"` // of the lookup
 	Lookup  float64      `json:"lookup_ms"`       // 0 for an IP address
 	Dials   []TestedDial `json:"dials"`
+
+	Untested map[string]string `json:"untested,omitempty"` // reasons, by network of the service
 }
 
 // TestedDial is the result of a test of one address.

@@ -3,6 +3,8 @@ package command
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -120,6 +122,9 @@ func (p *printer) trouble(b api.Backend) string {
 		case api.StateDown:
 			text += " for " + formatSpan(p.now.Sub(n.DownSince))
 		}
+		if n.ByCheck {
+			text += ", until a health check passes"
+		}
 		parts = append(parts, text)
 	}
 	if b.State == api.StateDraining {
@@ -133,6 +138,9 @@ func (p *printer) trouble(b api.Backend) string {
 
 func (p *printer) explanation(e api.Explanation) {
 	p.line("%s: %s", e.Service, strings.Join(e.Order, ", "))
+	if e.Check != "" {
+		p.line("health check: %s", e.Check)
+	}
 	p.backends(e.Backends)
 	p.line("")
 	if len(e.Journal) == 0 {
@@ -144,6 +152,9 @@ func (p *printer) explanation(e api.Explanation) {
 }
 
 func (p *printer) test(t api.Test) {
+	if len(t.Dials) > 0 {
+		p.line("check: %s", t.Check)
+	}
 	if t.Error != "" {
 		p.line("%s", t.Error)
 	}
@@ -153,6 +164,9 @@ func (p *printer) test(t api.Test) {
 		} else {
 			p.row(d.Network, d.Address, fmt.Sprintf("failed after %s: %s", formatMilliseconds(d.Latency), d.Error))
 		}
+	}
+	for _, network := range slices.Sorted(maps.Keys(t.Untested)) {
+		p.line("%s not tested: %s", strings.ToUpper(network), t.Untested[network])
 	}
 }
 

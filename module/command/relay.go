@@ -51,7 +51,7 @@ type queryFlag struct{ name, parameter, usage string }
 var subcommands = []subcommand{
 	{"status [service]", "Shows the queue of one service, or of all", 0, 1, runStatus, nil},
 	{"explain <service>", "Shows why the queue of a service is in its current state", 1, 1, runExplain, nil},
-	{"test <service> <backend>", "Dials all addresses of a backend now", 2, 2, runTest, nil},
+	{"test <service> <backend>", "Tests all addresses of a backend now, with the probe of its health check", 2, 2, runTest, nil},
 	{"drain <service> <backend>", "Stops sending new clients to a backend", 2, 2, runSetDrained("drain"), []queryFlag{{"cut-after", "cut_after", "End the TCP relays of the backend that are left after this long, and move its UDP sessions (default: never)"}}},
 	{"resume <service> <backend>", "Sends new clients to a drained backend again", 2, 2, runSetDrained("resume"), nil},
 	{"hold <service>", "Makes new clients wait", 1, 1, runHold("hold"), []queryFlag{{"for", "for", "How long clients wait unless they are released, at most 1h (default: 30s)"}}},
@@ -136,17 +136,26 @@ func runDNS(c client, _ []string) error {
 	return c.show(http.MethodGet, "/relay/dns", &entries, func(p *printer) { p.dns(entries) })
 }
 
+// runFlush returns an error if the name is in no cache, so that a misspelled one is
+// noticed.
 func runFlush(c client, args []string) error {
 	path := "/relay/dns/flush"
 	if len(args) == 1 {
 		path += "?host=" + url.QueryEscape(args[0])
 	}
 	var f api.Flush
-	return c.show(http.MethodPost, path, &f, func(p *printer) {
+	err := c.show(http.MethodPost, path, &f, func(p *printer) {
+		if f.Flushed == 0 && len(args) == 1 {
+			return
+		}
 		names := "names"
 		if f.Flushed == 1 {
 			names = "name"
 		}
 		p.line("flushed %d %s", f.Flushed, names)
 	})
+	if err == nil && f.Flushed == 0 && len(args) == 1 {
+		err = fmt.Errorf("%s: unknown, nothing flushed", args[0])
+	}
+	return err
 }
