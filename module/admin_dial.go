@@ -42,7 +42,7 @@ type backendTest struct {
 
 // newTest returns the test for the current settings of the service.
 func (s *service) newTest() backendTest {
-	t := backendTest{timeout: caddyfile.DefaultConnectTimeout, kind: "connect", untested: make(map[string]string)}
+	t := backendTest{timeout: caddyfile.DefaultConnectTimeout, kind: "connect (no health_check)", untested: make(map[string]string)}
 	g := s.current.Load()
 	if g == nil {
 		t.networks = []upstream.Network{upstream.TCP}

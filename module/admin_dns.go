@@ -76,6 +76,11 @@ func postFlush(r *http.Request) (any, error) {
 	host := r.URL.Query().Get("host")
 	var f api.Flush
 	for _, c := range dnsCaches() {
+		if host == "" {
+			f.Known += len(c.Entries())
+		} else if _, ok := c.Entry(host); ok {
+			f.Known++
+		}
 		f.Flushed += c.Flush(host)
 	}
 	logOperation(r, "flush", zap.String("host", host), zap.Int("names", f.Flushed))

@@ -55,13 +55,13 @@ func TestAdminFlushesDNS(t *testing.T) {
 	if got := hello(t, at); got != "127.0.0.2" {
 		t.Errorf("before the flush: got %q", got)
 	}
-	var flushed struct{ Flushed int }
+	var flushed struct{ Flushed, Known int }
 	s.must("POST", "dns/flush?host=other.test", &flushed)
-	if flushed.Flushed != 0 || list()[0].Source != "fresh" {
+	if flushed.Flushed != 0 || flushed.Known != 0 || list()[0].Source != "fresh" {
 		t.Errorf("flushed another name: %+v", flushed)
 	}
 	s.must("POST", "dns/flush?host="+strings.ToUpper(host), &flushed)
-	if n := list()[0]; flushed.Flushed != 1 || n.Source != "stale" || n.Left != 0 || len(n.Addresses) != 1 {
+	if n := list()[0]; flushed.Flushed != 1 || flushed.Known != 1 || n.Source != "stale" || n.Left != 0 || len(n.Addresses) != 1 {
 		t.Errorf("flushed %+v: %+v", flushed, n)
 	}
 	if got := hello(t, at); got != "127.0.0.3" {

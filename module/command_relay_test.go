@@ -117,6 +117,7 @@ func TestCommandsPrint(t *testing.T) {
 	tr.run("reset", name)
 	s.test(name, "spare.test:80")
 	tr.run("flush", "spare.test")
+	tr.run("flush", "spare.test") // it is known, and stale already
 	// One client is refused, because the only backend is dead. Its connection is
 	// reset after it was established, or while Dial still runs.
 	if conn, err := net.Dial("tcp", second); err == nil {
@@ -170,6 +171,7 @@ func TestCommandsFail(t *testing.T) {
 		{[]string{"status", "three"}, `unknown service "three" (have `},
 		{[]string{"drain", one, live}, "it is the last backend that takes new clients"},
 		{[]string{"test", two, dead}, "backend " + dead + " failed the test"},
+		{[]string{"flush", "unknown.test"}, "unknown.test: unknown, nothing flushed"},
 		{[]string{"status", "--address", freeAddr(t)}, "refused"},
 		{[]string{"status", "--address", "x:y:z"}, "x:y:z"},
 		{[]string{"explain"}, "received 0"},

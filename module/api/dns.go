@@ -28,5 +28,6 @@ const (
 
 // Flush is the result of a flush of the DNS caches.
 type Flush struct {
-	Flushed int `json:"flushed"` // entries
+	Flushed int `json:"flushed"` // entries that were fresh, or a remembered failure
+	Known   int `json:"known"`   // entries of that name, or of all names
 }

@@ -145,7 +145,7 @@ func runFlush(c client, args []string) error {
 	}
 	var f api.Flush
 	err := c.show(http.MethodPost, path, &f, func(p *printer) {
-		if f.Flushed == 0 && len(args) == 1 {
+		if f.Known == 0 && len(args) == 1 {
 			return
 		}
 		names := "names"
@@ -154,7 +154,7 @@ func runFlush(c client, args []string) error {
 		}
 		p.line("flushed %d %s", f.Flushed, names)
 	})
-	if err == nil && f.Flushed == 0 && len(args) == 1 {
+	if err == nil && f.Known == 0 && len(args) == 1 {
 		err = fmt.Errorf("%s: unknown, nothing flushed", args[0])
 	}
 	return err
