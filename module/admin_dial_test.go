@@ -2,8 +2,11 @@ package module_test
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 type apiTest struct {
@@ -94,5 +97,37 @@ func TestAdminTestUsesTheHealthCheck(t *testing.T) {
 	}
 	if _, problems, status := run(t, []string{"CADDY_ADMIN=" + s.admin}, "relay", "test", "tested", hung); status != 1 || !strings.Contains(problems, hung) {
 		t.Errorf("caddy relay test: status %d, %s", status, problems)
+	}
+}
+
+// A service that listens on UDP alone and has no health check has nothing to test.
+// With one that sends something, that is tested, on the port of the check.
+func TestCommandTestNamesTheCheck(t *testing.T) {
+	live, _ := echoUDP(t, "b", freeAddr(t))
+	both, _ := echoTCP(t, "c")
+	other, _ := echoUDP(t, "other", freeAddr(t))
+	_, port, err := net.SplitHostPort(other)
+	relaytest.Check(t, err)
+	silent, probed, tcp := unique("silent"), unique("probed"), unique("tcp")
+	s := start(t, block("relay+udp/"+freeAddr(t), live+" {\n name "+silent+"\n }")+
+		block("relay+udp/"+freeAddr(t), fmt.Sprintf("%s {\n name %s\n health_check 1h {\n network udp\n send ping\n port %s\n }\n }", live, probed, port))+
+		block("relay+udp/"+freeAddr(t)+" relay+tcp/"+freeAddr(t), fmt.Sprintf("%s {\n name %s\n health_check 1h {\n send ping\n expect \"c ping\"\n }\n }", both, tcp)))
+	for _, test := range []struct {
+		service, backend string
+		want             []string
+	}{
+		{silent, live, []string{"UDP not tested: health_check has no send\n"}},
+		{probed, live, []string{"check: send on port " + port + "\n", "udp  " + other + "  answered after "}},
+		{tcp, both, []string{"check: send and expect\n", "tcp  " + both + "  answered after ", "UDP not tested: health_check.network is tcp\n"}},
+	} {
+		out, problems, status := run(t, []string{"CADDY_ADMIN=" + s.admin}, "relay", "test", test.service, test.backend)
+		if status != 0 {
+			t.Errorf("%s: status %d, %s", test.service, status, problems)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: got\n%s\nwant %s", test.service, out, want)
+			}
+		}
 	}
 }
