@@ -54,7 +54,7 @@ var metrics = [...]struct {
 		[]string{"service", "network", "backend"},
 	},
 	connectionsTotal: {
-		"connections_total", "TCP connections established to the backend, and UDP sockets opened to it.",
+		"connections_total", "TCP connections established to the backend, and UDP sessions that it answered or that ended without any answer.",
 		[]string{"service", "network", "backend"},
 	},
 	bytesTotal: {
