@@ -35,30 +35,43 @@ func TestAnswersHeldByFilterReachNoOtherClient(t *testing.T) {
 	}
 	lab.NewTUN(t, answerTwice(func(int) time.Duration { return 0 }), "10.7.0.1/24", "fd07::1/64")
 	lab.HoldPackets(t, "53", heldFor)
-	clientsOfTwoServices(t)
+	clientsOfTwoServices(t, 8)
 }
 
 // The same while the path to the backend holds answers. They arrive at whatever
-// socket has the port by then. There are few ports, so that they are used again
-// soon.
+// socket has the port by then. Few ports and long sessions make that likely.
 func TestAnswersHeldOnPathReachNoOtherClient(t *testing.T) {
 	if !lab.InNamespace(t) {
 		return
 	}
 	relaytest.Check(t, os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 42047"), 0))
-	lab.NewTUN(t, answerTwice(heldFor), "10.7.0.1/24", "fd07::1/64")
-	clientsOfTwoServices(t)
+	lab.NewTUN(t, answerTwice(func(n int) time.Duration {
+		if n%2 == 0 {
+			return 20 * time.Millisecond
+		}
+		return 60*time.Millisecond + rand.N(60*time.Millisecond)
+	}), "10.7.0.1/24", "fd07::1/64")
+	clientsOfTwoServices(t, 32)
 }
+
+// maxHeld bounds how long a second answer is held, which must be less than ports
+// rest. A busy machine can delay it further; such an answer is dropped.
+const maxHeld = 150 * time.Millisecond
 
 // answerTwice answers each datagram twice. delay returns how long the n-th
 // answer of all is held.
 func answerTwice(delay func(n int) time.Duration) func(*lab.TUN, lab.Datagram) {
 	n := 0
 	return func(tun *lab.TUN, d lab.Datagram) {
-		for range 2 {
+		for second := range 2 {
 			answer := d.Answer(d.Payload)
 			if wait := delay(n); wait > 0 {
-				time.AfterFunc(wait, func() { tun.Send(answer) })
+				began := time.Now()
+				time.AfterFunc(wait, func() {
+					if second == 0 || time.Since(began) < maxHeld {
+						tun.Send(answer)
+					}
+				})
 			} else {
 				tun.Send(answer)
 			}
@@ -67,22 +80,24 @@ func answerTwice(delay func(n int) time.Duration) func(*lab.TUN, lab.Datagram) {
 	}
 }
 
-// clientsOfTwoServices runs 8 clients of each of two services for some seconds.
-// Each session has one query. No client receives any answer but that to its
-// query. The clients pause, because packets are held longer than heldFor returns
+// wantedAnswers is how many answers clientsOfTwoServices waits for. A relay that
+// gives a socket or port to another session at once passes some 30 of them or more
+// to the wrong client.
+const wantedAnswers = 3000
+
+// clientsOfTwoServices runs a number of clients of each of two services. Each session has
+// one query. No client receives any answer but that to its query. The clients pause, because packets are held longer than heldFor returns
 // while all processors are busy.
-func clientsOfTwoServices(t *testing.T) {
+func clientsOfTwoServices(t *testing.T, number int) {
 	overEngines(t, func(t *testing.T, engine dgram.Engine) {
 		oneResponse := func(o *handler.Options) { o.UDPResponses = 1 }
 		var answers, foreign atomic.Int64
-		var stop atomic.Bool
-		time.AfterFunc(4*time.Second, func() { stop.Store(true) })
 		var group sync.WaitGroup
 		for _, backend := range []string{"10.7.0.2:53", "10.7.0.3:53"} {
 			s := newService(t, engine, oneResponse, backend)
-			for range 8 {
+			for range number {
 				group.Go(func() {
-					for n := 0; !stop.Load(); n++ {
+					for n := 0; answers.Load() < wantedAnswers; n++ {
 						time.Sleep(4 * time.Millisecond)
 						c := s.newClient()
 						query := fmt.Sprint(backend, " ", c.key.Client, " ", n)

@@ -133,6 +133,9 @@ func overEngines(t *testing.T, test func(*testing.T, dgram.Engine)) {
 	t.Run("loops", func(t *testing.T) { test(t, dgram.NewEngine()) })
 }
 
+// hostOf returns the host of an address with a port.
+func hostOf(addr string) string { return netip.MustParseAddrPort(addr).Addr().String() }
+
 // namedBackend is a UDP server on loopback whose answers begin with its name.
 func namedBackend(t testing.TB, name, at string) (addr string) {
 	t.Helper()

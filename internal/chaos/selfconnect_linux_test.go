@@ -19,7 +19,10 @@ func TestSessionThatIsItsOwnPeerIsRefused(t *testing.T) {
 	standby := namedBackend(t, "standby", "127.0.0.1:53")
 	standby6 := namedBackend(t, "standby", "[::1]:53")
 	relaytest.Check(t, os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 40001"), 0))
-	for dead, alive := range map[string]string{"127.0.0.1:40000": standby, "[::1]:40000": standby6} {
+	for dead, alive := range map[string]string{
+		"127.0.0.1:40000": standby, "[::1]:40000": standby6,
+		"0.0.0.0:40000": standby, "[::]:40000": standby6, // the kernel connects them to loopback
+	} {
 		t.Run(dead, func(t *testing.T) {
 			overEngines(t, func(t *testing.T, engine dgram.Engine) {
 				s := newService(t, engine, nil, dead, alive)

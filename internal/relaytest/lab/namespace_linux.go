@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -11,10 +12,11 @@ import (
 )
 
 // InNamespace runs the calling test in a child process with a network namespace
-// of its own, in which only loopback is up. It returns true in the child, like
-// [relaytest.InChild].
+// of its own, in which only loopback is up, in parallel with other such tests. It
+// returns true in the child, like [relaytest.InChild].
 func InNamespace(t *testing.T) bool {
 	t.Helper()
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for a network namespace")
 	}
@@ -22,6 +24,7 @@ func InNamespace(t *testing.T) bool {
 		t.Skip("cannot create a network namespace: ", err)
 	}
 	child := relaytest.InChildCommand(t, func(cmd *exec.Cmd) {
+		cmd.Args = append(cmd.Args, "-test.parallel=16") // parts of a test mostly wait
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	})
 	if child {
@@ -39,24 +42,37 @@ func run(t testing.TB, command ...string) {
 	}
 }
 
-// DeadNeighbour makes a network (such as 10.9.0.1/24, the address of this side)
-// on which no other host answers, as if it was switched off.
-func DeadNeighbour(t testing.TB, prefix string) {
+// DeadNeighbour makes networks (such as 10.9.0.1/24, the address of this side)
+// on which no other host answers, as if it was switched off. The kernel reports
+// that after 300 ms, and not after its default of 3 s.
+func DeadNeighbour(t testing.TB, prefixes ...string) {
 	t.Helper()
 	run(t, "ip", "link", "add", "dead0", "type", "veth", "peer", "name", "dead1")
-	run(t, "ip", "addr", "add", prefix, "dev", "dead0")
-	run(t, "ip", "link", "set", "dead0", "up")
+	for _, family := range []string{"ipv4", "ipv6"} {
+		setting := "/proc/sys/net/" + family + "/neigh/dead0/retrans_time_ms"
+		if err := os.WriteFile(setting, []byte("100"), 0); err != nil {
+			t.Skip(err)
+		}
+	}
 	run(t, "ip", "link", "set", "dead1", "up")
+	run(t, "ip", "link", "set", "dead0", "up")
+	for _, prefix := range prefixes {
+		run(t, "ip", "addr", "add", prefix, "dev", "dead0", "nodad")
+	}
 }
 
 // RejectSends makes sendto(2) fail with EPERM for UDP datagrams to addr, as
 // while a firewall is reloaded, until restore is called.
 func RejectSends(t testing.TB, addr string) (restore func()) {
 	t.Helper()
+	command := "iptables"
+	if netip.MustParseAddr(addr).Is6() {
+		command = "ip6tables"
+	}
 	rule := []string{"OUTPUT", "-p", "udp", "-d", addr, "-j", "DROP"}
-	run(t, append([]string{"iptables", "-A"}, rule...)...)
+	run(t, append([]string{command, "-w", "-A"}, rule...)...)
 	return func() {
 		t.Helper()
-		run(t, append([]string{"iptables", "-D"}, rule...)...)
+		run(t, append([]string{command, "-w", "-D"}, rule...)...)
 	}
 }

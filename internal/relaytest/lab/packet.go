@@ -43,10 +43,11 @@ type ICMP struct {
 
 // The errors that tests use, for IPv4 and IPv6.
 var (
-	PortUnreachable4 = ICMP{Type: 3, Code: 3}
-	PortUnreachable6 = ICMP{Type: 1, Code: 4}
-	HostUnreachable4 = ICMP{Type: 3, Code: 1}
-	HostUnreachable6 = ICMP{Type: 1, Code: 3}
+	PortUnreachable4   = ICMP{Type: 3, Code: 3}
+	PortUnreachable6   = ICMP{Type: 1, Code: 4}
+	HostUnreachable4   = ICMP{Type: 3, Code: 1}
+	HostUnreachable6   = ICMP{Type: 1, Code: 3}
+	ReassemblyTimeout6 = ICMP{Type: 3, Code: 1}
 )
 
 // PacketTooBig returns the error of a path that is narrower than a datagram.

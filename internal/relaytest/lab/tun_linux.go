@@ -2,8 +2,11 @@ package lab
 
 import (
 	"errors"
+	"net"
+	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -43,12 +46,39 @@ func NewTUN(t testing.TB, receive func(*TUN, Datagram), prefixes ...string) *TUN
 			if errors.Is(err, os.ErrClosed) {
 				return
 			}
-			if d, ok := parse(buf[:n]); ok {
+			switch d, ok := parse(buf[:n]); {
+			case !ok:
+			case d.To.Port() == readyPort:
+				tun.Send(d.Answer(d.Payload))
+			default:
 				receive(tun, d)
 			}
 		}
 	}()
+	for _, prefix := range prefixes {
+		waitForRoute(t, netip.MustParsePrefix(prefix).Addr().Next())
+	}
 	return tun
+}
+
+// readyPort is the destination of datagrams that waitForRoute sends.
+const readyPort = 1
+
+// waitForRoute waits until datagrams pass to an address and back. For a moment
+// after a device was set up, IPv6 loses what is sent to its addresses.
+func waitForRoute(t testing.TB, to netip.Addr) {
+	t.Helper()
+	relaytest.Eventually(t, "a route to "+to.String(), func() bool {
+		conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, readyPort)))
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		_, _ = conn.Write([]byte("ready?"))
+		_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		n, _ := conn.Read(make([]byte, 10))
+		return n > 0
+	})
 }
 
 // Send sends packets to this machine.
