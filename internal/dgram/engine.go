@@ -52,7 +52,11 @@ func DatagramRejected(err error) bool {
 // not the datagram: the socket is closed, or the error is an ICMP error about an
 // earlier datagram.
 func SocketFailed(err error) bool {
-	return errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+	return errors.Is(err, net.ErrClosed) || refused(err)
+}
+
+func refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // maxFailures is how many errors in a row a socket may report. Then it is

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
@@ -276,22 +275,5 @@ func testEngineStopsBrokenSockets(t *testing.T, engine Engine) {
 	socket.Close() // as its session does
 	if got := sink.count.Load(); got != maxFailures {
 		t.Fatalf("%d failures, want %d", got, maxFailures)
-	}
-}
-
-func TestEnginePortsRest(t *testing.T) { overEngines(t, testEnginePortsRest) }
-
-// No session gets a port whose last session ended less than restTime ago.
-func testEnginePortsRest(t *testing.T, engine Engine) {
-	relaytest.NoLeaks(t)
-	ended := make(map[uint16]time.Time)
-	for began := time.Now(); len(ended) < 2000 && time.Since(began) < relaytest.Limit; {
-		socket := openSocket(t, engine, "127.0.0.1:9", new(collector))
-		port := localPort(t, socket)
-		if last, used := ended[port]; used && time.Since(last) < restTime-2*time.Millisecond {
-			t.Errorf("port %d was used again after %v", port, time.Since(last))
-		}
-		socket.Close()
-		ended[port] = time.Now()
 	}
 }

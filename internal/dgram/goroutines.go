@@ -2,6 +2,7 @@ package dgram
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -18,10 +19,6 @@ type Goroutines struct{}
 // Open implements [Engine].
 func (Goroutines) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 	conn, err := Dial(addr)
-	for tries := 0; err == nil && tries < portTries && !ports.rested(conn.port()); tries++ {
-		_ = conn.Close()
-		conn, err = Dial(addr)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -37,8 +34,19 @@ type Conn struct {
 	hasErrors bool // the socket has a queue of ICMP errors
 }
 
-// Dial returns a socket that is connected to addr.
+// Dial returns a socket that is connected to addr, with a port that has rested.
 func Dial(addr netip.AddrPort) (*Conn, error) {
+	for tries := 0; ; tries++ {
+		c, err := dial(addr)
+		if err != nil || tries == portTries || ports.rested(c.port(), time.Now()) {
+			return c, err
+		}
+		_ = c.UDPConn.Close()
+	}
+}
+
+// dial is Dial with any port.
+func dial(addr netip.AddrPort) (*Conn, error) {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
 	if err != nil {
 		return nil, err
@@ -70,6 +78,12 @@ func (c *Conn) Read(b []byte) (int, error) {
 			}
 		}
 	}
+}
+
+// Close implements net.Conn. The port rests from now on.
+func (c *Conn) Close() error {
+	ports.ended(c.port(), time.Now())
+	return c.UDPConn.Close()
 }
 
 // errors removes and returns the ICMP errors in the socket's queue.
@@ -150,6 +164,9 @@ func (s *goSocket) send(datagram []byte) error {
 		_ = s.conn.SetReadDeadline(time.Unix(1, 0)) // wakes receive, which reads the error queue
 		err = s.writer.WriteNonblock(s.conn.UDPConn, datagram)
 	}
+	if s.conn.hasErrors {
+		err = notFailed(err)
+	}
 	return err
 }
 
@@ -158,6 +175,17 @@ func (s *goSocket) send(datagram []byte) error {
 // error.
 const sendRetries = 2
 
+// notFailed returns the error of a send that was repeated in vain, so that
+// [SocketFailed] does not hold for it: the entry in the error queue tells whose
+// ICMP error it is. Any host can make sends fail again and again by a flood of
+// such messages.
+func notFailed(err error) error {
+	if !refused(err) {
+		return err
+	}
+	return fmt.Errorf("not sent because of ICMP errors about earlier datagrams: %v", err)
+}
+
 // mayBePending reports whether an error of a send may belong to an earlier
 // datagram.
 func mayBePending(err error) bool {
@@ -165,7 +193,4 @@ func mayBePending(err error) bool {
 }
 
 // Close implements [Socket].
-func (s *goSocket) Close() {
-	ports.ended(s.conn.port())
-	_ = s.conn.Close()
-}
+func (s *goSocket) Close() { _ = s.conn.Close() }

@@ -19,11 +19,15 @@ type ICMPError struct {
 	// host unreachable if a neighbour does not answer.
 	From        netip.Addr
 	FromBackend bool // From is the address that the datagram was sent to
+	Fragment    bool // only some fragments of the datagram arrived at From
 }
 
 // Error implements error.
 func (e *ICMPError) Error() string {
 	text := os.NewSyscallError("read", e.Errno).Error()
+	if e.Fragment {
+		text = "fragments of a datagram were lost"
+	}
 	if e.FromBackend {
 		return text
 	}
@@ -41,7 +45,7 @@ func icmpError(e netio.QueuedError, peer netip.AddrPort) *ICMPError {
 	if to != netip.AddrPortFrom(peer.Addr().Unmap().WithZone(""), peer.Port()) {
 		return nil
 	}
-	return &ICMPError{Errno: e.Errno, From: e.From, FromBackend: e.From == to.Addr()}
+	return &ICMPError{Errno: e.Errno, From: e.From, FromBackend: e.From == to.Addr(), Fragment: e.Fragment}
 }
 
 // Evidence is what an error of [Sink.Failed] proves.
@@ -55,7 +59,8 @@ const (
 	// answer, reports that the backend cannot be reached. Any host can send such
 	// a message, so it counts only if the backend is silent too.
 	Unreachable
-	// DatagramLost: one datagram was larger than the path accepts.
+	// DatagramLost: one datagram was larger than the path accepts, or some of its
+	// fragments were lost.
 	DatagramLost
 	// Ignored: a host other than the backend claims what only the backend knows.
 	Ignored
@@ -70,7 +75,7 @@ func Judge(err error) Evidence {
 			return DatagramLost
 		}
 		return BackendFailed
-	case netio.TooBig(icmp.Errno):
+	case netio.TooBig(icmp.Errno), icmp.Fragment:
 		return DatagramLost
 	case icmp.FromBackend:
 		return BackendFailed

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -46,46 +47,68 @@ func newLoops(n int) *loops {
 
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
-	for tries := 0; ; tries++ {
-		s, err := e.connect(addr)
+	o := opening{addr: addr, sink: sink, now: time.Now()}
+	for {
+		s, err := e.connect(&o)
 		if err != nil {
 			return nil, &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: err}
 		}
-		if tries == portTries || ports.rested(s.port) {
-			s.setSink(sink)
+		if o.accepted {
 			return s, nil
 		}
-		s.release()
+		s.release(o.now)
 	}
 }
 
-// connect returns a spare socket or a new one, with a sink that discards.
-func (e *loops) connect(addr netip.AddrPort) (*loopSocket, error) {
-	if s := e.reuse(addr, pauseTime); s != nil {
+// opening is a call of Open.
+type opening struct {
+	addr     netip.AddrPort
+	sink     Sink
+	now      time.Time // when the call began
+	tries    int       // sockets whose port had not rested
+	accepted bool      // the latest socket has a port for the session
+}
+
+// sinkOf returns the sink of a socket with a port: that of the session, or one
+// that discards if the session must not have the port because it has not rested.
+func (o *opening) sinkOf(port uint16) Sink {
+	if o.tries == portTries || ports.rested(port, o.now) {
+		o.accepted = true
+		return o.sink
+	}
+	o.tries++
+	return discard{}
+}
+
+// connect returns a spare socket or a new one.
+func (e *loops) connect(o *opening) (*loopSocket, error) {
+	if s := e.reuse(o, pauseTime); s != nil {
 		return s, nil
 	}
-	s, err := e.open(addr)
+	s, err := e.open(o)
 	if err != nil && netio.Classify(err) == netio.Exhausted {
-		if s := e.reuse(addr, 0); s != nil {
+		if s := e.reuse(o, 0); s != nil {
 			return s, nil
 		}
-		if e.spares.closeKept(0) { // those of the other family hold descriptors too
-			s, err = e.open(addr)
-		}
+		e.spares.closeKept(o.now, 0) // those of the other family hold descriptors too
+		s, err = e.open(o)
 	}
 	return s, err
 }
 
-// open returns a new socket, with a sink that discards.
-func (e *loops) open(addr netip.AddrPort) (*loopSocket, error) {
+// open returns a new socket.
+func (e *loops) open(o *opening) (*loopSocket, error) {
+	addr := o.addr
 	fd, port, err := netio.ConnectUDP(addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &loopSocket{spares: &e.spares, fd: fd, ipv4: addr.Addr().Unmap().Is4(), port: port, sink: discard{}}
+	s := &loopSocket{spares: &e.spares, fd: fd, ipv4: addr.Addr().Unmap().Is4(), port: port, sink: o.sinkOf(port)}
 	s.poller = e.pollers[e.next.Add(1)%uint32(len(e.pollers))]
+	s.started.Store(o.accepted)
 	s.sender.Init(e.probeFeatures(fd))
 	if err := s.join(); err != nil {
+		o.accepted = false
 		netio.CloseDescriptor(fd)
 		return nil, err
 	}

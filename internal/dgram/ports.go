@@ -25,16 +25,16 @@ const (
 	restTime = 200 * time.Millisecond
 	// portTries bounds how often a socket gets another port because its port has
 	// not rested. If most free ports rest, one that has not is better than none.
-	portTries = 8
+	portTries = 16
 )
 
 // ended records the end of a port's session.
-func (m *portMemory) ended(port uint16) {
-	m.since[port].Store(uint32(time.Since(processStart).Milliseconds()))
-}
+func (m *portMemory) ended(port uint16, now time.Time) { m.since[port].Store(milliseconds(now)) }
 
 // rested reports whether a port may serve another session.
-func (m *portMemory) rested(port uint16) bool {
+func (m *portMemory) rested(port uint16, now time.Time) bool {
 	since := m.since[port].Load()
-	return since == 0 || uint32(time.Since(processStart).Milliseconds())-since >= uint32(restTime.Milliseconds())
+	return since == 0 || milliseconds(now)-since >= uint32(restTime.Milliseconds())
 }
+
+func milliseconds(now time.Time) uint32 { return uint32(now.Sub(processStart).Milliseconds()) }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -22,6 +23,11 @@ type loopSocket struct {
 	sender netio.Sender
 	grown  atomic.Bool // the socket has large buffers
 	broken atomic.Bool // the socket has failed too often and is not read any more
+	failed atomic.Bool // the socket had an error, in this session or an earlier one
+
+	// started is set by the first send of a session, under mu. Errors that are read
+	// before that are of an earlier session, see sendFirst.
+	started atomic.Bool
 
 	turn   uint32 // of the loop, when the socket was last read; used by the loop only, as are streak and flow
 	streak uint32 // in how many turns in a row the socket was readable, less one
@@ -35,7 +41,6 @@ type loopSocket struct {
 	failures int    // errors in a row, of one session
 	port     uint16 // the local port
 	reused   bool   // the socket may receive what was sent to an earlier port of it
-	failed   bool   // the socket had an error, in this session or an earlier one
 	closed   bool
 }
 
@@ -86,13 +91,15 @@ func (s *loopSocket) receive(receiver *netio.Receiver, turn uint32) {
 		}
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, net.ErrClosed):
 	default:
-		// The error queue holds the ICMP error that this is, see receiveErrors.
-		s.stopIfBroken()
+		if !s.receiveErrors() { // the error queue holds the ICMP error that this is
+			s.countFailure()
+		}
 	}
 }
 
-// errorsPerTurn bounds the ICMP errors of a socket that are handled in a row.
-const errorsPerTurn = 8
+// errorsPerTurn bounds the ICMP errors of a socket that are handled in a row. They
+// take the space of datagrams in the socket's buffer.
+const errorsPerTurn = 64
 
 // receiveErrors passes the ICMP errors in the socket's queue to the sink. It
 // returns false if there are none.
@@ -105,15 +112,17 @@ func (s *loopSocket) receiveErrors() (any bool) {
 		any = true
 		if err != nil {
 			sink.Failed(err) // this may close the socket
-			s.stopIfBroken()
+			if err.FromBackend {
+				s.countFailure()
+			}
 		}
 	}
 	return any
 }
 
 // readErrorNonblock removes the first ICMP error from the socket's queue. The
-// error is nil if it concerns a datagram to an earlier peer. more is false if the
-// queue was empty.
+// error is nil if it concerns a datagram of an earlier session. more is false if
+// the queue was empty.
 func (s *loopSocket) readErrorNonblock() (icmp *ICMPError, sink Sink, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,12 +133,12 @@ func (s *loopSocket) readErrorNonblock() (icmp *ICMPError, sink Sink, more bool)
 	if err != nil {
 		return nil, nil, false
 	}
-	s.failed = true
+	s.failed.Store(true)
+	if !s.started.Load() {
+		return nil, nil, true
+	}
 	if peer, err := netio.PeerAddr(s.fd); err == nil {
 		icmp = icmpError(queued, peer)
-	}
-	if icmp != nil && icmp.FromBackend {
-		s.failures++
 	}
 	return icmp, s.sink, true
 }
@@ -157,8 +166,7 @@ func (s *loopSocket) readNonblock(receiver *netio.Receiver, batch bool) ([][]byt
 			datagrams = s.ownLocked(receiver, datagrams)
 		}
 	case !errors.Is(err, syscall.EAGAIN):
-		s.failures++
-		s.failed = true
+		s.failed.Store(true)
 	}
 	return datagrams, s.sink, err
 }
@@ -176,12 +184,12 @@ func (s *loopSocket) ownLocked(receiver *netio.Receiver, datagrams [][]byte) [][
 	return own
 }
 
-// stopIfBroken stops reading the socket if one session had too many errors in a
+// countFailure stops reading the socket if one session had too many errors in a
 // row. The next Send returns net.ErrClosed.
-func (s *loopSocket) stopIfBroken() {
+func (s *loopSocket) countFailure() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failures >= maxFailures && !s.closed {
+	if s.failures++; s.failures == maxFailures && !s.closed {
 		s.poller.Unwatch(s.token, s.fd)
 		s.broken.Store(true)
 	}
@@ -210,39 +218,63 @@ func (s *loopSocket) Send(datagrams [][]byte) (sent int, err error) {
 	if len(datagrams) >= growThreshold {
 		s.growBuffers()
 	}
-	sent, err = s.sender.SendNonblock(s.fd, nil, datagrams)
+	if s.started.Load() {
+		sent, err = s.sender.SendNonblock(s.fd, nil, datagrams)
+	} else {
+		sent, err = s.sendFirst(datagrams)
+	}
 	for range sendRetries {
 		if !mayBePending(err) {
 			break
 		}
 		// The event loop reports the ICMP error that this may be: it is in the
 		// error queue too.
+		s.failed.Store(true)
 		var more int
 		more, err = s.sender.SendNonblock(s.fd, nil, datagrams[sent:])
 		sent += more
 	}
 	if err != nil {
-		err = os.NewSyscallError("write", err)
+		err = notFailed(os.NewSyscallError("write", err))
 	}
 	return sent, err
 }
 
-// setSink passes what the socket receives from now on to a sink.
-func (s *loopSocket) setSink(sink Sink) {
+// sendFirst makes the first send of a session on a reused socket. If that fails at
+// once, the error may be an ICMP error about a datagram of an earlier session. The
+// loop cannot tell whose the entries in the error queue are, so they are removed
+// here, before this session has sent anything. A socket whose earlier session has
+// seen such an error is not reused.
+func (s *loopSocket) sendFirst(datagrams [][]byte) (sent int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sink = sink
+	s.started.Store(true)
+	sent, err = s.sender.SendNonblock(s.fd, nil, datagrams)
+	if sent > 0 || !mayBePending(err) {
+		return sent, err
+	}
+	s.failed.Store(true)
+	for range maxDiscarded {
+		if _, err := netio.ReadErrorNonblock(s.fd); err != nil {
+			break
+		}
+	}
+	return s.sender.SendNonblock(s.fd, nil, datagrams)
 }
+
+// maxDiscarded bounds the errors that sendFirst removes. No session leaves as many.
+const maxDiscarded = 1000
 
 // Close implements [Socket].
 func (s *loopSocket) Close() {
-	ports.ended(s.port)
-	s.release()
+	now := time.Now()
+	ports.ended(s.port, now)
+	s.release(now)
 }
 
 // release keeps the socket for another session, or closes it.
-func (s *loopSocket) release() {
-	if !s.makeSpare() {
+func (s *loopSocket) release(now time.Time) {
+	if !s.makeSpare(now) {
 		s.close()
 	}
 }

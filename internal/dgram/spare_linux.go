@@ -1,7 +1,6 @@
 package dgram
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 
@@ -61,14 +60,14 @@ func (s *spares) list(ipv4 bool) *[]spare {
 }
 
 // put adds a socket. It returns false if the limit is reached.
-func (s *spares) put(socket *loopSocket) bool {
+func (s *spares) put(socket *loopSocket, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.ipv4)+len(s.ipv6) >= s.limit {
 		return false
 	}
 	list := s.list(socket.ipv4)
-	*list = append(*list, spare{socket, time.Now()})
+	*list = append(*list, spare{socket, now})
 	if !s.sweeping {
 		s.sweeping = true
 		time.AfterFunc(keepTime, s.sweep)
@@ -78,11 +77,11 @@ func (s *spares) put(socket *loopSocket) bool {
 
 // take removes and returns the socket that was kept longest, or nil if none was
 // kept for at least that long.
-func (s *spares) take(ipv4 bool, kept time.Duration) *loopSocket {
+func (s *spares) take(ipv4 bool, now time.Time, kept time.Duration) *loopSocket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := s.list(ipv4)
-	if len(*list) == 0 || time.Since((*list)[0].since) < kept {
+	if len(*list) == 0 || now.Sub((*list)[0].since) < kept {
 		return nil
 	}
 	first := (*list)[0].socket
@@ -94,7 +93,7 @@ func (s *spares) take(ipv4 bool, kept time.Duration) *loopSocket {
 // sweep closes the sockets that have not been used for keepTime, and runs again
 // after keepTime if others remain.
 func (s *spares) sweep() {
-	s.closeKept(keepTime)
+	s.closeKept(time.Now(), keepTime)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sweeping = len(s.ipv4)+len(s.ipv6) > 0; s.sweeping {
@@ -102,26 +101,23 @@ func (s *spares) sweep() {
 	}
 }
 
-// closeKept closes the sockets that were kept for at least that long, and reports
-// whether there were any.
-func (s *spares) closeKept(kept time.Duration) (closed bool) {
+// closeKept closes the sockets that were kept for at least that long.
+func (s *spares) closeKept(now time.Time, kept time.Duration) {
 	for _, ipv4 := range []bool{true, false} {
-		for socket := s.take(ipv4, kept); socket != nil; socket = s.take(ipv4, kept) {
+		for socket := s.take(ipv4, now, kept); socket != nil; socket = s.take(ipv4, now, kept) {
 			socket.close()
-			closed = true
 		}
 	}
-	return closed
 }
 
 // reuse connects a spare socket that was kept for at least that long. It returns
 // nil if there is none or it cannot be connected.
-func (e *loops) reuse(addr netip.AddrPort, kept time.Duration) *loopSocket {
-	s := e.spares.take(addr.Addr().Unmap().Is4(), kept)
+func (e *loops) reuse(o *opening, kept time.Duration) *loopSocket {
+	s := e.spares.take(o.addr.Addr().Unmap().Is4(), o.now, kept)
 	if s == nil {
 		return nil
 	}
-	if !s.reconnect(addr, e.features) {
+	if !s.reconnect(o, e.features) {
 		s.close()
 		return nil
 	}
@@ -130,35 +126,36 @@ func (e *loops) reuse(addr netip.AddrPort, kept time.Duration) *loopSocket {
 
 // reconnect gives the socket another peer and port. It returns false if that
 // fails.
-func (s *loopSocket) reconnect(addr netip.AddrPort, features netio.Features) bool {
+func (s *loopSocket) reconnect(o *opening, features netio.Features) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failed {
+	if s.failed.Load() {
 		return false // another error of the ended session may be pending
 	}
 	if !s.reused && netio.EnableDestinations(s.fd, s.ipv4) != nil {
 		return false
 	}
 	s.reused = true
-	port, err := netio.ReconnectUDP(s.fd, addr)
+	port, err := netio.ReconnectUDP(s.fd, o.addr)
 	if err != nil || port == s.port {
 		return false
 	}
-	s.port = port
+	s.port, s.sink = port, o.sinkOf(port)
+	s.started.Store(false)
 	s.sender.Init(features)
 	return true
 }
 
 // makeSpare disconnects the socket and keeps it for another session. It returns
 // false if the socket had an error or there are enough spare sockets.
-func (s *loopSocket) makeSpare() bool {
+func (s *loopSocket) makeSpare(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.spares == nil || s.failed {
+	if s.spares == nil || s.failed.Load() || s.sender.Stopped() {
 		return false
 	}
 	s.sink, s.failures = discard{}, 0
-	return netio.DisconnectUDP(s.fd) == nil && s.spares.put(s)
+	return netio.DisconnectUDP(s.fd) == nil && s.spares.put(s, now)
 }
 
 // discard is a [Sink] that drops what arrives after the end of a session.

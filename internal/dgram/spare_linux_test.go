@@ -217,10 +217,14 @@ func TestSpareSocketsAreBounded(t *testing.T) {
 	if spares := len(e.spares.ipv4); spares > maxSpares {
 		t.Errorf("%d spare sockets", spares)
 	}
-	if e.spares.take(false, 0) != nil {
+	if e.spares.take(false, time.Now(), 0) != nil {
 		t.Error("an IPv4 socket was returned for IPv6")
 	}
 	relaytest.Eventually(t, "all descriptors to be closed", func() bool { return relaytest.OpenDescriptors(t) <= before })
+}
+
+func newOpening(addr string) *opening {
+	return &opening{addr: netip.MustParseAddrPort(addr), sink: new(collector), now: time.Now()}
 }
 
 // A spare socket that cannot be connected is closed.
@@ -228,11 +232,11 @@ func TestSpareSocketThatCannotConnect(t *testing.T) {
 	e := newLoops(1)
 	spare := openSocket(t, e, "127.0.0.1:9", new(collector))
 	spare.Close()
-	if s := e.reuse(netip.MustParseAddrPort("127.0.0.1:9"), 0); s != spare {
+	if s := e.reuse(newOpening("127.0.0.1:9"), 0); s != spare {
 		t.Errorf("got %v", s)
 	}
 	spare.Close()
-	nowhere := netip.MustParseAddrPort("255.255.255.255:0")
+	nowhere := newOpening("255.255.255.255:0")
 	if s := e.reuse(nowhere, 0); s == nil {
 		if !spare.(*loopSocket).closed {
 			t.Error("the spare socket is neither used nor closed")

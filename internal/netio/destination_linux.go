@@ -2,7 +2,6 @@ package netio
 
 import (
 	"encoding/binary"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,16 +23,11 @@ func EnableDestinations(fd int, ipv4 bool) error {
 // DestinationPort returns the port that a datagram was sent to, from its control
 // messages. It returns 0 if they do not contain it.
 func DestinationPort(control []byte) uint16 {
-	for len(control) >= unix.SizeofCmsghdr {
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
-		length := int(h.Len)
-		if length < unix.CmsgLen(unix.SizeofSockaddrInet4) || length > len(control) {
-			break
+	for m, rest, ok := nextMessage(control); ok; m, rest, ok = nextMessage(rest) {
+		isDestination := m.is(unix.IPPROTO_IP, unix.IP_ORIGDSTADDR) || m.is(unix.IPPROTO_IPV6, unix.IPV6_ORIGDSTADDR)
+		if isDestination && len(m.data) >= unix.SizeofSockaddrInet4 {
+			return binary.BigEndian.Uint16(m.data[2:]) // behind the address family, in both
 		}
-		if h.Level == unix.IPPROTO_IP && h.Type == unix.IP_ORIGDSTADDR || h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_ORIGDSTADDR {
-			return binary.BigEndian.Uint16(control[unix.CmsgLen(2):]) // behind the address family, in both
-		}
-		control = control[min(len(control), unix.CmsgSpace(length-unix.CmsgLen(0))):]
 	}
 	return 0
 }

@@ -1,7 +1,6 @@
 package netio
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"syscall"
@@ -51,19 +50,32 @@ func QueuedErrors(conn *net.UDPConn) (list []QueuedError) {
 // ReadErrorNonblock removes the first ICMP error from a socket's error queue. It
 // never blocks: the error is EAGAIN if the queue holds none.
 func ReadErrorNonblock(fd int) (QueuedError, error) {
-	var quoted [1]byte // the rest of the datagram that the message quotes is not needed
+	var to sockaddr
 	var messages [256]byte
 	for {
-		_, n, _, to, err := unix.Recvmsg(fd, quoted[:], messages[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
+		h := header{Msghdr: unix.Msghdr{Name: (*byte)(unsafe.Pointer(&to.raw)), Namelen: unix.SizeofSockaddrInet6, Control: &messages[0]}}
+		h.SetControllen(len(messages))
+		if err := recvErrorNonblock(fd, &h); err != nil {
 			return QueuedError{}, err
 		}
-		if e, ok := queuedError(messages[:n]); ok {
-			e.To = addrPortOf(to)
+		if e, ok := queuedError(messages[:min(int(h.Controllen), len(messages))]); ok {
+			e.To = to.addrPort()
 			return e, nil
+		}
+	}
+}
+
+// recvErrorNonblock calls recvmsg(2) for the error queue. The quoted datagram is
+// not received, because h has no buffer for it.
+func recvErrorNonblock(fd int, h *header) error {
+	for {
+		_, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&h.Msghdr)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+		default:
+			return errno
 		}
 	}
 }
@@ -71,41 +83,45 @@ func ReadErrorNonblock(fd int) (QueuedError, error) {
 // queuedError returns the ICMP error of an entry's control messages. ok is false
 // for an entry of another origin: the kernel also queues an error that the call
 // which caused it has returned.
-func queuedError(messages []byte) (e QueuedError, ok bool) {
-	list, err := unix.ParseSocketControlMessage(messages)
-	if err != nil {
-		return e, false
-	}
+func queuedError(control []byte) (e QueuedError, ok bool) {
 	const size = int(unsafe.Sizeof(unix.SockExtendedErr{}))
-	for _, m := range list {
-		isError := m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR ||
-			m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR
-		if !isError || len(m.Data) < size+unix.SizeofSockaddrInet4 {
+	for m, rest, more := nextMessage(control); more; m, rest, more = nextMessage(rest) {
+		isError := m.is(unix.IPPROTO_IP, unix.IP_RECVERR) || m.is(unix.IPPROTO_IPV6, unix.IPV6_RECVERR)
+		if !isError || len(m.data) < size+unix.SizeofSockaddrInet4 {
 			continue
 		}
-		head := (*unix.SockExtendedErr)(unsafe.Pointer(&m.Data[0]))
-		if head.Origin != unix.SO_EE_ORIGIN_ICMP && head.Origin != unix.SO_EE_ORIGIN_ICMP6 {
+		head := (*unix.SockExtendedErr)(unsafe.Pointer(&m.data[0]))
+		switch head.Origin {
+		case unix.SO_EE_ORIGIN_ICMP:
+			e.Fragment = head.Type == icmpTimeExceeded && head.Code == icmpReassembly
+		case unix.SO_EE_ORIGIN_ICMP6:
+			e.Fragment = head.Type == icmp6TimeExceeded && head.Code == icmpReassembly
+		default:
 			continue
 		}
 		var from sockaddr // of the host that sent the message; see SO_EE_OFFENDER
-		copy((*[unix.SizeofSockaddrInet6]byte)(unsafe.Pointer(&from.raw))[:], m.Data[size:])
-		return QueuedError{Errno: syscall.Errno(head.Errno), From: from.addrPort().Addr().WithZone("")}, true
+		copy((*[unix.SizeofSockaddrInet6]byte)(unsafe.Pointer(&from.raw))[:], m.data[size:])
+		e.Errno, e.From = syscall.Errno(head.Errno), from.addrPort().Addr().WithZone("")
+		return e, true
 	}
 	return e, false
 }
 
-func addrPortOf(a unix.Sockaddr) netip.AddrPort {
-	switch a := a.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
-	}
-	return netip.AddrPort{}
-}
+// Types and codes of ICMP (RFC 792) and ICMPv6 (RFC 4443).
+const (
+	icmpTimeExceeded  = 11
+	icmp6TimeExceeded = 3
+	icmpReassembly    = 1 // code of both: fragment reassembly time exceeded
+)
 
-// PeerAddr returns the address that a socket is connected to.
+// PeerAddr returns the address that a socket is connected to. A zone is the index
+// of an interface, see [ZoneName].
 func PeerAddr(fd int) (netip.AddrPort, error) {
-	name, err := unix.Getpeername(fd)
-	return addrPortOf(name), err
+	var s sockaddr
+	s.length = unix.SizeofSockaddrInet6
+	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.raw)), uintptr(unsafe.Pointer(&s.length)))
+	if errno != 0 {
+		return netip.AddrPort{}, errno
+	}
+	return s.addrPort(), nil
 }

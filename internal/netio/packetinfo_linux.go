@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,23 +37,16 @@ func EnablePacketInfo(conn *net.UDPConn) error {
 // with multicast. The zone of a link-local address is the index of the
 // interface: its name would cost a system call for each datagram.
 func PacketInfoLocal(control []byte) (local netip.Addr) {
-	for len(control) >= unix.SizeofCmsghdr {
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
-		length := int(h.Len)
-		if length < unix.SizeofCmsghdr || length > len(control) {
-			break
-		}
-		data := control[unix.CmsgLen(0):length]
+	for m, rest, ok := nextMessage(control); ok; m, rest, ok = nextMessage(rest) {
 		switch {
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			local = netip.AddrFrom16([16]byte(data[:16])).Unmap()
+		case m.is(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO) && len(m.data) >= unix.SizeofInet6Pktinfo:
+			local = netip.AddrFrom16([16]byte(m.data[:16])).Unmap()
 			if local.Is6() && local.IsLinkLocalUnicast() {
-				local = local.WithZone(strconv.Itoa(int(binary.NativeEndian.Uint32(data[16:20]))))
+				local = local.WithZone(strconv.Itoa(int(binary.NativeEndian.Uint32(m.data[16:20]))))
 			}
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			local = netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst
+		case m.is(unix.IPPROTO_IP, unix.IP_PKTINFO) && len(m.data) >= unix.SizeofInet4Pktinfo:
+			local = netip.AddrFrom4([4]byte(m.data[4:8])) // ipi_spec_dst
 		}
-		control = control[min(len(control), unix.CmsgSpace(length-unix.CmsgLen(0))):]
 	}
 	if local.IsMulticast() {
 		return netip.Addr{}

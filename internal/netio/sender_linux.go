@@ -32,6 +32,7 @@ func NewPath(to netip.AddrPort, ipv4 bool, control []byte) Path {
 type Sender struct {
 	segments bool        // GSO (generic segmentation offload) is available; set by Init
 	noBatch  atomic.Bool // the kernel lacks sendmmsg(2)
+	stopped  atomic.Bool // see Stopped
 
 	// refused is the smallest size of segments that the path or its device has
 	// refused for GSO; 1 means any size, 0 that none was refused. It is that of a
@@ -84,8 +85,14 @@ func hasSegments(fd int) bool {
 func (s *Sender) Init(f Features) {
 	s.segments = f.Segments
 	s.noBatch.Store(!f.Batch)
+	s.stopped.Store(false)
 	atomic.StoreInt32(&s.refused, 0)
 }
+
+// Stopped reports whether a sendmmsg(2) has sent less than it was called with. The
+// kernel does not return the error that stopped it, which may be an ICMP error
+// about an earlier datagram.
+func (s *Sender) Stopped() bool { return s.stopped.Load() }
 
 // refusedBy returns the place of a path's refused size.
 func (s *Sender) refusedBy(path *Path) *int32 {
@@ -194,6 +201,9 @@ func (s *Sender) sendBatch(out *outgoing, fd int, path *Path, datagrams [][]byte
 	if n > 1 && !s.noBatch.Load() {
 		sent, err := out.sendMessages(fd, path, datagrams[:n])
 		if !errors.Is(err, unix.ENOSYS) {
+			if err == nil && sent < n {
+				s.stopped.Store(true)
+			}
 			return sent, err
 		}
 		s.noBatch.Store(true)

@@ -43,8 +43,11 @@ func connectUDP(fd int, peer *sockaddr) (port uint16, err error) {
 		return 0, err
 	}
 	local, err := LocalAddr(fd)
-	if err == nil && local == peer.addrPort() {
-		err = unix.ECONNREFUSED
+	if err == nil && local.Port() == peer.addrPort().Port() {
+		// The kernel connects an unspecified address to loopback.
+		if at, err := PeerAddr(fd); err == nil && at == local {
+			return 0, unix.ECONNREFUSED
+		}
 	}
 	return local.Port(), err
 }
