@@ -101,6 +101,7 @@ type backendSocket struct {
 	conn          dgram.Socket // guarded by session.mu, as are the fields below
 	used          bool         // a datagram was sent
 	drill         *drill       // until its end, nothing is sent; nil: none
+	opened        time.Time    // when the socket was opened; zero: when the attempt began
 	rejectedSince time.Time    // when a send was first rejected after the last one that succeeded; zero: it was not
 }
 

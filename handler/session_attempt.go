@@ -9,7 +9,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/dial"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/upstream"
@@ -118,6 +117,9 @@ func (s *session) openNowLocked() {
 		conn, err := s.relay.opts.UDP.Open(netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port), b)
 		if err == nil {
 			b.conn = conn
+			if s.at > 0 {
+				b.opened = time.Now()
+			}
 			s.socket, s.phase = b, open
 			s.hasSocket.Store(true)
 			s.tallyLocked().active.Add(1)
@@ -170,58 +172,6 @@ func (s *session) makeRoom(a upstream.Attempt, why error) {
 		s.refuseLocked(why)
 	default:
 		s.openLocked()
-	}
-}
-
-// unreachableAfter is how long a backend must be silent before a report that it is
-// unreachable counts. Any host can send such a report, but only a dead backend is
-// silent too. The kernel's own report about a neighbour takes longer than that.
-const unreachableAfter = time.Second
-
-// socketErrorLocked handles an error that the socket has received.
-func (s *session) socketErrorLocked(b *backendSocket, err error) {
-	switch dgram.Judge(err) {
-	case dgram.BackendFailed:
-		s.socketFailedLocked(err)
-	case dgram.Unreachable:
-		if !s.waiting {
-			return
-		}
-		if silent := time.Since(s.since); silent < unreachableAfter {
-			s.failIfSilentLocked(b, err, unreachableAfter-silent)
-			return
-		}
-		s.socketFailedLocked(err)
-	case dgram.DatagramLost:
-		s.note(dropped, zap.Error(err))
-	case dgram.Ignored:
-		s.note(icmpIgnored, zap.String("backend", s.attempt.Backend.Text), zap.Error(err))
-	}
-}
-
-// failIfSilentLocked makes the socket fail with err if there is still no answer
-// after a wait. One timer serves all errors until the next answer.
-func (s *session) failIfSilentLocked(b *backendSocket, err error, wait time.Duration) {
-	e := s.extrasLocked()
-	if e.unreachable != nil {
-		return
-	}
-	e.unreachable = time.AfterFunc(wait, func() {
-		defer s.guard()
-		s.lock()
-		defer s.unlock()
-		e.unreachable = nil
-		if s.socket == b && s.waiting && time.Since(s.since) >= unreachableAfter {
-			s.socketFailedLocked(err)
-		}
-	})
-}
-
-// forgetUnreachableLocked ends the wait of failIfSilentLocked.
-func (s *session) forgetUnreachableLocked() {
-	if s.extras != nil && s.extras.unreachable != nil {
-		s.extras.unreachable.Stop()
-		s.extras.unreachable = nil
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 
 // extras holds what only few sessions need.
 type extras struct {
-	unreachable *time.Timer // see failIfSilentLocked; nil: the backend was not reported to be unreachable
+	unreachable *unreachable // nil: the backend was not reported to be unreachable
 	drill       sessionDrill
 
 	// For the access log and the PROXY protocol.

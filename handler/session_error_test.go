@@ -58,7 +58,53 @@ func TestUDPSocketErrors(t *testing.T) {
 		synctest.Wait()
 		r.engine.wants(t) // the second attempt has no report so far
 		r.engine.socket(2).sink.Failed(icmp(syscall.EHOSTUNREACH))
+		time.Sleep(unreadDelay)
+		synctest.Wait()
 		r.engine.wants(t, "2 close", "3 open 192.0.2.2:53", "3 < a")
+	})
+	bubble("an answer that was received before the report is read counts", func(t *testing.T, r *udpRig) {
+		client := new(udpClient)
+		r.deliver(1, client, "a")
+		time.Sleep(5 * time.Second) // as after SIGSTOP: both are in the socket's queues
+		r.engine.socket(1).sink.Failed(icmp(syscall.EHOSTUNREACH))
+		r.engine.socket(1).answer("A")
+		time.Sleep(10 * time.Second)
+		client.wants(t, "A")
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a")
+		r.wantStrikes("192.0.2.1:53", 0, upstream.Up)
+	})
+	bubble("a late timer leaves time to receive the answer", func(t *testing.T, r *udpRig) {
+		late := func(n int) {
+			s := r.session(n)
+			s.lock()
+			u := s.extras.unreachable
+			u.due = u.due.Add(-unreachableAfter - lateTimer)
+			s.unlock()
+			s.checkUnreachable(u)
+		}
+		r.deliver(1, new(udpClient), "a")
+		r.engine.socket(1).sink.Failed(icmp(syscall.EHOSTUNREACH))
+		late(1)
+		time.Sleep(catchUp / 2)
+		r.engine.socket(1).answer("A")
+		time.Sleep(10 * time.Second)
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a")
+
+		r.deliver(2, new(udpClient), "b")
+		r.engine.socket(2).sink.Failed(icmp(syscall.EHOSTUNREACH))
+		late(2)
+		time.Sleep(catchUp - time.Nanosecond)
+		r.engine.wants(t, "2 open 192.0.2.1:53", "2 < b")
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		r.wantStrikes("192.0.2.1:53", 1, upstream.Struck)
+	})
+	bubble("a reassembly timeout of the backend costs one datagram", func(t *testing.T, r *udpRig) {
+		r.deliver(1, new(udpClient), "a")
+		r.engine.socket(1).sink.Failed(&dgram.ICMPError{Errno: syscall.EHOSTUNREACH, FromBackend: true, Fragment: true})
+		time.Sleep(10 * time.Second)
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a")
+		r.wantStrikes("192.0.2.1:53", 0, upstream.Up)
 	})
 	bubble("a host unreachable does not count after an answer", func(t *testing.T, r *udpRig) {
 		client := new(udpClient)
@@ -71,6 +117,24 @@ func TestUDPSocketErrors(t *testing.T) {
 		synctest.Wait()
 		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 < b")
 		r.wantStrikes("192.0.2.1:53", 0, upstream.Up)
+	})
+}
+
+// Each address of a name has its own second of silence.
+func TestUDPUnreachableAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newUDPRig(t, []string{"a.example:53", "192.0.2.9:53"})
+		r.resolver.setCached("a.example", "192.0.2.1", "192.0.2.2")
+		r.deliver(1, new(udpClient), "a")
+		time.Sleep(5 * time.Second)
+		r.engine.socket(1).sink.Failed(errRefused)
+		r.engine.socket(2).sink.Failed(icmp(syscall.EHOSTUNREACH))
+		time.Sleep(unreachableAfter - time.Nanosecond)
+		synctest.Wait()
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a", "1 close", "2 open 192.0.2.2:53", "2 < a")
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		r.wantStrikes("a.example:53", 1, upstream.Struck)
 	})
 }
 
