@@ -1,0 +1,154 @@
+package module_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
+)
+
+// reload loads the config of a round. Every seventh is followed by a config that
+// is rejected.
+func (c *chaos) reload(round int) {
+	if err := c.caddy.post("/load", "text/caddyfile", []byte(c.config(round))); err != nil {
+		c.t.Errorf("reload %d: %v", round, err)
+	}
+	c.reloads.Add(1)
+	if round%7 == 0 {
+		wrong := strings.Replace(c.config(round), "idle_timeout", "connect_timeout 0s\n idle_timeout", 1)
+		if err := c.caddy.post("/load", "text/caddyfile", []byte(wrong)); err == nil {
+			c.t.Error("a wrong config was accepted")
+		}
+		c.rejected.Add(1)
+	}
+}
+
+// fault begins or ends a fault, by the number of the round. Only kills and pauses of
+// the log overlap with others.
+func (c *chaos) fault(round int) {
+	victim := c.mortal[round/10%2]
+	killed := c.named("killed").killed
+	switch round % 10 {
+	case 1:
+		c.log.pause.Store(true)
+		c.log.pauses.Add(1)
+	case 2:
+		killed.begin()
+		victim.kill()
+		killed.end()
+		c.kills.Add(1)
+	case 3:
+		c.stopped.signal(syscall.SIGSTOP)
+		c.stops.Add(1)
+	case 4:
+		c.log.pause.Store(false)
+	case 5:
+		c.stopped.signal(syscall.SIGCONT)
+		victim.start()
+	case 7:
+		c.runOut()
+	}
+}
+
+// repair ends all faults.
+func (c *chaos) repair() {
+	c.log.pause.Store(false)
+	c.stopped.signal(syscall.SIGCONT)
+	for _, b := range c.mortal {
+		select {
+		case <-b.process.ended:
+			b.start()
+		default:
+		}
+	}
+}
+
+// runOut takes all descriptors of the relay for two seconds, with TCP clients.
+func (c *chaos) runOut() {
+	open := func() int {
+		list, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.caddy.cmd.Process.Pid))
+		return len(list)
+	}
+	c.clients.shortage.begin()
+	c.shortages.Add(1)
+	var crowd []net.Conn
+	for deadline := time.Now().Add(relaytest.Limit); open() < chaosFiles-1; {
+		if time.Now().After(deadline) {
+			c.t.Errorf("%d clients took the descriptors up to %d of %d", len(crowd), open(), chaosFiles)
+			break
+		}
+		if len(crowd) > chaosFiles {
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		conn, err := c.named("crowded").open("tcp")
+		if err != nil {
+			c.t.Error(err)
+			break
+		}
+		crowd = append(crowd, conn)
+	}
+	for range 50 { // they wait in the queue of the listener
+		if conn, err := c.named("crowded").open("tcp"); err == nil {
+			crowd = append(crowd, conn)
+		}
+	}
+	time.Sleep(2 * time.Second)
+	for _, conn := range crowd {
+		conn.Close()
+	}
+	relaytest.Eventually(c.t, "descriptors to be free again", func() bool { return open() < chaosFiles/2 })
+	c.clients.shortage.end()
+}
+
+// check looks for what the clients do not see.
+func (c *chaos) check() {
+	for _, b := range c.all {
+		for _, line := range b.foreign() {
+			c.t.Error(line)
+		}
+	}
+	if first := c.log.first.Load(); first != nil {
+		c.t.Errorf("%d lines about panics, the first: %s", c.log.panics.Load(), *first)
+	}
+	races, err := filepath.Glob(c.races + "*")
+	relaytest.Check(c.t, err)
+	for _, path := range races {
+		text, _ := os.ReadFile(path)
+		c.t.Errorf("race detector: %s", text)
+	}
+	now := c.caddy.scrape()
+	for name, value := range now {
+		switch {
+		case value == 0 || strings.Contains(name, `service="killed"`):
+		case strings.HasPrefix(name, metricPrefix+"demotions_total"), strings.HasPrefix(name, metricPrefix+"backend_position") && strings.Contains(name, ":1\"") && value != 2,
+			strings.Contains(name, `reason="queue_full"`), strings.Contains(name, `reason="listener"`):
+			c.t.Errorf("%s is %v", name, value)
+		case strings.Contains(name, "failures_total"), strings.Contains(name, "refused"), strings.Contains(name, "evicted"), strings.Contains(name, "dropped"), strings.Contains(name, "ignored"):
+			c.t.Logf("%s %v", strings.TrimPrefix(name, metricPrefix), value)
+		}
+	}
+}
+
+// resting returns the usage once no relay is active.
+func (c *chaos) resting() (u usage) {
+	relaytest.Eventually(c.t, "all relays to end", func() bool {
+		for name, value := range c.caddy.scrape() {
+			if strings.HasPrefix(name, metricPrefix+"connections_active") && value > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	return c.caddy.used()
+}
+
+func (c *chaos) String() string {
+	return fmt.Sprintf("%d reloads, %d rejected; %d kills, %d stops of a backend; %d shortages of descriptors; %d pauses of the log reader (%d lines read); flood of %d datagrams (%d of its probes answered), %d forged ICMP errors; %v",
+		c.reloads.Load(), c.rejected.Load(), c.kills.Load(), c.stops.Load(), c.shortages.Load(), c.log.pauses.Load(), c.log.lines.Load(), c.flood.Load(), c.probes.Load(), c.forged.Load(), c.clients)
+}
