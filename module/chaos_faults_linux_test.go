@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -50,6 +51,10 @@ func (c *chaos) fault(round int) {
 	case 5:
 		c.stopped.signal(syscall.SIGCONT)
 		victim.start()
+	case 6: // the kernel forgets how narrow the path is
+		if out, err := exec.Command("ip", "route", "flush", "cache").CombinedOutput(); err != nil {
+			c.t.Errorf("ip route flush cache: %v: %s", err, out)
+		}
 	case 7:
 		c.runOut()
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/internal/relaytest/lab"
 )
@@ -196,6 +198,8 @@ func (c *chaos) startRelay() {
 	self, err := os.Executable()
 	relaytest.Check(t, err)
 	reader, writer, err := os.Pipe()
+	relaytest.Check(t, err)
+	_, err = unix.FcntlInt(writer.Fd(), unix.F_SETPIPE_SZ, 4096) // full soon after a pause begins
 	relaytest.Check(t, err)
 	c.log = newPausedLog(reader)
 	t.Cleanup(func() { reader.Close() })
