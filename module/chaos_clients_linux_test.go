@@ -225,17 +225,21 @@ func (c *chaosClients) session(s *chaosService) {
 				_, _ = conn.Write(wanted[seq]) // an error is the ICMP error of a datagram before; what is not sent has no answer
 			}
 			c.datagrams.Add(int64(window))
-			wait := relaytest.Limit
-			if s.killed != nil || large && s.path > 0 {
-				wait = time.Second
+			tooLarge := large && s.path > 0
+			explained := func() bool {
+				return tooLarge || s.killedSince(good) && losses < 10 || c.shortage.since(before.shortage)
 			}
-			err := c.answers(s, m, conn, wanted, wait)
+			err := c.answers(s, m, conn, wanted, time.Second)
+			if err != nil && !explained() { // then they are only late
+				err = c.answers(s, m, conn, wanted, relaytest.Limit)
+			}
 			switch {
 			case err == nil:
-				good, losses = c.faults(s), 0
-			case large && s.path > 0:
+				// The backend may have died since it answered, so what counts is the time of sending.
+				good, losses = before, 0
+			case tooLarge:
 				c.tooLarge.Add(1)
-			case s.killedSince(good) && losses < 10, c.shortage.since(before.shortage):
+			case explained():
 				losses++
 				c.excused.Add(int64(len(wanted)))
 			default:
@@ -270,6 +274,7 @@ func (c *chaosClients) answers(s *chaosService, m mark, conn net.Conn, wanted ma
 			_ = c.unexpected(m, buf[:n])
 			continue
 		case !expected:
+			println("late", m.service, from.seq, m.seq, time.Now().Format("05.000"), len(datagram))
 			c.late.Add(1)
 			continue
 		case !bytes.Equal(datagram, want):
