@@ -274,7 +274,6 @@ func (c *chaosClients) answers(s *chaosService, m mark, conn net.Conn, wanted ma
 			_ = c.unexpected(m, buf[:n])
 			continue
 		case !expected:
-			println("late", m.service, from.seq, m.seq, time.Now().Format("05.000"), len(datagram))
 			c.late.Add(1)
 			continue
 		case !bytes.Equal(datagram, want):

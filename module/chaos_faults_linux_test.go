@@ -114,6 +114,14 @@ func (c *chaos) runOut() {
 
 // check looks for what the clients do not see.
 func (c *chaos) check() {
+	for what, n := range map[string]int64{
+		"streams": c.clients.streams.Load(), "short connections": c.clients.connects.Load(), "datagrams": c.clients.datagrams.Load(),
+		"queries": c.clients.queries.Load(), "answers during the flood": c.probes.Load(), "kills": c.kills.Load(), "log lines": c.log.lines.Load(),
+	} {
+		if n == 0 {
+			c.t.Errorf("there were no %s", what)
+		}
+	}
 	for _, b := range c.all {
 		for _, line := range b.foreign() {
 			c.t.Error(line)
