@@ -151,7 +151,7 @@ func TestTopLevel(t *testing.T) {
 var systemCallers = map[string]string{
 	"internal/netio":         "it exists for that",
 	"internal/hook":          "signals to process groups, which concern no socket: package os signals single processes only",
-	"internal/relaytest":     "descriptor limits, backlogs and socket buffers of tests",
+	"internal/relaytest":     "descriptor limits, backlogs and socket buffers of tests, and system calls that seccomp rejects",
 	"internal/relaytest/lab": "makes TUN devices for tests",
 	"bench":                  "measures processes from outside and is not part of the plugin",
 }
