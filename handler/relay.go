@@ -62,6 +62,7 @@ type Relay struct {
 	opts    Options
 	log     *zap.Logger   // with the service's name
 	wheel   *stream.Wheel // ends idle TCP relays
+	retired bool          // set under Service.mu and sessions.mu, read under one of them
 }
 
 // New returns a relay for the service. It runs no goroutine before the first
@@ -82,6 +83,18 @@ func New(service *Service, opts Options) *Relay {
 		log:     opts.Log.With(zap.String("service", service.Name)),
 		wheel:   stream.NewWheel(opts.IdleTimeout),
 	}
+}
+
+// Retire makes the relay take no client from now on. Clients that it has taken
+// continue. When Retire returns, they all count in [Service.Active] or in
+// [Service.Idle].
+func (r *Relay) Retire() {
+	s := r.service
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions.mu.Lock()
+	defer s.sessions.mu.Unlock()
+	r.retired = true
 }
 
 // dialer returns what connects to backends over TCP.

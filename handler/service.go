@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ type Service struct {
 	mu      sync.Mutex // guards the fields below
 	relays  *tcpRelay  // head of the list of active relays
 	count   int        // length of that list
+	waiting int        // TCP clients that wait for a place, see admission
 	closing bool       // no new clients are accepted
 }
 
@@ -56,19 +58,55 @@ func (s *Service) Active() (tcp, udp int) {
 	return tcp, s.sessions.len()
 }
 
-func (s *Service) idle() bool {
-	tcp, udp := s.Active()
-	return tcp == 0 && udp == 0
+// Idle reports whether the service has no client: no relay, no session, and no
+// client that waits for a place at a limit.
+func (s *Service) Idle() bool {
+	s.mu.Lock()
+	tcp := s.count + s.waiting
+	s.mu.Unlock()
+	return tcp == 0 && s.sessions.len() == 0
 }
 
-// enter adds an admitted relay to the active ones. It returns false if the service
-// accepts no new clients; the relay has given its place back then.
-func (s *Service) enter(t *tcpRelay) bool {
+// Errors of a client that gets no relay.
+var (
+	errClosing = errors.New("the service accepts no new clients")
+	errRetired = errors.New("the relay takes no new clients") // another one may take the client
+)
+
+// beginWait counts a client that waits for a place, until endWait.
+func (s *Service) beginWait(r *Relay) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing {
+	switch {
+	case r.retired:
+		return errRetired
+	case s.closing:
+		return errClosing
+	}
+	s.waiting++
+	return nil
+}
+
+// endWait ends beginWait.
+func (s *Service) endWait() {
+	s.mu.Lock()
+	s.waiting--
+	s.mu.Unlock()
+	s.ends.notify()
+}
+
+// enter adds an admitted relay to the active ones. If it returns an error, the
+// relay has given its place back. A client that was held may enter a retired relay.
+func (s *Service) enter(t *tcpRelay, held bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case t.relay.retired && !held:
 		s.admission.leave(t.ticket)
-		return false
+		return errRetired
+	case s.closing:
+		s.admission.leave(t.ticket)
+		return errClosing
 	}
 	t.next = s.relays
 	if t.next != nil {
@@ -76,7 +114,7 @@ func (s *Service) enter(t *tcpRelay) bool {
 	}
 	s.relays = t
 	s.count++
-	return true
+	return nil
 }
 
 // refuseAtLimit logs and counts a client that was refused because of a limit.
@@ -184,12 +222,12 @@ func (s *Service) Drain(timeout time.Duration) (finished, cut int) {
 	return all - cut, cut
 }
 
-// WaitIdle waits until there is no active TCP relay and no UDP session. If ctx
-// ends first, it returns the cause.
+// WaitIdle waits until the service is idle. If ctx ends first, it returns the
+// cause.
 func (s *Service) WaitIdle(ctx context.Context) error {
 	ended := s.ends.subscribe()
 	defer s.ends.unsubscribe(ended)
-	for !s.idle() {
+	for !s.Idle() {
 		select {
 		case <-ended:
 		case <-ctx.Done():

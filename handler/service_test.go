@@ -46,7 +46,7 @@ func TestWaitIdle(t *testing.T) {
 				r.deliver(1, new(udpClient), "a")
 				r.deliver(2, new(udpClient), "a")
 				relay := &tcpRelay{relay: r.relay, client: new(net.TCPAddr)}
-				r.service.enter(relay)
+				r.service.enter(relay, false)
 				idle := make(chan struct{})
 				for range 3 { // each waiter is notified
 					go func() {
@@ -85,7 +85,7 @@ func TestWaitIdle(t *testing.T) {
 			var ending sync.WaitGroup
 			if i%2 == 0 {
 				relay := &tcpRelay{relay: r.relay, client: new(net.TCPAddr)}
-				r.service.enter(relay)
+				r.service.enter(relay, false)
 				ending.Go(func() { r.service.leave(relay) })
 			} else {
 				r.deliver(1, new(udpClient), "a")
@@ -157,7 +157,7 @@ func TestCutBeforeTheMoverIsSet(t *testing.T) {
 	r := newRig(t, []string{"192.0.2.1:80"})
 	client, far := relaytest.TCPPair(t)
 	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
-	if !r.service.enter(relay) {
+	if r.service.enter(relay, false) != nil {
 		t.Fatal("not admitted")
 	}
 	relay.cut(stream.Shutdown)

@@ -43,16 +43,22 @@ func (t *sessions) len() int {
 
 // get returns the session of a client, and adds one if there is none. victim, if
 // not nil, was evicted for it, and the caller must end it. s is nil if a limit is
-// reached, which refusal names, or if the table is closed.
-func (t *sessions) get(key Key, r *Relay) (s, victim *session, refusal Refusal) {
+// reached, which refusal names, or if the table is closed. The error is errRetired
+// if the relay was retired.
+func (t *sessions) get(key Key, r *Relay) (s, victim *session, refusal Refusal, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s := t.byKey[key]; s != nil || t.closed {
-		return s, nil, ""
+	switch s := t.byKey[key]; {
+	case s != nil:
+		return s, nil, "", nil
+	case r.retired:
+		return nil, nil, "", errRetired
+	case t.closed:
+		return nil, nil, "", nil
 	}
 	ticket, refusal := r.service.admission.admit(&r.opts, key.Client.Addr())
 	if refusal != "" {
-		return nil, nil, refusal
+		return nil, nil, refusal, nil
 	}
 	if len(t.byKey) >= r.opts.MaxUDPSessions {
 		victim = t.evictLocked((*expiry).first)
@@ -62,7 +68,7 @@ func (t *sessions) get(key Key, r *Relay) (s, victim *session, refusal Refusal) 
 	t.byKey[key] = s
 	t.unanswered.push(s)
 	t.armLocked(s.deadline())
-	return s, victim, ""
+	return s, victim, "", nil
 }
 
 // evictWithSocket evicts a session whose end closes a socket. The caller must

@@ -50,23 +50,29 @@ type tcpRelay struct {
 
 // ServeTCP serves one client and logs the end of its relay. It returns at the
 // relay's end, or once an event loop has taken over the client. ctx ends the
-// search for a backend, not the relay that follows.
-func (r *Relay) ServeTCP(ctx context.Context, client stream.Client) {
-	if serve := r.startTCP(ctx, client); serve != nil {
+// search for a backend, not the relay that follows. It returns false, and leaves
+// the client as it is, if the relay was retired.
+func (r *Relay) ServeTCP(ctx context.Context, client stream.Client) (taken bool) {
+	serve, taken := r.startTCP(ctx, client)
+	if serve != nil {
 		serve()
 	}
+	return taken
 }
 
 // StartTCP is [Relay.ServeTCP] for callers that must not block and must not see a
 // panic.
-func (r *Relay) StartTCP(ctx context.Context, client stream.Client) {
+func (r *Relay) StartTCP(ctx context.Context, client stream.Client) (taken bool) {
+	taken = true // after a panic
 	defer r.recoverClient(client)
-	if serve := r.startTCP(ctx, client); serve != nil {
+	serve, taken := r.startTCP(ctx, client)
+	if serve != nil {
 		go func() { // ends with the relay
 			defer r.recoverClient(client)
 			serve()
 		}()
 	}
+	return taken
 }
 
 // recoverClient is deferred by what runs before a relay has a mover: a panic resets
@@ -78,44 +84,64 @@ func (r *Relay) recoverClient(client stream.Client) {
 	}
 }
 
-// startTCP admits a client. It returns nil if the client was refused or is served
-// on an event loop, or else a function that serves it and returns at the end of
-// its relay.
-func (r *Relay) startTCP(ctx context.Context, client stream.Client) (serve func()) {
+// startTCP admits a client, unless the relay was retired. It returns no function if
+// the client was refused or is served on an event loop, or else one that serves it
+// and returns at the end of its relay.
+func (r *Relay) startTCP(ctx context.Context, client stream.Client) (serve func(), taken bool) {
 	t := &tcpRelay{relay: r, client: client.Conn.RemoteAddr(), local: client.Conn.LocalAddr(), began: time.Now()}
 	admission := &r.service.admission
 	place, refusal := admission.admit(&r.opts, ipOf(t.client))
 	if refusal == "" {
 		t.ticket = place
-		return t.start(ctx, client)
+		return t.start(ctx, client, false)
+	}
+	switch r.service.beginWait(r) {
+	case errRetired:
+		return nil, false
+	case errClosing:
+		client.ResetAfterPanic()
+		return nil, true
 	}
 	held := admission.hold(&r.opts, ipOf(t.client))
 	if held == nil {
+		r.service.endWait()
 		r.service.refuseAtLimit(t, refusal)
 		client.ResetAfterPanic()
-		return nil
+		return nil, true
 	}
 	return func() {
-		place, admitted := admission.await(held)
-		if !admitted {
-			r.service.refuseAtLimit(t, refusal)
-			client.ResetAfterPanic()
-			return
-		}
-		t.ticket = place
-		if serve := t.start(ctx, client); serve != nil {
+		if serve := t.startHeld(ctx, client, held, refusal); serve != nil {
 			serve()
 		}
-	}
+	}, true
 }
 
-// start starts the relay of a client that was admitted. It returns what startTCP
-// does. A panic gives the place back and continues.
-func (t *tcpRelay) start(ctx context.Context, client stream.Client) (serve func()) {
-	r := t.relay
-	if !r.service.enter(t) {
+// startHeld starts the relay of a held client once it is admitted. It refuses the
+// client if that takes too long. It returns what startTCP does.
+func (t *tcpRelay) startHeld(ctx context.Context, client stream.Client, held *heldClient, refusal Refusal) (serve func()) {
+	service := t.relay.service
+	defer service.endWait()
+	place, admitted := service.admission.await(held)
+	if !admitted {
+		service.refuseAtLimit(t, refusal)
 		client.ResetAfterPanic()
 		return nil
+	}
+	t.ticket = place
+	serve, _ = t.start(ctx, client, true)
+	return serve
+}
+
+// start starts the relay of a client that was admitted, perhaps after it was held.
+// It returns what startTCP does. A panic gives the place back and continues.
+func (t *tcpRelay) start(ctx context.Context, client stream.Client, held bool) (serve func(), taken bool) {
+	r := t.relay
+	switch r.service.enter(t, held) {
+	case errRetired:
+		return nil, false
+	case errClosing:
+		client.ResetAfterPanic()
+		return nil, true
 	}
 	started := false
 	defer func() {
@@ -133,19 +159,19 @@ func (t *tcpRelay) start(ctx context.Context, client stream.Client) (serve func(
 	if r.opts.trials() {
 		t.setMover(stream.NewTrial(client, t, r.wheel, r.opts.TCP, r.opts.trialLimits()))
 		started = true
-		return func() { t.serve(ctx, nil) }
+		return func() { t.serve(ctx, nil) }, true
 	}
 	if r.opts.TCP != nil {
 		if mover := r.opts.TCP.NewMover(client, t, r.wheel); mover != nil {
 			t.setMover(mover)
 			started = true
 			t.connect(ctx, mover)
-			return nil
+			return nil, true
 		}
 	}
 	t.setMover(stream.NewMover(client, t, r.wheel))
 	started = true
-	return func() { t.serve(ctx, nil) }
+	return func() { t.serve(ctx, nil) }, true
 }
 
 // setMover sets what moves the relay's bytes, and cuts a relay that was cut

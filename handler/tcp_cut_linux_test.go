@@ -18,7 +18,7 @@ func TestCutBeforeFoundLeavesNoActiveRelay(t *testing.T) {
 	r := newRig(t, []string{server.String()}, func(o *Options) { o.TCP = nil })
 	near, far := relaytest.TCPPair(t)
 	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
-	if !r.service.enter(relay) {
+	if r.service.enter(relay, false) != nil {
 		t.Fatal("not admitted")
 	}
 	relay.setMover(stream.NewMover(plainClient(far), relay, r.relay.wheel))
@@ -43,7 +43,7 @@ func TestSearchThatWasCutIsNoRefusal(t *testing.T) {
 	r := newRig(t, []string{silent.String()}, func(o *Options) { o.TCP = nil })
 	near, far := relaytest.TCPPair(t)
 	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
-	if !r.service.enter(relay) {
+	if r.service.enter(relay, false) != nil {
 		t.Fatal("not admitted")
 	}
 	relay.setMover(stream.NewMover(plainClient(far), relay, r.relay.wheel))

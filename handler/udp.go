@@ -32,20 +32,24 @@ type Replier interface {
 // starts a session if there is none. It keeps no slice, and waits neither for a
 // lookup nor for a backend. The session sends its answers to client from now on.
 // Deliver returns the session, for the client's next datagrams; it is zero if
-// the client was refused.
-func (r *Relay) Deliver(key Key, datagrams [][]byte, client Replier) Session {
+// the client was refused. It returns false, and does nothing, if the client has no
+// session and the relay was retired.
+func (r *Relay) Deliver(key Key, datagrams [][]byte, client Replier) (latest Session, taken bool) {
 	for {
-		s, victim, refusal := r.service.sessions.get(key, r)
+		s, victim, refusal, err := r.service.sessions.get(key, r)
+		if err != nil {
+			return Session{}, false
+		}
 		if victim != nil {
 			victim.end(evictedForRoom)
 		}
 		if s == nil {
 			r.refuseUDP(key, refusal)
 			client.Release()
-			return Session{}
+			return Session{}, true
 		}
 		if s.deliver(datagrams, client) {
-			return Session{s}
+			return Session{s}, true
 		}
 		// The session has ended since: the datagrams start the next one.
 	}

@@ -15,7 +15,7 @@ import (
 func visibleServices() []*service {
 	var list []*service
 	services.Range(func(_, value any) bool {
-		if s := value.(*service); s.current.Load() != nil || s.hasRelays() {
+		if s := value.(*service); s.current.Load() != nil || !s.Idle() {
 			list = append(list, s)
 		}
 		return true

@@ -33,16 +33,35 @@ type association struct {
 // the socket to the session without a goroutine of its own.
 type directClient struct {
 	*listen.Conn
-	relay   *handler.Relay
+	relay   *Relay
 	session handler.Session // the latest
 }
 
-// deliver passes datagrams to the session. It is called by one goroutine at a
-// time.
-func (c *directClient) deliver(datagrams [][]byte) {
+// deliver passes datagrams to the session of the client, or to a new one of relay.
+// It returns false if relay was retired and there is no session. It is called by
+// one goroutine at a time.
+func (c *directClient) deliver(relay *handler.Relay, datagrams [][]byte) (taken bool) {
 	if !c.session.Deliver(datagrams, c) {
-		c.session = c.relay.Deliver(handler.Key{Client: c.Client(), Local: c.Local()}, datagrams, c)
+		c.session, taken = relay.Deliver(handler.Key{Client: c.Client(), Local: c.Local()}, datagrams, c)
+		return taken
 	}
+	return true
+}
+
+// deliverOrEnd is the [listen.Sink] of a client that bypasses layer4.
+func (c *directClient) deliverOrEnd(datagrams [][]byte) (taken bool) {
+	if !c.deliver(c.relay.relay, datagrams) {
+		c.End()
+		return false
+	}
+	return true
+}
+
+// deliverAlways is the [listen.Sink] of a client that came through the routes,
+// which are not walked again after Cleanup.
+func (c *directClient) deliverAlways(datagrams [][]byte) (taken bool) {
+	_ = c.relay.serve(func(relay *handler.Relay) bool { return c.deliver(relay, datagrams) })
+	return true
 }
 
 // Release implements handler.Replier.
@@ -50,9 +69,9 @@ func (c *directClient) Release() { c.End() }
 
 // takeDatagrams passes a client of relay+udp/ to the relay. The datagrams that
 // matchers have read are delivered too, with their original boundaries.
-func takeDatagrams(relay *handler.Relay, cx *layer4.Connection, conn *listen.Conn) {
+func takeDatagrams(relay *Relay, cx *layer4.Connection, conn *listen.Conn) {
 	c := &directClient{Conn: conn, relay: relay}
-	conn.Take(len(cx.MatchingBytes()), c.deliver)
+	conn.Take(len(cx.MatchingBytes()), c.deliverAlways)
 }
 
 // pastDeadline is a read deadline that keeps Read from blocking: an association
@@ -75,7 +94,7 @@ func (a *association) Release() { a.end() }
 
 // serveDatagrams delivers the datagrams of an association until the association
 // or its session has ended.
-func serveDatagrams(relay *handler.Relay, cx *layer4.Connection) {
+func serveDatagrams(relay *Relay, cx *layer4.Connection) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	a := &association{conn: cx.Conn, ctx: ctx, end: cancel}
@@ -83,7 +102,10 @@ func serveDatagrams(relay *handler.Relay, cx *layer4.Connection) {
 	one := make([][]byte, 1)
 	deliver := func(datagram []byte) {
 		one[0] = datagram
-		relay.Deliver(key, one, a)
+		_ = relay.serve(func(relay *handler.Relay) bool {
+			_, taken := relay.Deliver(key, one, a)
+			return taken
+		})
 	}
 
 	_ = a.conn.SetReadDeadline(pastDeadline)

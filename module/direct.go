@@ -106,13 +106,14 @@ func hasMatchers(route *layer4.Route) bool {
 }
 
 // startTCP serves a client that a relay+tcp/ listener hands to the relay directly.
-func (r *Relay) startTCP(conn net.Conn) {
+// It returns false after Cleanup.
+func (r *Relay) startTCP(conn net.Conn) (taken bool) {
 	client, _ := plainClient(conn) // the listener hands over plain sockets only
-	r.relay.StartTCP(context.Background(), client)
+	return r.relay.StartTCP(context.Background(), client)
 }
 
 // startUDP serves a client that a relay+udp/ listener hands to the relay directly.
-// It returns the function that takes the client's datagrams.
-func (r *Relay) startUDP(conn *listen.Conn) (sink func(datagrams [][]byte)) {
-	return (&directClient{Conn: conn, relay: r.relay}).deliver
+// The sink returns false after Cleanup, for the first datagrams of a session.
+func (r *Relay) startUDP(conn *listen.Conn) listen.Sink {
+	return (&directClient{Conn: conn, relay: r}).deliverOrEnd
 }

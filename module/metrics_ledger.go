@@ -61,7 +61,7 @@ func (l *ledger) totalsAndGauges(now time.Time) (totals map[series]figures, gaug
 	services.Range(func(_, value any) bool {
 		s := value.(*service)
 		r := l.recordLocked(s, now, all)
-		if s.current.Load() == nil && !s.hasRelays() {
+		if s.current.Load() == nil && s.Idle() {
 			return true // its config has not started, and may be rejected
 		}
 		for key := range r.counters {

@@ -115,18 +115,30 @@ func (r *Relay) handlerOptions(opts caddyfile.Options, log *zap.Logger) handler.
 	return o
 }
 
-// Cleanup implements caddy.CleanerUpper. It releases what Provision acquired. If
-// no config has the service any more but the service has relays, that happens
-// when its last relay has ended.
+// Cleanup implements caddy.CleanerUpper. The relay takes no clients from now on.
+// See leave.
 func (r *Relay) Cleanup() error {
-	if r.service != nil {
-		if removed := r.service.retire(r.settings); removed != nil && r.service.hasRelays() {
-			go r.service.linger(removed, r.settings, r.release) // returns after the last relay, or when a config has the service again
-			return nil
-		}
+	if r.service == nil {
+		r.release()
+		return nil
+	}
+	removed := r.service.retire(r.settings)
+	if r.relay != nil {
+		r.relay.Retire()
+	}
+	r.leave(removed)
+	return nil
+}
+
+// leave releases what Provision acquired. If no config has the service any more
+// but the service has clients, that happens when its last client has ended.
+// removed is the result of service.retire.
+func (r *Relay) leave(removed context.Context) {
+	if removed != nil && !r.service.Idle() {
+		go r.service.linger(removed, r.settings, r.release) // returns after the last client, or when a config has the service again
+		return
 	}
 	r.release()
-	return nil
 }
 
 func (r *Relay) release() {
@@ -139,24 +151,25 @@ func (r *Relay) release() {
 }
 
 // Handle implements layer4.NextHandler. It serves one TCP client, or the
-// datagrams of one UDP client. It returns no errors: the relay logs how a client
-// ends.
+// datagrams of one UDP client. It returns no error of the client: the relay logs
+// how a client ends.
 func (r *Relay) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	switch conn := cx.Conn.(type) {
 	case *listen.Conn:
-		takeDatagrams(r.relay, cx, conn)
+		takeDatagrams(r, cx, conn)
 		return nil
 	case *probe:
 		conn.relay = r
 		return nil
 	}
 	if isDatagrams(cx) {
-		serveDatagrams(r.relay, cx)
+		serveDatagrams(r, cx)
 		return nil
 	}
-	// Not the config's context: a reload must not end the relay.
-	r.relay.ServeTCP(context.Background(), clientOf(cx))
-	return nil
+	client := clientOf(cx)
+	return r.serve(func(relay *handler.Relay) bool {
+		return relay.ServeTCP(context.Background(), client) // not the config's context: a reload must not end the relay
+	})
 }
 
 // Interface guards.

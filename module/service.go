@@ -47,7 +47,8 @@ type service struct {
 
 	mu           sync.Mutex         // guards the fields below
 	running      []*settings        // of the started configs; the queue follows the last one
-	cancelLinger context.CancelFunc // ends the latest linger; nil before the first
+	removed      context.Context    // ends when a config has the service again; nil: one has it, or nothing lingers
+	cancelLinger context.CancelFunc // ends removed
 	stopProbes   context.CancelFunc // stops the health checks; nil if there are none
 }
 
@@ -131,8 +132,9 @@ func (s *service) apply(set *settings) reloadSummary {
 	for _, e := range s.early.take() {
 		s.onEvent(e)
 	}
-	if s.cancelLinger != nil {
+	if s.removed != nil {
 		s.cancelLinger()
+		s.removed = nil
 	}
 	before := s.Pool.Order()
 	s.dns.Store(set.dns)
@@ -161,29 +163,33 @@ func (s *service) allDrained() bool {
 	return !ok
 }
 
-// retire removes the settings of a config that has ended. If no config has the
-// service any more, it returns a context that ends when one has it again.
-// Otherwise it returns nil.
+// retire removes the settings of a config that has ended. It does nothing if the
+// config was rejected, or if another of its handlers has retired the settings. If
+// no started config has the service, it returns a context that ends when one has it
+// again. Otherwise it returns nil.
 func (s *service) retire(set *settings) (removed context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.Index(s.running, set)
-	if i < 0 {
-		return nil // the config was rejected, or another of its handlers has retired the settings
+	if i := slices.Index(s.running, set); i >= 0 {
+		s.running = slices.Delete(s.running, i, i+1)
+		if last := len(s.running) - 1; last >= 0 {
+			s.current.Store(s.running[last])
+		} else {
+			s.current.Store(nil)
+			s.restartProbesLocked()
+			set.log.Info("service stopped", zap.String("service", s.Name))
+		}
 	}
-	s.running = slices.Delete(s.running, i, i+1)
-	if last := len(s.running) - 1; last >= 0 {
-		s.current.Store(s.running[last])
+	if len(s.running) > 0 {
 		return nil
 	}
-	s.current.Store(nil)
-	s.restartProbesLocked()
-	set.log.Info("service stopped", zap.String("service", s.Name))
-	removed, s.cancelLinger = context.WithCancel(context.Background())
-	return removed
+	if s.removed == nil {
+		s.removed, s.cancelLinger = context.WithCancel(context.Background())
+	}
+	return s.removed
 }
 
-// linger keeps a removed service until its last relay has ended, and then calls
+// linger keeps a removed service until its last client has ended, and then calls
 // release. After the grace period it cuts the remaining relays. It returns early
 // if a config has the service again. When the process exits, there is no grace
 // period: shutDown ends the relays.
@@ -212,12 +218,6 @@ func (s *service) cutIfRemoved(removed context.Context) {
 // shutdownTimeout returns the shutdown_timeout of the latest settings.
 func (s *service) shutdownTimeout() time.Duration {
 	return time.Duration(s.shutdown.Load())
-}
-
-// hasRelays reports whether the service has active relays.
-func (s *service) hasRelays() bool {
-	tcp, udp := s.Active()
-	return tcp+udp > 0
 }
 
 // Destruct implements caddy.Destructor. Caddy calls it when neither a config nor

@@ -18,7 +18,7 @@ func shutDown(context.Context) {
 	var draining sync.WaitGroup
 	services.Range(func(_, value any) bool {
 		s := value.(*service)
-		if s.hasRelays() {
+		if !s.Idle() {
 			draining.Go(func() {
 				f, c := s.Drain(s.shutdownTimeout())
 				finished.Add(int64(f))

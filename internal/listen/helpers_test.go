@@ -166,10 +166,11 @@ func wantNoSockets(t testing.TB, s *Sockets) {
 }
 
 // each returns a sink that passes datagrams on one by one.
-func each(sink func([]byte)) func([][]byte) {
-	return func(datagrams [][]byte) {
+func each(sink func([]byte)) Sink {
+	return func(datagrams [][]byte) bool {
 		for _, datagram := range datagrams {
 			sink(datagram)
 		}
+		return true
 	}
 }

@@ -17,14 +17,22 @@ type Options struct {
 	// listener is the latest one.
 	Log *zap.Logger
 	// TakeTCP, if set, receives each client on the accept goroutine instead of
-	// through Accept. It must not block and owns the connection.
-	TakeTCP func(net.Conn)
+	// through Accept. It must not block and owns the connection if it returns true.
+	// If it returns false, the next listener gets the client: the latest of those
+	// that have not declined it.
+	TakeTCP func(net.Conn) (taken bool)
 	// TakeUDP, if set, receives each new client on the reading goroutine instead of
-	// through Accept, and returns the sink for its datagrams (see [Conn.Take]). It
-	// must not block. At most maxTakenPerBatch clients of one batch of datagrams
-	// are taken; the others go through Accept.
-	TakeUDP func(*Conn) (sink func(datagrams [][]byte))
+	// through Accept, and returns the sink for its datagrams. It must not block. At
+	// most maxTakenPerBatch clients of one batch of datagrams are taken; the others
+	// go through Accept. If the sink returns false for a client's first datagrams,
+	// the next listener gets the client, as with TakeTCP.
+	TakeUDP func(*Conn) Sink
 }
+
+// Sink receives datagrams of one client, in order, on the reading goroutine or in
+// [Conn.Take]. The slices are valid until it returns. If it returns false, it has
+// ended the client with [Conn.End], and the datagrams begin a new one.
+type Sink func(datagrams [][]byte) (taken bool)
 
 // listener is one config's listener on a socket.
 type listener interface {
@@ -63,14 +71,17 @@ func (l *listeners[L]) remove(one L) {
 	}
 }
 
-// latest returns the listener that gets new clients; ok is false if none is open.
-func (l *listeners[L]) latest() (one L, ok bool) {
+// latest returns the listener that gets a new client, which some listeners may
+// have declined; ok is false if there is none.
+func (l *listeners[L]) latest(declined ...L) (one L, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.open) == 0 {
-		return one, false
+	for _, one := range slices.Backward(l.open) {
+		if !slices.Contains(declined, one) {
+			return one, true
+		}
 	}
-	return l.open[len(l.open)-1], true
+	return one, false
 }
 
 // log returns the logger of the latest listener. A logger must not be used after

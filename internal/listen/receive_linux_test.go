@@ -34,9 +34,10 @@ func testGroups(t *testing.T, host string, together bool) {
 	send(t, stuck, "begin")
 	first := accepted[*Conn](t, l)
 	wantRead(t, first, "begin")
-	first.Take(0, func([][]byte) {
+	first.Take(0, func([][]byte) bool {
 		busy <- struct{}{}
 		<-resume
+		return true
 	})
 	const clients, count = 5, 10
 	type group struct {
@@ -50,12 +51,13 @@ func testGroups(t *testing.T, host string, together bool) {
 		send(t, near[i], "begin")
 		far := accepted[*Conn](t, l)
 		wantRead(t, far, "begin")
-		far.Take(0, func(datagrams [][]byte) {
+		far.Take(0, func(datagrams [][]byte) bool {
 			g := group{client: i}
 			for _, d := range datagrams {
 				g.texts = append(g.texts, string(d))
 			}
 			groups <- g
+			return true
 		})
 	}
 	send(t, stuck, "busy")

@@ -20,7 +20,7 @@ func TestReplyGroups(t *testing.T) {
 				near := dial(t, "udp", to(c.client, l.socket.at)) // receives from that address only
 				send(t, near, "begin")
 				far := accepted[*Conn](t, l)
-				far.Take(0, func([][]byte) {})
+				far.Take(0, each(func([]byte) {}))
 				for _, sizes := range [][]int{{1}, {100, 100, 100}, {1200, 1200, 5}, {0, 0}, {5, 9000, 9000, 0, 3}, {65507, 1}} {
 					var list [][]byte
 					for i, size := range sizes {

@@ -159,17 +159,22 @@ func (t *tcpSocket) startHelper() {
 	})
 }
 
-// pass passes a client to the latest listener, or resets it if none is open.
+// pass passes a client to the latest listener that takes it. It resets the client
+// if there is none.
 func (t *tcpSocket) pass(conn net.Conn) {
+	var declined []*TCPListener
 	for {
-		l, ok := t.listeners.latest()
+		l, ok := t.listeners.latest(declined...)
 		if !ok {
 			netio.Reset(conn)
 			return
 		}
 		if take := l.opts.TakeTCP; take != nil {
-			take(conn)
-			return
+			if take(conn) {
+				return
+			}
+			declined = append(declined, l)
+			continue
 		}
 		select {
 		case l.conns <- conn:

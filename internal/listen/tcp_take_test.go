@@ -1,9 +1,11 @@
 package listen
 
 import (
+	"errors"
 	"net"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,7 +18,7 @@ func TestTakeTCP(t *testing.T) {
 	s, at := NewSockets(), freeAddr(t, "127.0.0.1")
 	taken := make(chan net.Conn, 1)
 	opts := quiet()
-	opts.TakeTCP = func(conn net.Conn) { taken <- conn }
+	opts.TakeTCP = func(conn net.Conn) bool { taken <- conn; return true }
 	taking, err := s.TCP(at, opts)
 	relaytest.Check(t, err)
 	peer := dial(t, "tcp", at.String())
@@ -35,6 +37,47 @@ func TestTakeTCP(t *testing.T) {
 	relaytest.Check(t, taking.Close())
 }
 
+// A listener may decline a client: its relay was cleaned up while the client was on
+// its way. The next listener gets the client then, also one that was opened
+// meanwhile. A client that no listener takes is reset.
+func TestTakeTCPDeclines(t *testing.T) {
+	relaytest.NoLeaks(t)
+	s, at := NewSockets(), freeAddr(t, "127.0.0.1")
+	arrived, proceed := make(chan struct{}), make(chan struct{})
+	opts := quiet()
+	opts.TakeTCP = func(net.Conn) bool { arrived <- struct{}{}; <-proceed; return false }
+	old, err := s.TCP(at, opts)
+	relaytest.Check(t, err)
+	peer := dial(t, "tcp", at.String())
+	relaytest.Receive(t, "a client", arrived)
+	taken := make(chan net.Conn, 1)
+	opts = quiet()
+	opts.TakeTCP = func(conn net.Conn) bool { taken <- conn; return true }
+	current, err := s.TCP(at, opts)
+	relaytest.Check(t, err)
+	relaytest.Check(t, old.Close())
+	close(proceed)
+	conn := relaytest.Receive(t, "the client", taken)
+	if conn.RemoteAddr().String() != peer.LocalAddr().String() {
+		t.Errorf("took %v, not %v", conn.RemoteAddr(), peer.LocalAddr())
+	}
+	conn.Close()
+
+	// The latest config may be the one that is rejected.
+	opts.TakeTCP = func(net.Conn) bool { return false }
+	rejected, err := s.TCP(at, opts)
+	relaytest.Check(t, err)
+	dial(t, "tcp", at.String())
+	relaytest.Receive(t, "the client", taken).Close()
+	relaytest.Check(t, current.Close())
+	peer = dial(t, "tcp", at.String())
+	relaytest.Check(t, peer.SetReadDeadline(time.Now().Add(relaytest.Limit)))
+	if _, err := peer.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a client that no listener takes got %v", err)
+	}
+	relaytest.Check(t, rejected.Close())
+}
+
 // If one TakeTCP is slow, helpers take the other clients in parallel, as long as a
 // CPU is free.
 func TestTakeTCPHelpers(t *testing.T) {
@@ -50,7 +93,7 @@ func TestTakeTCPHelpers(t *testing.T) {
 	var mu sync.Mutex
 	taken, busy, most := 0, 0, 0
 	opts := quiet()
-	opts.TakeTCP = func(conn net.Conn) {
+	opts.TakeTCP = func(conn net.Conn) bool {
 		defer all.Done()
 		defer conn.Close()
 		mu.Lock()
@@ -68,6 +111,7 @@ func TestTakeTCPHelpers(t *testing.T) {
 		mu.Lock()
 		busy--
 		mu.Unlock()
+		return true
 	}
 	l, err := s.TCP(at, opts)
 	relaytest.Check(t, err)

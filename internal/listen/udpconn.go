@@ -21,9 +21,9 @@ type Conn struct {
 	addrs     atomic.Pointer[udpAddrs] // for LocalAddr and RemoteAddr; nil until the first call
 	lastUsed  atomic.Int64             // when a datagram last went either way, by now
 
-	mu     sync.Mutex     // guards the fields below
-	*inbox                // nil once Take has emptied it
-	sink   func([][]byte) // receives the datagrams once Take has emptied the inbox
+	mu     sync.Mutex // guards the fields below
+	*inbox            // nil once Take has emptied it
+	sink   Sink       // receives the datagrams once Take has emptied the inbox
 	taken  bool
 	closed bool
 }

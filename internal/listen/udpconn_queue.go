@@ -13,7 +13,7 @@ const (
 )
 
 // deliver queues datagrams or passes them to the sink. Only the socket's reading
-// goroutine calls it. It returns false if the client has ended.
+// goroutine calls it. It returns false if the client has ended before them.
 func (c *Conn) deliver(datagrams ...[]byte) bool {
 	c.mu.Lock()
 	if c.closed {
@@ -25,8 +25,7 @@ func (c *Conn) deliver(datagrams ...[]byte) bool {
 		if c.addrs.Load() != nil {
 			c.addrs.Store(nil) // the matchers have finished, so free the memory
 		}
-		sink(datagrams)
-		return true
+		return sink(datagrams)
 	}
 	defer c.mu.Unlock()
 	for _, datagram := range datagrams {
@@ -88,14 +87,14 @@ func (c *Conn) trimHistoryLocked() {
 
 // Take hands the client over to sink, which receives the unread datagrams and
 // then all later ones, in order. Datagrams that arrive together may come in one
-// call. The slices are valid until sink returns.
+// call. The unread datagrams begin no new client if sink returns false.
 //
 // unread is the number of bytes at the end of what Read has returned that count
 // as unread, because the reader only matched them and did not consume them.
 //
 // After Take, reading, deadlines, the idle timeout and Close have no effect;
 // [Conn.End] ends the client.
-func (c *Conn) Take(unread int, sink func(datagrams [][]byte)) {
+func (c *Conn) Take(unread int, sink Sink) {
 	c.mu.Lock()
 	if c.closed || c.taken {
 		c.mu.Unlock()

@@ -141,20 +141,24 @@ func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
 	if c != nil && c.deliver(datagrams...) {
 		return
 	}
-	l, ok := u.listener()
-	if !ok {
-		return // no config takes new clients here any more
-	}
-	if l.opts.TakeUDP != nil && u.takenInBatch < maxTakenPerBatch {
-		u.takenInBatch++
-		if c = u.take(l, k); c != nil {
-			c.deliver(datagrams...)
+	var declined []*UDPListener
+	for {
+		l, ok := u.listener(declined...)
+		if !ok {
+			return // no config takes new clients here any more
 		}
-		return
-	}
-	if c = u.accept(l, k, len(datagrams)); c != nil {
-		c.deliver(datagrams...)
-		u.pass(c)
+		if l.opts.TakeUDP == nil || u.takenInBatch >= maxTakenPerBatch {
+			if c = u.accept(l, k, len(datagrams)); c != nil {
+				c.deliver(datagrams...)
+				u.pass(c)
+			}
+			return
+		}
+		u.takenInBatch++
+		if c = u.take(l, k); c == nil || c.deliver(datagrams...) {
+			return
+		}
+		declined = append(declined, l)
 	}
 }
 
@@ -202,11 +206,12 @@ func (u *udpSocket) pass(c *Conn) {
 	_ = c.Close()
 }
 
-// listener returns the listener that gets new clients. That is the latest one on
-// this socket. If the socket has none and stays open only for its clients, it is
-// the latest one on a wildcard socket that covers this address.
-func (u *udpSocket) listener() (*UDPListener, bool) {
-	if l, ok := u.listeners.latest(); ok {
+// listener returns the listener that gets a new client, which some listeners may
+// have declined. That is the latest one on this socket. If the socket has none and
+// stays open only for its clients, it is the latest one on a wildcard socket that
+// covers this address.
+func (u *udpSocket) listener(declined ...*UDPListener) (*UDPListener, bool) {
+	if l, ok := u.listeners.latest(declined...); ok {
 		return l, true
 	}
 	u.sockets.mu.Lock()
@@ -219,7 +224,7 @@ func (u *udpSocket) listener() (*UDPListener, bool) {
 		if other == nil {
 			continue
 		}
-		if l, ok := other.listeners.latest(); ok {
+		if l, ok := other.listeners.latest(declined...); ok {
 			return l, true
 		}
 	}

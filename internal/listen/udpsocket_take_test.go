@@ -2,6 +2,7 @@ package listen
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,8 +20,8 @@ func TestTakeUDP(t *testing.T) {
 	}
 	taken := make(chan got, 1000)
 	opts := quiet()
-	opts.TakeUDP = func(c *Conn) func([][]byte) {
-		return func(datagrams [][]byte) {
+	opts.TakeUDP = func(c *Conn) Sink {
+		return func(datagrams [][]byte) bool {
 			for _, d := range datagrams {
 				taken <- got{c.Client(), string(d)}
 			}
@@ -28,6 +29,7 @@ func TestTakeUDP(t *testing.T) {
 			if string(datagrams[len(datagrams)-1]) == "end" {
 				c.End()
 			}
+			return true
 		}
 	}
 	l, err := s.UDP(at, opts)
@@ -54,6 +56,63 @@ func TestTakeUDP(t *testing.T) {
 	relaytest.Check(t, l.Close())
 }
 
+// A sink may decline datagrams: its relay was cleaned up while they were on their
+// way. They begin a new client at the next listener, whether the sink was new or
+// not.
+func TestTakeUDPDeclines(t *testing.T) {
+	relaytest.NoLeaks(t)
+	s, at := NewSockets(), freeAddr(t, "127.0.0.1")
+	var retired atomic.Bool
+	arrived, proceed := make(chan string), make(chan struct{})
+	opts := quiet()
+	opts.TakeUDP = func(c *Conn) Sink {
+		return func(datagrams [][]byte) bool {
+			arrived <- string(datagrams[0])
+			<-proceed
+			if retired.Load() {
+				c.End()
+				return false
+			}
+			return true
+		}
+	}
+	old, err := s.UDP(at, opts)
+	relaytest.Check(t, err)
+	known, fresh := dial(t, "udp", at.String()), dial(t, "udp", at.String())
+	send(t, known, "first")
+	relaytest.Receive(t, "a datagram", arrived)
+	proceed <- struct{}{}
+
+	taken := make(chan string, 10)
+	opts = quiet()
+	opts.TakeUDP = func(c *Conn) Sink {
+		return func(datagrams [][]byte) bool {
+			for _, d := range datagrams {
+				taken <- string(d)
+			}
+			c.End()
+			return true
+		}
+	}
+	send(t, fresh, "of a new client")
+	relaytest.Receive(t, "a datagram", arrived) // its listener was found before the reload
+	retired.Store(true)
+	current, err := s.UDP(at, opts)
+	relaytest.Check(t, err)
+	relaytest.Check(t, old.Close())
+	proceed <- struct{}{}
+	if got := relaytest.Receive(t, "the datagram", taken); got != "of a new client" {
+		t.Errorf("got %q", got)
+	}
+	send(t, known, "second")
+	relaytest.Receive(t, "a datagram", arrived)
+	proceed <- struct{}{}
+	if got := relaytest.Receive(t, "the datagram", taken); got != "second" {
+		t.Errorf("got %q", got)
+	}
+	relaytest.Check(t, current.Close())
+}
+
 // At most maxTakenPerBatch new clients of a batch are taken; the others wait for
 // Accept.
 func TestTakeUDPIsBounded(t *testing.T) {
@@ -61,9 +120,9 @@ func TestTakeUDPIsBounded(t *testing.T) {
 	s, at := NewSockets(), freeAddr(t, "127.0.0.1")
 	taken := 0
 	opts := quiet()
-	opts.TakeUDP = func(c *Conn) func([][]byte) {
+	opts.TakeUDP = func(c *Conn) Sink {
 		taken++
-		return func([][]byte) { c.End() }
+		return func([][]byte) bool { c.End(); return true }
 	}
 	l, err := s.UDP(at, opts)
 	relaytest.Check(t, err)
