@@ -2,13 +2,16 @@ package module
 
 import (
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/listen"
 )
 
 // ServiceOf returns the state of the service of that name, or nil if there is
@@ -42,6 +45,32 @@ func GoesDirect(network, at string) bool {
 	port, _ := strconv.Atoi(text)
 	log := caddy.ActiveContext().Logger(new(layer4.App))
 	return app.directRelay(network, host, uint16(port), log) != nil
+}
+
+// DelayClients opens another listener at an address of our networks, which is the
+// latest one. Like that of the running config, it hands clients to the config's
+// relay, but calls wait before. The result closes it.
+func DelayClients(network, at string, wait func()) (end func(), err error) {
+	turn.mu.Lock()
+	app := turn.current
+	turn.mu.Unlock()
+	addr := netip.MustParseAddrPort(at)
+	relay := app.directRelay(network, addr.Addr().String(), addr.Port(), zap.NewNop())
+	opts := listen.Options{
+		Log:     zap.NewNop(),
+		TakeTCP: func(conn net.Conn) bool { wait(); return relay.startTCP(conn) },
+		TakeUDP: func(conn *listen.Conn) listen.Sink {
+			sink := relay.startUDP(conn)
+			return func(datagrams [][]byte) bool { wait(); return sink(datagrams) }
+		},
+	}
+	var ln net.Listener
+	if network == networkTCP {
+		ln, err = sockets.TCP(addr, opts)
+	} else {
+		ln, err = sockets.UDP(addr, opts)
+	}
+	return func() { _ = ln.Close() }, err
 }
 
 // FlushLogs waits until the logs have all lines so far.
