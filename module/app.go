@@ -46,6 +46,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements caddy.Provisioner.
 func (a *App) Provision(ctx caddy.Context) error {
+	queueStd.Store(true)
 	a.logs = logs.New(ctx.Logger(new(Relay)))
 	addConfig(ctx)
 	return registerMetrics(ctx)

@@ -133,22 +133,35 @@ func TestOneLogThatIsNotRead(t *testing.T) {
 	relaytest.Eventually(t, "all lines in the access log", func() bool { return len(logged(t, access)) == clients })
 }
 
-// With the output relay_queue, the lines of Caddy and layer4 do not wait either.
-// The admin API, a reload and the exit work while the log is not read.
-func TestLogWriterThatIsNotRead(t *testing.T) {
-	backend, _ := echoTCP(t, "b")
-	at := freeAddr(t)
-	p := startPiped(t, "log {\n output relay_queue\n level DEBUG\n }", block("tcp/"+at, backend+" {\n access_log tcp\n }"))
-	dial(t, "tcp", at).Close()
-	p.serves(t, at, 1000)
-	p.works(t, "/relay/services", 500)
-	config, err := os.ReadFile(p.config)
-	relaytest.Check(t, err)
-	relaytest.Check(t, p.post("/load", "application/json", config))
-	p.serves(t, at, 100)
-	p.terminate()
-	if status := p.status(); status != 0 {
-		t.Errorf("status %d", status)
+// The lines of Caddy and layer4 on stderr or stdout do not wait either, and
+// likewise those of any log with the output relay_queue. The admin API, reloads and
+// the exit work while the log is not read.
+func TestCaddysLogThatIsNotRead(t *testing.T) {
+	for name, global := range map[string]string{
+		"without a log block": "",
+		"debug":               "debug",
+		"stdout":              "log {\n output stdout\n level DEBUG\n }",
+		"relay_queue":         "log {\n output relay_queue\n level DEBUG\n }",
+	} {
+		t.Run(name, func(t *testing.T) {
+			backend, _ := echoTCP(t, "b")
+			at := freeAddr(t)
+			p := startPiped(t, global, block("tcp/"+at, backend+" {\n access_log tcp\n }"))
+			dial(t, "tcp", at).Close()
+			p.serves(t, at, 1000)
+			p.works(t, "/relay/services", 500)
+			p.works(t, "/metrics", 10)
+			config, err := os.ReadFile(p.config)
+			relaytest.Check(t, err)
+			for range 3 {
+				relaytest.Check(t, p.post("/load", "application/json", config))
+			}
+			p.serves(t, at, 100)
+			p.terminate()
+			if status := p.status(); status != 0 {
+				t.Errorf("status %d", status)
+			}
+		})
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	cfile "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"go.uber.org/zap"
 )
 
 // LogWriter is a log writer that does not wait for another one. The relay's lines
@@ -56,9 +55,7 @@ func (w *LogWriter) OpenWriter() (io.WriteCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return logs.NewWriter(to, func(dropped uint64) {
-		processLog().Warn("log lines dropped", zap.Uint64("count", dropped))
-	}), nil
+	return logs.NewWriter(to, logDropped), nil
 }
 
 // UnmarshalCaddyfile sets up the writer from Caddyfile tokens:

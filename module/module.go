@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/module/command"
@@ -24,10 +25,12 @@ func init() {
 	caddy.RegisterModule(new(adminMetrics))
 	caddy.RegisterModule(new(Admin))
 	caddy.RegisterModule(new(LogWriter))
+	caddy.RegisterModule(stdStream{})
 	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
 	caddy.RegisterNetwork(networkTCP, listenTCP)
 	caddy.RegisterNetwork(networkUDP, listenUDP)
 	caddycmd.RegisterCommand(command.Relay())
 	caddycmd.RegisterCommand(command.AsyncRelay(processLog))
+	cobra.OnInitialize(openStdStreams) // runs before the command that was called
 	caddy.OnExit(shutDown)
 }
