@@ -39,15 +39,17 @@ func listenUDP(cfg net.ListenConfig, network, address string) (syscall.Conn, err
 // [Sockets.endSharingOf] once the socket is in s.
 func (s *Sockets) bind(network string, at netip.AddrPort, open opener) (socket syscall.Conn, shared bool, err error) {
 	family, address := listenArgs(network, at)
+	defer s.tables.bound(network, at.Port())
 	socket, err = open(listenConfig(nil), family, address)
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return socket, false, err
+	for try := 0; errors.Is(err, syscall.EADDRINUSE) && try < 2; try++ {
+		if reason := s.share(network, at); reason != nil {
+			return nil, false, fmt.Errorf("%w: %w", err, reason)
+		}
+		shared = true
+		socket, err = open(listenConfig(sharePort), family, address)
+		s.tables.bound(network, at.Port()) // if that failed, a table was outdated
 	}
-	if reason := s.share(network, at); reason != nil {
-		return nil, false, fmt.Errorf("%w: %w", err, reason)
-	}
-	socket, err = open(listenConfig(sharePort), family, address)
-	return socket, true, err
+	return socket, shared, err
 }
 
 // listenArgs returns the network and address for package net. An IPv4 address

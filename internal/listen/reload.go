@@ -53,6 +53,7 @@ func (s *Sockets) removeConfig(ctx context.Context) {
 	if len(s.configs) != 1 {
 		return
 	}
+	s.tables.forget()
 	for _, log := range s.configs {
 		s.endSharing(append(s.opened("tcp"), s.opened("udp")...), log)
 	}

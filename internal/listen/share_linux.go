@@ -42,21 +42,30 @@ func setShared(socket boundSocket, on bool) {
 //
 // The caller holds s.binding.
 func (s *Sockets) share(network string, at netip.AddrPort) error {
-	holders, err := portHolders(network, at)
+	if table := s.tables.recent(network, at.Port()); table != nil && s.shareBy(table, network, at) == nil {
+		return nil
+	}
+	table, err := s.tables.read(network)
 	if err != nil {
 		return fmt.Errorf("the holder of the port is unknown: %w; remove other addresses with this port in one reload and add this one in the next", err)
 	}
-	ours := make(map[uint64]boundSocket)
-	for _, socket := range s.opened(network) {
-		_ = socket.control(func(fd uintptr) {
-			if inode, err := netio.SocketInode(int(fd)); err == nil {
-				ours[inode] = socket
-			}
-		})
+	return s.shareBy(table, network, at)
+}
+
+// shareBy is share with the sockets that a table lists.
+func (s *Sockets) shareBy(table *table, network string, at netip.AddrPort) error {
+	holders := table.holders(at)
+	var ours []boundSocket
+	var others []holder
+	for _, h := range holders {
+		if socket := s.socketOf(network, h); socket != nil {
+			ours = append(ours, socket)
+		} else {
+			others = append(others, h)
+		}
 	}
-	others := slices.DeleteFunc(slices.Clone(holders), func(h holder) bool { return ours[h.inode] != nil })
 	if len(others) > 0 {
-		process, err := netio.ProcessSockets()
+		process, err := table.processSockets()
 		if err != nil {
 			return fmt.Errorf("the holder of %s %s is unknown: %w", network, others[0].at, err)
 		}
@@ -72,12 +81,49 @@ func (s *Sockets) share(network string, at netip.AddrPort) error {
 	if len(holders) == 0 {
 		return errors.New("the kernel lists no socket with this port; try again")
 	}
-	for _, h := range holders {
-		if socket := ours[h.inode]; socket != nil {
-			setShared(socket, true)
+	for _, socket := range ours {
+		setShared(socket, true)
+	}
+	return nil
+}
+
+// socketOf returns the socket of ours that is a holder, or nil.
+func (s *Sockets) socketOf(network string, h holder) boundSocket {
+	if socket := s.openedAt(network, h.at); socket != nil && inodeOf(socket) == h.inode {
+		return socket
+	}
+	if !h.at.Addr().IsLinkLocalUnicast() {
+		return nil
+	}
+	for _, socket := range s.opened(network) { // the kernel's table has no zones
+		if socket.address().Port() == h.at.Port() && inodeOf(socket) == h.inode {
+			return socket
 		}
 	}
 	return nil
+}
+
+// openedAt returns the open socket of a network at an address, or nil. The caller
+// holds s.binding.
+func (s *Sockets) openedAt(network string, at netip.AddrPort) boundSocket {
+	if network == "tcp" {
+		if socket := s.tcp[at]; socket != nil {
+			return socket
+		}
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if socket := s.udp[at]; socket != nil {
+		return socket
+	}
+	return nil
+}
+
+// inodeOf returns the inode of a socket, or 0 if the socket is closed.
+func inodeOf(socket boundSocket) (inode uint64) {
+	_ = socket.control(func(fd uintptr) { inode, _ = netio.SocketInode(int(fd)) })
+	return inode
 }
 
 // advice returns what to do about another program that holds an address.
@@ -114,71 +160,6 @@ func makeExclusive(sockets []boundSocket) (shareable []netip.AddrPort) {
 		}
 	}
 	return shareable
-}
-
-// procSelf is the directory of this process in proc(5). Tests replace it.
-var procSelf = "/proc/self"
-
-// holder is a socket of any process.
-type holder struct {
-	at         netip.AddrPort
-	inode, uid uint64
-}
-
-// portHolders returns the sockets that prevent a bind to an address: for UDP all
-// that overlap it, for TCP those that listen or, if there are none, those of
-// connections. It reads /proc/self/net and not /proc/net, which does not exist
-// where proc(5) is mounted with subset=pid.
-func portHolders(network string, at netip.AddrPort) ([]holder, error) {
-	sockets, err := socketTable(network)
-	if err != nil {
-		return nil, err
-	}
-	var listening, connected []holder
-	for _, socket := range sockets {
-		addr, ok := netip.AddrFromSlice(socket.LocalAddr)
-		if !ok || socket.LocalPort != uint64(at.Port()) || socket.Inode == 0 || !Overlap(addr, at.Addr()) {
-			continue
-		}
-		h := holder{netip.AddrPortFrom(addr.Unmap(), at.Port()), socket.Inode, socket.UID}
-		if network == "tcp" && socket.St != tcpListen {
-			connected = append(connected, h)
-		} else {
-			listening = append(listening, h)
-		}
-	}
-	if len(listening) == 0 {
-		return connected, nil
-	}
-	return listening, nil
-}
-
-// tcpListen is the state of a listening socket in /proc/self/net/tcp (TCP_LISTEN).
-const tcpListen = 0x0a
-
-// socketTable returns the sockets of a network, for both families. A system
-// without IPv6 has no table for it.
-func socketTable(network string) (procfs.NetTCP, error) {
-	proc, err := procfs.NewFS(procSelf)
-	if err != nil {
-		return nil, err
-	}
-	// Netlink, which is recommended instead, is blocked in sandboxes that have /proc/self/net.
-	//lint:ignore SA1019 see above
-	four, six := proc.NetTCP, proc.NetTCP6
-	if network == "udp" {
-		four = func() (procfs.NetTCP, error) { table, err := proc.NetUDP(); return procfs.NetTCP(table), err }
-		six = func() (procfs.NetTCP, error) { table, err := proc.NetUDP6(); return procfs.NetTCP(table), err }
-	}
-	sockets, err := four()
-	if err != nil {
-		return nil, err
-	}
-	more, err := six()
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	return append(sockets, more...), nil
 }
 
 // program describes the program that holds a socket. Its name can be found only

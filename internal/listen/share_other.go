@@ -21,5 +21,11 @@ func (s *Sockets) share(string, netip.AddrPort) error {
 	return errors.New("stop the program that holds the port, or choose another one; if it is an address of the running config, remove it in one reload and add this one in the next")
 }
 
+// tables is not used, see [Sockets.share].
+type tables map[string]struct{}
+
+func (tables) bound(string, uint16) {}
+func (tables) forget()              {}
+
 // makeExclusive does nothing, see [Sockets.share].
 func makeExclusive([]boundSocket) (shareable []netip.AddrPort) { return nil }

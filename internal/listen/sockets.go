@@ -25,6 +25,7 @@ type Sockets struct {
 	binding sync.Mutex                      // guards the fields up to mu, and tcpSocket.users
 	tcp     map[netip.AddrPort]*tcpSocket   // by the address they are bound to
 	configs map[context.Context]*zap.Logger // see AddConfig
+	tables  tables                          // see share
 
 	mu  sync.Mutex // guards udp
 	udp map[netip.AddrPort]*udpSocket
@@ -37,6 +38,7 @@ func NewSockets() *Sockets {
 	return &Sockets{
 		tcp:     make(map[netip.AddrPort]*tcpSocket),
 		configs: make(map[context.Context]*zap.Logger),
+		tables:  make(tables),
 		udp:     make(map[netip.AddrPort]*udpSocket),
 	}
 }

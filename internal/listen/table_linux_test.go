@@ -1,0 +1,72 @@
+package listen
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
+)
+
+// A reload that widens many addresses reads the kernel's table once a second, not
+// once for each.
+func TestWideningManyAddresses(t *testing.T) {
+	for _, network := range []string{"tcp", "udp"} {
+		t.Run(network, func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			s := NewSockets()
+			open := func(host string, port uint16) {
+				if network == "tcp" {
+					openTCP(t, s, address(t, host, port))
+				} else {
+					openUDP(t, s, address(t, host, port))
+				}
+			}
+			addConfig(t, s)
+			ports := make([]uint16, 100)
+			for i := range ports {
+				ports[i] = freePort(t)
+				open("127.0.0.1", ports[i])
+			}
+			addConfig(t, s)
+			reads, began := 0, time.Now()
+			for last := (*table)(nil); len(ports) > 0; ports = ports[1:] {
+				open("0.0.0.0", ports[0])
+				if now := s.tables[network]; now != last {
+					last = now
+					reads++
+				}
+			}
+			if most := 2 + int(time.Since(began)/maxTableAge); reads > most {
+				t.Errorf("%d reads, want at most %d", reads, most)
+			}
+		})
+	}
+}
+
+// A table that is kept does not hide what has changed since: a socket that was
+// opened makes the bind fail, and one that was closed is no obstacle.
+func TestTableIsOutdated(t *testing.T) {
+	relaytest.NoLeaks(t)
+	s := NewSockets()
+	addConfig(t, s)
+	addConfig(t, s)
+	first, closed, opened := freePort(t), freePort(t), freePort(t)
+	openTCP(t, s, address(t, "127.0.0.1", first))
+	other, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(closed)})
+	relaytest.Check(t, err)
+	openTCP(t, s, address(t, "0.0.0.0", first)) // reads the table
+	relaytest.Check(t, other.Close())
+	openTCP(t, s, address(t, "127.0.0.1", closed))
+	openTCP(t, s, address(t, "0.0.0.0", closed))
+
+	other, err = net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(opened)})
+	relaytest.Check(t, err)
+	if _, err := s.TCP(address(t, "0.0.0.0", opened), quiet()); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("got %v", err)
+	}
+	relaytest.Check(t, other.Close())
+	openTCP(t, s, address(t, "0.0.0.0", opened))
+}
