@@ -30,10 +30,10 @@ type Wheel struct {
 	tick    time.Duration
 	epoch   time.Time
 
-	mu    sync.Mutex // guards the fields below
-	slots [wheelSlots + 2]*idler
-	at    int64 // the latest tick that was processed
-	count int   // relays in slots
+	mu    sync.Mutex              // guards the fields below
+	slots *[wheelSlots + 2]*idler // nil before the first relay: many services have no client
+	at    int64                   // the latest tick that was processed
+	count int                     // relays in slots
 	timer *time.Timer
 	next  int64 // when the timer fires, in nanoseconds after epoch
 }
@@ -76,6 +76,9 @@ func (w *Wheel) add(i *idler) {
 func (w *Wheel) putBack(i *idler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.slots == nil {
+		w.slots = new([wheelSlots + 2]*idler)
+	}
 	if w.count == 0 {
 		now := w.now()
 		w.at = now / int64(w.tick)
