@@ -10,11 +10,26 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// overEngines runs a test over each engine. On systems without event loops it
+// overEngines runs a test over each engine, and checks that it leaves no goroutine. On systems without event loops it
 // runs over Goroutines twice.
 func overEngines(t *testing.T, test func(*testing.T, Engine)) {
-	t.Run("goroutines", func(t *testing.T) { test(t, Goroutines{}) })
-	t.Run("loops", func(t *testing.T) { test(t, NewEngine()) })
+	run := func(name string, engine Engine) {
+		t.Run(name, func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			stopWithTest(t, engine)
+			test(t, engine)
+		})
+	}
+	run("goroutines", Goroutines{})
+	run("loops", NewEngine())
+}
+
+// stopWithTest makes the event loops of an engine stop as soon as they are idle,
+// from the end of the test on.
+func stopWithTest(t testing.TB, engine Engine) {
+	if e, ok := engine.(interface{ StopWhenIdle() }); ok {
+		t.Cleanup(e.StopWhenIdle)
+	}
 }
 
 // collector is a Sink that records what it receives.

@@ -45,6 +45,16 @@ func newLoops(n int) *loops {
 	return e
 }
 
+// StopWhenIdle keeps no spare sockets any more and makes each loop stop as soon as
+// it has no sockets, without a linger time. Tests use it to check that nothing is
+// left running.
+func (e *loops) StopWhenIdle() {
+	e.spares.keepNone()
+	for _, p := range e.pollers {
+		p.StopWhenIdle()
+	}
+}
+
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 	o := opening{addr: addr, sink: sink, now: time.Now()}

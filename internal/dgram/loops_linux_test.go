@@ -159,7 +159,6 @@ func TestEngineWithoutDescriptors(t *testing.T) {
 		return
 	}
 	overEngines(t, func(t *testing.T, engine Engine) {
-		relaytest.NoLeaks(t)
 		openSocket(t, Goroutines{}, "127.0.0.1:53", new(collector)).Close() // opens the runtime's own descriptors
 		before := relaytest.OpenDescriptors(t)
 		next := nextDescriptor(t)

@@ -39,9 +39,8 @@ func spareLimit() int { return min(maxSpares, netio.SessionLimit()/8) }
 // spares are the spare sockets of an engine. Both lists are ordered by the time
 // when the sockets became spare, and are used from the front.
 type spares struct {
-	limit int // set once; 0: none are kept
-
 	mu       sync.Mutex // guards the fields below; may be locked while a loopSocket's mu is held, and never the other way round
+	limit    int        // 0: none are kept
 	ipv4     []spare
 	ipv6     []spare
 	sweeping bool // sweep will be called
@@ -73,6 +72,14 @@ func (s *spares) put(socket *loopSocket, now time.Time) bool {
 		time.AfterFunc(keepTime, s.sweep)
 	}
 	return true
+}
+
+// keepNone closes the spare sockets and keeps none from now on.
+func (s *spares) keepNone() {
+	s.mu.Lock()
+	s.limit = 0
+	s.mu.Unlock()
+	s.closeKept(0)
 }
 
 // take removes and returns the socket that was kept longest, or nil if none was

@@ -12,6 +12,22 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
+// newUnsweptLoops returns an engine that closes no spare sockets before the end of
+// the test, however slow the test is.
+func newUnsweptLoops(t *testing.T, n int) *loops {
+	e := newLoops(n)
+	e.spares.sweeping = true
+	stopWithTest(t, e)
+	return e
+}
+
+// kept returns how many IPv4 sockets are spare.
+func (s *spares) kept() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.ipv4)
+}
+
 // reopen opens a socket after the spare socket has paused, and fails the test if
 // Open does not return the spare socket.
 func reopen(t *testing.T, e *loops, addr string, sink Sink, spare Socket) Socket {
@@ -55,7 +71,7 @@ func TestSpareSocketIsolatesSessions(t *testing.T) {
 				relaytest.Check(t, err)
 			}
 
-			e := newLoops(2)
+			e := newUnsweptLoops(t, 2)
 			first := new(collector)
 			socket := openSocket(t, e, at, first)
 			old := query(socket, "one")
@@ -108,7 +124,7 @@ func TestSpareSocketIsolatesSessions(t *testing.T) {
 // while it rests, is discarded.
 func TestSpareSocketIsEmptied(t *testing.T) {
 	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
-	e := newLoops(1)
+	e := newUnsweptLoops(t, 1)
 	stuck := newStuckSink() // the loop reads nothing more while it waits here
 	blocker := openSocket(t, e, backend.Addr, stuck)
 	relaytest.Check(t, send(blocker, []byte("a")))
@@ -145,7 +161,7 @@ func TestSocketWithErrorIsNotKept(t *testing.T) {
 			t.Fatalf("session %d: %v", n, err)
 		}
 		relaytest.Receive(t, "the refusal", sink.closed)
-		if kept := len(e.spares.ipv4); kept != 0 {
+		if kept := e.spares.kept(); kept != 0 {
 			t.Fatalf("session %d: %d sockets are kept", n, kept)
 		}
 	}
@@ -214,7 +230,7 @@ func TestSpareSocketsAreBounded(t *testing.T) {
 	for _, s := range list {
 		s.Close()
 	}
-	if spares := len(e.spares.ipv4); spares > maxSpares {
+	if spares := e.spares.kept(); spares > maxSpares {
 		t.Errorf("%d spare sockets", spares)
 	}
 	if e.spares.take(false, time.Now(), 0) != nil {
@@ -229,7 +245,7 @@ func newOpening(addr string) *opening {
 
 // A spare socket that cannot be connected is closed.
 func TestSpareSocketThatCannotConnect(t *testing.T) {
-	e := newLoops(1)
+	e := newUnsweptLoops(t, 1)
 	spare := openSocket(t, e, "127.0.0.1:9", new(collector))
 	spare.Close()
 	if s := e.reuse(newOpening("127.0.0.1:9"), 0); s != spare {

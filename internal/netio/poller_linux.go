@@ -86,6 +86,7 @@ type Poller[T any] struct {
 	file      *os.File // the epoll instance of the current run; nil: no run
 	epoll     int      // its descriptor
 	lingering bool     // StopIfIdle will be called
+	hasty     bool     // StopWhenIdle was called
 }
 
 // slot is one entry of a Poller's table.
@@ -179,7 +180,11 @@ func (p *Poller[T]) Leave(at Slot) {
 	s.value, s.used = none, false
 	s.generation++
 	p.free = append(p.free, int32(at))
-	if len(p.free) == len(p.slots) && !p.lingering {
+	switch {
+	case len(p.free) < len(p.slots):
+	case p.hasty:
+		p.stopIfIdleLocked()
+	case !p.lingering:
 		p.lingering = true
 		time.AfterFunc(lingerTime, p.StopIfIdle)
 	}
@@ -219,12 +224,27 @@ func (p *Poller[T]) startLocked() error {
 }
 
 // StopIfIdle ends the run if there are no owners, which otherwise happens after
-// the linger time. The next Join starts another one. The table keeps its generations: the kernel forgets the events of the
-// closed epoll instance, but the run that ends may be in its last Turn.
+// the linger time. The next Join starts another one.
 func (p *Poller[T]) StopIfIdle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lingering = false
+	p.stopIfIdleLocked()
+}
+
+// StopWhenIdle ends this run and each later one as soon as there are no owners,
+// without the linger time. Tests use it to check that nothing is left running.
+func (p *Poller[T]) StopWhenIdle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hasty = true
+	p.stopIfIdleLocked()
+}
+
+// stopIfIdleLocked ends the run if there are no owners. The table keeps its
+// generations: the kernel forgets the events of the closed epoll instance, but
+// the run that ends may be in its last Turn.
+func (p *Poller[T]) stopIfIdleLocked() {
 	if p.file == nil || len(p.free) < len(p.slots) {
 		return
 	}

@@ -84,6 +84,26 @@ func TestPollerReportsAndStops(t *testing.T) {
 	}
 }
 
+// After StopWhenIdle a run ends with its last owner, without the linger time.
+func TestPollerStopsWhenIdle(t *testing.T) {
+	relaytest.NoLeaks(t)
+	p, _, ends := newRecorder(func([]Ready[*owner]) bool { return false })
+	first := newOwner(t, p, Readable)
+	p.StopWhenIdle() // has an owner still
+	second := newOwner(t, p, Readable)
+	p.Leave(first.slot)
+	first.close()
+	if len(ends) > 0 {
+		t.Error("the run ended while it had an owner")
+	}
+	p.Leave(second.slot)
+	second.close()
+	if p.lingering {
+		t.Error("the run lingers")
+	}
+	relaytest.Receive(t, "the end", ends)
+}
+
 // Events that the kernel has reported already do not reach the next owner of a slot.
 func TestPollerDropsEventsOfFormerOwners(t *testing.T) {
 	relaytest.NoLeaks(t)

@@ -32,15 +32,8 @@ func newLoopRig(t testing.TB, engine *loops, s setup) *loopRig {
 // oneLoop returns an engine whose relays share a loop.
 func oneLoop(t testing.TB) *loops {
 	engine := newLoops(1)
-	t.Cleanup(engine.stopIdle)
+	t.Cleanup(engine.StopWhenIdle)
 	return engine
-}
-
-// stopIdle stops the loops that have no relays, without waiting for the linger time.
-func (e *loops) stopIdle() {
-	for _, l := range e.all {
-		l.poller.StopIfIdle()
-	}
 }
 
 // held returns how many bytes the relay has read from each side and not written.

@@ -84,7 +84,7 @@ type rig struct {
 type kind struct {
 	name string
 	new  func(client Client, rules Rules, wheel *Wheel) Mover
-	stop func() // stops what is idle; nil: nothing
+	stop func() // stops loops as soon as they are idle; nil: there are none
 }
 
 // kinds returns all movers of this system.
@@ -100,7 +100,7 @@ func kinds() []kind {
 				}
 				return m
 			},
-			stop: engine.(interface{ stopIdle() }).stopIdle,
+			stop: engine.(interface{ StopWhenIdle() }).StopWhenIdle,
 		})
 	}
 	return list

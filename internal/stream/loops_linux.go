@@ -44,6 +44,14 @@ func newLoops(n int) *loops {
 	return e
 }
 
+// StopWhenIdle makes each loop stop as soon as it has no relays, without a linger
+// time. Tests use it to check that nothing is left running.
+func (e *loops) StopWhenIdle() {
+	for _, l := range e.all {
+		l.poller.StopWhenIdle()
+	}
+}
+
 // NewMover implements [Engine].
 func (e *loops) NewMover(client Client, rules Rules, wheel *Wheel) Connector {
 	if client.Detach == nil {
