@@ -132,14 +132,16 @@ func TestBytesBeforeAFIN(t *testing.T) {
 func TestIdleEndsOfAStalledTransfer(t *testing.T) {
 	for _, from := range []Side{ClientSide, BackendSide} {
 		variants(t, func(t *testing.T, k kind, s setup) {
-			s.idle = 300 * time.Millisecond
+			const size = 64 << 20 // more than all buffers hold
 			r := newRig(t, k, s)
 			goes, stays := r.side(from), r.side(from.other())
-			sending := async(func() { _, _ = goes.Write(make([]byte, 200<<20)) })
+			sending := async(func() { _, _ = goes.Write(make([]byte, size)) })
+			relaytest.Eventually(t, "bytes that nobody reads", func() bool { n, known := netio.Unread(stays); return !known || n > 0 })
+			r.expire()
 			if end := r.end(); end.Reason != IdleTimeout {
 				t.Errorf("ended as %+v", end)
 			}
-			if got, how := readToEnd(stays, 64<<10, 0); how != rst || len(got) >= 200<<20 {
+			if got, how := readToEnd(stays, 64<<10, 0); how != rst || len(got) >= size {
 				t.Errorf("received %d bytes and %s", len(got), how)
 			}
 			// The close of a wrapped client sends a RST, because its bytes are unread.
@@ -153,10 +155,10 @@ func TestIdleEndsOfAStalledTransfer(t *testing.T) {
 
 func TestIdleEndsInOrder(t *testing.T) {
 	variants(t, func(t *testing.T, k kind, s setup) {
-		s.idle = 50 * time.Millisecond
 		r := newRig(t, k, s)
 		say(t, r.client, "question")
 		hear(t, r.backend, "question")
+		r.expire()
 		wantStream(t, "the client", r.client, "", fin)
 		wantStream(t, "the backend", r.backend, "", fin)
 		r.wantEnd(IdleTimeout, 8, 0)
@@ -166,14 +168,19 @@ func TestIdleEndsInOrder(t *testing.T) {
 // A side that only sends to a side that is gone does not keep the relay alive.
 func TestDiscardedBytesAreNoTraffic(t *testing.T) {
 	variants(t, func(t *testing.T, k kind, s setup) {
-		s.idle = 300 * time.Millisecond
 		r := newRig(t, k, s)
 		relaytest.Check(t, r.client.Close())
 		wantStream(t, "the backend", r.backend, "", fin)
-		for sending := true; sending; time.Sleep(time.Millisecond) {
-			_, err := r.backend.Write([]byte("to a client that has closed"))
-			sending = err == nil
-		}
+		// The first bytes are traffic: the relay learns from them that the client is gone.
+		relaytest.Eventually(t, "the loss of the client", func() bool {
+			say(t, r.backend, "to a client that has closed")
+			return r.flow(BackendSide) == discarding
+		})
+		r.age()
+		say(t, r.backend, "no traffic")
+		waitAcknowledged(t, r.backend)
+		time.Sleep(10 * time.Millisecond) // time for the relay to read it
+		r.checkIdle()
 		if end := r.end(); end.Reason != ClientReset {
 			t.Errorf("ended as %+v", end)
 		}

@@ -512,14 +512,21 @@ func TestRandomPrograms(t *testing.T) {
 		if testing.Short() {
 			count = 30
 		}
-		for seed := range count {
-			p := randomProgram(rand.New(rand.NewPCG(uint64(seed), 1)))
-			p[0] &^= onLoops
-			if k.name == "loops" {
-				p[0] |= onLoops
-			}
-			t.Run(fmt.Sprint(seed), func(t *testing.T) { runProgram(t, p) })
+		const workers = 8 // programs wait most of the time
+		var all sync.WaitGroup
+		for worker := range workers {
+			all.Go(func() {
+				for seed := worker; seed < count; seed += workers {
+					p := randomProgram(rand.New(rand.NewPCG(uint64(seed), 1)))
+					p[0] &^= onLoops
+					if k.name == "loops" {
+						p[0] |= onLoops
+					}
+					t.Run(fmt.Sprint(seed), func(t *testing.T) { runProgram(t, p) })
+				}
+			})
 		}
+		all.Wait()
 	})
 }
 

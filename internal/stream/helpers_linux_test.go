@@ -29,6 +29,9 @@ func newLoopRig(t testing.TB, engine *loops, s setup) *loopRig {
 	return &loopRig{r, r.mover.(*loopMover)}
 }
 
+// entry returns the relay's entry in its wheel.
+func (m *loopMover) entry() (*Wheel, *idler) { return m.wheel, &m.idler }
+
 // oneLoop returns an engine whose relays share a loop.
 func oneLoop(t testing.TB) *loops {
 	engine := newLoops(1)
@@ -44,10 +47,10 @@ func (r *loopRig) held() (up, down int) {
 }
 
 // flow returns the state of a direction.
-func (r *loopRig) flow(source Side) flow {
-	r.m.mu.Lock()
-	defer r.m.mu.Unlock()
-	return r.m.ends.flows[source]
+func (m *loopMover) flow(source Side) flow {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ends.flows[source]
 }
 
 // keepRunning keeps a loop running until the test ends.

@@ -175,6 +175,55 @@ func (r *rig) start() {
 	}()
 }
 
+// flow returns the state of a direction.
+func (r *rig) flow(source Side) flow {
+	if m, ok := r.mover.(*goroutineMover); ok {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.ends.flows[source]
+	}
+	return r.mover.(interface{ flow(Side) flow }).flow(source)
+}
+
+// entry returns the relay's entry in its wheel.
+func (r *rig) entry() (*Wheel, *idler) {
+	if m, ok := r.mover.(*goroutineMover); ok {
+		return m.wheel, &m.idler
+	}
+	m := r.mover.(interface{ entry() (*Wheel, *idler) })
+	return m.entry()
+}
+
+// age makes it look as if no bytes had moved for the idle timeout. It waits until
+// the relay has begun. It does nothing once the relay has ended.
+func (r *rig) age() {
+	r.t.Helper()
+	w, i := r.entry()
+	relaytest.Eventually(r.t, "the relay to begin", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return i.slot != noSlot || len(r.ended) > 0
+	})
+	i.used.Store(w.now() - int64(w.timeout))
+}
+
+// checkIdle does what the wheel does when the idle timeout may have expired.
+func (r *rig) checkIdle() {
+	w, i := r.entry()
+	w.remove(i)
+	i.owner.expireIfIdle()
+}
+
+// expire lets the idle timeout expire. Tests set one that is not reached, so that
+// a slow machine does not end the relay before the test has come this far.
+func (r *rig) expire() {
+	r.t.Helper()
+	for len(r.ended) == 0 {
+		r.age()
+		r.checkIdle()
+	}
+}
+
 // side returns the test's end of a side.
 func (r *rig) side(s Side) *net.TCPConn {
 	if s == ClientSide {

@@ -123,10 +123,14 @@ func TestBackpressure(t *testing.T) {
 			r := newLoopRig(t, oneLoop(t), setup{})
 			say(t, r.client, "hello")
 			hear(t, r.backend, "hello")
-			sentUp, sentDown := sendUntilFull(t, r.client), sendUntilFull(t, r.backend)
-			up, down := r.held()
-			if up == 0 || down == 0 || up > test.most || down > test.most {
-				t.Errorf("holds %d and %d bytes, want some and at most %d", up, down, test.most)
+			var sentUp, sentDown, up, down int
+			relaytest.Eventually(t, "held bytes in both directions", func() bool {
+				sentUp, sentDown = sentUp+sendUntilFull(t, r.client), sentDown+sendUntilFull(t, r.backend)
+				up, down = r.held()
+				return up > 0 && down > 0
+			})
+			if up > test.most || down > test.most {
+				t.Errorf("holds %d and %d bytes, want at most %d", up, down, test.most)
 			}
 			relaytest.Check(t, r.client.CloseWrite())
 			relaytest.Check(t, r.backend.CloseWrite())

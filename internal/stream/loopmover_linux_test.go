@@ -162,6 +162,7 @@ func TestHeldBytesOfALostSideAreDropped(t *testing.T) {
 				say(t, goes, text(size)) // more than stays has room for
 				waitAcknowledged(t, goes)
 				relaytest.Eventually(t, "a blocked flow and one that is not", func() bool {
+					sendUntilFull(t, stays)
 					return r.flow(from.other()) == blocked && r.flow(from) == flowing
 				})
 				if open, idle := engine.all[0].pipes.count(); disable == "" && open == idle {
@@ -393,8 +394,7 @@ func TestPanicOnALoopEndsOneRelay(t *testing.T) {
 				relaytest.Check(t, r.client.CloseWrite())
 				wantStream(t, "the backend", r.backend, "", fin)
 			case "with bytes in a pipe":
-				sendUntilFull(t, r.client)
-				wantPipes(t, engine.all[0].pipes, 1, 0)
+				fillPipe(t, r)
 			}
 			arm(r.m)
 			say(t, r.backend, "hello")
@@ -442,8 +442,10 @@ func TestPanicWhileConnecting(t *testing.T) {
 		r.m.Connect(silent.addr, 0)
 		r.m.mu.Lock()
 		token := r.m.sockets[BackendSide].token
+		// From here on the connection is slow when the test says so.
+		handedOver := token == 0 || !r.m.connecting.Reset(time.Hour)
 		r.m.mu.Unlock()
-		if token == 0 {
+		if handedOver {
 			t.Skip("handed over before the test has looked")
 		}
 		r.m.handleEvent(token, netio.Writable, nil)
@@ -453,7 +455,7 @@ func TestPanicWhileConnecting(t *testing.T) {
 		r.wantEnd(Panicked, 0, 0)
 		wantStream(t, "the client", r.client, "", rst)
 		relaytest.Check(t, r.client.Close())
-		time.Sleep(2 * SlowConnect)
+		r.m.connectIsSlow() // by a timer that has fired just before
 		if len(r.slow) > 0 {
 			t.Error("the connection of a relay that is over was handed over")
 		}

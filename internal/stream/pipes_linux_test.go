@@ -69,6 +69,18 @@ func TestPipeIsReturned(t *testing.T) {
 	}
 }
 
+// fillPipe has the client send until the only open pipe of the loop has bytes for
+// the backend.
+func fillPipe(t *testing.T, r *loopRig) {
+	t.Helper()
+	relaytest.Eventually(t, "bytes in a pipe", func() bool {
+		sendUntilFull(t, r.client)
+		open, idle := r.m.loop.pipes.count()
+		up, _ := r.held()
+		return open == 1 && idle == 0 && up > 0
+	})
+}
+
 // A relay that ends with bytes in its pipe closes the pipe: no other relay may get
 // these bytes.
 func TestPipeWithBytesIsClosed(t *testing.T) {
@@ -79,8 +91,7 @@ func TestPipeWithBytesIsClosed(t *testing.T) {
 	say(t, r.client, "hello")
 	hear(t, r.backend, "hello")
 	before, pipes := openFiles(t)
-	sendUntilFull(t, r.client)
-	wantPipes(t, engine.all[0].pipes, 1, 0)
+	fillPipe(t, r)
 	r.mover.Cut(Shutdown)
 	r.end()
 	wantPipes(t, engine.all[0].pipes, 0, 0)

@@ -29,7 +29,7 @@ func (c slowClose) Close() error {
 func TestSlowCloseDelaysNoOtherIdleTimeout(t *testing.T) {
 	relaytest.NoLeaks(t)
 	released := make(chan struct{})
-	wheel := NewWheel(time.Second)
+	wheel := NewWheel(100 * time.Millisecond)
 	var rigs []*rig
 	for i := range 9 {
 		r := newRig(t, kind{name: "goroutines", new: NewMover}, setup{delay: true})
@@ -73,9 +73,11 @@ func TestPanicAtTheIdleTimeout(t *testing.T) {
 	var panics atomic.Bool
 	client := wrappedClient(r.clientFar)
 	client.Socket = panickySocket{r.clientFar, &panics}
-	r.mover = NewMover(client, r, NewWheel(100*time.Millisecond))
+	r.mover = NewMover(client, r, NewWheel(longIdle))
 	r.start()
+	r.age()
 	panics.Store(true)
+	r.checkIdle()
 	relaytest.Receive(t, "the panic", r.panics)
 	r.wantEnd(Panicked, 0, 0)
 }
@@ -130,10 +132,10 @@ func TestIdleEndOfASocketOfItsOwnType(t *testing.T) {
 	relaytest.NoLeaks(t)
 	r := newRig(t, kind{name: "goroutines", new: NewMover}, setup{delay: true})
 	client := struct{ *net.TCPConn }{r.clientFar}
-	r.mover = NewMover(Client{Conn: client, Socket: client, CloseWrite: client.CloseWrite}, r, NewWheel(600*time.Millisecond))
+	r.mover = NewMover(Client{Conn: client, Socket: client, CloseWrite: client.CloseWrite}, r, NewWheel(longIdle))
 	r.start()
-	_ = r.client.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-	_, _ = r.client.Write(make([]byte, 64<<20)) // no Write runs at the end: it would take the error of a RST
+	sendUntilFull(t, r.client) // no Write runs at the end: it would take the error of a RST
+	r.expire()
 	wantStream(t, "the client", r.client, "", fin)
 	if end := r.end(); end.Reason != IdleTimeout {
 		t.Errorf("ended as %+v", end)
