@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,6 +18,8 @@ import (
 // moment: the next relay that ends gives its place to the client that was held
 // first.
 type admission struct {
+	holdTime time.Duration // set once by tests on slow machines; 0: the constant holdTime
+
 	mu    sync.Mutex // guards the fields below
 	total int
 	byIP  map[netip.Addr]int // relays that were admitted while max_connections_per_ip was set
@@ -87,7 +90,7 @@ func (a *admission) hold(opts *Options, ip netip.Addr) *heldClient {
 
 // await waits until a held client is admitted, at most for holdTime.
 func (a *admission) await(h *heldClient) (t ticket, ok bool) {
-	timeout := time.NewTimer(holdTime)
+	timeout := time.NewTimer(cmp.Or(a.holdTime, holdTime))
 	defer timeout.Stop()
 	select {
 	case t = <-h.admitted:

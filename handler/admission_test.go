@@ -175,6 +175,7 @@ func TestClientComesBackAtTheLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, []string{server.String()}, edit)
+			r.service.admission.holdTime = relaytest.Limit
 			for i := range 300 {
 				near, far := relaytest.TCPPair(t)
 				r.relay.StartTCP(t.Context(), plainClient(far))

@@ -3,6 +3,7 @@
 package handler
 
 import (
+	"io"
 	"testing"
 	"time"
 
@@ -38,8 +39,12 @@ func TestOutOfDescriptors(t *testing.T) {
 	restore()
 	relaytest.WantRead(t, patientNear, "live")
 	patient.wantLines("client refused", 0, "backend failed, first strike", 0)
-	again, _ := hasty.client()
-	relaytest.WantRead(t, again, "live")
+	// On a busy machine its timeout may be too short, now and then.
+	relaytest.Eventually(t, "a client of the hasty relay that is served", func() bool {
+		again, _ := hasty.client()
+		got, _ := io.ReadAll(io.LimitReader(again, 4))
+		return string(got) == "live"
+	})
 }
 
 // A backend that this machine has no way to reach gets no strike.

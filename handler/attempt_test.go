@@ -241,7 +241,7 @@ func TestHangingLookupTakesTheConnectTimeout(t *testing.T) {
 	relaytest.NoLeaks(t)
 	live := serveTCP(t, "127.0.0.1:0", greet("live"))
 	a := hostPort("a.test", live.String())
-	r := newRig(t, []string{a, live.String()}, func(o *Options) { o.ConnectTimeout = 100 * time.Millisecond })
+	r := newRig(t, []string{a, live.String()}, func(o *Options) { o.ConnectTimeout = soon })
 	r.resolver.set("a.test", hangAnswer)
 	ann, _ := r.client()
 	relaytest.WantRead(t, ann, "live")

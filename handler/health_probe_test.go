@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,21 +186,29 @@ func TestHealthUDP(t *testing.T) {
 		r.wantState(deadAddr, upstream.TCP, upstream.Up)
 	})
 	t.Run("silence and a wrong answer fail", func(t *testing.T) {
+		relaytest.NoLeaks(t)
+		var probes sync.WaitGroup
+		var checks []func()
 		for _, answer := range []func([]byte) []byte{
 			func([]byte) []byte { return nil },
 			func([]byte) []byte { return []byte("wrong") },
 		} {
-			relaytest.NoLeaks(t)
 			b := relaytest.NewUDPBackend(t, answer)
 			r := newRig(t, []string{b.Addr})
 			quick := ping
-			quick.Timeout = 50 * time.Millisecond
-			r.prober(quick, b.Addr)()
-			r.wantStrikes(b.Addr, 0, upstream.Down)
-			for range 2 { // one for each attempt
-				relaytest.Receive(t, "a datagram", b.Received)
-			}
-			relaytest.Check(t, b.Conn.Close())
+			quick.Timeout = soon
+			probes.Go(r.prober(quick, b.Addr))
+			checks = append(checks, func() {
+				r.wantStrikes(b.Addr, 0, upstream.Down)
+				for range 2 { // one for each attempt
+					relaytest.Receive(t, "a datagram", b.Received)
+				}
+				relaytest.Check(t, b.Conn.Close())
+			})
+		}
+		probes.Wait()
+		for _, check := range checks {
+			check()
 		}
 	})
 	t.Run("another address of the name answers", func(t *testing.T) {

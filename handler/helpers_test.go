@@ -175,9 +175,25 @@ func newRig(t testing.TB, backends []string, edit ...func(*Options)) *rig {
 	}
 	r.service = NewService("test", upstream.NewPool(backendAddresses(t, backends...), 0, time.Now()), nil)
 	r.relay = New(r.service, opts)
-	t.Cleanup(r.service.Close)
+	t.Cleanup(func() {
+		r.service.Close()
+		stopWhenIdle(opts.UDP)
+		stopWhenIdle(opts.TCP)
+	})
 	return r
 }
+
+// stopWhenIdle makes the event loops of an engine stop as soon as they are idle,
+// so that [relaytest.NoLeaks] does not wait for their linger time.
+func stopWhenIdle(engine any) {
+	if e, ok := engine.(interface{ StopWhenIdle() }); ok {
+		e.StopWhenIdle()
+	}
+}
+
+// soon is a timeout that tests wait for. What must happen before it has this much
+// time on a busy machine.
+const soon = 1500 * time.Millisecond
 
 // backendAddresses parses backends as a configuration does.
 func backendAddresses(t testing.TB, texts ...string) []upstream.Address {

@@ -126,14 +126,15 @@ func (s *silentTCP) wake(serve func(*net.TCPConn)) {
 }
 
 // lo returns the n-th loopback address of a test, n from 1 to 254. No other test
-// has it, so a port that is free on one address of a test is free on all of them.
+// has it, and none of another process, so a port that is free on one address of a
+// test is free on all of them.
 func lo(t testing.TB, n int) string {
 	block, known := loBlocks.Load(t)
 	if !known {
 		block = loCount.Add(1)
 		loBlocks.Store(t, block)
 	}
-	return fmt.Sprintf("127.%d.%d.%d", 1+block.(int32)/256%254, block.(int32)%256, n)
+	return fmt.Sprintf("127.%d.%d.%d", 1+os.Getpid()%254, block.(int32)%256, n)
 }
 
 var (

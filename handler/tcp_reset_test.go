@@ -106,7 +106,7 @@ func (c *countingConn) WriteTo(w io.Writer) (int64, error) {
 func drainSendQueue(t *testing.T, conn *net.TCPConn) int {
 	t.Helper()
 	last, same := -1, 0
-	for same < 60 { // longer than the pauses between window probes, each of which may send bytes
+	for same < 110 { // longer than the pauses between window probes, each of which may send bytes
 		n, known := netio.Unacknowledged(conn)
 		if !known {
 			t.Skip("this system does not report unacknowledged bytes")
