@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,7 +125,9 @@ func (s *server) service(name string) (v apiService) {
 
 // unique returns a name that no other service of this process had. A service of
 // another test that has not quite ended would keep its journal.
-func unique(name string) string { return fmt.Sprintf("%s-%d", name, nextPort.Add(1)) }
+func unique(name string) string { return fmt.Sprintf("%s-%d", name, lastUnique.Add(1)) }
+
+var lastUnique atomic.Int64
 
 // listed returns the services with these names, in the order of the API's list.
 // That list also has services of other tests that still have relays.

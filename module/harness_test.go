@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,32 +73,13 @@ type server struct {
 	more  string // global options of all its configs
 }
 
-// nextPort numbers the ports that freePort returns. They are below the ephemeral
-// ports, so that no outgoing connection of another test takes one.
-var nextPort atomic.Int32
+// ports are the ports of this process.
+var ports = relaytest.ClaimPorts()
 
+// freePort returns a port that is free on all addresses, for TCP and UDP.
 func freePort(t *testing.T) int {
 	t.Helper()
-	var last error
-	for range 2000 {
-		n := int(nextPort.Add(1))
-		port := 20000 + (os.Getpid()+n/1000)%8*1000 + n%1000 // other processes mostly start in other blocks
-		tcp, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
-		if err != nil {
-			last = err
-			continue
-		}
-		tcp.Close()
-		udp, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
-		if err != nil {
-			last = err
-			continue
-		}
-		udp.Close()
-		return port
-	}
-	t.Fatalf("no free port: %v", last)
-	return 0
+	return ports.Free(t)
 }
 
 func freeAddr(t *testing.T) string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }

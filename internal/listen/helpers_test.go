@@ -4,8 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,33 +13,13 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// nextPort counts the ports that freePort has tried. They are below the ephemeral
-// ports, so that no outgoing connection of another test uses one.
-var nextPort atomic.Int32
+// ports are the ports of this process.
+var ports = relaytest.ClaimPorts()
 
 // freePort returns a port that is free on all addresses, for TCP and UDP.
 func freePort(t testing.TB) uint16 {
 	t.Helper()
-	var last error
-	for range 2000 {
-		n := int(nextPort.Add(1))
-		port := 10000 + (os.Getpid()+n/200)%50*200 + n%200 // other processes mostly start in other blocks
-		tcp, err := net.ListenTCP("tcp", &net.TCPAddr{Port: port})
-		if err != nil {
-			last = err
-			continue
-		}
-		tcp.Close()
-		udp, err := net.ListenUDP("udp", &net.UDPAddr{Port: port})
-		if err != nil {
-			last = err
-			continue
-		}
-		udp.Close()
-		return uint16(port)
-	}
-	t.Fatalf("no free port: %v", last)
-	return 0
+	return uint16(ports.Free(t))
 }
 
 func freeAddr(t testing.TB, host string) netip.AddrPort {
