@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/module"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -101,20 +102,29 @@ func TestCountsReconcile(t *testing.T) {
 		var tcp, udp clientCounts
 		tcp.talk(t, "tcp", at, 20, 5)
 		udp.talk(t, "udp", at, 20, 5)
-		if use := useOf(service, a.addr, upstream.TCP); use.Connections != 20 || timed(use) != 20 {
-			t.Errorf("%d connections to the first backend, %d of them timed", use.Connections, timed(use))
-		}
-		if use := useOf(service, a.addr, upstream.UDP); use.Connections != 20 || use.Active != 20 || use.DatagramsDown != 100 {
-			t.Errorf("sessions of the first backend: %+v", use)
-		}
+		// A relay moves bytes before it is counted.
+		relaytest.Eventually(t, "20 connections to the first backend, all of them timed", func() bool {
+			use := useOf(service, a.addr, upstream.TCP)
+			return use.Connections == 20 && timed(use) == 20
+		})
+		relaytest.Eventually(t, "20 sessions of the first backend, active or ended by their timeout", func() bool {
+			ended := 0
+			for _, line := range s.accesses(0) {
+				if line["network"] == "udp" {
+					ended++
+				}
+			}
+			use := useOf(service, a.addr, upstream.UDP)
+			return use.Connections == 20 && use.Active+ended == 20 && use.DatagramsDown == 100
+		})
 
 		a.kill()
 		tcp.talk(t, "tcp", at, 10, 3) // the first client has two failures
 		s.mustReload(config("max_connections 1000"))
 		udp.talk(t, "udp", at, 10, 3) // the other backend is first now
-		if use := useOf(service, b.addr, upstream.TCP); use.Connections != 10 {
-			t.Errorf("%d connections to the second backend", use.Connections)
-		}
+		relaytest.Eventually(t, "10 connections to the second backend", func() bool {
+			return useOf(service, b.addr, upstream.TCP).Connections == 10
+		})
 
 		b.kill()
 		const refused = 4

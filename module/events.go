@@ -26,11 +26,15 @@ var emitter eventQueue
 // subscribers. It does not block: the caller may be any goroutine and may hold a
 // session's lock.
 func (s *service) onEvent(e handler.Event) {
-	current := s.current.Load()
-	if current == nil && s.early.keep(e) {
-		return
+	if !s.early.keep(e) {
+		s.passOn(e)
 	}
-	if current = s.current.Load(); current == nil {
+}
+
+// passOn does the work of onEvent for an event that is not kept.
+func (s *service) passOn(e handler.Event) {
+	current := s.current.Load()
+	if current == nil {
 		return // no config has the service any more
 	}
 	if current.hook != nil {
@@ -60,13 +64,15 @@ func (l *earlyEvents) keep(e handler.Event) bool {
 	return !l.taken
 }
 
-// take returns the stored events. Only the first call returns any.
-func (l *earlyEvents) take() []handler.Event {
+// take calls pass for each stored event. Only the first call finds any. An event
+// that comes meanwhile waits in keep, so it does not overtake them.
+func (l *earlyEvents) take(pass func(handler.Event)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	events := l.events
+	for _, e := range l.events {
+		pass(e)
+	}
 	l.events, l.taken = nil, true
-	return events
 }
 
 // startPollInterval is how often emit checks whether Caddy has started.

@@ -129,9 +129,7 @@ func (s *service) apply(set *settings) reloadSummary {
 	defer s.mu.Unlock()
 	s.running = append(s.running, set)
 	s.current.Store(set)
-	for _, e := range s.early.take() {
-		s.onEvent(e)
-	}
+	s.early.take(s.passOn)
 	if s.removed != nil {
 		s.cancelLinger()
 		s.removed = nil
