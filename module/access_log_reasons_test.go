@@ -25,7 +25,7 @@ func TestAccessLogReasons(t *testing.T) {
 					ln, at := listenTCP(t), freeAddr(t)
 					idle := "1m"
 					if reason == "idle_timeout" {
-						idle = "300ms"
+						idle = "1500ms"
 					}
 					relay := fmt.Sprintf("%s {\n access_log tcp\n idle_timeout %s\n }", ln.Addr(), idle)
 					var s *server

@@ -98,7 +98,7 @@ func TestAccessLogOfTCP(t *testing.T) {
 func TestAccessLogOfUDP(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		good, dead, at := newMortal(t).addr, freeAddr(t), freeAddr(t)
-		s := start(t, block("UDP/"+at, fmt.Sprintf("%s %s {\n name %s\n access_log all\n idle_timeout 500ms\n }", dead, good, serviceAt(at))))
+		s := start(t, block("UDP/"+at, fmt.Sprintf("%s %s {\n name %s\n access_log all\n idle_timeout 1500ms\n }", dead, good, serviceAt(at))))
 		conn := dial(t, "udp", at)
 		ask(t, conn, "hello")
 		ask(t, conn, "you")
@@ -123,9 +123,11 @@ func TestAccessLogSettings(t *testing.T) {
 	for setting, want := range map[string][]string{"": nil, "access_log off": nil, "access_log tcp": {"tcp"}, "access_log all": {"tcp", "udp"}} {
 		t.Run(setting, func(t *testing.T) {
 			backend, at := newMortal(t).addr, freeAddr(t)
-			s := start(t, bothAt(at, fmt.Sprintf("%s {\n idle_timeout 100ms\n %s\n }", backend, setting)))
-			ask(t, dial(t, "tcp", at), "x")
-			ask(t, dial(t, "udp", at), "x")
+			s := start(t, bothAt(at, fmt.Sprintf("%s {\n udp_responses 1\n %s\n }", backend, setting)))
+			conn := dial(t, "tcp", at)
+			ask(t, conn, "x")
+			conn.Close()
+			ask(t, dial(t, "udp", at), "x") // which ends the session
 			relaytest.Eventually(t, "both ends", func() bool { return len(s.lines("relay ended")) == 2 })
 			var got []string
 			for _, line := range s.accesses(len(want)) {

@@ -72,7 +72,7 @@ func TestAdminTestOfAHangingName(t *testing.T) {
 func TestAdminTestsUDP(t *testing.T) {
 	live, _ := echoUDP(t, "b", freeAddr(t))
 	silent, dead := silentUDP(t), freeAddr(t)
-	s := start(t, block("relay+udp/"+freeAddr(t), fmt.Sprintf("%s %s %s {\n name tested\n health_check {\n network udp\n interval 1h\n timeout 300ms\n send ping\n expect \"b ping\"\n }\n }", live, silent, dead)))
+	s := start(t, block("relay+udp/"+freeAddr(t), fmt.Sprintf("%s %s %s {\n name tested\n health_check {\n network udp\n interval 1h\n timeout 1500ms\n send ping\n expect \"b ping\"\n }\n }", live, silent, dead)))
 	for backend, problem := range map[string]string{live: "", silent: "timeout", dead: "refused"} {
 		v := s.test("tested", backend)
 		if len(v.Dials) != 1 || v.Dials[0].Network != "udp" || v.OK != (problem == "") || v.Dials[0].OK != v.OK || !strings.Contains(v.Dials[0].Error, problem) {
@@ -88,7 +88,7 @@ func TestAdminTestUsesTheHealthCheck(t *testing.T) {
 	hung := listenTCP(t).Addr().String() // the kernel accepts, nothing answers
 	other, _ := echoTCP(t, "c")
 	dead := freeAddr(t)
-	s := start(t, block("relay+tcp/"+freeAddr(t), fmt.Sprintf("%s %s %s %s {\n name tested\n health_check {\n interval 1h\n timeout 300ms\n send ping\n expect \"b ping\"\n }\n }", live, hung, other, dead)))
+	s := start(t, block("relay+tcp/"+freeAddr(t), fmt.Sprintf("%s %s %s %s {\n name tested\n health_check {\n interval 1h\n timeout 1500ms\n send ping\n expect \"b ping\"\n }\n }", live, hung, other, dead)))
 	for backend, problem := range map[string]string{live: "", hung: "timeout", other: "timeout", dead: "refused"} {
 		v := s.test("tested", backend)
 		if len(v.Dials) != 1 || v.Dials[0].Network != "tcp" || v.OK != (problem == "") || v.Dials[0].OK != v.OK || !strings.Contains(v.Dials[0].Error, problem) {

@@ -124,7 +124,7 @@ func TestBackendMayTalkToASilentClient(t *testing.T) {
 	}
 	defer pc.Close()
 	at := freeAddr(t)
-	start(t, fmt.Sprintf("udp/%s {\n idle_timeout 200ms\n route {\n relay %s {\n idle_timeout 1s\n }\n }\n }", at, pc.LocalAddr()))
+	start(t, fmt.Sprintf("udp/%s {\n idle_timeout 200ms\n route {\n relay %s {\n idle_timeout 1500ms\n }\n }\n }", at, pc.LocalAddr()))
 	conn := dial(t, "udp", at)
 	if _, err := conn.Write([]byte("subscribe")); err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func TestBackendMayTalkToASilentClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 20 { // 2 s: many idle timeouts of caddy-l4, two of the relay
+	for i := range 20 { // 2 s: many idle timeouts of caddy-l4, and longer than that of the relay
 		text := fmt.Sprintf("push %d", i)
 		if _, err := pc.WriteTo([]byte(text), client); err != nil {
 			t.Fatal(err)

@@ -65,7 +65,6 @@ func TestHookFailures(t *testing.T) {
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	timeout := " {\n timeout 500ms\n }"
 	for name, hook := range map[string]struct {
 		hook, shell string // exactly one is set; shell runs with a timeout
 		message     string
@@ -82,7 +81,11 @@ func TestHookFailures(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := record(t, hook.shell)
 			if hook.hook == "" {
-				hook.hook = r.hook + timeout
+				timeout := "1h"
+				if hook.message == "event command timed out" {
+					timeout = "1500ms"
+				}
+				hook.hook = r.hook + " {\n timeout " + timeout + "\n }"
 			}
 			s, at := failover(t, hook.hook)
 			if got := ask(t, dial(t, "tcp", at), "x"); got != "good x" {

@@ -2,11 +2,7 @@ package module_test
 
 import (
 	"fmt"
-	"net"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
@@ -16,25 +12,8 @@ import (
 func silentTCP(t *testing.T) string {
 	t.Helper()
 	ln := listenTCP(t)
-	raw, err := ln.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := raw.Control(func(fd uintptr) { err = unix.Listen(int(fd), 0) }); err != nil {
-		t.Fatal(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 10 {
-		conn, err := net.DialTimeout("tcp", ln.Addr().String(), 100*time.Millisecond)
-		if err != nil {
-			return ln.Addr().String()
-		}
-		t.Cleanup(func() { conn.Close() })
-	}
-	t.Fatal("the queue does not fill up")
-	return ""
+	relaytest.FillBacklog(t, ln)
+	return ln.Addr().String()
 }
 
 // The failure of a client and that of a probe are two strikes. The client that

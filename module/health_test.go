@@ -141,7 +141,7 @@ func TestProbesOfUDP(t *testing.T) {
 	backend := pc.LocalAddr().String()
 	other, _ := echoUDP(t, "other ping pong", freeAddr(t))
 	at := freeAddr(t)
-	s := start(t, block("UDP/"+at, fmt.Sprintf("%s %s {\n name probed\n failback\n health_check 200ms {\n network udp\n send ping\\r\\n\n expect pong\n }\n }", backend, other)))
+	s := start(t, block("UDP/"+at, fmt.Sprintf("%s %s {\n name probed\n failback\n health_check 1s {\n network udp\n send ping\\r\\n\n expect pong\n }\n }", backend, other)))
 	relaytest.Eventually(t, "probes that are answered", func() bool {
 		return module.StatsOf("probed").Backends[0].Networks[upstream.UDP].Succeeded > 2
 	})

@@ -97,7 +97,7 @@ func TestProxyProtocolToTheNextUDPBackend(t *testing.T) {
 		silent, asked := recordUDP(t, "")
 		good, served := recordUDP(t, "answer")
 		at := freeAddr(t)
-		start(t, block("UDP/"+at, fmt.Sprintf("%s %s {\n proxy_protocol v2\n udp_reply_timeout 100ms\n }", silent, good)))
+		start(t, block("UDP/"+at, fmt.Sprintf("%s %s {\n proxy_protocol v2\n udp_reply_timeout 1s\n }", silent, good)))
 		client := dial(t, "udp", at)
 		if answer := ask(t, client, "hello"); answer != "answer" {
 			t.Errorf("got %q", answer)

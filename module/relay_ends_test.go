@@ -166,12 +166,13 @@ func TestBytesBeforeAFIN(t *testing.T) {
 // An idle timeout in the middle of a transfer does not look like its end.
 func TestIdleTimeoutOfAStalledTransfer(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
-		addr, backends := startRelay(t, "idle_timeout 500ms")
-		client, backend := relayed(t, addr, backends)
+		addr, backends := startRelay(t, "idle_timeout 1500ms")
 		const size = 200_000_000 // more than all socket buffers on the way
+		bytes := make([]byte, size)
+		client, backend := relayed(t, addr, backends)
 		sent := make(chan error, 1)
 		go func() { // ends with the relay
-			_, err := backend.Write(make([]byte, size))
+			_, err := backend.Write(bytes)
 			sent <- err
 		}()
 		relaytest.Receive(t, "the end of the stalled transfer", sent)

@@ -31,69 +31,103 @@ func sourceUDP(t *testing.T) (addr string) {
 	return pc.LocalAddr().String()
 }
 
+// stoppedClients is the number of clients of a process that is stopped, on each
+// network.
+const stoppedClients = 20
+
+// stopped is a process that is stopped while it has relays.
+type stopped struct {
+	*caddyProcess
+	name              string
+	streams, sessions [stoppedClients]net.Conn
+	sources           [stoppedClients]string // of the sessions, as the backend sees them
+}
+
+// startToStop starts a process and connects its clients.
+func startToStop(t *testing.T, disabled string) *stopped {
+	t.Helper()
+	t.Setenv("RELAY_DISABLE", disabled)
+	tcp, _ := echoTCP(t, "b")
+	udp, at := sourceUDP(t), freeAddr(t)
+	p := &stopped{name: over.tcp + " without " + disabled}
+	p.caddyProcess = startProcess(t, block("TCP/"+at, tcp+" {\n idle_timeout 3s\n }")+block("UDP/"+at, udp+" {\n idle_timeout 3s\n }"), 0)
+	for i := range stoppedClients {
+		p.streams[i], p.sessions[i] = dial(t, "tcp", at), dial(t, "udp", at)
+	}
+	return p
+}
+
+// stop stops the process. Then its clients send.
+func (p *stopped) stop(t *testing.T) {
+	t.Helper()
+	for i := range stoppedClients { // right before, so that no relay is idle yet
+		ask(t, p.streams[i], "x")
+		p.sources[i] = ask(t, p.sessions[i], "x")
+	}
+	relaytest.Check(t, p.cmd.Process.Signal(syscall.SIGSTOP))
+	t.Cleanup(func() { _ = p.cmd.Process.Signal(syscall.SIGCONT) })
+	for i := range stoppedClients {
+		_, err := p.streams[i].Write([]byte("y"))
+		relaytest.Check(t, err)
+		_, err = p.sessions[i].Write([]byte("y"))
+		relaytest.Check(t, err)
+	}
+}
+
+// wantSameRelays continues the process and checks that the clients are served by
+// the relays they had.
+func (p *stopped) wantSameRelays(t *testing.T) {
+	t.Helper()
+	relaytest.Check(t, p.cmd.Process.Signal(syscall.SIGCONT))
+	ended, moved := 0, 0
+	buf := make([]byte, 100)
+	for i := range stoppedClients {
+		if n, err := p.streams[i].Read(buf); err != nil || string(buf[:n]) != "b y" {
+			ended++
+		}
+		if n, err := p.sessions[i].Read(buf); err != nil || string(buf[:n]) != p.sources[i] {
+			moved++
+		}
+	}
+	if ended > 0 || moved > 0 {
+		t.Errorf("%s: of %d clients that sent while the process was stopped, %d TCP relays ended and %d UDP sessions were replaced", p.name, stoppedClients, ended, moved)
+	}
+}
+
+// wantIdleEnds waits until the relays end by their idle timeout.
+func (p *stopped) wantIdleEnds(t *testing.T) {
+	t.Helper()
+	for _, conn := range p.streams {
+		readToEnd(conn)
+	}
+	relaytest.Eventually(t, p.name+": the ends by the idle timeout", func() bool {
+		ends := make(map[any]int)
+		for _, line := range p.lines("relay ended") {
+			if line["reason"] == "idle_timeout" {
+				ends[line["network"]]++
+			}
+		}
+		return ends["tcp"] == stoppedClients && ends["udp"] == stoppedClients
+	})
+}
+
 // A process that was stopped for longer than the idle timeout reads what its
 // clients have sent in the meantime before it ends their relays as idle.
 func TestStoppedProcessReadsBeforeItEndsIdleRelays(t *testing.T) {
-	const clients = 20
-	overBoth(t, func(t *testing.T) {
-		for _, disabled := range []string{"", "engine"} {
-			if disabled != "" && over == caddys {
-				continue // the mover is the same as on our networks
-			}
-			t.Run("without "+disabled, func(t *testing.T) {
-				t.Setenv("RELAY_DISABLE", disabled)
-				tcp, _ := echoTCP(t, "b")
-				udp := sourceUDP(t)
-				at := freeAddr(t)
-				p := startProcess(t, block("TCP/"+at, tcp+" {\n idle_timeout 3s\n }")+block("UDP/"+at, udp+" {\n idle_timeout 3s\n }"), 0)
-				var streams, sessions [clients]net.Conn
-				var sources [clients]string
-				for i := range clients {
-					streams[i], sessions[i] = dial(t, "tcp", at), dial(t, "udp", at)
-				}
-				for i := range clients { // last, so that they are all fresh
-					ask(t, streams[i], "x")
-					sources[i] = ask(t, sessions[i], "x")
-				}
-				relaytest.Check(t, p.cmd.Process.Signal(syscall.SIGSTOP))
-				defer func() { _ = p.cmd.Process.Signal(syscall.SIGCONT) }()
-				for i := range clients {
-					_, err := streams[i].Write([]byte("y"))
-					relaytest.Check(t, err)
-					_, err = sessions[i].Write([]byte("y"))
-					relaytest.Check(t, err)
-				}
-				time.Sleep(5 * time.Second)
-				relaytest.Check(t, p.cmd.Process.Signal(syscall.SIGCONT))
-				ended, moved := 0, 0
-				buf := make([]byte, 100)
-				for i := range clients {
-					if n, err := streams[i].Read(buf); err != nil || string(buf[:n]) != "b y" {
-						ended++
-					}
-					if n, err := sessions[i].Read(buf); err != nil || string(buf[:n]) != sources[i] {
-						moved++
-					}
-				}
-				if ended > 0 || moved > 0 {
-					t.Errorf("of %d clients that sent while the process was stopped, %d TCP relays ended and %d UDP sessions were replaced", clients, ended, moved)
-				}
-				// Those that stay idle still end.
-				for _, conn := range streams {
-					readToEnd(conn)
-				}
-				relaytest.Eventually(t, "the ends by the idle timeout", func() bool {
-					tcp, udp := 0, 0
-					for _, line := range p.lines("relay ended") {
-						if line["reason"] == "idle_timeout" && line["network"] == "tcp" {
-							tcp++
-						} else if line["reason"] == "idle_timeout" {
-							udp++
-						}
-					}
-					return tcp == clients && udp == clients
-				})
-			})
-		}
-	})
+	var all []*stopped // they are stopped at the same time
+	defer func(before networks) { over = before }(over)
+	for _, over = range []networks{caddys, ours} {
+		all = append(all, startToStop(t, ""))
+	}
+	all = append(all, startToStop(t, "engine")) // on caddys the mover would be the same
+	for _, p := range all {
+		p.stop(t)
+	}
+	time.Sleep(5 * time.Second)
+	for _, p := range all {
+		p.wantSameRelays(t)
+	}
+	for _, p := range all {
+		p.wantIdleEnds(t)
+	}
 }

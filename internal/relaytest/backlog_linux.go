@@ -4,7 +4,8 @@ import (
 	"net"
 	"syscall"
 	"testing"
-	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // SetBacklog sets the number of connections that may wait for a listener's Accept.
@@ -21,15 +22,16 @@ func SetBacklog(t testing.TB, listener *net.TCPListener, n int) {
 func FillBacklog(t testing.TB, listener *net.TCPListener) {
 	t.Helper()
 	SetBacklog(t, listener, 0)
-	for {
-		conn, err := net.DialTimeout("tcp", listener.Addr().String(), 100*time.Millisecond)
-		switch timeout, _ := err.(net.Error); {
-		case err == nil:
-			t.Cleanup(func() { conn.Close() })
-		case timeout != nil && timeout.Timeout():
-			return
-		default:
-			t.Fatal(err)
-		}
-	}
+	DialTCP(t, listener.Addr().String()) // a backlog of 0 has room for one
+	raw, err := listener.SyscallConn()
+	Check(t, err)
+	Eventually(t, "the backlog to be full", func() (full bool) {
+		Check(t, raw.Control(func(fd uintptr) {
+			var info *unix.TCPInfo
+			info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+			full = err == nil && info.Unacked > info.Sacked // of a listener: waiting connections, and the backlog
+		}))
+		Check(t, err)
+		return full
+	})
 }
