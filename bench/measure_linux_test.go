@@ -12,10 +12,10 @@ func TestMeterSeesThisProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for start := time.Now(); time.Since(start) < 20*time.Millisecond; {
-		_ = start
+	after := before
+	for start := time.Now(); err == nil && after <= before && time.Since(start) < 30*time.Second; { // which takes CPU time
+		after, err = m.cpu()
 	}
-	after, err := m.cpu()
 	if err != nil || after <= before {
 		t.Errorf("CPU time before %v, after %v, %v", before, after, err)
 	}

@@ -92,21 +92,30 @@ func TestTakeTCPHelpers(t *testing.T) {
 	blocked, release := make(chan struct{}), make(chan struct{})
 	var mu sync.Mutex
 	taken, busy, most := 0, 0, 0
+	parallel := make(chan struct{}) // closed when two clients are taken in parallel
+	closeParallel := sync.OnceFunc(func() { close(parallel) })
 	opts := quiet()
 	opts.TakeTCP = func(conn net.Conn) bool {
 		defer all.Done()
 		defer conn.Close()
 		mu.Lock()
 		taken++
-		first := taken == 1
+		number := taken
 		busy++
 		most = max(most, busy)
+		if busy == 2 {
+			closeParallel()
+		}
 		mu.Unlock()
-		if first { // the others connect meanwhile
+		switch {
+		case number == 1: // the others connect meanwhile
 			close(blocked)
 			<-release
-		} else {
-			time.Sleep(time.Millisecond)
+		case number > 2*helperThreshold: // the helper was started before
+			select {
+			case <-parallel:
+			case <-time.After(relaytest.Limit):
+			}
 		}
 		mu.Lock()
 		busy--
