@@ -104,10 +104,14 @@ func (r *Relay) connect(ctx context.Context, of *tcpRelay, from *startedAttempt,
 		t = r.newAttempts(ctx, of, r.service.Pool.Walk(upstream.TCP))
 		t.next()
 	}
+	continues := false // a panic ends the attempts, too
+	defer func() {
+		if !continues {
+			t.cancel(errSuperseded)
+		}
+	}()
 	o, err := t.run(ctx, gone)
-	if err != nil || !t.judgeSlow(o) {
-		t.cancel(errSuperseded)
-	}
+	continues = err == nil && t.judgeSlow(o)
 	return o, err
 }
 

@@ -111,7 +111,7 @@ func forEachEngine(t *testing.T, test func(t *testing.T, engine Engine, client f
 		t.Run(name, func(t *testing.T) {
 			relaytest.NoLeaks(t)
 			if engine != nil {
-				t.Cleanup(engine.(interface{ stopIdle() }).stopIdle)
+				t.Cleanup(engine.(interface{ StopWhenIdle() }).StopWhenIdle)
 			}
 			test(t, engine, client)
 		})
