@@ -97,6 +97,11 @@ func (m *loopMover) splicesLocked(source Side) bool {
 func (m *loopMover) copyLocked(source Side, buf *netio.Buffer) {
 	t, from := &m.flows[source], &m.sockets[source]
 	n, errno := netio.ReadNonblock(from.fd, buf[:])
+	if errno == syscall.EAGAIN && from.urgent {
+		// At urgent data, Linux also returns EAGAIN while the thread has a signal
+		// pending, such as those of Go's scheduler. Nothing would report the rest.
+		n, errno = netio.ReadNonblock(from.fd, buf[:])
+	}
 	if n == 0 {
 		m.noBytesLocked(source, errno)
 		return
