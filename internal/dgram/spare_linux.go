@@ -79,7 +79,7 @@ func (s *spares) keepNone() {
 	s.mu.Lock()
 	s.limit = 0
 	s.mu.Unlock()
-	s.closeKept(0)
+	s.closeKept(time.Now(), 0)
 }
 
 // take removes and returns the socket that was kept longest, or nil if none was
