@@ -40,18 +40,30 @@ var errUnchanged = errors.New("addresses unchanged")
 
 // resolve returns the addresses of a backend in the order to try them.
 func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Network, q query) (addrs []netip.Addr, err error) {
-	switch {
-	case b.IP.IsValid():
-		addrs = []netip.Addr{b.IP}
-	case q.how == cached:
-		addrs, err = r.opts.Resolver.Lookup(ctx, b.Host, r.patience())
-	default:
-		addrs, err = r.opts.Resolver.Refresh(ctx, b.Host, q.since, r.patience())
+	if b.IP.IsValid() {
+		return q.choose([]netip.Addr{b.IP}, b, n)
 	}
-	if err != nil {
+	if addrs, err = r.lookUp(ctx, b.Host, q); err != nil {
 		return nil, err
 	}
 	return q.choose(addrs, b, n)
+}
+
+// lookUp returns the addresses of a host, in the order of the resolver.
+func (r *Relay) lookUp(ctx context.Context, host string, q query) ([]netip.Addr, error) {
+	if q.how == cached {
+		return r.opts.Resolver.Lookup(ctx, host, r.patience())
+	}
+	return r.opts.Resolver.Refresh(ctx, host, q.since, r.patience())
+}
+
+// sharedHow returns how, with the same value for all queries that the resolver
+// answers in the same way.
+func (q query) sharedHow() lookup {
+	if q.how == ifChanged {
+		return afresh
+	}
+	return q.how
 }
 
 // choose returns addrs with the address that succeeded last in front. If the

@@ -63,6 +63,7 @@ type Relay struct {
 	log     *zap.Logger   // with the service's name
 	wheel   *stream.Wheel // ends idle TCP relays
 	retired bool          // set under Service.mu and sessions.mu, read under one of them
+	lookups lookups       // of UDP sessions
 }
 
 // New returns a relay for the service. It runs no goroutine before the first

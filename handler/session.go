@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"context"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -85,13 +84,13 @@ type sessionAttempts struct {
 	at           int               // index in addrs of the socket's address
 	since        time.Time         // when the attempt began to try addrs
 	walk         upstream.Walk
-	failed       *dial.Error        // errors of the addresses tried before; nil: none
-	evictions    int                // how many sessions were evicted for this attempt
-	cancelLookup context.CancelFunc // cancels the latest lookup; nil: none
-	waitingSince time.Time          // when waiting became true
-	replyTimer   *time.Timer        // calls checkReplyTimeout; nil until first needed
-	refusedUntil time.Time          // the end of phase refused
-	lastErr      error              // why the latest attempt failed; the error of the refusal
+	failed       *dial.Error   // errors of the addresses tried before; nil: none
+	evictions    int           // how many sessions were evicted for this attempt
+	lookup       *lookupWaiter // the wait for a lookup; nil: none
+	waitingSince time.Time     // when waiting became true
+	replyTimer   *time.Timer   // calls checkReplyTimeout; nil until first needed
+	refusedUntil time.Time     // the end of phase refused
+	lastErr      error         // why the latest attempt failed; the error of the refusal
 }
 
 // backendSocket is a session's socket towards a backend, and the sink of that
@@ -150,8 +149,7 @@ func (s *session) afterUnlock(f func()) { s.runAfterUnlock = append(s.runAfterUn
 // method that other code calls, so that a panic affects one session only.
 func (s *session) guard() {
 	if p := recover(); p != nil {
-		s.relay.panicked(upstream.UDP, s.key.Client.String(), p)
-		s.end(stream.Panicked)
+		s.panicked(p)
 	}
 }
 

@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -15,8 +14,7 @@ import (
 )
 
 // This file contains a session's attempts on backends: one round after another,
-// each of which may try every backend. All of it runs under session.mu, except
-// for waiting for a lookup.
+// each of which may try every backend. All of it runs under session.mu.
 
 // refusedFor is how long the datagrams of a refused client are dropped. The next
 // datagram after that starts a new round.
@@ -74,22 +72,7 @@ func (s *session) startAttemptLocked(a upstream.Attempt, q query) {
 			return
 		}
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), s.relay.opts.ConnectTimeout, errConnectTimeout)
-	s.cancelLookup = cancel
-	go s.lookup(ctx, cancel, a, q)
-}
-
-// lookup resolves the name of a backend. Its goroutine ends with the answer, at
-// the connect timeout or with the attempt.
-func (s *session) lookup(ctx context.Context, cancel context.CancelFunc, a upstream.Attempt, q query) {
-	defer s.guard()
-	defer cancel()
-	addrs, err := s.relay.resolve(ctx, a.Backend, upstream.UDP, q)
-	s.lock()
-	defer s.unlock()
-	if s.phase == searching && s.attempt == a {
-		s.resolvedLocked(addrs, err)
-	}
+	s.lookup = s.relay.startLookup(s, a.Backend, q)
 }
 
 func (s *session) resolvedLocked(addrs []netip.Addr, err error) {
@@ -233,9 +216,9 @@ func (s *session) leaveDemoted(b *upstream.Backend) {
 
 // stopAttemptLocked closes the socket, cancels the lookup and stops the timer.
 func (s *session) stopAttemptLocked() {
-	if s.cancelLookup != nil {
-		s.cancelLookup()
-		s.cancelLookup = nil
+	if s.lookup != nil {
+		s.relay.cancelLookup(s.lookup)
+		s.lookup = nil
 	}
 	if s.replyTimer != nil {
 		s.replyTimer.Stop()
