@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+	"unsafe"
 )
 
 // texts returns the datagrams of a backlog.
@@ -27,35 +29,44 @@ func (b *backlog) retained() int {
 	return n
 }
 
+// wantHeld checks that a backlog counts the memory that it refers to.
+func (b *backlog) wantHeld(t *testing.T) {
+	t.Helper()
+	want := b.retained() + cap(b.datagrams)*int(unsafe.Sizeof(b.datagrams[0])) + cap(b.arrived)*int(unsafe.Sizeof(b.arrived[0]))
+	if b.held != want {
+		t.Fatalf("%d bytes counted, want %d", b.held, want)
+	}
+}
+
 func TestBacklogBounds(t *testing.T) {
 	kib := func(n int) []byte { return make([]byte, n<<10) }
 	t.Run("64 datagrams", func(t *testing.T) {
 		var b backlog
 		for i := range 64 {
-			if !b.add(nil) {
+			if !b.add(nil, 0) {
 				t.Fatalf("datagram %d refused", i)
 			}
 		}
-		if b.add(nil) {
+		if b.add(nil, 0) {
 			t.Fatal("the 65th datagram was accepted")
 		}
 	})
 	t.Run("1 MiB, to the byte", func(t *testing.T) {
 		var b backlog
 		for range 32 {
-			b.add(kib(32))
+			b.add(kib(32), 0)
 		}
-		if b.bytes != 1<<20 || b.add([]byte("x")) {
+		if b.bytes != 1<<20 || b.add([]byte("x"), 0) {
 			t.Fatalf("%d bytes, and one more was accepted", b.bytes)
 		}
-		if !b.add(nil) {
+		if !b.add(nil, 0) {
 			t.Fatal("an empty datagram needs no room")
 		}
 	})
 	t.Run("trim keeps the last 16", func(t *testing.T) {
 		var b backlog
 		for i := range 20 {
-			b.add(fmt.Append(nil, i))
+			b.add(fmt.Append(nil, i), 0)
 		}
 		b.trim()
 		if got := b.texts(); len(got) != 16 || got[0] != "4" || got[15] != "19" {
@@ -65,42 +76,70 @@ func TestBacklogBounds(t *testing.T) {
 	t.Run("trim keeps the last 64 KiB, to the byte", func(t *testing.T) {
 		var b backlog
 		for range 3 {
-			b.add(kib(32))
+			b.add(kib(32), 0)
 		}
 		if b.trim(); len(b.datagrams) != 2 {
 			t.Fatalf("%d kept, want 2", len(b.datagrams))
 		}
-		b.add([]byte("x"))
+		b.add([]byte("x"), 0)
 		if b.trim(); len(b.datagrams) != 2 || b.bytes != 32<<10+1 {
 			t.Fatalf("%d kept of %d bytes", len(b.datagrams), b.bytes)
 		}
 	})
 	t.Run("clear frees the memory of a burst", func(t *testing.T) {
 		var b backlog
-		b.add(kib(60))
-		b.add(kib(1)) // small datagrams after a large one: the large one's memory is in use until
-		b.add(kib(4)) // it is trimmed, and then beyond the slice's length
+		b.add(kib(60), 0)
+		b.add(kib(1), 0) // small datagrams after a large one: the large one's memory is in use until
+		b.add(kib(4), 0) // it is trimmed, and then beyond the slice's length
 		b.trim()
-		b.add([]byte("x"))
-		b.clear()
+		b.add([]byte("x"), 0)
+		b.clear(retainedBytes)
 		if b.retained() > retainedBytes {
 			t.Fatalf("%d bytes retained", b.retained())
 		}
 	})
 	t.Run("clear frees the memory if one small datagram is left", func(t *testing.T) {
 		var b backlog
-		b.add(kib(63))
-		b.add(kib(2))
+		b.add(kib(63), 0)
+		b.add(kib(2), 0)
 		b.trim()
-		b.clear()
+		b.clear(retainedBytes)
 		if b.retained() > retainedBytes {
 			t.Fatalf("%d bytes retained", b.retained())
+		}
+	})
+	t.Run("trim frees the memory of a queue", func(t *testing.T) {
+		var b backlog
+		for range 16 {
+			b.add(kib(64), 0)
+		}
+		if b.trim(); b.held > 2*resendBytes+queueLength*slotBytes {
+			t.Fatalf("%d bytes held", b.held)
+		}
+	})
+	t.Run("small datagrams do not hold the memory of large ones", func(t *testing.T) {
+		var b backlog
+		for range 16 {
+			b.add(kib(4), 0)
+			b.add(kib(60), 0)
+		}
+		for range 2 * resendLength {
+			b.addSent([][]byte{[]byte("x")}, 0)
+		}
+		if b.freeSpare(0); b.held > resendLength*retainedBytes+queueLength*slotBytes {
+			t.Fatalf("%d bytes held", b.held)
+		}
+	})
+	t.Run("one small datagram costs little", func(t *testing.T) {
+		var b backlog
+		if b.add(make([]byte, 64), 0); b.held > 128 {
+			t.Fatalf("%d bytes held", b.held)
 		}
 	})
 	t.Run("clear keeps what the next small datagram needs", func(t *testing.T) {
 		var b backlog
 		small := kib(1)
-		if allocs := testing.AllocsPerRun(100, func() { b.add(small); b.trim(); b.clear() }); allocs != 0 {
+		if allocs := testing.AllocsPerRun(100, func() { b.add(small, 0); b.trim(); b.clear(retainedBytes) }); allocs != 0 {
 			t.Fatalf("%v allocations", allocs)
 		}
 	})
@@ -111,6 +150,7 @@ func TestBacklogModel(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	var b backlog
 	var model []string
+	var arrived []time.Duration
 	size := func() (n int) {
 		for _, d := range model {
 			n += len(d)
@@ -122,31 +162,34 @@ func TestBacklogModel(t *testing.T) {
 		case op < 80:
 			d := strings.Repeat(string(rune('a'+step%26)), random.IntN(1<<random.IntN(17)))
 			room := len(model) < 64 && (len(model) == 0 || size()+len(d) <= 1<<20)
-			if b.add([]byte(d)) != room {
+			if b.add([]byte(d), time.Duration(step)) != room {
 				t.Fatalf("step %d: add returned %v", step, !room)
 			}
 			if room {
-				model = append(model, d)
+				model, arrived = append(model, d), append(arrived, time.Duration(step))
 			}
 		case op < 88:
 			if len(model) > 0 {
 				i := random.IntN(len(model))
 				b.remove(i)
-				model = slices.Delete(model, i, i+1)
+				model, arrived = slices.Delete(model, i, i+1), slices.Delete(arrived, i, i+1)
 			}
+		case op < 90:
+			b.freeSpare(random.IntN(1 << 18))
 		case op < 98:
 			b.trim()
 			for len(model) > 16 || size() > 64<<10 && len(model) > 1 {
-				model = model[1:]
+				model, arrived = model[1:], arrived[1:]
 			}
 		default:
-			b.clear()
-			model = nil
+			b.clear(retainedBytes)
+			model, arrived = nil, nil
 			if b.retained() > retainedBytes {
 				t.Fatalf("step %d: %d bytes retained", step, b.retained())
 			}
 		}
-		if b.bytes != size() || step%16 == 0 && !slices.Equal(b.texts(), model) {
+		b.wantHeld(t)
+		if b.bytes != size() || !slices.Equal(b.arrived, arrived) || step%16 == 0 && !slices.Equal(b.texts(), model) {
 			t.Fatalf("step %d: the backlog differs", step)
 		}
 	}
@@ -162,9 +205,9 @@ func TestBacklogAddSent(t *testing.T) {
 		for i := range 1 + random.IntN(64) {
 			sent = append(sent, bytes.Repeat([]byte{byte(i)}, random.IntN(size+1)))
 		}
-		kept.addSent(sent)
+		kept.addSent(sent, 0)
 		for _, d := range sent {
-			plain.add(d)
+			plain.add(d, 0)
 			plain.trim()
 		}
 		if !slices.Equal(kept.texts(), plain.texts()) || kept.bytes != plain.bytes {
@@ -174,7 +217,7 @@ func TestBacklogAddSent(t *testing.T) {
 	}
 	var b backlog
 	big := make([]byte, 1000)
-	b.addSent(slices.Repeat([][]byte{big}, 64))
+	b.addSent(slices.Repeat([][]byte{big}, 64), 0)
 	if n := b.retained(); n > 2*resendLength*len(big) {
 		t.Errorf("%d bytes were copied", n)
 	}

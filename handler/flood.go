@@ -15,6 +15,7 @@ const (
 	refusedUDP                 // no backend answered the session
 	evicted                    // a session was ended to make room for another
 	queueFull                  // a datagram was dropped: its session's queue is full
+	backlogsFull               // a datagram was dropped: the backlogs of all sessions are at their limit
 	dropped                    // a datagram was dropped: its client was refused, or it could not be sent
 	icmpIgnored                // an ICMP error came from a host that cannot know what it claims
 	limitTCP                   // the service is at max_connections
@@ -34,6 +35,7 @@ var floodLines = [floodKinds]struct {
 	refusedUDP:    {zapcore.ErrorLevel, "client refused"},
 	evicted:       {zapcore.WarnLevel, "session evicted"},
 	queueFull:     {zapcore.WarnLevel, "datagrams dropped, queue full"},
+	backlogsFull:  {zapcore.WarnLevel, "datagrams dropped, backlog limit reached"},
 	dropped:       {zapcore.DebugLevel, "datagrams dropped"},
 	icmpIgnored:   {zapcore.WarnLevel, "ICMP error ignored, not from the backend"},
 	limitTCP:      {zapcore.WarnLevel, "client refused, too many connections"},

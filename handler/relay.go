@@ -43,6 +43,7 @@ type Options struct {
 	Resolver        Resolver
 	UDP             dgram.Engine  // opens the sockets of UDP sessions; nil: dgram.Goroutines
 	TCP             stream.Engine // moves the bytes of TCP relays; nil: goroutines
+	Backlogs        *Backlogs     // bounds the memory of the datagrams that wait for an answer; nil: one for this relay alone
 	Log             *zap.Logger
 
 	MaxConnections      int // limit of the service's concurrent relays, TCP and UDP together; 0: none
@@ -74,6 +75,9 @@ func New(service *Service, opts Options) *Relay {
 	}
 	if opts.RescueMemory == nil {
 		opts.RescueMemory = stream.NewMemory(RescueLimit)
+	}
+	if opts.Backlogs == nil {
+		opts.Backlogs = NewBacklogs(BacklogLimit)
 	}
 	if opts.MaxUDPSessions == 0 {
 		opts.MaxUDPSessions = netio.SessionLimit()

@@ -61,6 +61,7 @@ type session struct {
 	downN, downB    int64             // datagrams and bytes from backends
 	sessionAttempts                   // on backends
 	backlog         backlog
+	counted         int // the part of backlog.held that Backlogs counts; unlock updates it
 	began           time.Time
 	extras          *extras  // what few sessions need; nil: not needed so far
 	runAfterUnlock  []func() // calls that must not run under mu, because they take locks of other sessions or leave this package
@@ -69,6 +70,7 @@ type session struct {
 	relay     *Relay      // the relay, with its settings, that the session was started by
 	ticket    ticket      // of the admission
 	hasSocket atomic.Bool // changes under mu
+	inShard   int32       // index in the shard of Backlogs, while counted is not 0; guarded by backlogShard.mu
 
 	entry // guarded by sessions.mu; that lock may be taken while mu is held, and never the other way round
 }
@@ -132,8 +134,14 @@ func newSession(key Key, r *Relay, ticket ticket) *session {
 
 func (s *session) lock() { s.mu.Lock() }
 
-// unlock unlocks mu and makes the calls of afterUnlock.
+// unlock counts the memory of the backlog, unlocks mu and makes the calls of
+// afterUnlock.
 func (s *session) unlock() {
+	if s.backlog.held != s.counted {
+		if b := s.relay.opts.Backlogs; b.recount(s) {
+			s.afterUnlock(b.shrink)
+		}
+	}
 	calls := s.runAfterUnlock
 	s.runAfterUnlock = nil
 	s.mu.Unlock()
@@ -199,7 +207,7 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 			n = s.forwardLocked(datagrams, now)
 		case s.phase == refused && now.Before(s.refusedUntil):
 			s.dropLocked(dropped, datagrams[0])
-		case !s.backlog.add(datagrams[0]):
+		case !s.backlog.add(datagrams[0], s.relay.opts.Backlogs.since(now)):
 			s.dropLocked(queueFull, datagrams[0])
 		default:
 			s.requests++
@@ -311,6 +319,7 @@ func (s *session) endLocked(why stream.Reason) {
 		why = stream.RefusedNoBackend // the client was refused before; that is the reason to log
 	}
 	s.phase, s.waiting = over, false
+	s.backlog = backlog{} // also if a call below panics
 	s.relay.service.admission.leave(s.ticket)
 	// Remove the session from the table first, in case a call below panics:
 	// Deliver retries while it finds an ended session in the table.
@@ -322,7 +331,6 @@ func (s *session) endLocked(why stream.Reason) {
 		s.tallyLocked().connections.Add(1) // the backend served it without an answer
 	}
 	s.stopAttemptLocked()
-	s.backlog.clear()
 	if evictedNow {
 		s.note(evicted)
 	}

@@ -57,7 +57,7 @@ func (s *session) refuseLocked(why error) {
 	s.stopAttemptLocked()
 	s.phase, s.refusedUntil = refused, time.Now().Add(refusedFor)
 	s.waiting, s.requests, s.answers = false, 0, 0
-	s.backlog.clear()
+	s.clearBacklogLocked()
 	s.drillRefusedLocked()
 	s.note(refusedUDP, zap.Error(why))
 }
@@ -257,7 +257,7 @@ func (s *session) stopWaitingLocked() {
 // backendAnsweredLocked ends the attempt with a success.
 func (s *session) backendAnsweredLocked(now time.Time) {
 	s.stopWaitingLocked()
-	s.backlog.clear()
+	s.clearBacklogLocked()
 	s.drillServedLocked(now)
 	backend, addr := s.attempt.Backend, s.addrs[s.at]
 	o := outcome{attempt: s.attempt, addr: addr, took: now.Sub(s.attempt.Began)}

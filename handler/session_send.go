@@ -30,7 +30,9 @@ func (s *session) sendBacklogLocked() {
 		}
 	}
 	s.backlog.trim()
-	s.stopWaitingIfNothingSentLocked()
+	if len(s.backlog.datagrams) == 0 { // none was sent
+		s.stopWaitingLocked()
+	}
 }
 
 // forwardLocked sends datagrams from the client on the open socket, and keeps
@@ -38,12 +40,15 @@ func (s *session) sendBacklogLocked() {
 // datagrams it has handled. The caller passes the others according to the phase,
 // which changes if the socket fails.
 func (s *session) forwardLocked(datagrams [][]byte, now time.Time) (handled int) {
-	if !s.waiting {
+	allAnswered := !s.waiting
+	if allAnswered {
 		s.resumeLocked(now)
 	}
+	arrived := s.relay.opts.Backlogs.since(now)
 	for handled < len(datagrams) {
-		sent, err := s.sendLocked(datagrams[handled:], len(s.backlog.datagrams) == 0)
-		s.backlog.addSent(datagrams[handled : handled+sent])
+		sent, err := s.sendLocked(datagrams[handled:], allAnswered)
+		allAnswered = allAnswered && sent == 0
+		s.backlog.addSent(datagrams[handled:handled+sent], arrived)
 		s.requests += int32(sent)
 		handled += sent
 		switch {
@@ -52,13 +57,15 @@ func (s *session) forwardLocked(datagrams [][]byte, now time.Time) (handled int)
 			s.dropLocked(dropped, datagrams[handled], zap.Error(err))
 			handled++
 		default:
-			s.backlog.add(datagrams[handled]) // there is room after addSent
+			s.backlog.add(datagrams[handled], arrived) // there is room after addSent
 			s.requests++
 			s.socketFailedLocked(err)
 			return handled + 1
 		}
 	}
-	s.stopWaitingIfNothingSentLocked()
+	if allAnswered { // none was sent
+		s.stopWaitingLocked()
+	}
 	return handled
 }
 
@@ -125,12 +132,4 @@ func (s *session) addHeadersLocked(b *backendSocket, datagrams [][]byte) [][]byt
 		}
 	}
 	return withHeaders
-}
-
-// stopWaitingIfNothingSentLocked stops waiting for an answer if no datagram
-// could be sent.
-func (s *session) stopWaitingIfNothingSentLocked() {
-	if len(s.backlog.datagrams) == 0 {
-		s.stopWaitingLocked()
-	}
 }

@@ -68,8 +68,9 @@ type Drop string
 
 // The reasons of drops.
 const (
-	DroppedQueueFull Drop = "queue_full" // the queue of its session, which waits for a backend
-	DroppedRefused   Drop = "refused"    // its client was refused less than a second ago, or the datagram could not be sent
+	DroppedQueueFull    Drop = "queue_full"    // the queue of its session, which waits for a backend
+	DroppedBacklogLimit Drop = "backlog_limit" // the oldest of all sessions, to keep the backlogs within their limit
+	DroppedRefused      Drop = "refused"       // its client was refused less than a second ago, or the datagram could not be sent
 )
 
 // Stats holds the counts of a service at one moment.
@@ -170,8 +171,9 @@ func (s *Service) stats(now time.Time, settle bool) Stats {
 		RefusedTooManyIP:  s.floods.total(perIPLimitUDP),
 	}
 	stats.Dropped = map[Drop]uint64{
-		DroppedQueueFull: s.floods.total(queueFull),
-		DroppedRefused:   s.floods.total(dropped),
+		DroppedQueueFull:    s.floods.total(queueFull),
+		DroppedBacklogLimit: s.floods.total(backlogsFull),
+		DroppedRefused:      s.floods.total(dropped),
 	}
 	stats.Exhausted, stats.Evicted = s.floods.total(exhausted), s.floods.total(evicted)
 	stats.Held, stats.HeldUntil = s.Held(), s.HeldUntil()

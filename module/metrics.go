@@ -82,7 +82,7 @@ var metrics = [...]struct {
 		[]string{"service", "network", "reason"},
 	},
 	droppedDatagramsTotal: {
-		"dropped_datagrams_total", "Dropped datagrams, by reason: queue_full, refused, or listener (the buffer of the listening socket was full; no service label).",
+		"dropped_datagrams_total", "Dropped datagrams, by reason: queue_full, backlog_limit, refused, or listener (the buffer of the listening socket was full; no service label).",
 		[]string{"service", "reason"},
 	},
 	backendUp: {

@@ -107,6 +107,7 @@ func (r *Relay) handlerOptions(opts caddyfile.Options, log *zap.Logger) handler.
 		Resolver:            r.service,
 		UDP:                 udpEngine,
 		TCP:                 tcpEngine,
+		Backlogs:            backlogs,
 		Log:                 log,
 	}
 	if opts.AccessLog != "off" {

@@ -24,12 +24,13 @@ import (
 // services holds the state of each service across reloads, by serviceKey.
 var services = caddy.NewUsagePool()
 
-// The engines of all relays of the process.
+// What all relays of the process share.
 var (
 	udpEngine = dgram.NewEngine() // opens the backend sockets of UDP sessions
 	tcpEngine = stream.NewEngine()
 
-	rescueMemory = stream.NewMemory(handler.RescueLimit) // of the kept bytes of all clients
+	rescueMemory = stream.NewMemory(handler.RescueLimit)     // of the kept bytes of all clients
+	backlogs     = handler.NewBacklogs(handler.BacklogLimit) // bounds the memory of unanswered datagrams
 )
 
 // service is the state of a service. The handlers of its name in all loaded
