@@ -66,6 +66,27 @@ func BenchmarkUDPSession(b *testing.B) {
 	}
 }
 
+// BenchmarkUDPBacklogsFull measures a datagram of a session that waits for a name,
+// while the backlogs of all sessions are at their limit: an older datagram is dropped
+// for it.
+func BenchmarkUDPBacklogsFull(b *testing.B) {
+	r := benchRig(b, "hangs.example:53", withBacklogs(NewBacklogs(8<<20)))
+	r.resolver.set("hangs.example", hangAnswer)
+	client, datagram := new(nopReplier), [][]byte{make([]byte, 64)}
+	n := 0
+	deliver := func() {
+		n++
+		r.relay.Deliver(udpKey(n%20_000), datagram, client)
+	}
+	for r.service.floods.total(backlogsFull) == 0 {
+		deliver()
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		deliver()
+	}
+}
+
 // Datagrams of an open session cause no allocations in either direction.
 func TestUDPAllocations(t *testing.T) {
 	r := newUDPRig(t, []string{"192.0.2.1:53"}, func(o *Options) {
