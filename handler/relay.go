@@ -43,7 +43,7 @@ type Options struct {
 	Resolver        Resolver
 	UDP             dgram.Engine  // opens the sockets of UDP sessions; nil: dgram.Goroutines
 	TCP             stream.Engine // moves the bytes of TCP relays; nil: goroutines
-	Backlogs        *Backlogs     // bounds the memory of the datagrams that wait for an answer; nil: one for this relay alone
+	Backlogs        *Backlogs     // bounds the memory of unanswered datagrams of all relays that share it; nil: one of its own
 	Log             *zap.Logger
 
 	MaxConnections      int // limit of the service's concurrent relays, TCP and UDP together; 0: none
