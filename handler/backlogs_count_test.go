@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,18 +16,32 @@ func TestBacklogsCountProperty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(7, 8))
 		b := NewBacklogs(256 << 10)
+		var openPanics, closePanics atomic.Bool
 		var rigs []*udpRig
 		for range 2 {
 			r := newUDPRig(t, []string{"a.example:53", "192.0.2.2:53"}, withBacklogs(b), func(o *Options) {
 				o.ConnectTimeout, o.IdleTimeout, o.UDPReplyTimeout, o.UDPResponses = 3*time.Second, 20*time.Second, 2*time.Second, random.IntN(2)
 				o.MaxUDPSessions = 30
 			})
+			r.engine.onOpen = func(netip.AddrPort) error {
+				if openPanics.Load() {
+					panic("Open panics")
+				}
+				return nil
+			}
+			r.engine.onClose = func() {
+				if closePanics.Load() {
+					panic("Close panics")
+				}
+			}
 			rigs = append(rigs, r)
 		}
 		answers := []answer{addrsAnswer("192.0.2.1", "192.0.2.11"), hangAnswer, hangAnswer, errorAnswer(errNoSuchHost)}
 		for step := range 20_000 {
 			r := rigs[random.IntN(2)]
 			socket := func() *fakeSocket { // an open one, or nil
+				r.engine.mu.Lock()
+				defer r.engine.mu.Unlock()
 				if len(r.engine.all) == 0 {
 					return nil
 				}
@@ -56,15 +71,15 @@ func TestBacklogsCountProperty(t *testing.T) {
 					s.end(evictedForRoom)
 				}
 			case op < 86:
-				r.engine.onOpen = func(netip.AddrPort) error { panic("Open panics") }
+				openPanics.Store(true)
 				r.deliver(random.IntN(40), new(udpClient), "p")
-				r.engine.onOpen = nil
+				openPanics.Store(false)
 			case op < 87:
-				r.engine.onClose = func() { panic("Close panics") }
+				closePanics.Store(true)
 				if s := r.session(random.IntN(40)); s != nil {
 					s.end(evictedForRoom)
 				}
-				r.engine.onClose = nil
+				closePanics.Store(false)
 			case op < 88:
 				r.relay = New(r.service, r.relay.opts) // as at a reload
 			case op < 93:

@@ -37,6 +37,7 @@ func TestMetricsReconcile(t *testing.T) {
 			refusedOf(name, "udp", "no_backend"):                                                             0,
 			fmt.Sprintf(`udp_sessions_evicted_total{service=%q}`, name):                                      0,
 			fmt.Sprintf(`dropped_datagrams_total{reason="queue_full",service=%q}`, name):                     0,
+			fmt.Sprintf(`dropped_datagrams_total{reason="backlog_limit",service=%q}`, name):                  0,
 			`datagrams_total{backend="` + backend + `",direction="up",network="udp",service="` + name + `"}`: 0,
 		})
 
