@@ -114,6 +114,9 @@ func (s *spares) closeKept(kept time.Duration) (closed bool) {
 	return closed
 }
 
+// CloseSpares implements [Engine].
+func (e *loops) CloseSpares() bool { return e.spares.closeKept(0) }
+
 // reuse connects a spare socket that was kept for at least that long. It returns
 // nil if there is none or it cannot be connected.
 func (e *loops) reuse(addr netip.AddrPort, kept time.Duration) *loopSocket {

@@ -26,6 +26,8 @@ type Func func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 // Dialer connects to backends.
 type Dialer struct {
 	KeepAlive time.Duration // idle time and interval of TCP keep-alive probes, whole seconds; 0: none
+	// MakeRoom frees a descriptor, and reports whether it could. nil: there is no way.
+	MakeRoom func() bool
 }
 
 // Any connects to the first of addrs that accepts, and returns which one that
@@ -106,15 +108,24 @@ func (d Dialer) race(ctx context.Context, addrs []netip.Addr, port uint16, first
 }
 
 // One connects to one address. While this machine has no free descriptor or port
-// it retries until ctx ends.
+// it retries until ctx ends. It first makes room, if descriptors are the reason.
 func (d Dialer) One(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	dialer := net.Dialer{KeepAlive: -1, KeepAliveConfig: netio.KeepAlive(d.KeepAlive)} // -1: as configured, or none
+	dialer := net.Dialer{
+		KeepAlive: -1, KeepAliveConfig: netio.KeepAlive(d.KeepAlive), // -1: as configured, or none
+		Control: netio.AvoidReserve,
+	}
+	madeRoom := false // before this try, which follows without a pause
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		conn, err := dialer.DialContext(ctx, "tcp", addr.String())
 		switch {
 		case err == nil:
 			return conn, nil
 		case netio.Classify(err) == netio.Exhausted:
+			if !madeRoom && d.MakeRoom != nil && netio.OutOfDescriptors(err) && d.MakeRoom() {
+				madeRoom = true
+				continue
+			}
+			madeRoom = false
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("dial tcp %s: %w", addr, context.Cause(ctx))
 		default:
