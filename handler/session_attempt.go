@@ -111,7 +111,7 @@ func (s *session) openLocked() {
 		if err == nil {
 			b.conn = conn
 			s.socket, s.phase = b, open
-			s.hasSocket.Store(true)
+			s.relay.service.sessions.setSocket(s, true)
 			s.tallyLocked().enter()
 			s.startWaitingLocked()
 			s.sendBacklogLocked()
@@ -150,15 +150,12 @@ func (s *session) makeRoomLocked(why error) {
 }
 
 func (s *session) makeRoom(a upstream.Attempt, why error) {
-	victim := s.relay.service.sessions.evictWithSocket()
-	if victim != nil {
-		victim.end(evictedForRoom)
-	}
+	evicted := s.relay.service.sessions.budget.evict(true, false)
 	s.lock()
 	defer s.unlock()
 	switch {
 	case s.phase != searching || s.attempt != a: // the attempt has ended meanwhile
-	case victim == nil:
+	case !evicted:
 		s.refuseLocked(why)
 	default:
 		s.openLocked()
@@ -285,7 +282,7 @@ func (s *session) stopAttemptLocked() {
 	s.forgetUnreachableLocked()
 	if b := s.socket; b != nil {
 		s.socket = nil
-		s.hasSocket.Store(false)
+		s.relay.service.sessions.setSocket(s, false)
 		s.tallyLocked().leave()
 		b.conn.Close()
 	}
@@ -326,7 +323,7 @@ func (s *session) backendAnsweredLocked(now time.Time) {
 	s.relay.recordSuccess(&s.walk, o, upstream.UDP, &s.key.Client, now, s.answeredBy == backend)
 	s.addrs, s.at = preferredFirst(s.addrs, addr), 0
 	if s.answeredBy == nil {
-		s.relay.service.sessions.moveToAnswered(s)
+		s.relay.service.sessions.setAnswered(s)
 	}
 	s.answeredBy = backend
 }

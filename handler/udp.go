@@ -35,10 +35,7 @@ type Replier interface {
 // the client was refused.
 func (r *Relay) Deliver(key Key, datagrams [][]byte, client Replier) Session {
 	for {
-		s, victim, refusal := r.service.sessions.get(key, r)
-		if victim != nil {
-			victim.end(evictedForRoom)
-		}
+		s, refusal := r.service.sessions.get(key, r)
 		if s == nil {
 			r.refuseUDP(key, refusal)
 			client.Release()
