@@ -101,8 +101,8 @@ func isFlood(unanswered, sessions int) bool { return unanswered*4 > sessions }
 //
 // So a flood of one service takes nothing from the others, apart from what they
 // hold of that quarter. With needSocket, only a session with a socket is evicted.
-// With forTCP, sessions that are not silent are evicted only while sessions hold
-// more than half of the budget.
+// With forTCP, the sessions keep a part of the budget, see
+// [SessionBudget.FreeDescriptor].
 func (b *SessionBudget) evict(needSocket, forTCP bool) bool {
 	victim := b.takeVictim(needSocket, forTCP)
 	if victim == nil {
@@ -119,12 +119,13 @@ func (b *SessionBudget) takeVictim(needSocket, forTCP bool) *session {
 		preferred = unansweredOnly
 	}
 	otherwise := longestIdle
-	if forTCP && b.sessions*2 <= b.limit {
+	if forTCP && b.sessions <= b.limit/2 {
 		preferred, otherwise = silentOnly, silentOnly
 	}
 	waiting, largest := first(b.byWaiting), first(b.bySize)
+	kept := forTCP && b.sessions <= b.limit/8
 	b.mu.Unlock()
-	if waiting == nil && largest == nil {
+	if kept {
 		return nil
 	}
 	if waiting != nil {
@@ -166,9 +167,9 @@ func (b *SessionBudget) tables() []*sessions {
 }
 
 // FreeDescriptor frees a descriptor for TCP: that of a socket kept for later
-// sessions or else that of a session. It reports whether there was one. Half of
-// the budget stays with the sessions, apart from those that are silent and have
-// had no answer.
+// sessions or else that of a session. It reports whether there was one. Sessions
+// keep half of the budget, or an eighth if the others are silent and have had no
+// answer.
 func (b *SessionBudget) FreeDescriptor() bool {
 	if b.closeSpares() {
 		return true

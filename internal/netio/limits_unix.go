@@ -18,8 +18,8 @@ func descriptorLimit() int {
 	return int(limit.Cur)
 }
 
-// HasDescriptor reports whether the next descriptor of a relay is not in the
-// reserve. It opens one and closes it.
+// HasDescriptor reports whether a TCP relay finds a descriptor that is not
+// reserved. It opens one and closes it.
 func HasDescriptor() bool {
 	syscall.ForkLock.RLock() // a child must not inherit it
 	defer syscall.ForkLock.RUnlock()

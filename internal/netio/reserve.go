@@ -6,71 +6,101 @@ import (
 	"math"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 )
 
-// The last descriptor numbers that the process may have are reserved for all that
-// is not a relay: the admin API, reloads, lookups, files and other apps of Caddy.
+// The last descriptor numbers that the process may have are reserved: those before
+// the end for UDP sessions, so that TCP clients leave them some, and those at the
+// end for all that is not a relay, such as the admin API, reloads, lookups, files
+// and other apps of Caddy.
+//
+//	0          firstForUDP       firstForOthers       limit
+//	|  all     |  UDP sessions   |  no relays         |
 //
 // The system gives each new descriptor the lowest free number. A relay that gets a
-// reserved number has therefore found no other one, and must close the descriptor.
-// So the reserve stays free, and nothing has to be counted.
+// number reserved from it has therefore found no other one, and must close the
+// descriptor. So each reserve stays free for its users, and nothing has to be
+// counted.
 
-// Bounds of the reserve: one in sixteen of the process's descriptors.
+// Bounds of each of the two reserves: one in sixteen of the process's descriptors.
 const (
 	minReserve = 8
 	maxReserve = 1024
 )
 
-// reserveOf returns the size of the reserve.
-func reserveOf(limit int) int { return min(max(limit/16, minReserve), maxReserve) }
-
-// firstReserved returns the lowest reserved number. The limit counts from the
-// first call on.
-var firstReserved = sync.OnceValue(func() int {
-	limit := descriptorLimit()
+// reserves returns the lowest number that is reserved from TCP relays, and the
+// lowest one that is reserved from UDP sessions too.
+func reserves(limit int) (firstForUDP, firstForOthers int) {
 	if limit == 0 {
-		return math.MaxInt
+		return math.MaxInt, math.MaxInt
 	}
-	return limit - reserveOf(limit)
-})
-
-// Reserved reports whether a descriptor is in the reserve.
-func Reserved(fd int) bool { return fd >= firstReserved() }
-
-// reservedError is the error of a relay that found only reserved descriptors.
-type reservedError struct{}
-
-// Error implements error.
-func (reservedError) Error() string {
-	return fmt.Sprintf("%s: descriptors from number %d on are reserved for the admin API", syscall.EMFILE, firstReserved())
+	size := min(max(limit/16, minReserve), maxReserve)
+	return limit - 2*size, limit - size
 }
 
-// Unwrap returns EMFILE, so that the class of the error is [Exhausted].
+// reserved returns the reserves of this process. The limit counts from the first
+// call on.
+var reserved = sync.OnceValues(func() (firstForUDP, firstForOthers int) { return reserves(descriptorLimit()) })
+
+// Reserved reports whether a descriptor is reserved from TCP relays.
+func Reserved(fd int) bool {
+	first, _ := reserved()
+	return fd >= first
+}
+
+// ReservedFromUDP reports whether a descriptor is reserved from UDP sessions, too.
+func ReservedFromUDP(fd int) bool {
+	_, first := reserved()
+	return fd >= first
+}
+
+// reservedError is the error of a relay that found only reserved descriptors. Its
+// class is [Exhausted].
+type reservedError struct{ udp bool }
+
+var (
+	// ErrReserved is the error of a TCP relay that found only reserved descriptors.
+	ErrReserved error = reservedError{}
+	// errReservedFromUDP is that of a UDP session.
+	errReservedFromUDP error = reservedError{udp: true}
+)
+
+// Error implements error.
+func (e reservedError) Error() string {
+	forUDP, forOthers := reserved()
+	if e.udp {
+		return fmt.Sprintf("%s: numbers from %d on are reserved for the admin API", syscall.EMFILE, forOthers)
+	}
+	return fmt.Sprintf("%s: numbers from %d on are reserved for UDP sessions and the admin API", syscall.EMFILE, forUDP)
+}
+
+// Unwrap returns EMFILE.
 func (reservedError) Unwrap() error { return syscall.EMFILE }
 
-// ErrReserved is the error of a relay that found only reserved descriptors.
-var ErrReserved error = reservedError{}
-
-// InReserve reports whether the descriptor of a socket is in the reserve.
-func InReserve(socket syscall.Conn) (reserved bool) {
-	if firstReserved() == math.MaxInt {
+// InReserve reports whether the descriptor of a TCP socket is reserved from TCP
+// relays.
+func InReserve(socket syscall.Conn) (in bool) {
+	if first, _ := reserved(); first == math.MaxInt {
 		return false
 	}
 	raw, err := socket.SyscallConn()
 	if err != nil {
 		return false
 	}
-	_ = raw.Control(func(fd uintptr) { reserved = Reserved(int(fd)) })
-	return reserved
+	_ = raw.Control(func(fd uintptr) { in = Reserved(int(fd)) })
+	return in
 }
 
 // AvoidReserve is a Control function of package net's dialers. The dial fails if
-// the socket's descriptor is in the reserve.
-func AvoidReserve(_, _ string, raw syscall.RawConn) (err error) {
+// the socket's descriptor is reserved from a relay of that network.
+func AvoidReserve(network, _ string, raw syscall.RawConn) (err error) {
 	_ = raw.Control(func(fd uintptr) {
-		if Reserved(int(fd)) {
+		switch udp := strings.HasPrefix(network, "udp"); {
+		case udp && ReservedFromUDP(int(fd)):
+			err = errReservedFromUDP
+		case !udp && Reserved(int(fd)):
 			err = ErrReserved
 		}
 	})
