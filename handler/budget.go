@@ -92,19 +92,19 @@ func (s *share) add(h *heap[*share], change int) {
 // are no clients: more than a quarter.
 func isFlood(unanswered, sessions int) bool { return unanswered*4 > sessions }
 
-// evict ends a session of one of the tables and reports whether there was one. The
-// tables that use most of the budget pay:
+// evict ends a session to make room for one of the table payer, or for TCP if payer
+// is nil. It reports whether there was one. The tables that use most of the budget
+// pay, the given one first if several are equal:
 //
 //   - A session without an answer is evicted from the table that has the most of
 //     them, if it has been silent for silentFor or there is a flood.
 //   - Otherwise the longest-idle session is evicted from the largest table.
 //
-// So a flood of one service takes nothing from the others, apart from what they
-// hold of that quarter. With needSocket, only a session with a socket is evicted.
-// With forTCP, the sessions keep a part of the budget, see
-// [SessionBudget.FreeDescriptor].
-func (b *SessionBudget) evict(needSocket, forTCP bool) bool {
-	victim := b.takeVictim(needSocket, forTCP)
+// So a flood of one service takes at most that quarter from the largest service, and
+// nothing from one that is not larger. With needSocket, only a session with a
+// socket is evicted. For TCP, see [SessionBudget.FreeDescriptor].
+func (b *SessionBudget) evict(payer *sessions, needSocket bool) bool {
+	victim := b.takeVictim(payer, needSocket)
 	if victim == nil {
 		return false
 	}
@@ -112,17 +112,24 @@ func (b *SessionBudget) evict(needSocket, forTCP bool) bool {
 	return true
 }
 
-func (b *SessionBudget) takeVictim(needSocket, forTCP bool) *session {
+func (b *SessionBudget) takeVictim(payer *sessions, needSocket bool) *session {
 	b.mu.Lock()
 	preferred := silentOnly
 	if isFlood(b.unanswered, b.sessions) {
 		preferred = unansweredOnly
 	}
 	otherwise := longestIdle
+	forTCP := payer == nil
 	if forTCP && b.sessions <= b.limit/2 {
 		preferred, otherwise = silentOnly, silentOnly
 	}
 	waiting, largest := first(b.byWaiting), first(b.bySize)
+	if payer != nil && waiting != nil && payer.waiting.count >= waiting.waiting.count {
+		waiting = payer
+	}
+	if payer != nil && largest != nil && payer.size.count >= largest.size.count {
+		largest = payer
+	}
 	kept := forTCP && b.sessions <= b.limit/8
 	b.mu.Unlock()
 	if kept {
@@ -174,7 +181,7 @@ func (b *SessionBudget) FreeDescriptor() bool {
 	if b.closeSpares() {
 		return true
 	}
-	if !b.evict(true, true) {
+	if !b.evict(nil, true) {
 		return false
 	}
 	b.closeSpares() // the session's socket is one now

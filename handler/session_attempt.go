@@ -150,7 +150,8 @@ func (s *session) makeRoomLocked(why error) {
 }
 
 func (s *session) makeRoom(a upstream.Attempt, why error) {
-	evicted := s.relay.service.sessions.budget.evict(true, false)
+	table := s.relay.service.sessions
+	evicted := table.budget.evict(table, true)
 	s.lock()
 	defer s.unlock()
 	switch {

@@ -24,7 +24,8 @@ import (
 // descriptor. So each reserve stays free for its users, and nothing has to be
 // counted.
 
-// Bounds of each of the two reserves: one in sixteen of the process's descriptors.
+// Bounds of each of the two reserves, which has one in sixteen of the process's
+// descriptors, and at most one in eight.
 const (
 	minReserve = 8
 	maxReserve = 1024
@@ -36,7 +37,7 @@ func reserves(limit int) (firstForUDP, firstForOthers int) {
 	if limit == 0 {
 		return math.MaxInt, math.MaxInt
 	}
-	size := min(max(limit/16, minReserve), maxReserve)
+	size := min(max(limit/16, minReserve), maxReserve, limit/8)
 	return limit - 2*size, limit - size
 }
 
