@@ -100,10 +100,14 @@ func (r *Relay) connect(ctx context.Context, of *tcpRelay, from *startedAttempt,
 		t = r.newAttempts(ctx, of, r.service.Pool.Walk(upstream.TCP))
 		t.next()
 	}
+	ended := true // also after a panic
+	defer func() {
+		if ended {
+			t.cancel(errSuperseded)
+		}
+	}()
 	o, err := t.run(ctx, gone)
-	if err != nil || !t.judgeSlow(o) {
-		t.cancel(errSuperseded)
-	}
+	ended = err != nil || !t.judgeSlow(o)
 	return o, err
 }
 
