@@ -104,14 +104,14 @@ func (r *Relay) connect(ctx context.Context, of *tcpRelay, from *startedAttempt,
 		t = r.newAttempts(ctx, of, r.service.Pool.Walk(upstream.TCP))
 		t.next()
 	}
-	continues := false // a panic ends the attempts, too
+	ended := true // also after a panic
 	defer func() {
-		if !continues {
+		if ended {
 			t.cancel(errSuperseded)
 		}
 	}()
 	o, err := t.run(ctx, gone)
-	continues = err == nil && t.judgeSlow(o)
+	ended = err != nil || !t.judgeSlow(o)
 	return o, err
 }
 

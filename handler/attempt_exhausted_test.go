@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -24,6 +25,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	hastyNear, hastyFar := relaytest.TCPPair(t)
 	patientNear, patientFar := relaytest.TCPPair(t)
 
+	netio.HasDescriptor()                       // the reserve depends on the limit at the first use
 	restore := relaytest.LimitDescriptors(t, 3) // more are open: no descriptor is free
 
 	patient.serve(t.Context(), plainClient(patientFar))

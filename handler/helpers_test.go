@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
@@ -173,7 +174,7 @@ func newRig(t testing.TB, backends []string, edit ...func(*Options)) *rig {
 	for _, f := range edit {
 		f(&opts)
 	}
-	r.service = NewService("test", upstream.NewPool(backendAddresses(t, backends...), 0, time.Now()), nil)
+	r.service = NewService("test", upstream.NewPool(backendAddresses(t, backends...), 0, time.Now()), nil, NewSessionBudget(netio.SessionLimit(), opts.UDP))
 	r.relay = New(r.service, opts)
 	t.Cleanup(func() {
 		r.service.Close()

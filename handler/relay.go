@@ -9,7 +9,6 @@ import (
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/dial"
-	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/stream"
 )
 
@@ -39,7 +38,7 @@ type Options struct {
 	Rescue          int            // TCP: bytes of a client that are kept for the next backend until the first byte; 0: none
 	RescueMemory    *stream.Memory // bounds the kept bytes of all relays that share it; nil: one of its own
 	Hedge           time.Duration  // TCP: an attempt without a result for this long gets a companion on the next backend; 0: never
-	MaxUDPSessions  int            // limit of the session table; 0: what the system's ports and descriptors allow
+	MaxUDPSessions  int            // limit of the service's UDP sessions, below that of the budget; 0: none
 	Resolver        Resolver
 	UDP             dgram.Engine  // opens the sockets of UDP sessions; nil: dgram.Goroutines
 	TCP             stream.Engine // moves the bytes of TCP relays; nil: goroutines
@@ -79,9 +78,6 @@ func New(service *Service, opts Options) *Relay {
 	if opts.Backlogs == nil {
 		opts.Backlogs = NewBacklogs(BacklogLimit)
 	}
-	if opts.MaxUDPSessions == 0 {
-		opts.MaxUDPSessions = netio.SessionLimit()
-	}
 	return &Relay{
 		service: service,
 		opts:    opts,
@@ -103,7 +99,9 @@ func (r *Relay) Retire() {
 }
 
 // dialer returns what connects to backends over TCP.
-func (r *Relay) dialer() dial.Dialer { return dial.Dialer{KeepAlive: r.opts.KeepAlive} }
+func (r *Relay) dialer() dial.Dialer {
+	return dial.Dialer{KeepAlive: r.opts.KeepAlive, MakeRoom: r.service.sessions.budget.FreeDescriptor}
+}
 
 // patience returns how long a lookup may take before a stale answer is used, so
 // that a hanging DNS server does not use up the time of an attempt.

@@ -42,10 +42,11 @@ type Service struct {
 }
 
 // NewService returns a service without clients. observe, if it is not nil, is
-// called with each event; it must not block.
-func NewService(name string, pool *upstream.Pool, observe func(Event)) *Service {
+// called with each event; it must not block. All services of a process should
+// share one budget.
+func NewService(name string, pool *upstream.Pool, observe func(Event), budget *SessionBudget) *Service {
 	s := &Service{Name: name, Pool: pool, observe: observe}
-	s.sessions = newSessions(s.ends.notify)
+	s.sessions = newSessions(budget, s.ends.notify)
 	return s
 }
 

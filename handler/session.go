@@ -66,11 +66,10 @@ type session struct {
 	extras          *extras  // what few sessions need; nil: not needed so far
 	runAfterUnlock  []func() // calls that must not run under mu, because they take locks of other sessions or leave this package
 
-	key       Key         // set once, as are relay and ticket
-	relay     *Relay      // the relay, with its settings, that the session was started by
-	ticket    ticket      // of the admission
-	hasSocket atomic.Bool // changes under mu
-	inShard   int32       // index in the shard of Backlogs, while counted is not 0; guarded by backlogShard.mu
+	key     Key    // set once, as are relay and ticket
+	relay   *Relay // the relay, with its settings, that the session was started by
+	ticket  ticket // of the admission
+	inShard int32  // index in the shard of Backlogs, while counted is not 0; guarded by backlogShard.mu
 
 	entry // guarded by sessions.mu; that lock may be taken while mu is held, and never the other way round
 }

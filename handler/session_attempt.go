@@ -104,7 +104,7 @@ func (s *session) openNowLocked() {
 				b.opened = time.Now()
 			}
 			s.socket, s.phase = b, open
-			s.hasSocket.Store(true)
+			s.relay.service.sessions.setSocket(s, true)
 			s.tallyLocked().active.Add(1)
 			s.startWaitingLocked()
 			s.sendBacklogLocked()
@@ -143,15 +143,13 @@ func (s *session) makeRoomLocked(why error) {
 }
 
 func (s *session) makeRoom(a upstream.Attempt, why error) {
-	victim := s.relay.service.sessions.evictWithSocket()
-	if victim != nil {
-		victim.end(evictedForRoom)
-	}
+	table := s.relay.service.sessions
+	evicted := table.budget.evict(table, true)
 	s.lock()
 	defer s.unlock()
 	switch {
 	case s.phase != searching || s.attempt != a: // the attempt has ended meanwhile
-	case victim == nil:
+	case !evicted:
 		s.refuseLocked(why)
 	default:
 		s.openLocked()
@@ -226,7 +224,7 @@ func (s *session) stopAttemptLocked() {
 	s.forgetUnreachableLocked()
 	if b := s.socket; b != nil {
 		s.socket = nil
-		s.hasSocket.Store(false)
+		s.relay.service.sessions.setSocket(s, false)
 		s.tallyLocked().leave()
 		b.conn.Close()
 	}
@@ -269,7 +267,7 @@ func (s *session) backendAnsweredLocked(now time.Time) {
 	s.relay.recordSuccess(&s.walk, o, upstream.UDP, &s.key.Client, now, s.answeredBy == backend)
 	s.addrs, s.at = preferredFirst(s.addrs, addr), 0
 	if s.answeredBy == nil {
-		s.relay.service.sessions.moveToAnswered(s)
+		s.relay.service.sessions.setAnswered(s)
 	}
 	s.answeredBy = backend
 }

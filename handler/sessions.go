@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"container/heap"
 	"sync"
 	"time"
 
@@ -9,30 +8,40 @@ import (
 )
 
 // sessions is the table of a service's UDP sessions. It limits their number, ends
-// idle sessions and evicts the longest-idle one. mu must not be held while a
-// session's own lock is taken.
+// idle sessions and evicts sessions to make room. mu must not be held while a
+// session's own lock is taken. The budget's lock may be taken while mu is held.
 type sessions struct {
-	epoch   time.Time // set once; the zero of session.used and of the durations below
-	onEmpty func()    // set once; called under mu when the last session has ended
+	epoch   time.Time      // set once; the zero of session.used and of all times of the table
+	onEmpty func()         // set once; called under mu when the last session has ended
+	budget  *SessionBudget // set once
+	size    share          // of the budget: the sessions; guarded by budget.mu, as is waiting
+	waiting share          // of the budget: the sessions without an answer
 
-	mu         sync.Mutex // guards the fields below
-	byKey      map[Key]*session
-	unanswered expiry // sessions without an answer so far: evicted first
-	answered   expiry // the other sessions
-	timer      *time.Timer
-	due        time.Duration // when timer fires; 0: it is stopped
-	closed     bool
+	mu     sync.Mutex // guards the fields below
+	byKey  map[Key]*session
+	queues [4]expiry // see queueOf
+	timer  *time.Timer
+	due    time.Duration // when timer fires; 0: it is stopped
+	closed bool
 }
 
-// entry is a session's place in the table. It is guarded by sessions.mu.
-type entry struct {
-	queue *expiry       // the heap that holds the session; nil: none
-	index int           // in that heap
-	stamp time.Duration // session.used when the session was last put in order
+func newSessions(budget *SessionBudget, onEmpty func()) *sessions {
+	t := &sessions{epoch: time.Now(), onEmpty: onEmpty, budget: budget, byKey: make(map[Key]*session)}
+	t.size.table, t.waiting.table = t, t
+	return t
 }
 
-func newSessions(onEmpty func()) *sessions {
-	return &sessions{epoch: time.Now(), onEmpty: onEmpty, byKey: make(map[Key]*session)}
+// queueOf returns the heap for sessions that have had an answer or not, and have a
+// socket or not.
+func (t *sessions) queueOf(answered, socket bool) *expiry {
+	index := 0
+	if answered {
+		index += 2
+	}
+	if socket {
+		index++
+	}
+	return &t.queues[index]
 }
 
 func (t *sessions) len() int {
@@ -41,54 +50,81 @@ func (t *sessions) len() int {
 	return len(t.byKey)
 }
 
-// get returns the session of a client, and adds one if there is none. victim, if
-// not nil, was evicted for it, and the caller must end it. s is nil if a limit is
-// reached, which refusal names, or if the table is closed. The error is errRetired
-// if the relay was retired.
-func (t *sessions) get(key Key, r *Relay) (s, victim *session, refusal Refusal, err error) {
+// evictTries bounds how often a new session evicts another one and finds that its
+// place was taken.
+const evictTries = 3
+
+// get returns the session of a client, and adds one if there is none. It may end
+// another session to make room. s is nil if a limit is reached, which refusal
+// names, or if the table is closed. The error is errRetired if the relay was
+// retired.
+func (t *sessions) get(key Key, r *Relay) (s *session, refusal Refusal, err error) {
+	for tries := 0; ; tries++ {
+		s, victim, refusal, full, err := t.tryGet(key, r, tries == evictTries)
+		if victim != nil {
+			victim.end(evictedForRoom)
+		}
+		if !full {
+			return s, refusal, err
+		}
+		t.budget.evict(t, false)
+	}
+}
+
+// tryGet is get without an eviction from the budget: full reports that the budget
+// is used up. victim, if not nil, was removed from the table to make room, and the
+// caller must end it.
+func (t *sessions) tryGet(key Key, r *Relay, mayExceed bool) (s, victim *session, refusal Refusal, full bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch s := t.byKey[key]; {
 	case s != nil:
-		return s, nil, "", nil
+		return s, nil, "", false, nil
 	case r.retired:
-		return nil, nil, "", errRetired
+		return nil, nil, "", false, errRetired
 	case t.closed:
-		return nil, nil, "", nil
+		return nil, nil, "", false, nil
 	}
 	ticket, refusal := r.service.admission.admit(&r.opts, key.Client.Addr())
 	if refusal != "" {
-		return nil, nil, refusal, nil
+		return nil, nil, refusal, false, nil
 	}
-	if len(t.byKey) >= r.opts.MaxUDPSessions {
-		victim = t.evictLocked((*expiry).first)
+	if limit := r.opts.MaxUDPSessions; limit > 0 && len(t.byKey) >= limit {
+		order := longestIdle
+		if isFlood(t.unansweredLocked(), len(t.byKey)) {
+			order = unansweredOnly
+		}
+		victim = t.evictLocked(order, false)
+	}
+	if !t.budget.enter(t, mayExceed) {
+		r.service.admission.leave(ticket)
+		return nil, victim, "", true, nil
 	}
 	s = newSession(key, r, ticket)
 	s.touch()
-	t.byKey[key] = s
-	t.unanswered.push(s)
-	t.armLocked(s.deadline())
-	return s, victim, "", nil
+	t.byKey[key], s.listed = s, true
+	t.enqueueLocked(s)
+	return s, victim, "", false, nil
 }
 
-// evictWithSocket evicts a session whose end closes a socket. The caller must
-// end it. It returns nil if there is none.
-func (t *sessions) evictWithSocket() *session {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.evictLocked((*expiry).firstWithSocket)
+// unansweredLocked returns the number of sessions without an answer.
+func (t *sessions) unansweredLocked() int {
+	return len(t.queueOf(false, false).indexedHeap) + len(t.queueOf(false, true).indexedHeap)
 }
 
-// evictLocked removes a session from the table and returns it. first selects it
-// among the sessions without an answer, and then among the others.
-func (t *sessions) evictLocked(first func(*expiry) *session) *session {
-	for _, queue := range []*expiry{&t.unanswered, &t.answered} {
-		if victim := first(queue); victim != nil {
-			t.removeLocked(victim)
-			return victim
-		}
+// enqueueLocked puts a session into the heap that it belongs to.
+func (t *sessions) enqueueLocked(s *session) {
+	t.queueOf(s.answered, s.withSocket).push(s)
+	t.armLocked(time.Duration(s.deadline()))
+}
+
+// requeueLocked moves a session to the heap that it belongs to. A session that
+// takeIdle has taken is moved by putBack.
+func (t *sessions) requeueLocked(s *session) {
+	if s.queue != nil {
+		s.queue.remove(s)
+		t.queueOf(s.answered, s.withSocket).push(s)
 	}
-	return nil
 }
 
 // remove removes a session from the table.
@@ -99,8 +135,10 @@ func (t *sessions) remove(s *session) {
 }
 
 func (t *sessions) removeLocked(s *session) {
-	if t.byKey[s.key] == s {
+	if s.listed {
+		s.listed = false
 		delete(t.byKey, s.key)
+		t.budget.leave(t, s.answered)
 	}
 	if s.queue != nil {
 		s.queue.remove(s)
@@ -115,13 +153,25 @@ func (t *sessions) removeLocked(s *session) {
 	t.onEmpty()
 }
 
-// moveToAnswered moves a session that got its first answer to the other heap.
-func (t *sessions) moveToAnswered(s *session) {
+// setAnswered records a session's first answer.
+func (t *sessions) setAnswered(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s.queue == &t.unanswered {
-		t.unanswered.remove(s)
-		t.answered.push(s)
+	if s.answered || !s.listed {
+		return
+	}
+	s.answered = true
+	t.budget.answer(t)
+	t.requeueLocked(s)
+}
+
+// setSocket records whether a session has a socket.
+func (t *sessions) setSocket(s *session, has bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.withSocket != has {
+		s.withSocket = has
+		t.requeueLocked(s)
 	}
 }
 
@@ -216,105 +266,24 @@ func (t *sessions) takeIdle() *session {
 	defer t.mu.Unlock()
 	t.due = 0
 	now := time.Since(t.epoch)
-	for _, queue := range []*expiry{&t.unanswered, &t.answered} {
-		s := queue.first()
-		if s == nil {
-			continue
-		}
-		if s.deadline() <= now {
-			queue.remove(s)
+	for i := range t.queues {
+		s, next := t.queues[i].expired(now)
+		if s != nil {
+			t.queues[i].remove(s)
 			return s
 		}
-		t.armLocked(s.deadline())
+		if next != 0 {
+			t.armLocked(next)
+		}
 	}
 	return nil
 }
 
 // putBack returns a session to its heap, because it was used after takeIdle.
 func (t *sessions) putBack(s *session) {
-	s.lock()
-	defer s.unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.byKey[s.key] != s {
-		return
+	if s.listed {
+		t.enqueueLocked(s)
 	}
-	queue := &t.unanswered
-	if s.answeredBy != nil {
-		queue = &t.answered
-	}
-	queue.push(s)
-	t.armLocked(s.deadline())
-}
-
-// expiry is a heap of sessions with the longest-idle one first. A datagram only
-// changes session.used, so that the data path does not take the table's lock.
-// first corrects the order of the heap.
-type expiry []*session
-
-// deadline returns when the session's idle timeout expires, according to its
-// stamp.
-func (s *session) deadline() time.Duration { return s.stamp + s.relay.opts.IdleTimeout }
-
-func (q expiry) Len() int           { return len(q) }
-func (q expiry) Less(i, j int) bool { return q[i].deadline() < q[j].deadline() }
-func (q expiry) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
-}
-
-// Push implements [heap.Interface]; use push.
-func (q *expiry) Push(x any) {
-	s := x.(*session)
-	s.index = len(*q)
-	*q = append(*q, s)
-}
-
-// Pop implements [heap.Interface]; use remove.
-func (q *expiry) Pop() any {
-	last := len(*q) - 1
-	s := (*q)[last]
-	(*q)[last] = nil
-	*q = (*q)[:last]
-	return s
-}
-
-func (q *expiry) push(s *session) {
-	s.queue, s.stamp = q, time.Duration(s.used.Load())
-	heap.Push(q, s)
-}
-
-func (q *expiry) remove(s *session) {
-	heap.Remove(q, s.index)
-	s.queue = nil
-}
-
-// first returns the longest-idle session, or nil if there is none.
-func (q *expiry) first() *session {
-	for len(*q) > 0 {
-		s := (*q)[0]
-		used := time.Duration(s.used.Load())
-		if used == s.stamp {
-			return s
-		}
-		s.stamp = used
-		heap.Fix(q, 0)
-	}
-	return nil
-}
-
-// firstWithSocket returns the longest-idle session that has a socket, or nil if
-// there is none. It checks all sessions if the first one has no socket.
-func (q *expiry) firstWithSocket() *session {
-	oldest := q.first()
-	if oldest == nil || oldest.hasSocket.Load() {
-		return oldest
-	}
-	oldest = nil
-	for _, s := range *q {
-		if s.hasSocket.Load() && (oldest == nil || s.used.Load() < oldest.used.Load()) {
-			oldest = s
-		}
-	}
-	return oldest
 }

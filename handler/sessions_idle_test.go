@@ -143,6 +143,7 @@ func TestUDPIdle(t *testing.T) {
 		time.Sleep(time.Second)
 		table, s := r.service.sessions, r.session(1)
 		s.used.Add(-int64(idle)) // due now
+		s.queue.repairFirst()
 		table.takeIdle()
 		s.touch() // just after takeIdle
 		if s.endIfIdle() {

@@ -24,34 +24,55 @@ func TestUDPSessionLimit(t *testing.T) {
 		}
 		return strings.TrimSpace(b.String())
 	}
-	t.Run("the longest-idle session without an answer is evicted first", func(t *testing.T) {
+	t.Run("the longest-idle session is evicted, also one with an answer", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(4))
-			clients := make([]udpClient, 10)
+			r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(8))
+			clients := make([]udpClient, 12)
 			deliver := func(i int) { r.deliver(i, &clients[i], "a"); time.Sleep(time.Millisecond) }
-			for i := range 4 {
+			answer := func(i int) { r.session(i).socket.Datagrams([][]byte{[]byte("A")}); time.Sleep(time.Millisecond) }
+			for i := range 8 {
 				deliver(i)
+				if i != 6 { // waits for its answer
+					answer(i)
+				}
 			}
-			r.engine.socket(1).answer("A") // to client 0, which is idle longest but has an answer
-			r.engine.socket(3).answer("A") // to client 2
-			time.Sleep(time.Millisecond)
-			deliver(1)
-			deliver(4) // evicts 3: 1 was used again
-			if got := clientsOf(r, 10); got != "0 1 2 4" {
+			deliver(0) // was idle longest
+			deliver(8) // evicts 1
+			if got := clientsOf(r, 12); got != "0 2 3 4 5 6 7 8" {
 				t.Fatalf("clients with a session: %s", got)
 			}
-			clients[3].wantReleased(t, 1)
-			deliver(5) // evicts 1
-			deliver(6) // evicts 4
-			if got := clientsOf(r, 10); got != "0 2 5 6" {
+			clients[1].wantReleased(t, 1)
+			time.Sleep(silentFor)
+			deliver(9) // evicts 6, which has been silent for a second and had no answer
+			if got := clientsOf(r, 12); got != "0 2 3 4 5 7 8 9" {
 				t.Fatalf("clients with a session: %s", got)
 			}
-			r.engine.socket(6).answer("A")
-			r.engine.socket(7).answer("A")
-			deliver(0)
-			deliver(7) // all have an answer: evicts the longest-idle one, 2
-			if got := clientsOf(r, 10); got != "0 5 6 7" {
+			answer(9)
+			deliver(8)  // has no answer, but is not silent
+			deliver(10) // evicts 2
+			if got := clientsOf(r, 12); got != "0 3 4 5 7 8 9 10" {
 				t.Fatalf("clients with a session: %s", got)
+			}
+		})
+	})
+	t.Run("in a flood, sessions without an answer are evicted first", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const n = 16
+			r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(n))
+			r.engine.quiet = true
+			deliver := func(i int) { r.deliver(i, new(udpClient), "a"); time.Sleep(time.Millisecond) }
+			for i := range n {
+				deliver(i)
+				r.session(i).socket.Datagrams([][]byte{[]byte("A")})
+			}
+			for i := range 100 { // evicts 0 to 4, which makes room for more than a quarter of the table
+				deliver(n + i)
+			}
+			if got := clientsOf(r, n); got != "5 6 7 8 9 10 11 12 13 14 15" {
+				t.Fatalf("clients with a session after a flood: %s", got)
+			}
+			if got := clientsOf(r, n+100); !strings.HasSuffix(got, " 15 111 112 113 114 115") {
+				t.Fatalf("clients with a session after a flood: %s", got)
 			}
 		})
 	})
@@ -66,25 +87,47 @@ func TestUDPSessionLimit(t *testing.T) {
 				answered bool
 			}
 			used := make(map[int]use)
-			for next := range 3000 {
-				time.Sleep(time.Microsecond)
-				if len(used) < n || random.IntN(4) == 0 { // a new client
-					if len(used) == n {
-						victim := -1
-						for i, u := range used {
-							v := used[victim]
-							if victim < 0 || !u.answered && v.answered || u.answered == v.answered && u.at.Before(v.at) {
-								victim = i
-							}
+			// victim returns the client whose session is evicted.
+			victim := func() int {
+				oldest := func(answered bool) int {
+					client := -1
+					for i, u := range used {
+						if u.answered == answered && (client < 0 || u.at.Before(used[client].at)) {
+							client = i
 						}
-						delete(used, victim)
+					}
+					return client
+				}
+				unanswered := 0
+				for _, u := range used {
+					if !u.answered {
+						unanswered++
+					}
+				}
+				waiting, served := oldest(false), oldest(true)
+				switch {
+				case served < 0:
+					return waiting
+				case waiting < 0:
+					return served
+				case unanswered*4 > n, time.Since(used[waiting].at) >= silentFor, used[waiting].at.Before(used[served].at):
+					return waiting
+				default:
+					return served
+				}
+			}
+			for next := range 6000 {
+				time.Sleep(time.Millisecond)
+				if len(used) < n || random.IntN(8) == 0 { // a new client
+					if len(used) == n {
+						delete(used, victim())
 					}
 					r.deliver(next, new(udpClient), "a")
 					used[next] = use{at: time.Now()}
 				} else { // a known client: an answer or a datagram from it
 					for i, u := range used {
 						s := r.session(i)
-						if random.IntN(3) == 0 {
+						if random.IntN(3) > 0 {
 							s.socket.Datagrams([][]byte{[]byte("A")})
 							u.answered = true
 						} else {
@@ -101,6 +144,26 @@ func TestUDPSessionLimit(t *testing.T) {
 					}
 				}
 				r.wantSessions(len(used))
+			}
+		})
+	})
+	t.Run("a full table costs no client its first answer", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const n, inFlight = 400, 64
+			r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(n))
+			r.engine.quiet = true
+			clients := make([]udpClient, 5000)
+			for i := range clients {
+				r.deliver(i, &clients[i], "a")
+				time.Sleep(time.Millisecond)
+				if oldest := i - inFlight; oldest >= 0 {
+					s := r.session(oldest)
+					if s == nil {
+						t.Fatalf("the session of client %d was evicted before its first answer", oldest)
+					}
+					s.socket.Datagrams([][]byte{[]byte("A")})
+					clients[oldest].wants(t, "A")
+				}
 			}
 		})
 	})

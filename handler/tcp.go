@@ -158,20 +158,38 @@ func (t *tcpRelay) start(ctx context.Context, client stream.Client, held bool) (
 	}
 	if r.opts.trials() {
 		t.setMover(stream.NewTrial(client, t, r.wheel, r.opts.TCP, r.opts.trialLimits()))
+	} else if mover := t.newConnector(client); mover != nil {
+		t.setMover(mover)
 		started = true
-		return func() { t.serve(ctx, nil) }, true
+		t.connect(ctx, mover)
+		return nil, true
+	} else {
+		t.setMover(stream.NewMover(client, t, r.wheel))
 	}
-	if r.opts.TCP != nil {
-		if mover := r.opts.TCP.NewMover(client, t, r.wheel); mover != nil {
-			t.setMover(mover)
-			started = true
-			t.connect(ctx, mover)
-			return nil, true
-		}
-	}
-	t.setMover(stream.NewMover(client, t, r.wheel))
 	started = true
-	return func() { t.serve(ctx, nil) }, true
+	return func() {
+		defer t.guard()
+		if client.InReserve() { // only listeners of other packages accept such clients
+			r.service.sessions.budget.FreeDescriptor() // for the next one
+			t.refuse(netio.ErrReserved)
+			return
+		}
+		t.serve(ctx, nil)
+	}, true
+}
+
+// newConnector returns a mover on an event loop, or nil if the client cannot be
+// moved there. A client whose descriptor is in the reserve gets another one.
+func (t *tcpRelay) newConnector(client stream.Client) stream.Connector {
+	r := t.relay
+	if r.opts.TCP == nil {
+		return nil
+	}
+	mover := r.opts.TCP.NewMover(client, t, r.wheel)
+	if mover == nil && client.Detach != nil && client.InReserve() && r.service.sessions.budget.FreeDescriptor() {
+		mover = r.opts.TCP.NewMover(client, t, r.wheel)
+	}
+	return mover
 }
 
 // setMover sets what moves the relay's bytes, and cuts a relay that was cut

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -138,7 +139,7 @@ func TestSocketPanicsDuringSearch(t *testing.T) {
 	silent := newSilentTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{silent.String()})
 	near, far := relaytest.TCPPair(t)
-	done := r.serve(context.Background(), stream.Client{Conn: far, Socket: panickingSocket{far}})
+	done := r.serve(context.Background(), stream.Client{Conn: far, Socket: &panickingSocket{TCPConn: far}})
 	wantEnding(t, "the client", near, "RST")
 	relaytest.Receive(t, "the end of the relay", done)
 	wantPanicLine(t, r, "panickingSocket")
@@ -147,7 +148,16 @@ func TestSocketPanicsDuringSearch(t *testing.T) {
 	}
 }
 
-// panickingSocket is a socket whose SyscallConn panics.
-type panickingSocket struct{ *net.TCPConn }
+// panickingSocket is a socket whose SyscallConn panics after the first call, which
+// is made before the search.
+type panickingSocket struct {
+	*net.TCPConn
+	calls atomic.Int32
+}
 
-func (panickingSocket) SyscallConn() (syscall.RawConn, error) { panic("SyscallConn panics") }
+func (s *panickingSocket) SyscallConn() (syscall.RawConn, error) {
+	if s.calls.Add(1) > 1 {
+		panic("SyscallConn panics")
+	}
+	return s.TCPConn.SyscallConn()
+}

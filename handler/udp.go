@@ -36,12 +36,9 @@ type Replier interface {
 // session and the relay was retired.
 func (r *Relay) Deliver(key Key, datagrams [][]byte, client Replier) (latest Session, taken bool) {
 	for {
-		s, victim, refusal, err := r.service.sessions.get(key, r)
+		s, refusal, err := r.service.sessions.get(key, r)
 		if err != nil {
 			return Session{}, false
-		}
-		if victim != nil {
-			victim.end(evictedForRoom)
 		}
 		if s == nil {
 			r.refuseUDP(key, refusal)

@@ -65,6 +65,9 @@ func (e *fakeEngine) Open(addr netip.AddrPort, sink dgram.Sink) (dgram.Socket, e
 	return s, nil
 }
 
+// CloseSpares implements [dgram.Engine].
+func (e *fakeEngine) CloseSpares() bool { return false }
+
 // Send implements [dgram.Socket].
 func (s *fakeSocket) Send(datagrams [][]byte) (sent int, err error) {
 	for i, datagram := range datagrams {
@@ -231,7 +234,9 @@ func newUDPRig(t testing.TB, backends []string, edit ...func(*Options)) *udpRig 
 		o.UDP = engine
 		o.MaxUDPSessions = 1 << 20
 	}}, edit...)
-	return &udpRig{rig: newRig(t, backends, edit...), engine: engine}
+	r := &udpRig{rig: newRig(t, backends, edit...), engine: engine}
+	r.service.sessions.budget.limit = 1 << 20
+	return r
 }
 
 // deliver delivers datagrams of the n-th client, one by one.

@@ -37,7 +37,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 		}
 		relaytest.Eventually(t, "the descriptors to run out", func() bool {
 			fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-			return err == nil && len(fds) >= limit-1
+			return err == nil && len(fds) >= limit-limit/4 // the others are reserved
 		})
 		for _, conn := range burst {
 			conn.Close()

@@ -30,6 +30,7 @@ const (
 	backendPosition
 	dnsLookupsTotal
 	udpSessionsEvictedTotal
+	udpSessionsLimit
 	logLinesDroppedTotal
 	icmpErrorsIgnoredTotal
 	hedgedAttemptsTotal
@@ -100,6 +101,10 @@ var metrics = [...]struct {
 	udpSessionsEvictedTotal: {
 		"udp_sessions_evicted_total", "UDP sessions that were ended to make room for others.",
 		[]string{"service"},
+	},
+	udpSessionsLimit: {
+		"udp_sessions_limit", "The most UDP sessions that all services together may have.",
+		nil,
 	},
 	logLinesDroppedTotal: {
 		"log_lines_dropped_total", "Lines that a log did not get because it was not read, or too slowly.",
@@ -183,6 +188,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			ch <- c.histogram(f, key)
 		}
 	}
+	ch <- prometheus.MustNewConstMetric(c.descs[udpSessionsLimit], prometheus.GaugeValue, float64(sessionBudget.Limit()))
 	ch <- c.counter(sockets.Dropped(), newSeries(droppedDatagramsTotal, "", "listener"))
 	ch <- c.counter(c.lookups.OK.Load(), newSeries(dnsLookupsTotal, "ok"))
 	ch <- c.counter(c.lookups.Stale.Load(), newSeries(dnsLookupsTotal, "stale"))

@@ -19,7 +19,7 @@ func newIdle(name string, backends ...string) *service {
 		addresses = append(addresses, upstream.Address{Text: b, Host: b, Port: 1})
 	}
 	s := new(service)
-	s.Service = handler.NewService(name, upstream.NewPool(addresses, 0, time.Now()), nil)
+	s.Service = handler.NewService(name, upstream.NewPool(addresses, 0, time.Now()), nil, handler.NewSessionBudget(1, nil))
 	return s
 }
 

@@ -17,7 +17,13 @@ import (
 // sockets holds the sockets of the networks relay+tcp/ and relay+udp/. It is not
 // a caddy.UsagePool, because a socket outlives its listeners while it has
 // clients, and because opening a socket must not overlap with closing it.
-var sockets = listen.NewSockets()
+var sockets = newSockets()
+
+func newSockets() *listen.Sockets {
+	s := listen.NewSockets()
+	s.FreeDescriptor = sessionBudget.FreeDescriptor
+	return s
+}
 
 // The networks that layer4 servers can list in addition to Caddy's own.
 const (

@@ -17,6 +17,7 @@ import (
 	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/hook"
 	"github.com/async-relay/caddy-relay/internal/loglimit"
+	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/stream"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -32,6 +33,9 @@ var (
 	rescueMemory = stream.NewMemory(handler.RescueLimit)     // of the kept bytes of all clients
 	backlogs     = handler.NewBacklogs(handler.BacklogLimit) // bounds the memory of unanswered datagrams
 )
+
+// sessionBudget bounds the UDP sessions of all services of the process.
+var sessionBudget = handler.NewSessionBudget(netio.SessionLimit(), udpEngine)
 
 // service is the state of a service. The handlers of its name in all loaded
 // configs share it. It stays in services until its last relay has ended, also
@@ -113,7 +117,7 @@ func loadService(config caddyfile.Config, set *settings) (*service, error) {
 	value, _, err := services.LoadOrNew(key, func() (caddy.Destructor, error) {
 		pool := upstream.NewPool(set.addresses, set.cooldown, time.Now())
 		s := &service{key: key}
-		s.Service = handler.NewService(config.Service(), pool, s.onEvent)
+		s.Service = handler.NewService(config.Service(), pool, s.onEvent, sessionBudget)
 		s.dns.Store(set.dns)
 		return s, nil
 	})

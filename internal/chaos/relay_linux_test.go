@@ -17,6 +17,7 @@ import (
 
 	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -56,7 +57,7 @@ func newService(t testing.TB, engine dgram.Engine, edit func(*handler.Options), 
 	}
 	core, logs := observer.New(zapcore.DebugLevel)
 	s := &service{
-		Service: handler.NewService("test", upstream.NewPool(addresses, 0, time.Now()), nil),
+		Service: handler.NewService("test", upstream.NewPool(addresses, 0, time.Now()), nil, handler.NewSessionBudget(netio.SessionLimit(), nil)),
 		logs:    logs,
 	}
 	opts := handler.Options{

@@ -16,6 +16,9 @@ type Engine interface {
 	// from within Open, Send or Close, because the caller may hold the lock that
 	// the sink's methods take.
 	Open(addr netip.AddrPort, sink Sink) (Socket, error)
+	// CloseSpares closes the sockets that are kept for later sessions, so that
+	// their descriptors are free. It reports whether there were any.
+	CloseSpares() bool
 }
 
 // Socket is a connected UDP socket. Its methods must not be called concurrently.

@@ -26,6 +26,9 @@ func (Goroutines) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
 	return &goSocket{conn: conn}, nil
 }
 
+// CloseSpares implements [Engine]. There are no spare sockets.
+func (Goroutines) CloseSpares() bool { return false }
+
 // Conn is a connected UDP socket of package net that ignores ICMP errors which
 // prove nothing, see [Judge].
 type Conn struct {
@@ -47,10 +50,12 @@ func Dial(addr netip.AddrPort) (*Conn, error) {
 
 // dial is Dial with any port.
 func dial(addr netip.AddrPort) (*Conn, error) {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
+	dialer := net.Dialer{Control: netio.AvoidReserve}
+	dialled, err := dialer.Dial("udp", addr.String())
 	if err != nil {
 		return nil, err
 	}
+	conn := dialled.(*net.UDPConn)
 	c := &Conn{UDPConn: conn, peer: conn.RemoteAddr().(*net.UDPAddr).AddrPort()}
 	if conn.LocalAddr().(*net.UDPAddr).AddrPort() == c.peer {
 		// The system chose the peer's port as the local one: no process listens there.

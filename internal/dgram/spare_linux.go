@@ -108,14 +108,20 @@ func (s *spares) sweep() {
 	}
 }
 
-// closeKept closes the sockets that were kept for at least that long.
-func (s *spares) closeKept(now time.Time, kept time.Duration) {
+// closeKept closes the sockets that were kept for at least that long, and reports
+// whether there were any.
+func (s *spares) closeKept(now time.Time, kept time.Duration) (closed bool) {
 	for _, ipv4 := range []bool{true, false} {
 		for socket := s.take(ipv4, now, kept); socket != nil; socket = s.take(ipv4, now, kept) {
 			socket.close()
+			closed = true
 		}
 	}
+	return closed
 }
+
+// CloseSpares implements [Engine].
+func (e *loops) CloseSpares() bool { return e.spares.closeKept(time.Now(), 0) }
 
 // reuse connects a spare socket that was kept for at least that long. It returns
 // nil if there is none or it cannot be connected.

@@ -26,6 +26,8 @@ type Func func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 // Dialer connects to backends.
 type Dialer struct {
 	KeepAlive time.Duration // idle time and interval of TCP keep-alive probes, whole seconds; 0: none
+	// MakeRoom frees a descriptor, and reports whether it could. nil: there is no way.
+	MakeRoom func() bool
 }
 
 // Any connects to the first of addrs that accepts, and returns which one that
@@ -106,16 +108,28 @@ func (d Dialer) race(ctx context.Context, addrs []netip.Addr, port uint16, first
 }
 
 // One connects to one address. While this machine has no free descriptor or port
-// it retries until ctx ends.
+// it retries until ctx ends. It first makes room, if descriptors are the reason.
 func (d Dialer) One(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	dialer := net.Dialer{KeepAlive: -1, KeepAliveConfig: netio.KeepAlive(d.KeepAlive)} // -1: as configured, or none
+	dialer := net.Dialer{
+		KeepAlive: -1, KeepAliveConfig: netio.KeepAlive(d.KeepAlive), // -1: as configured, or none
+		Control: netio.AvoidReserve,
+	}
+	madeRoom := false // before this try, which follows without a pause
+	var exhausted error
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		conn, err := dialer.DialContext(ctx, "tcp", addr.String())
 		switch {
 		case err == nil:
 			return conn, nil
 		case netio.Classify(err) == netio.Exhausted:
-		case ctx.Err() != nil:
+			if !madeRoom && d.MakeRoom != nil && netio.OutOfDescriptors(err) && d.MakeRoom() {
+				madeRoom = true
+				continue
+			}
+			madeRoom, exhausted = false, err
+		case exhausted != nil && expired(ctx):
+			return nil, exhausted
+		case expired(ctx):
 			return nil, fmt.Errorf("dial tcp %s: %w", addr, context.Cause(ctx))
 		default:
 			return nil, err
@@ -125,9 +139,18 @@ func (d Dialer) One(ctx context.Context, addr netip.AddrPort) (net.Conn, error) 
 		case <-ctx.Done():
 		}
 		if ctx.Err() != nil { // report the exhaustion: one more dial would report the timeout
-			return nil, err
+			return nil, exhausted
 		}
 	}
+}
+
+// expired reports whether ctx has ended. Package net compares the deadline with the
+// clock, and may report a timeout before ctx does; expired waits for ctx then.
+func expired(ctx context.Context) bool {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done()
+	}
+	return ctx.Err() != nil
 }
 
 // Failed returns err as the error of a TCP dial to addr, in the form that

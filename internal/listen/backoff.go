@@ -33,8 +33,9 @@ type backoff struct {
 	lastLoggedAt time.Time
 }
 
-// failure logs err, unless a failure was logged recently, and pauses.
-func (b *backoff) failure(err error) {
+// failure logs err, unless a failure was logged recently, and pauses. It returns
+// false if the socket was closed.
+func (b *backoff) failure(err error) bool {
 	if !b.logged && (b.lastLoggedAt.IsZero() || time.Since(b.lastLoggedAt) >= failureLogInterval) {
 		b.log().Error(b.failed, zap.Stringer("address", b.at), zap.Error(err))
 		b.logged, b.lastLoggedAt = true, time.Now()
@@ -44,7 +45,9 @@ func (b *backoff) failure(err error) {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return true
 	case <-b.closed:
+		return false
 	}
 }
 

@@ -22,6 +22,10 @@ import (
 // Lock order: binding before mu before listeners.mu. Conn.mu and udpSocket.mu are
 // never held together with another lock.
 type Sockets struct {
+	// FreeDescriptor frees a descriptor for a client, and reports whether it could.
+	// It must be set before the first socket is opened; nil: there is no way.
+	FreeDescriptor func() bool
+
 	binding sync.Mutex                      // guards the fields up to mu, and tcpSocket.users
 	tcp     map[netip.AddrPort]*tcpSocket   // by the address they are bound to
 	configs map[context.Context]*zap.Logger // see AddConfig
@@ -31,6 +35,7 @@ type Sockets struct {
 	udp map[netip.AddrPort]*udpSocket
 
 	dropped atomic.Uint64
+	crowded atomic.Int32 // clients that wait in leaveReserve
 }
 
 // NewSockets returns an empty set.
@@ -46,6 +51,9 @@ func NewSockets() *Sockets {
 // Dropped returns the number of datagrams dropped so far because a queue, a table
 // of clients or a socket buffer was full.
 func (s *Sockets) Dropped() uint64 { return s.dropped.Load() }
+
+// freeDescriptor frees a descriptor for a client, and reports whether it could.
+func (s *Sockets) freeDescriptor() bool { return s.FreeDescriptor != nil && s.FreeDescriptor() }
 
 // Address returns the address that a socket is bound to. An empty host and "::"
 // mean all addresses of both families, "0.0.0.0" all IPv4 addresses. A host name is

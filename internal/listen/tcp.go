@@ -105,21 +105,32 @@ func (t *tcpSocket) address() netip.AddrPort { return t.at }
 // control implements boundSocket.
 func (t *tcpSocket) control(f func(fd uintptr)) error { return t.ln.control(f) }
 
-// accept accepts clients and passes them to the latest listener until the socket
-// is closed. When descriptors or memory run out, clients wait in the kernel's
-// queue.
-func (t *tcpSocket) accept() {
-	backoff := backoff{
+// backoff returns the backoff of an accepting goroutine.
+func (t *tcpSocket) backoff() backoff {
+	return backoff{
 		at: t.at, log: t.listeners.log, closed: t.closed,
 		failed: "accept failed, retrying", recovered: "accepting clients again",
 	}
+}
+
+// accept accepts clients and passes them to the latest listener until the socket
+// is closed. When descriptors or memory run out, it frees descriptors, and clients
+// wait in the kernel's queue.
+func (t *tcpSocket) accept() {
+	backoff := t.backoff()
 	for queued := 0; ; { // clients in a row that were already queued
+		if !t.awaitDescriptor(&backoff) {
+			return
+		}
 		conn, waited, err := t.ln.accept()
 		if queued++; waited {
 			queued = 0
 		}
 		switch {
 		case err == nil:
+			if conn = t.leaveReserve(conn, &backoff); conn == nil {
+				return
+			}
 			backoff.success()
 			if queued >= helperThreshold {
 				queued = 0
@@ -128,10 +139,57 @@ func (t *tcpSocket) accept() {
 			t.pass(conn)
 		case errors.Is(err, net.ErrClosed):
 			return
+		case netio.OutOfDescriptors(err) && t.sockets.freeDescriptor():
 		default:
 			backoff.failure(err)
 		}
 	}
+}
+
+// awaitDescriptor waits until there is a descriptor for a client, if a client of
+// any socket waits in leaveReserve. It returns false if the socket was closed.
+func (t *tcpSocket) awaitDescriptor(backoff *backoff) bool {
+	for t.sockets.crowded.Load() > 0 && !netio.HasDescriptor() {
+		if !backoff.failure(netio.ErrReserved) {
+			return false
+		}
+	}
+	return true
+}
+
+// leaveReserve gives a client whose descriptor is in the reserve another one (see
+// [netio.Reserved]), and waits for it if there is none. That costs one descriptor
+// of the reserve for each accepting goroutine that has found no other at the same
+// time. It returns nil, and resets the client, if the socket was closed.
+func (t *tcpSocket) leaveReserve(conn net.Conn, backoff *backoff) net.Conn {
+	out, ok := leaveReserve(conn)
+	if ok {
+		return out
+	}
+	t.sockets.crowded.Add(1)
+	defer t.sockets.crowded.Add(-1)
+	for tries := 0; ; tries++ {
+		freed := t.sockets.freeDescriptor()
+		if out, ok = leaveReserve(conn); ok {
+			return out
+		}
+		if freed && tries == 0 {
+			continue // another client has taken the descriptor
+		}
+		if !backoff.failure(netio.ErrReserved) {
+			netio.Reset(conn)
+			return nil
+		}
+	}
+}
+
+// leaveReserve returns conn, or the same client with a descriptor that is not in
+// the reserve. ok is false if there is none.
+func leaveReserve(conn net.Conn) (out net.Conn, ok bool) {
+	if bare, is := conn.(interface{ leaveReserve() bool }); is {
+		return conn, bare.leaveReserve()
+	}
+	return netio.LeaveReserve(conn.(*net.TCPConn))
 }
 
 // helperThreshold is the number of clients in a row that were already queued
@@ -152,8 +210,17 @@ func (t *tcpSocket) startHelper() {
 	}
 	t.accepting.Go(func() { // returns when no client is queued
 		defer t.helpers.Add(-1)
+		backoff := t.backoff()
 		accept := t.ln.helper()
-		for conn := accept(); conn != nil; conn = accept() {
+		for t.sockets.crowded.Load() == 0 {
+			conn := accept()
+			if conn == nil {
+				return
+			}
+			if conn = t.leaveReserve(conn, &backoff); conn == nil {
+				return
+			}
+			backoff.success()
 			t.pass(conn)
 		}
 	})

@@ -54,9 +54,7 @@ func (c *TCPConn) Net() (*net.TCPConn, error) {
 	case connClosed:
 		return nil, net.ErrClosed
 	}
-	file := os.NewFile(uintptr(c.fd), "tcp client")
-	conn, err := net.FileConn(file) // duplicates the descriptor
-	_ = file.Close()
+	conn, err := netio.ConnOf(c.fd)
 	if err != nil {
 		c.state = connClosed
 		return nil, err
@@ -97,11 +95,10 @@ func (c *TCPConn) Detach() (fd int, err error) {
 	defer c.mu.Unlock()
 	switch c.state {
 	case connWrapped:
-		fd, err = netio.Duplicate(c.conn)
+		fd, err = netio.Detach(c.conn)
 		if err != nil {
 			return -1, err
 		}
-		_ = c.conn.Close()
 	case connClosed:
 		return -1, net.ErrClosed
 	default:
@@ -109,6 +106,17 @@ func (c *TCPConn) Detach() (fd int, err error) {
 	}
 	c.state = connClosed
 	return fd, nil
+}
+
+// leaveReserve gives a client that was just accepted another descriptor if its one
+// is in the reserve (see [netio.Reserved]). It returns false if there is none.
+func (c *TCPConn) leaveReserve() (ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == connBare {
+		c.fd, ok = netio.LeaveReserveNonblock(c.fd)
+	}
+	return ok
 }
 
 // Read implements net.Conn. If bytes have arrived already, it reads them from the

@@ -4,6 +4,7 @@ package netio
 
 import (
 	"math"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,4 +16,17 @@ func descriptorLimit() int {
 		return 0
 	}
 	return int(limit.Cur)
+}
+
+// HasDescriptor reports whether a TCP relay finds a descriptor that is not
+// reserved. It opens one and closes it.
+func HasDescriptor() bool {
+	syscall.ForkLock.RLock() // a child must not inherit it
+	defer syscall.ForkLock.RUnlock()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return !OutOfDescriptors(err)
+	}
+	_ = unix.Close(fd)
+	return !Reserved(fd)
 }

@@ -40,6 +40,10 @@ func ConnectTCPNonblock(addr netip.AddrPort) (fd int, done bool, err error) {
 		return -1, false, os.NewSyscallError("socket", errno)
 	}
 	fd = int(r)
+	if Reserved(fd) {
+		CloseDescriptor(fd)
+		return -1, false, os.NewSyscallError("socket", ErrReserved)
+	}
 	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	for range 2 { // the second call returns the result of the first
 		err = peer.connectNonblock(fd)
@@ -74,7 +78,7 @@ func connectedToItself(fd int, peer *sockaddr) bool {
 // class of the error is [Exhausted] if Go's poller cannot watch the socket.
 func AwaitConnect(ctx context.Context, fd int) (net.Conn, error) {
 	file := os.NewFile(uintptr(fd), "socket")
-	defer file.Close() // net.FileConn below has a descriptor of its own
+	defer file.Close() // connOf below returns another descriptor
 	if err := CheckPolled(file); err != nil {
 		return nil, err
 	}
@@ -100,7 +104,7 @@ func AwaitConnect(ctx context.Context, fd int) (net.Conn, error) {
 	case errno != 0:
 		return nil, os.NewSyscallError("connect", errno)
 	}
-	return net.FileConn(file)
+	return connOf(file)
 }
 
 // ReadNonblock reads what a socket has received. On a stream n is 0 at its end;
@@ -186,8 +190,13 @@ func NewPipe(size int) (Pipe, error) {
 	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
 		return Pipe{}, os.NewSyscallError("pipe2", err)
 	}
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, size)
-	return Pipe{Read: fds[0], Write: fds[1]}, nil
+	p := Pipe{Read: fds[0], Write: fds[1]}
+	if Reserved(p.Read) || Reserved(p.Write) {
+		p.Close()
+		return Pipe{}, os.NewSyscallError("pipe2", ErrReserved)
+	}
+	_, _ = unix.FcntlInt(uintptr(p.Read), unix.F_SETPIPE_SZ, size)
+	return p, nil
 }
 
 // ReadNonblock reads what the pipe holds. The error is EAGAIN if it is empty.

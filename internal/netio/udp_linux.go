@@ -21,6 +21,10 @@ func ConnectUDP(addr netip.AddrPort) (fd int, port uint16, err error) {
 		return -1, 0, os.NewSyscallError("socket", errno)
 	}
 	fd = int(n)
+	if ReservedFromUDP(fd) {
+		CloseDescriptor(fd)
+		return -1, 0, os.NewSyscallError("socket", errReservedFromUDP)
+	}
 	enableErrorQueue(fd, peer.raw.Family == unix.AF_INET)
 	if port, err = connectUDP(fd, &peer); err != nil {
 		CloseDescriptor(fd)

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
@@ -43,6 +44,13 @@ func (c Client) SetKeepAlive(interval time.Duration) {
 	}); ok {
 		_ = socket.SetKeepAliveConfig(netio.KeepAlive(interval))
 	}
+}
+
+// InReserve reports whether the client's socket has a descriptor of the reserve,
+// see [netio.Reserved].
+func (c Client) InReserve() bool {
+	socket, ok := c.Socket.(syscall.Conn)
+	return ok && netio.InReserve(socket)
 }
 
 // Reset closes the client so that it sees a RST, if it has a plain socket. It
