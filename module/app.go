@@ -68,7 +68,11 @@ func (a *App) add(r *Relay, parents []caddy.Module) error {
 			if err := checkListed(app); err != nil {
 				return err
 			}
-			a.direct, a.listened = findDirectServers(app), findListened(app)
+			relays := findRelays(app)
+			if err := checkLoops(app, relays); err != nil {
+				return err
+			}
+			a.direct, a.listened = findDirectServers(app), findListened(app, relays)
 		}
 	}
 	if err := a.listened[r.service.key].checkProbed(r.Options().HealthCheck); err != nil {
