@@ -32,6 +32,7 @@ var (
 // Each attempt is a goroutine of its own, which ends with its result or with ctx.
 type attempts struct {
 	relay  *Relay
+	of     *tcpRelay
 	client fmt.Stringer
 	note   func(outcome) // receives each outcome
 	trial  *stream.Trial // tries each connection; nil: the first connection serves
@@ -85,7 +86,7 @@ type startedAttempt struct {
 // newAttempts returns a search on the given walk. The end of a client's context
 // ends run, and run's caller ends the attempts: one of them may outlive the client.
 func (r *Relay) newAttempts(ctx context.Context, of *tcpRelay, walk upstream.Walk) *attempts {
-	t := &attempts{relay: r, client: of.client, note: of.note, walk: walk, began: of.began, results: make(chan outcome)}
+	t := &attempts{relay: r, of: of, client: of.client, note: of.note, walk: walk, began: of.began, results: make(chan outcome)}
 	t.trial, _ = of.mover.(*stream.Trial)
 	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return t
@@ -127,6 +128,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 		case o := <-t.results:
 			t.pending--
 			if o.err == nil {
+				t.of.countSameHost(o.at())
 				o = t.try(ctx, o)
 			}
 			t.noteDrill(o)
@@ -268,7 +270,7 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 		o.tried, o.since, first = from.addrs, from.since, from.dialFirst
 	}
 	if o.err == nil {
-		o.conn, o.addr, o.err = r.dialer().Any(ctx, o.tried, a.Backend.Port, first)
+		o.conn, o.addr, o.err = t.dialer(a.Backend.Port).Any(ctx, o.tried, a.Backend.Port, first)
 	}
 	return o
 }

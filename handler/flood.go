@@ -22,6 +22,9 @@ const (
 	limitUDP                   // as limitTCP, for a session
 	perIPLimitTCP              // the client's address is at max_connections_per_ip
 	perIPLimitUDP              // as perIPLimitTCP, for a session
+	looped                     // an attempt would have led back to the relay
+	sameHostTCP                // too many TCP relays have a client on the backend's machine
+	sameHostUDP                // as sameHostTCP, for unanswered sessions
 	exhausted                  // this machine is out of descriptors, memory or ports
 	heldTCP                    // no backend accepted the client, which waits for one
 	floodKinds                 // the number of kinds
@@ -43,6 +46,9 @@ var floodLines = [floodKinds]struct {
 	perIPLimitTCP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
 	perIPLimitUDP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
 	heldTCP:       {zapcore.WarnLevel, "client held, no backend accepts it"},
+	looped:        {zapcore.ErrorLevel, "attempt refused, backend leads back to this relay"},
+	sameHostTCP:   {zapcore.ErrorLevel, "client refused, too many from the backend's address"},
+	sameHostUDP:   {zapcore.ErrorLevel, "client refused, too many from the backend's address"},
 	exhausted:     {zapcore.WarnLevel, "out of descriptors, memory or ports"},
 }
 

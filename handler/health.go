@@ -195,12 +195,19 @@ func (c *healthChecker) attempt(ctx context.Context, a upstream.Attempt, n upstr
 	o.attempt = a
 	o.tried, o.err = c.relay.resolve(ctx, a.Backend, n, q)
 	o.since, o.port = time.Now(), c.check.ProbedPort(a.Backend.Port)
+	addrs := o.tried
+	if over := upstream.TCP; o.err == nil {
+		if c.check.overUDP(n) {
+			over = upstream.UDP
+		}
+		addrs, o.err = c.relay.withoutOwn(over, o.tried, o.port)
+	}
 	switch {
 	case o.err != nil:
 	case c.check.overUDP(n):
-		o.addr, o.err = c.check.probeUDP(ctx, o.tried, o.port)
+		o.addr, o.err = c.check.probeUDP(ctx, addrs, o.port)
 	default:
-		o.addr, o.err = c.check.probeTCP(ctx, o.tried, o.port)
+		o.addr, o.err = c.check.probeTCP(ctx, addrs, o.port)
 	}
 	o.took = time.Since(a.Began)
 	return o

@@ -324,6 +324,9 @@ func (r *Relay) recheckOnce(ctx context.Context, b *upstream.Backend, limit time
 		return
 	}
 	addrs, err := r.resolve(ctx, b, upstream.TCP, query{how: afresh, since: a.Began.Add(-recheckNames)})
+	if err == nil {
+		addrs, err = r.withoutOwn(upstream.TCP, addrs, b.Port)
+	}
 	if err != nil {
 		return
 	}

@@ -44,6 +44,7 @@ type Options struct {
 	TCP             stream.Engine // moves the bytes of TCP relays; nil: goroutines
 	Backlogs        *Backlogs     // bounds the memory of unanswered datagrams of all relays that share it; nil: one of its own
 	Log             *zap.Logger
+	Loops           *Loops // shared by all relays of the process; nil: loops are not found
 
 	MaxConnections      int // limit of the service's concurrent relays, TCP and UDP together; 0: none
 	MaxConnectionsPerIP int // limit of the concurrent relays of one client address; 0: none

@@ -34,6 +34,10 @@ type Service struct {
 	hedges    atomic.Uint64 // companion attempts
 	rescues   atomic.Uint64 // clients that were served after a backend had accepted and failed them
 
+	sameHost           atomic.Int64 // TCP relays whose client is on the backend's machine, see countSameHostLocked
+	unanswered         unansweredLimit
+	refusingUnanswered atomic.Bool // a goroutine refuses the sessions that count against it
+
 	mu      sync.Mutex // guards the fields below
 	relays  *tcpRelay  // head of the list of active relays
 	count   int        // length of that list

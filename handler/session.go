@@ -49,6 +49,7 @@ type session struct {
 
 	mu              sync.Mutex // guards the fields below; use lock and unlock
 	phase           phase
+	unanswered      bool              // the session counts against unansweredLimit
 	requests        int32             // datagrams from the client in this round
 	answers         int32             // datagrams from backends in this round
 	client          Replier           // the client's latest Replier

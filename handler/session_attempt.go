@@ -96,9 +96,22 @@ func (s *session) openLocked() {
 // fails if there is none.
 func (s *session) openNowLocked() {
 	for ; s.at < len(s.addrs); s.at++ {
+		addr := netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port)
+		if !s.admitUnansweredLocked(addr) {
+			s.refuseLocked(errSameHost)
+			return
+		}
+		hop, err := s.admitAddrLocked(addr)
+		if err != nil {
+			s.addFailureLocked(err)
+			continue
+		}
 		b := &backendSocket{session: s, drill: s.relay.service.drills.silent(s.attempt.Backend)}
-		conn, err := s.relay.opts.UDP.Open(netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port), b)
+		conn, err := s.relay.opts.UDP.Open(addr, b)
 		if err == nil {
+			if hop != nil {
+				hop.add(conn.LocalAddr())
+			}
 			b.conn = conn
 			if s.at > 0 {
 				b.opened = time.Now()
@@ -226,6 +239,7 @@ func (s *session) stopAttemptLocked() {
 		s.socket = nil
 		s.relay.service.sessions.setSocket(s, false)
 		s.tallyLocked().leave()
+		s.leaveHopsLocked()
 		b.conn.Close()
 	}
 }
@@ -255,6 +269,7 @@ func (s *session) stopWaitingLocked() {
 // backendAnsweredLocked ends the attempt with a success.
 func (s *session) backendAnsweredLocked(now time.Time) {
 	s.stopWaitingLocked()
+	s.uncountLocked()
 	s.clearBacklogLocked()
 	s.drillServedLocked(now)
 	backend, addr := s.attempt.Backend, s.addrs[s.at]

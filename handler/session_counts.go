@@ -16,6 +16,7 @@ import (
 
 // extras holds what only few sessions need.
 type extras struct {
+	chain       *chain       // nil: no attempt has led to this process
 	unreachable *unreachable // nil: the backend was not reported to be unreachable
 	drill       sessionDrill
 

@@ -28,7 +28,9 @@ type tcpRelay struct {
 	local  net.Addr // the listener's address
 	began  time.Time
 	ticket ticket
-	ended  bool // Ended was called; guarded by mu, here to save memory
+	ended  bool // Ended was called; guarded by mu, here to save memory, as is sameHost
+	// sameHost is how much the relay counts as one between addresses of one machine.
+	sameHost uint8
 
 	// first is the attempt that the mover makes on an event loop. It is set before
 	// [stream.Connector.Connect], whose result takes it.
@@ -46,6 +48,7 @@ type tcpRelay struct {
 	tally   *tally                  // of the backend
 	notes   *tcpNotes               // for the access log; nil: none yet
 	dialled time.Duration           // duration of the last attempt
+	origin  *origin                 // nil until needed, see [tcpRelay.chain]
 }
 
 // ServeTCP serves one client and logs the end of its relay. It returns at the
@@ -143,6 +146,9 @@ func (t *tcpRelay) start(ctx context.Context, client stream.Client, held bool) (
 		client.ResetAfterPanic()
 		return nil, true
 	}
+	if client.Socket != nil && client.Socket != client.Conn {
+		t.origin = &origin{socketAddrs: socketAddrs{addrPortOf(client.Socket.RemoteAddr()), addrPortOf(client.Socket.LocalAddr())}}
+	}
 	started := false
 	defer func() {
 		if !started && t.mover == nil {
@@ -229,6 +235,10 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 		return
 	}
 	a.addrs, _ = query{}.choose(a.addrs, a.attempt.Backend, upstream.TCP)
+	if t.mayLoop(a.attempt.Backend.Port, a.addrs) {
+		go t.serve(ctx, nil) // ends when a backend was found, or none
+		return
+	}
 	t.first = a
 	m.Connect(netip.AddrPortFrom(a.addrs[0], a.attempt.Backend.Port), r.opts.KeepAlive)
 }
@@ -326,7 +336,7 @@ func (t *tcpRelay) findHeld(ctx context.Context, from *startedAttempt) (outcome,
 	for {
 		o, err := t.relay.connect(ctx, t, from, hold.gone)
 		var all allTriedError
-		if err == nil || t.relay.opts.Hold == 0 || !errors.As(err, &all) {
+		if err == nil || t.relay.opts.Hold == 0 || !errors.As(err, &all) || errors.Is(err, errSameHost) {
 			return o, err
 		}
 		switch held := hold.awaitRecovery(ctx); held {
@@ -401,6 +411,7 @@ func (t *tcpRelay) found(o outcome) stream.Totals {
 	}
 	t.backend, t.address = o.attempt.Backend, netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
 	t.tally, t.dialled = t.relay.service.tallies.get(t.backend, upstream.TCP), o.took
+	t.countSameHostLocked(t.address)
 	t.tally.enter()
 	t.tally.connects.observe(o.took, time.Now())
 	return stream.Totals{Up: &t.tally.bytesUp, Down: &t.tally.bytesDown}
@@ -430,6 +441,7 @@ func (t *tcpRelay) Ended(end stream.End) {
 	defer t.relay.service.leave(t) // also if logging panics
 	t.mu.Lock()
 	t.ended = true
+	t.leaveLoopsLocked()
 	served, err := t.backend != nil, t.err
 	t.mu.Unlock()
 	switch {

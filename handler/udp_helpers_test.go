@@ -94,6 +94,9 @@ func (s *fakeSocket) send(datagram []byte) error {
 	return err
 }
 
+// LocalAddr implements [dgram.Socket].
+func (s *fakeSocket) LocalAddr() netip.AddrPort { return netip.AddrPort{} }
+
 // Close implements [dgram.Socket].
 func (s *fakeSocket) Close() {
 	e := s.engine

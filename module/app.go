@@ -27,7 +27,8 @@ const logFlushTimeout = time.Second
 // take effect only when their config starts, so that a rejected config changes
 // nothing. It needs no configuration: the first handler creates it.
 type App struct {
-	logs *logqueue.Queue // set by Provision
+	logs *logqueue.Queue // set by Provision, as is ctx
+	ctx  caddy.Context
 
 	mu        sync.Mutex          // guards the fields below; Caddy does not promise to provision handlers one by one
 	relays    map[string]*Relay   // by service key; the first handler of each service
@@ -47,7 +48,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (a *App) Provision(ctx caddy.Context) error {
 	queueStd.Store(true)
-	a.logs = logs.New(ctx.Logger(new(Relay)))
+	a.logs, a.ctx = logs.New(ctx.Logger(new(Relay))), ctx
 	addConfig(ctx)
 	return registerMetrics(ctx)
 }
@@ -68,7 +69,11 @@ func (a *App) add(r *Relay, parents []caddy.Module) error {
 			if err := checkListed(app); err != nil {
 				return err
 			}
-			a.direct, a.listened = findDirectServers(app), findListened(app)
+			relays := findRelays(app)
+			if err := checkLoops(app, relays); err != nil {
+				return err
+			}
+			a.direct, a.listened = findDirectServers(app), findListened(app, relays)
 		}
 	}
 	if err := a.listened[r.service.key].checkProbed(r.Options().HealthCheck); err != nil {
@@ -101,6 +106,7 @@ var turn struct {
 
 // Start implements caddy.App.
 func (a *App) Start() error {
+	recordListings(a.ctx)
 	turn.mu.Lock()
 	defer turn.mu.Unlock()
 	if turn.current != nil {

@@ -92,6 +92,16 @@ func (a *association) Reply(datagrams [][]byte) error {
 // Release implements handler.Replier.
 func (a *association) Release() { a.end() }
 
+// SocketAddrs implements handler.Wrapped: a PROXY protocol header may have set other
+// addresses.
+func (a *association) SocketAddrs() (client, local netip.AddrPort) {
+	conn := a.conn
+	for under := conn; under != nil; under = unwrap(under) {
+		conn = under
+	}
+	return addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
+}
+
 // serveDatagrams delivers the datagrams of an association until the association
 // or its session has ended.
 func serveDatagrams(relay *Relay, cx *layer4.Connection) {

@@ -46,7 +46,7 @@ func probeEntries(service string) (list []string) {
 
 func TestValidateProbesNothing(t *testing.T) {
 	ln := listenTCP(t)
-	config := fmt.Sprintf(`{"admin":{"disabled":true},"apps":{"layer4":{"servers":{"s":{"listen":[%q],"routes":[{"handle":[{"handler":"relay","name":"v","backends":[%q],"health_check":{"interval":"10ms"}}]}]}}}}}`, ln.Addr(), ln.Addr())
+	config := fmt.Sprintf(`{"admin":{"disabled":true},"apps":{"layer4":{"servers":{"s":{"listen":[%q],"routes":[{"handle":[{"handler":"relay","name":"v","backends":[%q],"health_check":{"interval":"10ms"}}]}]}}}}}`, freeAddr(t), ln.Addr())
 	for range 20 {
 		var c *caddy.Config
 		if err := json.Unmarshal([]byte(config), &c); err != nil {

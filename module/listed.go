@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/async-relay/caddy-relay/upstream"
 )
 
 // listenAddress identifies an address of one of our networks. Two spellings of an
@@ -111,4 +113,13 @@ func checkNetwork(addr caddy.NetworkAddress) error {
 		return errors.New("a port from 1 to 65535 is needed")
 	}
 	return nil
+}
+
+// transportOf returns the transport of a network, which is one of ours or of
+// Caddy's.
+func transportOf(network string) upstream.Network {
+	if strings.HasPrefix(strings.TrimPrefix(network, "relay+"), "udp") {
+		return upstream.UDP
+	}
+	return upstream.TCP
 }

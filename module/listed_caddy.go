@@ -47,11 +47,7 @@ var listings struct {
 func otherListing(ctx caddy.Context, network string, at netip.AddrPort) error {
 	transport := strings.TrimPrefix(network, "relay+")
 	for _, listing := range listingsOf(ctx)[caddyPort{transport, at.Port()}] {
-		host := listing.addr.Host
-		if host == "" && strings.HasSuffix(listing.addr.Network, "4") {
-			host = "0.0.0.0"
-		}
-		other, err := listen.Address(host, at.Port())
+		other, err := listing.at(at.Port())
 		if err != nil || !listen.Overlap(at.Addr(), other.Addr()) {
 			continue // a name that cannot be looked up is the other listener's error
 		}
@@ -79,6 +75,27 @@ func listingsOf(ctx caddy.Context) caddyListings {
 		delete(listings.byConfig, ctx.Context)
 	})
 	return found
+}
+
+// recordListings records the addresses that a config lists on Caddy's networks in
+// loops, until the config ends. A name that cannot be looked up is left out.
+func recordListings(ctx caddy.Context) {
+	for port, list := range listingsOf(ctx) {
+		for _, listing := range list {
+			if at, err := listing.at(port.port); err == nil {
+				context.AfterFunc(ctx.Context, loops.Listen(transportOf(port.network), at))
+			}
+		}
+	}
+}
+
+// at returns the address that the listener of a port is bound to.
+func (l caddyListing) at(port uint16) (netip.AddrPort, error) {
+	host := l.addr.Host
+	if host == "" && strings.HasSuffix(l.addr.Network, "4") {
+		host = "0.0.0.0"
+	}
+	return listen.Address(host, port)
 }
 
 func findListings(ctx caddy.Context) caddyListings {

@@ -32,31 +32,48 @@ func (l listened) has(n upstream.Network) bool {
 	return len(l.networks) == 0 || slices.Contains(l.networks, n)
 }
 
+// serverRelays holds the relays in each layer4 server, by its name. Relays that
+// cannot be provisioned are left out.
+type serverRelays map[string][]caddyfile.Config
+
+// findRelays returns the relays of a layer4 app. Like findDirectServers, it must be
+// called when the first relay of the app is provisioned.
+func findRelays(app *layer4.App) serverRelays {
+	found := make(serverRelays)
+	for name, server := range app.Servers {
+		for _, route := range server.Routes {
+			for _, raw := range route.HandlersRaw {
+				found[name] = append(found[name], relayConfigs(raw)...)
+			}
+		}
+	}
+	return found
+}
+
 // findListened returns what each service of a layer4 app listens on, by the key of
-// the service. Like findDirectServers, it must be called when the first relay of
-// the app is provisioned.
-func findListened(app *layer4.App) map[string]listened {
+// the service.
+func findListened(app *layer4.App, relays serverRelays) map[string]listened {
 	found := make(map[string]listened)
 	unknown := make(map[string]bool)
 	for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
 		server := app.Servers[name]
 		networks, known := serverNetworks(server)
-		for _, route := range server.Routes {
-			for _, raw := range route.HandlersRaw {
-				for _, key := range relayKeys(raw) {
-					l := found[key]
-					for _, n := range networks {
-						if !slices.Contains(l.networks, n) {
-							l.networks = append(l.networks, n)
-						}
-					}
-					if text := fmt.Sprintf("layer4 server %q lists %s", name, strings.Join(server.Listen, ", ")); !strings.Contains(l.where, text) {
-						l.where = strings.TrimPrefix(l.where+"; "+text, "; ")
-					}
-					found[key] = l
-					unknown[key] = unknown[key] || !known
+		for _, config := range relays[name] {
+			key, err := serviceKey(config)
+			if err != nil {
+				continue
+			}
+			l := found[key]
+			for _, n := range networks {
+				if !slices.Contains(l.networks, n) {
+					l.networks = append(l.networks, n)
 				}
 			}
+			if text := fmt.Sprintf("layer4 server %q lists %s", name, strings.Join(server.Listen, ", ")); !strings.Contains(l.where, text) {
+				l.where = strings.TrimPrefix(l.where+"; "+text, "; ")
+			}
+			found[key] = l
+			unknown[key] = unknown[key] || !known
 		}
 	}
 	maps.DeleteFunc(found, func(key string, _ listened) bool { return unknown[key] })
@@ -80,15 +97,15 @@ func serverNetworks(server *layer4.Server) (networks []upstream.Network, known b
 	return networks, known && len(networks) > 0
 }
 
-// relayKeys returns the service keys of the relays in the config of a handler, which
-// may contain routes of its own.
-func relayKeys(raw json.RawMessage) (keys []string) {
+// relayConfigs returns the relays in the config of a handler, which may contain
+// routes of its own.
+func relayConfigs(raw json.RawMessage) (configs []caddyfile.Config) {
 	var object map[string]json.RawMessage
 	var list []json.RawMessage
 	switch {
 	case json.Unmarshal(raw, &list) == nil:
 		for _, element := range list {
-			keys = append(keys, relayKeys(element)...)
+			configs = append(configs, relayConfigs(element)...)
 		}
 	case json.Unmarshal(raw, &object) != nil:
 	case isRelay([]json.RawMessage{raw}):
@@ -96,19 +113,15 @@ func relayKeys(raw json.RawMessage) (keys []string) {
 		if json.Unmarshal(raw, &config) != nil {
 			return nil // its own error
 		}
-		config, err := config.Resolved(caddy.NewReplacer())
-		if err != nil {
-			return nil
-		}
-		if key, err := serviceKey(config); err == nil {
-			keys = append(keys, key)
+		if config, err := config.Resolved(caddy.NewReplacer()); err == nil {
+			configs = append(configs, config)
 		}
 	default:
 		for _, value := range object {
-			keys = append(keys, relayKeys(value)...)
+			configs = append(configs, relayConfigs(value)...)
 		}
 	}
-	return keys
+	return configs
 }
 
 // checkProbed returns an error if a service listens on one network alone and its

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 
+	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/internal/listen"
 )
 
@@ -24,6 +25,9 @@ func newSockets() *listen.Sockets {
 	s.FreeDescriptor = sessionBudget.FreeDescriptor
 	return s
 }
+
+// loops finds the attempts that would lead a relay back to itself.
+var loops = handler.NewLoops()
 
 // The networks that layer4 servers can list in addition to Caddy's own.
 const (
@@ -85,6 +89,7 @@ func openListener[L net.Listener](ctx context.Context, network, host, portRange 
 	// Our app closes them at once. If the config does not have our app, they are
 	// closed when its context ends.
 	context.AfterFunc(ctx, func() { _ = ln.Close() })
+	context.AfterFunc(ctx, loops.Listen(transportOf(network), at))
 	if app != nil {
 		app.addListener(ln)
 	}

@@ -109,6 +109,7 @@ func (r *Relay) handlerOptions(opts caddyfile.Options, log *zap.Logger) handler.
 		TCP:                 tcpEngine,
 		Backlogs:            backlogs,
 		Log:                 log,
+		Loops:               loops,
 	}
 	if opts.AccessLog != "off" {
 		o.AccessLog, o.AccessLogUDP = log.Named("access"), opts.AccessLog == "all"

@@ -278,10 +278,11 @@ func TestValidateStartsNothing(t *testing.T) {
 		}
 	}()
 	ln := listenTCP(t)
-	at := ln.Addr().String() // taken, so binding it would fail
+	at := ln.Addr().String()
+	taken := listenTCP(t).Addr().String() // binding it would fail
 	before := runtime.NumGoroutine()
 	for range 20 {
-		config := fmt.Sprintf(`{"admin":{"disabled":true},"apps":{"layer4":{"servers":{"s":{"listen":[%q],"routes":[{"handle":[{"handler":"relay","name":"v","backends":["backend.example:53",%q],"resolvers":[%q],"cooldown":"1h"}]}]}}}}}`, at, at, dns.LocalAddr())
+		config := fmt.Sprintf(`{"admin":{"disabled":true},"apps":{"layer4":{"servers":{"s":{"listen":[%q],"routes":[{"handle":[{"handler":"relay","name":"v","backends":["backend.example:53",%q],"resolvers":[%q],"cooldown":"1h"}]}]}}}}}`, taken, at, dns.LocalAddr())
 		var c *caddy.Config
 		if err := json.Unmarshal([]byte(config), &c); err != nil {
 			t.Fatal(err)

@@ -28,6 +28,9 @@ type Socket interface {
 	// belongs to the first datagram that was not sent. Where the system has no
 	// queue of ICMP errors it may belong to an earlier one: see [SocketFailed].
 	Send(datagrams [][]byte) (sent int, err error)
+	// LocalAddr returns the address that the backend sees. It may make a system
+	// call. It is zero if the socket is closed.
+	LocalAddr() netip.AddrPort
 	// Close closes the socket. A call of the sink that has begun may still be
 	// running, and one more may follow.
 	Close()

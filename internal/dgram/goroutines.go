@@ -197,5 +197,10 @@ func mayBePending(err error) bool {
 	return err != nil && netio.Classify(err) != netio.Exhausted && !errors.Is(err, net.ErrClosed)
 }
 
+// LocalAddr implements [Socket].
+func (s *goSocket) LocalAddr() netip.AddrPort {
+	return s.conn.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
 // Close implements [Socket].
 func (s *goSocket) Close() { _ = s.conn.Close() }

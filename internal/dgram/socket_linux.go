@@ -3,6 +3,7 @@ package dgram
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -264,6 +265,17 @@ func (s *loopSocket) sendFirst(datagrams [][]byte) (sent int, err error) {
 
 // maxDiscarded bounds the errors that sendFirst removes. No session leaves as many.
 const maxDiscarded = 1000
+
+// LocalAddr implements [Socket].
+func (s *loopSocket) LocalAddr() netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return netip.AddrPort{}
+	}
+	addr, _ := netio.LocalAddr(s.fd)
+	return addr
+}
 
 // Close implements [Socket].
 func (s *loopSocket) Close() {

@@ -28,6 +28,9 @@ type Dialer struct {
 	KeepAlive time.Duration // idle time and interval of TCP keep-alive probes, whole seconds; 0: none
 	// MakeRoom frees a descriptor, and reports whether it could. nil: there is no way.
 	MakeRoom func() bool
+	// Around, if set, is called for each address instead of dial, and calls dial or
+	// returns an error.
+	Around func(ctx context.Context, addr netip.AddrPort, dial Func) (net.Conn, error)
 }
 
 // Any connects to the first of addrs that accepts, and returns which one that
@@ -41,6 +44,7 @@ func (d Dialer) Any(ctx context.Context, addrs []netip.Addr, port uint16, first 
 	if first == nil {
 		first = d.One
 	}
+	first = d.around(first)
 	if len(addrs) == 1 {
 		conn, err := first(ctx, netip.AddrPortFrom(addrs[0], port))
 		if err != nil {
@@ -51,6 +55,14 @@ func (d Dialer) Any(ctx context.Context, addrs []netip.Addr, port uint16, first 
 		return conn, addrs[0], nil
 	}
 	return d.race(ctx, addrs, port, first)
+}
+
+// around returns dial with Around around it.
+func (d Dialer) around(dial Func) Func {
+	if d.Around == nil {
+		return dial
+	}
+	return func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) { return d.Around(ctx, addr, dial) }
 }
 
 // result is the outcome of one address of a race.
@@ -84,7 +96,7 @@ func (d Dialer) race(ctx context.Context, addrs []netip.Addr, port uint16, first
 		select {
 		case <-next.C:
 			if started < len(addrs) {
-				addr, dial := addrs[started], Func(d.One)
+				addr, dial := addrs[started], d.around(d.One)
 				if started == 0 {
 					dial = first
 				}
@@ -157,4 +169,9 @@ func expired(ctx context.Context) bool {
 // package net has.
 func Failed(addr netip.AddrPort, err error) error {
 	return &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
+}
+
+// FailedUDP is [Failed] for UDP.
+func FailedUDP(addr netip.AddrPort, err error) error {
+	return &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: err}
 }

@@ -1,5 +1,7 @@
 package netio
 
+import "math"
+
 // SessionLimit returns how many connected UDP sockets this process should use at
 // most: the least of 65,536, 80 % of the system's ephemeral ports and half of the
 // process's descriptor limit.
@@ -15,3 +17,13 @@ func SessionLimit() int {
 // ianaEphemeralPorts is the number of ports in the range 49152-65535 of RFC 6335,
 // section 6.
 const ianaEphemeralPorts = 65535 - 49152 + 1
+
+// SameHostLimit returns how many TCP relays between two addresses of one machine
+// this process should have at most: those that take three quarters of its
+// descriptor limit, with two each. It returns [math.MaxInt] if there is no limit.
+func SameHostLimit() int {
+	if files := descriptorLimit(); files > 0 {
+		return max(files*3/8, 1)
+	}
+	return math.MaxInt
+}
