@@ -144,8 +144,8 @@ type Config struct {
 
 	// The maximum number of concurrent UDP sessions, at least 1. When it is
 	// reached, a new client replaces the session that has been idle longest.
-	// Default: the least of 65536, 80 % of the system's ephemeral ports and
-	// half its limit of open files.
+	// Default: the limit that all services share, which is the least of 65536,
+	// 80 % of the system's ephemeral ports and half its limit of open files.
 	MaxUDPSessions *int `json:"max_udp_sessions,omitempty"`
 
 	// How long the relays of a service may continue after a reload removed the

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -60,34 +61,37 @@ const evictTries = 3
 // retired.
 func (t *sessions) get(key Key, r *Relay) (s *session, refusal Refusal, err error) {
 	for tries := 0; ; tries++ {
-		s, victim, refusal, full, err := t.tryGet(key, r, tries == evictTries)
+		s, victim, refusal, err := t.tryGet(key, r, tries == evictTries)
 		if victim != nil {
 			victim.end(evictedForRoom)
 		}
-		if !full {
+		if err != errBudgetUsed {
 			return s, refusal, err
 		}
 		t.budget.evict(t, false)
 	}
 }
 
-// tryGet is get without an eviction from the budget: full reports that the budget
-// is used up. victim, if not nil, was removed from the table to make room, and the
-// caller must end it.
-func (t *sessions) tryGet(key Key, r *Relay, mayExceed bool) (s, victim *session, refusal Refusal, full bool, err error) {
+// errBudgetUsed is the error of tryGet while another session must be evicted.
+var errBudgetUsed = errors.New("the budget of sessions is used up")
+
+// tryGet is get without an eviction from the budget: the error is errBudgetUsed if
+// the budget is used up and may not be exceeded. victim, if not nil, was removed
+// from the table to make room, and the caller must end it.
+func (t *sessions) tryGet(key Key, r *Relay, mayExceed bool) (s, victim *session, refusal Refusal, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch s := t.byKey[key]; {
 	case s != nil:
-		return s, nil, "", false, nil
+		return s, nil, "", nil
 	case r.retired:
-		return nil, nil, "", false, errRetired
+		return nil, nil, "", errRetired
 	case t.closed:
-		return nil, nil, "", false, nil
+		return nil, nil, "", nil
 	}
 	ticket, refusal := r.service.admission.admit(&r.opts, key.Client.Addr())
 	if refusal != "" {
-		return nil, nil, refusal, false, nil
+		return nil, nil, refusal, nil
 	}
 	if limit := r.opts.MaxUDPSessions; limit > 0 && len(t.byKey) >= limit {
 		order := longestIdle
@@ -98,13 +102,13 @@ func (t *sessions) tryGet(key Key, r *Relay, mayExceed bool) (s, victim *session
 	}
 	if !t.budget.enter(t, mayExceed) {
 		r.service.admission.leave(ticket)
-		return nil, victim, "", true, nil
+		return nil, victim, "", errBudgetUsed
 	}
 	s = newSession(key, r, ticket)
 	s.touch()
 	t.byKey[key], s.listed = s, true
 	t.enqueueLocked(s)
-	return s, victim, "", false, nil
+	return s, victim, "", nil
 }
 
 // unansweredLocked returns the number of sessions without an answer.

@@ -11,7 +11,7 @@ type heapItem[T heapElement] struct {
 	element T
 }
 
-// heapElement is an element of a [indexedHeap].
+// heapElement is an element of an [indexedHeap].
 type heapElement interface {
 	setIndex(int) // stores the element's index in the heap
 }
