@@ -57,7 +57,7 @@ func (c *chaos) fault(round int) {
 			c.t.Errorf("ip route flush cache: %v: %s", err, out)
 		}
 	case 7:
-		c.runOut()
+		c.runOut(round + 1)
 	}
 }
 
@@ -74,8 +74,10 @@ func (c *chaos) repair() {
 	}
 }
 
-// runOut takes all descriptors of the relay for two seconds, with TCP clients.
-func (c *chaos) runOut() {
+// runOut takes all descriptors that TCP relays may have, for two seconds. Meanwhile
+// the admin API reloads and exports metrics.
+func (c *chaos) runOut(round int) {
+	const most = chaosFiles - 2*chaosFiles/16 // the others are reserved: see netio
 	open := func() int {
 		list, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.caddy.cmd.Process.Pid))
 		return len(list)
@@ -83,9 +85,9 @@ func (c *chaos) runOut() {
 	c.clients.shortage.begin()
 	c.shortages.Add(1)
 	var crowd []net.Conn
-	for deadline := time.Now().Add(relaytest.Limit); open() < chaosFiles-1; {
+	for deadline := time.Now().Add(relaytest.Limit); open() < most; {
 		if time.Now().After(deadline) {
-			c.t.Errorf("%d clients took the descriptors up to %d of %d", len(crowd), open(), chaosFiles)
+			c.t.Errorf("%d clients took the descriptors up to %d, want %d", len(crowd), open(), most)
 			break
 		}
 		if len(crowd) > chaosFiles {
@@ -103,6 +105,8 @@ func (c *chaos) runOut() {
 			crowd = append(crowd, conn)
 		}
 	}
+	c.reload(round)
+	c.caddy.scrape()
 	time.Sleep(2 * time.Second)
 	for _, conn := range crowd {
 		conn.Close()

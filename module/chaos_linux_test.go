@@ -203,8 +203,8 @@ func (c *chaos) startRelay() {
 	relaytest.Check(t, err)
 	c.log = newPausedLog(reader)
 	t.Cleanup(func() { reader.Close() })
-	t.Setenv("GORACE", "log_path="+c.races)
-	cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, chaosFiles), self, "run", "--config", path, "--adapter", "caddyfile")
+	script := fmt.Sprintf(`ulimit -n %d && export GORACE=log_path='%s' && exec "$0" "$@"`, chaosFiles, c.races)
+	cmd := exec.Command("sh", "-c", script, self, "run", "--config", path, "--adapter", "caddyfile")
 	c.caddy.process = spawnWith(t, "caddy", cmd, writer)
 	relaytest.Eventually(t, "the relay to run", func() bool { _, err := c.caddy.tryScrape(); return err == nil })
 }
