@@ -167,6 +167,52 @@ func TestUDPSessionLimit(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a flood costs neither new nor established clients their answers", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			// 100,000 sources a second, beside backends that answer after 20 ms.
+			const table, perMillisecond, sources, roundTrip, established = 10_000, 100, 200_000, 20, 100
+			r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(table), func(o *Options) {
+				o.Log = o.Log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))
+			})
+			r.engine.quiet = true
+			answer := func(n int) {
+				s := r.session(n)
+				if s == nil {
+					t.Fatalf("the session of client %d was evicted", n)
+				}
+				s.socket.Datagrams([][]byte{[]byte("A")})
+			}
+			first, last := sources, sources+established
+			clients := make(map[int]*udpClient)
+			ask := func(n int) {
+				if clients[n] == nil {
+					clients[n] = new(udpClient)
+				}
+				r.deliver(n, clients[n], "a")
+			}
+			for n := first; n < last; n++ {
+				ask(n)
+				answer(n)
+				clients[n].wants(t, "A")
+			}
+			spoofed := new(udpClient)
+			for step := range sources / perMillisecond {
+				for i := range perMillisecond {
+					r.deliver(step*perMillisecond+i, spoofed, "flood")
+				}
+				ask(first + step%established) // an established client
+				ask(last + step)              // a new one
+				time.Sleep(time.Millisecond)
+				if step >= roundTrip {
+					for _, n := range []int{first + (step-roundTrip)%established, last + step - roundTrip} {
+						answer(n)
+						clients[n].wants(t, "A")
+					}
+				}
+			}
+			r.wantSessions(table)
+		})
+	})
 	t.Run("evictions are logged once per second, with a count", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newUDPRig(t, []string{"192.0.2.1:53"}, limitTo(1))
