@@ -33,6 +33,7 @@ func failoverRows() []row {
 	rows := []row{
 		{name: "First backend refuses", backends: refusedBackend},
 		{name: "First backend is silent, 1 s connect timeout", backends: silentBackend},
+		{name: "First backend is silent, 1 s connect timeout, `hedge 300ms`", backends: silentBackend, relay: object{"hedge": "300ms"}},
 		{name: "First of two addresses of a name is silent", backends: namedBackend},
 	}
 	for i := range rows {

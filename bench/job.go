@@ -22,6 +22,8 @@ type row struct {
 	network   string // tcp, udp
 	backends  string // a service of backend.go, or a case of failover.go
 	responses bool   // a UDP session ends after one answer
+	relay     object // more options of the relay
+	relayOnly bool   // peers are not measured
 	job       job
 	metrics   []metric
 }
@@ -36,14 +38,20 @@ type job struct {
 	Size    int    // of a message
 	Rate    int    // datagrams a second
 	Window  time.Duration
+
+	Backends []string      // those that the load kills
+	Kills    int           // how often it kills one
+	Gap      time.Duration // from the end of a killed backend to its next start
 }
 
 func allRows(short bool) []row {
-	rows := slices.Concat(tcpRows(), udpRows(), failoverRows(), loadRows())
+	rows := slices.Concat(tcpRows(), udpRows(), failoverRows(), killedRows(), loadRows())
 	if short {
 		for i := range rows {
 			rows[i].job.Count = min(rows[i].job.Count, 300)
 			rows[i].job.Rate = min(rows[i].job.Rate, 20_000)
+			rows[i].job.Kills = min(rows[i].job.Kills, 2)
+			rows[i].job.Gap = min(rows[i].job.Gap, 200*time.Millisecond)
 		}
 	}
 	return rows
@@ -62,6 +70,8 @@ var loads = map[string]func(job) (values, error){
 	"UDP sessions":   sessionsUDP,
 	"UDP concurrent": concurrentUDP,
 	"first byte":     firstByte,
+	"kills":          requestsUnderKills,
+	"gap":            connectThroughGap,
 }
 
 // runLoad runs a job in a new process.

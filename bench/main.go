@@ -4,7 +4,7 @@
 // Backends and load run in processes of their own, so that the CPU time, memory
 // and descriptors that it reads are those of the relay alone.
 //
-//	go run ./bench                       # everything, about a quarter of an hour
+//	go run ./bench                       # everything, about half an hour
 //	go run ./bench -short                # only checks that everything runs
 //	go run ./bench -rows 'UDP' -rounds 5 # some rows, more often
 //	go run ./bench -write docs/performance.md
@@ -13,8 +13,8 @@
 // stops by itself. haproxy and nginx are measured if they are installed.
 //
 // main.go has the command, targets.go the relays that are measured, and
-// rows_tcp.go, rows_udp.go, failover.go and rows_load.go the rows of the table,
-// each with its load. backend.go has the backends, and table.go the report.
+// rows_tcp.go, rows_udp.go, failover.go, killed.go and rows_load.go the rows of the
+// table, each with its load. backend.go has the backends, and table.go the report.
 package main
 
 import (
@@ -38,6 +38,10 @@ func main() {
 	case "load":
 		err = load(os.Stdin, os.Stdout)
 	default:
+		if len(os.Args) == 4 && os.Args[1] == "mortal" {
+			err = serveMortal(os.Args[2], os.Args[3])
+			break
+		}
 		err = runBench()
 	}
 	if err != nil {
@@ -193,6 +197,15 @@ func (b *bench) measure(r row, t target) (values, error) {
 	}
 	j := r.job
 	j.Window, j.Control = b.window, b.ports.Control
+	if s.killed {
+		var stop func()
+		s.backends, stop, err = b.startMortals(r)
+		defer stop()
+		if err != nil {
+			return nil, err
+		}
+		j.Backends = s.backends
+	}
 	if t.command == nil { // direct
 		if j.Addr = s.backends[0]; r.group == failover {
 			j.Addr = b.ports.Live

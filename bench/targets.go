@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -36,6 +37,10 @@ func (t target) does(r row) bool {
 		return t.caddy && !t.echoes
 	case t.only != "" && t.only != r.network:
 		return false
+	case r.relayOnly && !t.names:
+		return false
+	case r.job.Gap > 0 && t.command == nil: // the clients would see the killed backend itself
+		return false
 	case t.echoes && r.backends != tcpEcho && r.backends != udpEcho:
 		return false
 	case r.backends == namedBackend:
@@ -56,11 +61,13 @@ type setup struct {
 	responses bool     // whether one answer ends a UDP session
 	admin     string   // address of Caddy's admin API; "" if it is off
 	services  int      // how many services the config has; 0 for one on the address listen
+	relay     object   // more options of the relay
+	killed    bool     // whether backends are killed during the measurement
 }
 
 func (b *bench) setup(r row) (setup, error) {
-	s := setup{dir: b.dir, network: r.network, responses: r.responses, backends: b.ports.of(r.backends, b.turn)}
-	if len(s.backends) == 0 {
+	s := setup{dir: b.dir, network: r.network, responses: r.responses, backends: b.ports.of(r.backends, b.turn), relay: r.relay, killed: r.job.Gap > 0}
+	if len(s.backends) == 0 && !s.killed {
 		return s, fmt.Errorf("no backends %q", r.backends)
 	}
 	if r.backends == namedBackend {
@@ -163,6 +170,7 @@ func relayHandler(s setup) object {
 	if s.resolver != "" {
 		h["resolvers"] = []string{s.resolver}
 	}
+	maps.Copy(h, s.relay)
 	return h
 }
 
@@ -211,10 +219,18 @@ func runHAProxy(binary, splice string, s setup) ([]string, error) {
 	var c strings.Builder
 	c.WriteString("global\n  nbthread 2\n  maxconn 6000\n")
 	c.WriteString("defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 5m\n  timeout server 5m\n")
-	c.WriteString("  balance first\n  option redispatch 1\n  retries 2\n")
+	c.WriteString("  balance first\n  option redispatch 1\n")
+	retries, check := 2, ""
+	switch {
+	case s.killed && len(s.backends) == 1:
+		retries = 20 // a client waits for the backend to come back, with an attempt a second
+	case s.killed:
+		check = " check inter 100ms fall 1 rise 1"
+	}
+	fmt.Fprintf(&c, "  retries %d\n", retries)
 	fmt.Fprintf(&c, "listen bench\n  bind %s\n%s", s.listen, splice)
 	for i, addr := range s.backends {
-		fmt.Fprintf(&c, "  server s%d %s\n", i, addr)
+		fmt.Fprintf(&c, "  server s%d %s%s\n", i, addr, check)
 	}
 	file := filepath.Join(s.dir, "haproxy.cfg")
 	return []string{binary, "-db", "-q", "-f", file}, os.WriteFile(file, []byte(c.String()), 0o600)
@@ -244,6 +260,9 @@ func runNginx(binary, modules string, tuned bool, s setup) ([]string, error) {
 		backup := ""
 		if i > 0 {
 			backup = " backup"
+		}
+		if s.killed {
+			backup += " max_fails=0" // else it refuses clients for 10 s once both have failed
 		}
 		fmt.Fprintf(&c, "    server %s%s;\n", addr, backup)
 	}
