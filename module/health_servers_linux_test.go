@@ -22,7 +22,7 @@ import (
 
 // startServer runs a server in the foreground until the test ends. account is the
 // user that runs it if the test runs as root; "": the same user.
-func startServer(t *testing.T, account, name string, args ...string) {
+func startServer(t *testing.T, account, name string, args ...string) *os.Process {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: credential(t, account)}
@@ -36,6 +36,7 @@ func startServer(t *testing.T, account, name string, args ...string) {
 			t.Logf("%s:\n%s", name, out.String())
 		}
 	})
+	return cmd.Process
 }
 
 // credential returns the credential of a user, or nil if the test need not or
@@ -54,14 +55,22 @@ func credential(t *testing.T, account string) *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
 
-// needs skips the test unless a program is installed, and returns its path.
+// needs skips the test unless a program is installed, and returns its path. It also
+// searches where Debian installs servers.
 func needs(t *testing.T, program string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
-	if err != nil {
-		t.Skip(err)
+	if err == nil {
+		return path
 	}
-	return path
+	for _, dir := range []string{"/usr/sbin", "/usr/lib/postgresql/*/bin"} {
+		found, _ := filepath.Glob(filepath.Join(dir, program))
+		if len(found) > 0 {
+			return found[len(found)-1]
+		}
+	}
+	t.Skip(err)
+	return ""
 }
 
 // checked waits until all backends give the wanted result to a health check.
@@ -117,14 +126,7 @@ func TestCheckOfDNS(t *testing.T) {
 func TestCheckOfPostgres(t *testing.T) {
 	initdb, program := needs(t, "initdb"), needs(t, "postgres")
 	run := func(auth string) string {
-		// Not t.TempDir: its parents are closed to other users.
-		dir, err := os.MkdirTemp("", "relay-postgres")
-		relaytest.Check(t, err)
-		t.Cleanup(func() { os.RemoveAll(dir) })
-		owner := credential(t, "postgres")
-		if owner != nil {
-			relaytest.Check(t, os.Chown(dir, int(owner.Uid), int(owner.Gid)))
-		}
+		dir, owner := ownedDir(t, "postgres"), credential(t, "postgres")
 		data := filepath.Join(dir, "data")
 		password := filepath.Join(dir, "password")
 		relaytest.Check(t, os.WriteFile(password, []byte("secret\n"), 0o644))
