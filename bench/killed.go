@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -50,9 +51,13 @@ func killedRows() []row {
 	return rows
 }
 
-// serveMortal runs one backend. It answers each connection once, after 10 ms. The
+// serveMortal runs one backend. It answers each connection once, after a delay. The
 // first byte of an answer is the number of the backend.
-func serveMortal(addr, number string) error {
+func serveMortal(addr, number, delay string) error {
+	after, err := time.ParseDuration(delay)
+	if err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -72,7 +77,7 @@ func serveMortal(addr, number string) error {
 			if buf[0] == killRequest {
 				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(after)
 			buf[0] = number[0]
 			_, _ = conn.Write(buf[:n])
 		}()
@@ -82,9 +87,9 @@ func serveMortal(addr, number string) error {
 // startMortals starts the backends of a row. Each one that ends is started again
 // after a pause.
 func (b *bench) startMortals(r row) (backends []string, stop func(), err error) {
-	count := 1
+	count, delay := 1, "0s"
 	if r.backends == killedPair {
-		count = 2
+		count, delay = 2, "10ms" // so that most clients wait for an answer when it is killed
 	}
 	var stops []func()
 	stop = func() {
@@ -98,7 +103,7 @@ func (b *bench) startMortals(r row) (backends []string, stop func(), err error) 
 			return nil, stop, err
 		}
 		addr := net.JoinHostPort(loopback, strconv.Itoa(port))
-		one, err := b.keepAlive(r.job.Gap, os.Args[0], "mortal", addr, strconv.Itoa(i))
+		one, err := b.keepAlive(r.job.Gap, os.Args[0], "mortal", addr, strconv.Itoa(i), delay)
 		stops = append(stops, one)
 		if err != nil {
 			return nil, stop, err
@@ -167,7 +172,8 @@ func waitServing(addr string) error {
 	return err
 }
 
-// killBackend makes the backend at an address kill itself and returns when it has.
+// killBackend makes the backend at an address kill itself. It returns when the
+// address refuses connections: the kernel may close the listener last.
 func killBackend(addr string) error {
 	conn, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
@@ -181,7 +187,15 @@ func killBackend(addr string) error {
 	if n, _ := conn.Read(make([]byte, 1)); n > 0 {
 		return fmt.Errorf("backend %s answered instead of ending", addr)
 	}
-	return nil
+	for {
+		conn, err := net.DialTimeout("tcp", addr, time.Second)
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return nil
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
 }
 
 // request opens a connection, makes one request and returns the number of the

@@ -38,8 +38,8 @@ func main() {
 	case "load":
 		err = load(os.Stdin, os.Stdout)
 	default:
-		if len(os.Args) == 4 && os.Args[1] == "mortal" {
-			err = serveMortal(os.Args[2], os.Args[3])
+		if len(os.Args) == 5 && os.Args[1] == "mortal" {
+			err = serveMortal(os.Args[2], os.Args[3], os.Args[4])
 			break
 		}
 		err = runBench()
