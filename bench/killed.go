@@ -37,7 +37,7 @@ func killedRows() []row {
 		{"refused", "clients refused", false},
 		{"wait", "ms from the recovery to the answer, slowest held client", false},
 	}
-	killed := job{Kind: "kills", Count: 64, Size: 100, Kills: kills, Gap: 100 * time.Millisecond}
+	killed := job{Kind: "kills", Count: 64, Size: 100, Kills: kills, Gap: 300 * time.Millisecond}
 	rows := []row{
 		{name: "The serving backend is killed under 64 clients, `rescue 16KiB`", backends: killedPair, metrics: failed, job: killed,
 			relay: object{"rescue": 16 << 10}},
@@ -173,7 +173,8 @@ func waitServing(addr string) error {
 }
 
 // killBackend makes the backend at an address kill itself. It returns when the
-// address refuses connections: the kernel may close the listener last.
+// address refuses connections, because the kernel may close the listener last, or
+// after a second, because the next process may be up by then.
 func killBackend(addr string) error {
 	conn, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
@@ -187,15 +188,16 @@ func killBackend(addr string) error {
 	if n, _ := conn.Read(make([]byte, 1)); n > 0 {
 		return fmt.Errorf("backend %s answered instead of ending", addr)
 	}
-	for {
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); {
 		conn, err := net.DialTimeout("tcp", addr, time.Second)
 		if errors.Is(err, syscall.ECONNREFUSED) {
-			return nil
+			break
 		}
 		if err == nil {
 			conn.Close()
 		}
 	}
+	return nil
 }
 
 // request opens a connection, makes one request and returns the number of the
