@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,141 +20,29 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// cluster is a PostgreSQL primary and its standby, and for each of them what
-// Patroni is to them: an HTTP server that tells which one is the primary. Both
-// databases have one port, and both HTTP servers have another one, so that a check
-// with `port` reaches the right one.
-type cluster struct {
-	t         *testing.T
-	dir       string // of the data
-	nodes     [2]string
-	processes [2]*os.Process
-	roles     int          // the port of the HTTP servers
-	primary   atomic.Int32 // the node that is the primary; -1 if there is none
-	runs      atomic.Int64 // numbers the runs of pgbench
-	acked     sync.Map     // run -> how many transactions the server has confirmed
-	end       time.Time    // of the load
-	refused   atomic.Int64 // runs that got no connection
-	failed    atomic.Int64 // transactions that ended with an error
-	stuck     atomic.Int64 // runs without an answer at the end
-}
-
-// nodeIP returns the address of a node.
-func nodeIP(i int) string { return fmt.Sprintf("127.0.0.%d", 1+i) }
-
-// startCluster starts the databases. With sync, the primary confirms a transaction
-// once the standby has it.
-func startCluster(t *testing.T, sync bool) *cluster {
-	t.Helper()
-	for _, program := range []string{"postgres", "initdb", "pg_basebackup", "pg_ctl", "psql", "pgbench"} {
-		needs(t, program)
-	}
-	c := &cluster{t: t, dir: ownedDir(t, "postgres"), roles: freePort(t)}
-	port := freePort(t)
-	for i := range c.nodes {
-		c.nodes[i] = net.JoinHostPort(nodeIP(i), strconv.Itoa(port))
-		listener, err := net.Listen("tcp", net.JoinHostPort(nodeIP(i), strconv.Itoa(c.roles)))
-		relaytest.Check(t, err)
-		role := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != "/primary" || int(c.primary.Load()) != i {
-				w.WriteHeader(http.StatusServiceUnavailable)
-			}
-		}))
-		role.Listener.Close()
-		role.Listener = listener
-		role.Start()
-		t.Cleanup(role.Close)
-	}
-	c.run("initdb", "--pgdata", c.data(0), "--no-sync", "--username", "owner", "--auth", "trust")
-	var names []string
-	if sync {
-		names = []string{"-c", "synchronous_standby_names=*"}
-	}
-	c.start(0, names...)
-	c.run("pg_basebackup", "--pgdata", c.data(1), "-h", nodeIP(0), "-p", strconv.Itoa(port), "-U", "owner", "-R", "--no-sync", "-c", "fast")
-	c.start(1)
-	relaytest.Eventually(t, "the standby to follow", func() bool {
-		return c.query(c.nodes[0], "select count(*) from pg_stat_replication where state = 'streaming'") == "1"
-	})
-	c.query(c.nodes[0], "create table journal (run int, n int, at timestamptz default clock_timestamp())")
-	return c
-}
-
-// ownedDir returns a new directory of that user. It is not t.TempDir, whose parents
-// are closed to other users.
-func ownedDir(t *testing.T, account string) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "relay-"+account)
-	relaytest.Check(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if owner := credential(t, account); owner != nil {
-		relaytest.Check(t, os.Chown(dir, int(owner.Uid), int(owner.Gid)))
-	}
-	return dir
-}
-
-func (c *cluster) data(i int) string { return filepath.Join(c.dir, strconv.Itoa(i)) }
-
-// run runs a program as the user of the databases.
-func (c *cluster) run(program string, args ...string) {
-	c.t.Helper()
-	cmd := exec.Command(needs(c.t, program), args...)
-	cmd.Dir, cmd.SysProcAttr = c.dir, &syscall.SysProcAttr{Credential: credential(c.t, "postgres")}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		c.t.Fatalf("%s: %v\n%s", program, err, out)
-	}
-}
-
-// start starts a node and waits until it answers.
-func (c *cluster) start(i int, args ...string) {
-	c.t.Helper()
-	host, port, _ := net.SplitHostPort(c.nodes[i])
-	args = append([]string{"-D", c.data(i), "-p", port, "-F", "-c", "listen_addresses=" + host, "-c", "unix_socket_directories=", "-c", "wal_retrieve_retry_interval=100ms"}, args...)
-	c.processes[i] = startServer(c.t, "postgres", needs(c.t, "postgres"), args...)
-	c.t.Cleanup(func() { signalAll(c.processes[i].Pid, syscall.SIGKILL) })
-	relaytest.Eventually(c.t, "the database to answer", func() bool { return c.query(c.nodes[i], "select 1") == "1" })
-}
-
-// query returns the output of a query, or "" if it fails.
-func (c *cluster) query(addr, text string) string {
-	host, port, _ := net.SplitHostPort(addr)
-	out, _ := exec.Command(needs(c.t, "psql"), "-h", host, "-p", port, "-U", "owner", "-d", "postgres", "-Atqc", text).Output()
-	return strings.TrimSpace(string(out))
-}
-
-// signalAll sends a signal to a process and its children.
-func signalAll(pid int, signal syscall.Signal) {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	_ = syscall.Kill(pid, signal)
-	for _, file := range tasks {
-		list, _ := os.ReadFile(file)
-		for _, child := range strings.Fields(string(list)) {
-			if n, err := strconv.Atoi(child); err == nil {
-				_ = syscall.Kill(n, signal)
-			}
-		}
-	}
-}
-
-// promote makes the standby the primary.
-func (c *cluster) promote() {
-	c.t.Helper()
-	c.run("pg_ctl", "promote", "-D", c.data(1), "-w")
-	c.primary.Store(1)
+// load is what clients do to a cluster, and what comes of it.
+type load struct {
+	*cluster
+	end     time.Time
+	runs    atomic.Int64 // numbers the runs of pgbench
+	acked   sync.Map     // run -> how many transactions the server has confirmed
+	refused atomic.Int64 // runs that got no connection
+	failed  atomic.Int64 // transactions that ended with an error
+	stuck   atomic.Int64 // runs without an answer at the end
 }
 
 var processed = regexp.MustCompile(`number of transactions actually processed: (\d+)`)
 
-// load runs clients for some seconds. Each is a pgbench that inserts 100 rows a
+// start starts clients, for some seconds. Each is a pgbench that inserts 100 rows a
 // second on one connection, and is started again when it has failed.
-func (c *cluster) load(addr string, clients int, length time.Duration) (wait func()) {
+func (c *load) start(addr string, clients int, length time.Duration) (wait func()) {
 	script := filepath.Join(c.t.TempDir(), "insert.sql")
 	relaytest.Check(c.t, os.WriteFile(script, []byte("\\set n :n + 1\ninsert into journal (run, n) values (:run, :n);\n"), 0o644))
 	host, port, _ := net.SplitHostPort(addr)
 	pgbench := needs(c.t, "pgbench")
 	end := time.Now().Add(length)
 	c.end = end
-	ctx, cancel := context.WithDeadline(context.Background(), end.Add(2*time.Second))
+	ctx, cancel := context.WithDeadline(context.Background(), end.Add(10*time.Second))
 	one := func() {
 		run := c.runs.Add(1)
 		left := int(time.Until(end).Seconds()) + 1
@@ -215,7 +101,7 @@ func (r result) String() string {
 }
 
 // result compares what the new primary has with what clients were told.
-func (c *cluster) result() result {
+func (c *load) result() result {
 	c.t.Helper()
 	r := result{failed: int(c.failed.Load()), refused: int(c.refused.Load()), stuck: int(c.stuck.Load())}
 	rows := make(map[int64]int) // how many of the confirmed transactions of a run the new primary has
@@ -246,9 +132,9 @@ func (c *cluster) result() result {
 
 // ending is what happens to the primary before the standby is promoted.
 type ending struct {
-	name string
-	sync bool
-	do   func(*cluster)
+	name        string
+	synchronous bool
+	do          func(*cluster)
 }
 
 var endings = []ending{
@@ -281,15 +167,14 @@ func TestFailoverOfPostgres(t *testing.T) {
 	for _, f := range endings {
 		for i, target := range targets {
 			t.Run(f.name+", "+target.name, func(t *testing.T) {
-				c := startCluster(t, f.sync)
-				addr := target.start(t, c)
-				wait := c.load(addr, 4, 5*time.Second)
+				c := &load{cluster: startCluster(t, f.synchronous)}
+				wait := c.start(target.start(t, c.cluster), 4, 5*time.Second)
 				relaytest.Eventually(t, "the clients to be served", func() bool {
 					n, _ := strconv.Atoi(c.query(c.nodes[1], "select count(distinct run) from journal"))
 					return n >= 4
 				})
 				c.primary.Store(-1)
-				f.do(c)
+				f.do(c.cluster)
 				c.promote()
 				wait()
 				r := c.result()
@@ -300,7 +185,7 @@ func TestFailoverOfPostgres(t *testing.T) {
 				if r.refused > 0 || r.stuck > 0 {
 					t.Errorf("%d connections were refused, %d clients have no answer", r.refused, r.stuck)
 				}
-				if f.sync && r.lost > 0 {
+				if f.synchronous && r.lost > 0 {
 					t.Errorf("%d confirmed transactions are lost", r.lost)
 				}
 			})
