@@ -38,6 +38,8 @@ type backendPorts struct {
 	DNS        string
 	Dead, Live string // one port on two addresses
 	Refusing   string
+	Resetting  string // resets each connection at its first bytes
+	Hanging    string // accepts, and answers nothing
 }
 
 // of returns the addresses of a service, or the backends of a failover row.
@@ -49,6 +51,10 @@ func (p backendPorts) of(service string, turn int) []string {
 		return []string{p.Refusing, p.Live}
 	case silentBackend:
 		return []string{p.Dead, p.Live}
+	case resetBackend:
+		return []string{p.Resetting, p.Live}
+	case hungBackend:
+		return []string{p.Hanging, p.Live}
 	case namedBackend:
 		_, port, _ := net.SplitHostPort(p.Live)
 		return []string{net.JoinHostPort(pairName, port)}
@@ -135,6 +141,12 @@ func echo(conn *net.TCPConn) {
 			return
 		}
 	}
+}
+
+// reset resets the connection at its first bytes.
+func reset(conn *net.TCPConn) {
+	_, _ = conn.Read(make([]byte, 1))
+	_ = conn.SetLinger(0)
 }
 
 func discard(conn *net.TCPConn) {

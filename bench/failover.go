@@ -18,6 +18,8 @@ import (
 const (
 	refusedBackend = "a backend that refuses connections"
 	silentBackend  = "a silent backend"
+	resetBackend   = "a backend that resets each request"
+	hungBackend    = "a backend that accepts and answers nothing"
 	namedBackend   = "a name with a silent and a live address"
 
 	failover = "Failover" // the group of these rows
@@ -34,6 +36,9 @@ func failoverRows() []row {
 		{name: "First backend refuses", backends: refusedBackend},
 		{name: "First backend is silent, 1 s connect timeout", backends: silentBackend},
 		{name: "First backend is silent, 1 s connect timeout, `hedge 300ms`", backends: silentBackend, relay: object{"hedge": "300ms"}},
+		{name: "First backend resets each request, `rescue 16KiB`", backends: resetBackend, relay: object{"rescue": 16 << 10}},
+		{name: "First backend accepts and hangs, `rescue 16KiB`, `first_byte_timeout 500ms`", backends: hungBackend,
+			relay: object{"rescue": 16 << 10, "first_byte_timeout": "500ms"}},
 		{name: "First of two addresses of a name is silent", backends: namedBackend},
 	}
 	for i := range rows {
@@ -88,6 +93,12 @@ func servePair(ports *backendPorts) error {
 	ports.Dead = net.JoinHostPort(deadIP, port)
 	ports.Refusing = net.JoinHostPort(refuseIP, port)
 	if err := listenSilently(ports.Dead); err != nil {
+		return err
+	}
+	if ports.Resetting, err = accept(loopback+":0", reset); err != nil {
+		return err
+	}
+	if ports.Hanging, err = accept(loopback+":0", discard); err != nil {
 		return err
 	}
 	ports.DNS, err = serveDNS()
