@@ -65,7 +65,7 @@ func firstByte(j job) (values, error) {
 		conn.Close()
 		switch {
 		case err != nil && i == 0:
-			return nil, fmt.Errorf("the first client was not served within %v", took.Round(time.Second))
+			return nil, fmt.Errorf("the first client was not served after %v: %w", took.Round(time.Millisecond), err)
 		case err != nil:
 			return nil, fmt.Errorf("client %d was not served: %w", i+1, err)
 		case i == 0:
