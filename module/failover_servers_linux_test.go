@@ -63,7 +63,7 @@ func TestFailoverOfRedis(t *testing.T) {
 		name %s
 		hold 15s
 		on_down cut
-		health_check 100ms {
+		health_check 1s {
 			redis master
 		}
 	}`, a, b, name)))
@@ -135,9 +135,9 @@ func TestFailoverOfDNS(t *testing.T) {
 	service := func(more string) string {
 		return block("relay+udp/"+at+" relay+tcp/"+at, fmt.Sprintf(`%s %s {
 			name %s
-			udp_reply_timeout 200ms
+			udp_reply_timeout 1s
 			udp_responses 1
-			first_byte_timeout 200ms
+			first_byte_timeout 1s
 			rescue 4KiB
 			%s
 		}`, a, b, name, more))
@@ -170,7 +170,8 @@ func TestFailoverOfSSH(t *testing.T) {
 	port := freePort(t)
 	start(t, block(fmt.Sprintf("relay+tcp/127.0.0.1:%d", port), fmt.Sprintf(`%s %s {
 		name %s
-		health_check 100ms {
+		failback
+		health_check 1s {
 			expect SSH-2.0
 		}
 	}`, a, b, unique("ssh"))))
