@@ -88,9 +88,10 @@ type Trial struct {
 	kept     []byte // that the client has sent, after client.Early
 	sent     int    // bytes of client.Early and kept that were sent to the last backend
 	lost     int    // bytes that were sent and not kept
-	finished bool   // the client has sent a FIN, which was passed on
+	finished bool   // the client has sent a FIN
+	passed   bool   // the last backend was sent that FIN, after all bytes
 	bound    bool   // the client cannot be sent to another backend
-	idle     bool   // nothing has passed for the idle timeout
+	endsBy   Reason // why the relay ends without a byte of its backend; "": it does not
 
 	mu       sync.Mutex // guards the fields below
 	over     bool
@@ -123,14 +124,14 @@ func (t *Trial) Carry(backend net.Conn, totals Totals) {
 	if totals.Up != nil {
 		totals.Up.Add(uint64(counted))
 	}
-	if t.idle {
-		t.expire(backend, counted)
+	if t.endsBy != "" {
+		t.finish(backend, counted)
 		return
 	}
 	client := t.client
 	client.Early = append(client.Early, t.kept...)[t.sent:]
 	client.HeaderLen -= header
-	client.Finished = t.finished
+	client.Finished = t.passed
 	rules := &rulesAfterTrial{t.rules, int64(counted)}
 	t.mu.Lock()
 	if t.over {
@@ -153,21 +154,35 @@ func (t *Trial) Carry(backend net.Conn, totals Totals) {
 	mover.Carry(backend, totals)
 }
 
-// expire ends a relay that was idle during its trial: nothing is owed to either
-// side.
-func (t *Trial) expire(backend net.Conn, counted int) {
+// finish ends a relay whose backend has sent no byte. Nothing is owed to the client.
+func (t *Trial) finish(backend net.Conn, counted int) {
 	t.mu.Lock()
 	cut := t.over
 	t.over = true
 	t.releaseLocked()
 	t.mu.Unlock()
-	if cut {
+	switch {
+	case cut:
 		netio.Reset(backend)
 		return
+	case t.endsBy == BackendReset:
+		netio.Reset(backend)
+		t.client.Reset()
+	default:
+		closeConn(t.closing(backend), backend, func() { netio.Reset(backend) })
+		closeConn(closeWithFIN, t.client.Conn, nil)
 	}
-	closeConn(closeWithFIN, backend, nil)
-	closeConn(closeWithFIN, t.client.Conn, nil)
-	t.rules.Ended(End{Reason: IdleTimeout, BytesUp: int64(counted)})
+	t.rules.Ended(End{Reason: t.endsBy, BytesUp: int64(counted)})
+}
+
+// closing returns how to close an idle backend: without a FIN if it has not got all
+// bytes of the client.
+func (t *Trial) closing(backend net.Conn) closing {
+	unread := t.client.Socket != nil && some(netio.Unread(t.client.Socket))
+	if t.sent < len(t.client.Early)+len(t.kept) || unread || some(netio.Unacknowledged(backend)) {
+		return closeWithRST
+	}
+	return closeWithFIN
 }
 
 // Cut implements [Mover].

@@ -30,7 +30,7 @@ func (t *Trial) Try(ctx context.Context, backend *net.TCPConn) (net.Conn, error)
 		netio.Reset(backend)
 		return nil, ErrTrialEnded
 	}
-	t.backend, t.sent = backend, 0
+	t.backend, t.sent, t.passed = backend, 0, false
 	t.mu.Unlock()
 	a := &try{Trial: t, to: backend, touched: time.Now(), ended: make(chan struct{})}
 	conn, err := a.run(ctx)
@@ -55,9 +55,12 @@ type try struct {
 
 	clock       sync.Mutex // guards the fields below, and the read deadline of to
 	touched     time.Time  // when bytes of the client were sent last
+	checkAgain  time.Time  // a deadline was noticed late and is moved to this; zero: it was not
 	firstSent   time.Time  // when its first bytes were sent; zero: not yet
 	interrupted bool       // the wait for the first byte is over
-	clientErr   error      // of reading the client; guarded by clock until ended is closed
+
+	clientErr error // of reading the client; belongs to the sender until ended is closed, as does writeErr
+	writeErr  error // of writing to the backend
 }
 
 // past is a deadline that ends a call at once.
@@ -83,6 +86,9 @@ func (a *try) run(ctx context.Context) (net.Conn, error) {
 // judge returns the error of a Try whose wait for the first byte ended with err.
 func (a *try) judge(ctx context.Context, err error) error {
 	switch {
+	case errors.Is(a.clientErr, ErrClientReset):
+		a.awaitAck(ctx) // the backend gets what the client has sent before its reset
+		return a.clientErr
 	case a.clientErr != nil:
 		return a.clientErr
 	case err == nil:
@@ -91,15 +97,27 @@ func (a *try) judge(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return a.judgeDeadline(time.Now())
+	}
+	reset := !errors.Is(err, io.EOF)
+	if !reset && a.writeErr != nil && !errors.Is(a.writeErr, os.ErrDeadlineExceeded) {
+		reset, err = isReset(a.writeErr), a.writeErr // the write has returned the error of the socket
+	}
+	if !reset && a.passed { // what the backend had not read before it closed resets it
+		a.awaitAck(ctx)
+		reset = netio.PeerStateOf(a.to).Failed
+	}
+	switch {
 	case a.bound || a.limits.Keep == 0:
-		return nil // the mover that follows passes the end on
-	case errors.Is(err, io.EOF):
-		if a.finished {
-			return nil
+		if reset {
+			a.endsBy = BackendReset // no other mover would see it: the error was returned
 		}
-		return ErrClosedTooEarly
-	default:
+		return nil // the mover that follows passes a FIN on
+	case reset:
 		return fmt.Errorf("%w: %w", ErrResetTooEarly, err)
+	case a.passed:
+		return nil
+	default:
+		return ErrClosedTooEarly
 	}
 }
 
@@ -109,16 +127,18 @@ func (a *try) judgeDeadline(now time.Time) error {
 	defer a.clock.Unlock()
 	switch {
 	case a.interrupted: // the client is bound to this backend
+	case some(netio.Unread(a.to)): // it arrived with the deadline, or while the process was stopped
 	case a.limits.FirstByte > 0 && !a.firstSent.IsZero() && !now.Before(a.firstSent.Add(a.limits.FirstByte)):
 		return ErrNoFirstByte
 	default:
-		a.idle = true
+		a.endsBy = IdleTimeout
 	}
 	return nil
 }
 
 // setDeadline sets the deadline of the wait for the first byte. It returns false if
-// that has passed, or if the wait was interrupted.
+// that has passed, or if the wait was interrupted. A deadline that is noticed late
+// is moved once, as the turns of a [Wheel] are.
 func (a *try) setDeadline() bool {
 	a.clock.Lock()
 	defer a.clock.Unlock()
@@ -131,8 +151,33 @@ func (a *try) setDeadline() bool {
 			deadline = due
 		}
 	}
+	now := time.Now()
+	if a.checkAgain.IsZero() && now.Sub(deadline) >= lateTurn {
+		a.checkAgain = now.Add(catchUp)
+	}
+	if deadline.Before(a.checkAgain) {
+		deadline = a.checkAgain
+	}
 	_ = a.to.SetReadDeadline(deadline)
-	return time.Now().Before(deadline)
+	return now.Before(deadline)
+}
+
+// awaitAck waits until the backend has acknowledged all bytes, was reset, or ctx
+// has ended, at most for the idle timeout. It does not wait on systems that do not
+// report it.
+func (a *try) awaitAck(ctx context.Context) {
+	deadline := time.Now().Add(a.wheel.timeout)
+	for pause := firstAckPause; ; pause = min(2*pause, maxAckPause) {
+		n, known := netio.Unacknowledged(a.to)
+		if !known || n == 0 || netio.PeerStateOf(a.to).Failed || !time.Now().Before(deadline) {
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // interrupt ends the wait for the first byte.
@@ -163,7 +208,7 @@ func (a *try) send() {
 		return
 	}
 	if a.finished {
-		_ = a.to.CloseWrite()
+		a.passEnd()
 		return
 	}
 	reader := netio.NewReader(a.client.Conn)
@@ -177,7 +222,7 @@ func (a *try) send() {
 			}
 		case errors.Is(err, io.EOF):
 			a.finished = true
-			_ = a.to.CloseWrite()
+			a.passEnd()
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return // the wait is over
@@ -188,6 +233,9 @@ func (a *try) send() {
 		}
 	}
 }
+
+// passEnd passes the client's FIN on.
+func (a *try) passEnd() { a.passed = a.to.CloseWrite() == nil }
 
 // pass keeps bytes of the client, if it can, and sends them. It returns false if
 // the sender must end.
@@ -248,5 +296,6 @@ func (a *try) writeOfClient(bytes []byte) bool {
 func (a *try) write(bytes []byte) bool {
 	n, err := a.to.Write(bytes)
 	a.sent += n
+	a.writeErr = err
 	return err == nil
 }
