@@ -76,10 +76,12 @@ type Config struct {
 	HealthCheck *HealthCheck `json:"health_check,omitempty"`
 
 	// Whether a demoted backend returns to its configured place after
-	// health_check.rise successful probes in a row. Requires health_check.
-	// Default: false, which moves a demoted backend forward only as those
-	// before it fail.
-	Failback bool `json:"failback,omitempty"`
+	// health_check.rise successful probes in a row: false, true or "move". With
+	// "move" it then also takes over the clients of the backends behind it:
+	// their TCP connections are reset, and their UDP sessions move with the next
+	// datagram. Requires health_check. Default: false, which moves a demoted
+	// backend forward only as those before it fail.
+	Failback Failback `json:"failback,omitempty"`
 
 	// A command to run when a backend fails or recovers. Default: off.
 	EventHook *EventHook `json:"event_hook,omitempty"`

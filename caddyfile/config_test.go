@@ -19,7 +19,7 @@ func TestJSON(t *testing.T) {
 	relaytest.Check(t, caddy.StrictUnmarshalJSON([]byte(text), &c))
 	relaytest.Check(t, c.Validate())
 	o := c.Options()
-	if o.HealthCheck.Interval != 30*time.Second || string(o.HealthCheck.Send) != "PING\r\n\x00" || !o.Failback {
+	if o.HealthCheck.Interval != 30*time.Second || string(o.HealthCheck.Send) != "PING\r\n\x00" || o.Failback != FailbackOn {
 		t.Errorf("health check %+v, failback %v", o.HealthCheck, o.Failback)
 	}
 	if o.EventHook.Command != "notify" || o.EventHook.Timeout != 24*time.Hour || o.MaxConnections != 5 || o.ProxyProtocol != 2 {

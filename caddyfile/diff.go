@@ -49,7 +49,7 @@ func (c Config) settings() []setting {
 		plain("health_check.redis", cmp.Or(written.Redis, "off")),
 		plain("health_check.postgres", onOff(written.Postgres)),
 		plain("health_check.dns", cmp.Or(written.DNS, "off")),
-		plain("failback", onOff(o.Failback)),
+		plain("failback", o.Failback.word()),
 		plain("event_hook", onOff(o.EventHook != nil)),
 		plain("event_hook.command", hook.Command),
 		{"event_hook.args", fmt.Sprintf("%q", hook.Args), list(hook.Args, "none")},

@@ -51,8 +51,9 @@ func TestDiff(t *testing.T) {
 		{web(func(c *Config) { c.MaxConnectionsPerIP = intPtr(5) }), "max_connections_per_ip", "0", "5"},
 		{web(func(c *Config) { c.AccessLog = "tcp" }), "access_log", "off", "tcp"},
 		{web(func(c *Config) { c.ProxyProtocol = "v1" }), "proxy_protocol", "off", "v1"},
-		{web(func(c *Config) { c.HealthCheck = &HealthCheck{}; c.Failback = true }), "health_check", "off", "on"},
-		{web(func(c *Config) { c.Failback = true }), "failback", "off", "on"},
+		{web(func(c *Config) { c.HealthCheck = &HealthCheck{}; c.Failback = FailbackOn }), "health_check", "off", "on"},
+		{web(func(c *Config) { c.Failback = FailbackOn }), "failback", "off", "on"},
+		{web(func(c *Config) { c.Failback = FailbackMove }), "failback", "off", "move"},
 		{web(func(c *Config) { c.EventHook = &EventHook{Command: "x"} }), "event_hook", "off", "on"},
 	} {
 		checkDiff(t, base, tt.b, tt.field, tt.av, tt.bv)

@@ -109,7 +109,7 @@ func optionTable() block {
 //			postgres
 //			dns      <name>
 //		}
-//		failback               [on|off]
+//		failback               [on|off|move]
 //		event_hook <command> [<argument>...] {
 //			events  <event...>
 //			timeout <duration>
@@ -314,11 +314,13 @@ func setFailback(c *Config, args []string) error {
 	}
 	switch word {
 	case "on", "true":
-		c.Failback = true
+		c.Failback = FailbackOn
 	case "off", "false":
-		c.Failback = false
+		c.Failback = FailbackOff
+	case "move":
+		c.Failback = FailbackMove
 	default:
-		return fmt.Errorf("must be on, off, true or false, got %s", quoted(word))
+		return fmt.Errorf("must be on, off, move, true or false, got %s", quoted(word))
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ type Options struct {
 	DNSTTL              time.Duration
 	Resolvers           []netip.AddrPort    // empty: the system's resolver
 	HealthCheck         *HealthCheckOptions // nil: off
-	Failback            bool                // only with HealthCheck
+	Failback            Failback            // only with HealthCheck
 	EventHook           *EventHookOptions   // nil: off
 	Hedge               time.Duration       // 0: off
 	OnDownCut           bool                // a demotion takes the backend's clients away from it

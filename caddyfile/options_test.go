@@ -29,7 +29,7 @@ func TestOptions(t *testing.T) {
 		MaxConnections: intPtr(10), MaxConnectionsPerIP: intPtr(11), AccessLog: "all", ProxyProtocol: "v2", ProxyProtocolUDP: "every",
 		HealthCheck: &HealthCheck{Interval: durationPtr(12), Timeout: durationPtr(13), Rise: intPtr(14), Send: `A\r\n`, Expect: "hex:00ff"},
 		EventHook:   &EventHook{Command: "c", Args: []string{"a"}, Events: []string{"backend_recovered"}, Timeout: durationPtr(15)},
-		Failback:    true,
+		Failback:    FailbackMove,
 	}
 	want = Options{
 		Service: "x", Named: true, Backends: []Backend{{Text: "a:1", Host: "a", Port: 1}},
@@ -41,7 +41,7 @@ func TestOptions(t *testing.T) {
 			Exchange: Exchange{Send: []byte("A\r\n"), Expect: [][]byte{{0, 0xff}}},
 		},
 		EventHook: &EventHookOptions{Command: "c", Args: []string{"a"}, Events: []string{"backend_recovered"}, Timeout: 15},
-		Failback:  true,
+		Failback:  FailbackMove,
 		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("1.1.1.1:53"), netip.MustParseAddrPort("1.1.1.2:53"),
 			netip.MustParseAddrPort("[::1]:5353"), netip.MustParseAddrPort("[fe80::1%eth0]:53")},
 	}

@@ -59,7 +59,7 @@ func (c Config) Validate() error {
 		}
 	}
 	c.HealthCheck.validate(fail)
-	if c.Failback && c.HealthCheck == nil {
+	if c.Failback != FailbackOff && c.HealthCheck == nil {
 		fail("failback", errors.New("requires health_check, whose probes decide when a backend returns"))
 	}
 	c.EventHook.validate(fail)

@@ -23,7 +23,7 @@ func TestValidateAccepts(t *testing.T) {
 			Resolvers: []string{"1.1.1.1", "1.1.1.1:5353", "::1", "[::1]", "[::1]:5353", "fe80::1%eth0"},
 		},
 		{Backends: []string{"a:1"}, GracePeriod: durationPtr(maxDuration), ShutdownTimeout: durationPtr(maxDuration)},
-		{Backends: []string{"a:1"}, HealthCheck: &HealthCheck{}, Failback: true, EventHook: &EventHook{Command: "x"}},
+		{Backends: []string{"a:1"}, HealthCheck: &HealthCheck{}, Failback: FailbackOn, EventHook: &EventHook{Command: "x"}},
 		{
 			Backends: []string{"a:1"}, MaxConnections: intPtr(0), MaxConnectionsPerIP: intPtr(0), AccessLog: "off", ProxyProtocol: "off",
 			HealthCheck: &HealthCheck{Interval: durationPtr(minInterval), Timeout: durationPtr(minDuration), Rise: intPtr(1), Send: "x"},
@@ -147,7 +147,7 @@ func TestValidateRejectsHooksAndLimits(t *testing.T) {
 			"proxy_protocol_udp: requires proxy_protocol v2, because v1 has no header for UDP"},
 		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.ProxyProtocolUDP = "every" }),
 			"proxy_protocol_udp: requires proxy_protocol v2, because v1 has no header for UDP"},
-		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.HealthCheck, c.Failback = nil, true }),
+		{web(func(c *Config, _ *HealthCheck, _ *EventHook) { c.HealthCheck, c.Failback = nil, FailbackOn }),
 			"failback: requires health_check, whose probes decide when a backend returns"},
 		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Interval = durationPtr(0) }), "health_check.interval: must be greater than zero, got 0s"},
 		{web(func(_ *Config, h *HealthCheck, _ *EventHook) { h.Timeout = durationPtr(-1) }), "health_check.timeout: must be greater than zero, got -1ns"},

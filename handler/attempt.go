@@ -92,17 +92,17 @@ func (r *Relay) newAttempts(ctx context.Context, of *tcpRelay, walk upstream.Wal
 	return t
 }
 
-// connect tries backends until one accepts the client. It returns an error after
-// all of them were tried. It continues an attempt that was started, unless from is
-// nil. gone reports whether the client has left meanwhile.
-func (r *Relay) connect(ctx context.Context, of *tcpRelay, from *startedAttempt, gone func() bool) (outcome, error) {
+// connect tries the backends of a walk until one accepts the client. It returns an
+// error after all of them were tried. It continues an attempt that was started, with
+// the walk of that, unless from is nil. gone reports whether the client has left meanwhile.
+func (r *Relay) connect(ctx context.Context, of *tcpRelay, walk upstream.Walk, from *startedAttempt, gone func() bool) (outcome, error) {
 	var t *attempts
 	if from != nil {
 		t = r.newAttempts(ctx, of, from.walk)
 		t.current = from.attempt
 		t.start(from.attempt, query{}, from)
 	} else {
-		t = r.newAttempts(ctx, of, r.service.Pool.Walk(upstream.TCP))
+		t = r.newAttempts(ctx, of, walk)
 		t.next()
 	}
 	ended := true // also after a panic
@@ -171,15 +171,15 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 			return outcome{}, context.Cause(ctx)
 		}
 	}
-	if t.drill != nil {
-		t.drill.refused.Add(1)
-	}
-	return outcome{}, allTriedError{last}
+	return outcome{}, allTriedError{last, t.drill}
 }
 
 // allTriedError is the error of a client that every backend was tried for. It has
 // the text of the last failure.
-type allTriedError struct{ error }
+type allTriedError struct {
+	error
+	drill *drill // whose fault the client has met; nil: none
+}
 
 // Unwrap returns the last failure.
 func (e allTriedError) Unwrap() error { return e.error }
@@ -200,6 +200,9 @@ func (t *attempts) next() {
 // start starts an attempt.
 func (t *attempts) start(a upstream.Attempt, q query, from *startedAttempt) {
 	t.pending++
+	if d := t.relay.service.drills.of(a.Backend); d != nil {
+		t.drill = d
+	}
 	go func() { // ends with its attempt or with ctx
 		o := t.attempt(t.ctx, a, q, from)
 		select {

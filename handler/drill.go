@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +60,7 @@ type Receipt struct {
 	Strikes int           // of the backend
 	Moved   int           // clients that met the fault and were served by another backend
 	Slowest time.Duration // from the arrival of such a client to its connection; UDP: to the first answer
+	Reset   int           // clients that met the fault, and were reset because they could not be sent to another backend
 	Refused int           // clients that met the fault and were refused
 }
 
@@ -68,9 +72,10 @@ type drill struct {
 	timer   *time.Timer // guarded by drills.mu, as is ends
 	ends    time.Time
 
-	over                    atomic.Bool
-	strikes, moved, refused atomic.Int32
-	slowest                 atomic.Int64
+	done                           chan struct{} // closed at the end
+	over                           atomic.Bool
+	strikes, moved, reset, refused atomic.Int32
+	slowest                        atomic.Int64
 }
 
 // drills are the drills of a service. The zero value has none.
@@ -100,7 +105,7 @@ func (s *Service) StartDrill(b *upstream.Backend, fault Fault, d time.Duration, 
 	l.endLocked(b)
 	now := time.Now()
 	d = min(d, DrillLimit)
-	started := &drill{backend: b, fault: fault, began: now, ends: now.Add(d)}
+	started := &drill{backend: b, fault: fault, began: now, ends: now.Add(d), done: make(chan struct{})}
 	started.timer = time.AfterFunc(d, func() { s.endDrill(started, "") })
 	if l.running == nil {
 		l.running, l.last = make(map[*upstream.Backend]*drill), make(map[string]*drill)
@@ -164,6 +169,7 @@ func (l *drills) endLocked(b *upstream.Backend) {
 	}
 	d.timer.Stop()
 	d.over.Store(true)
+	close(d.done)
 	if now := time.Now(); now.Before(d.ends) {
 		d.ends = now
 	}
@@ -196,18 +202,19 @@ func (l *drills) of(b *upstream.Backend) *drill {
 func (d *drill) receipt(running bool) Receipt {
 	return Receipt{
 		Backend: d.backend.Text, Fault: d.fault, Began: d.began, Ends: d.ends, Running: running,
-		Strikes: int(d.strikes.Load()), Moved: int(d.moved.Load()), Refused: int(d.refused.Load()),
+		Strikes: int(d.strikes.Load()), Moved: int(d.moved.Load()), Reset: int(d.reset.Load()), Refused: int(d.refused.Load()),
 		Slowest: time.Duration(d.slowest.Load()),
 	}
 }
 
 // String returns the figures in words.
 func (r Receipt) String() string {
-	return fmt.Sprintf("%d strikes, %d clients moved, the slowest served after %s, %d refused", r.Strikes, r.Moved, r.Slowest.Round(time.Millisecond), r.Refused)
+	return fmt.Sprintf("%d strikes, %d clients moved, the slowest served after %s, %d reset, %d refused", r.Strikes, r.Moved, r.Slowest.Round(time.Millisecond), r.Reset, r.Refused)
 }
 
 // delay makes an attempt on a slow backend wait, and fails one on a backend that
-// refuses or is silent. d may be nil.
+// refuses or is silent. An attempt that waits at the end of the drill continues. d
+// may be nil.
 func (d *drill) delay(ctx context.Context) error {
 	if d == nil {
 		return nil
@@ -216,16 +223,62 @@ func (d *drill) delay(ctx context.Context) error {
 	case FaultRefuse:
 		return errDrillRefused
 	case FaultSilent:
-		<-ctx.Done()
-		return fmt.Errorf("%w: %w", errDrillSilent, context.Cause(ctx))
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", errDrillSilent, context.Cause(ctx))
+		}
 	case FaultSlow:
 		select {
 		case <-time.After(slowBy):
+		case <-d.done:
 		case <-ctx.Done():
 			return fmt.Errorf("drill: %w", context.Cause(ctx))
 		}
 	}
 	return nil
+}
+
+// probe makes a check of the backend see the fault. Without that, the backend would
+// pass its checks and get clients again. d may be nil.
+func (d *drill) probe(ctx context.Context) error {
+	if d.resets() {
+		return errDrillReset
+	}
+	return d.delay(ctx)
+}
+
+// Probe is [HealthCheck.Probe] for an address of a backend, and sees the fault of a
+// drill of that backend.
+func (s *Service) Probe(ctx context.Context, b *upstream.Backend, c *HealthCheck, n upstream.Network, addr netip.AddrPort) error {
+	if err := s.drills.of(b).probe(ctx); err != nil {
+		return err
+	}
+	return c.Probe(ctx, n, addr)
+}
+
+// EndRemoved ends the drills of backends that are not in the queue any more. by is the cause, for the journal.
+func (s *Service) EndRemoved(by string) {
+	removed := func(b *upstream.Backend) bool { return s.Pool.Backend(b.Text) != b }
+	s.drills.mu.Lock()
+	running := slices.Collect(maps.Values(s.drills.running))
+	s.drills.mu.Unlock()
+	for _, d := range running {
+		if removed(d.backend) {
+			s.endDrill(d, by)
+		}
+	}
+}
+
+// LastDrill returns the receipt of the latest drill that has ended of a backend,
+// which may have left the queue.
+func (s *Service) LastDrill(backend string) (Receipt, bool) {
+	s.drills.mu.Lock()
+	defer s.drills.mu.Unlock()
+	if d := s.drills.last[backend]; d != nil {
+		return d.receipt(false), true
+	}
+	return Receipt{}, false
 }
 
 // resets reports whether connections to the backend are to be reset. d may be nil.
@@ -246,12 +299,16 @@ func (d *drill) served(took time.Duration) {
 	}
 }
 
+// countRefused counts a client that met the fault and was refused. d may be nil.
+func (d *drill) countRefused() {
+	if d != nil {
+		d.refused.Add(1)
+	}
+}
+
 // noteDrill counts what the outcome of an attempt means for a drill.
 func (t *attempts) noteDrill(o outcome) {
-	switch {
-	case o.err != nil && o.drill != nil:
-		t.drill = o.drill
-	case o.err == nil && t.drill != nil && t.drill.backend != o.attempt.Backend:
+	if o.err == nil && t.drill != nil && t.drill.backend != o.attempt.Backend {
 		t.drill.served(time.Since(t.began))
 	}
 }

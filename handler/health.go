@@ -30,6 +30,7 @@ type HealthCheck struct {
 
 	Networks []upstream.Network // to probe
 	Failback bool               // move a demoted backend back to its configured position
+	Move     bool               // a failback takes the clients of the backends behind it away from them
 	Rise     int                // successful probes in a row before a failback
 }
 
@@ -140,7 +141,11 @@ func (t *target) probe(ctx context.Context) {
 	}
 	t.streak++
 	if c.check.Failback && t.streak >= c.check.Rise {
-		c.relay.logOrder(c.relay.service.failback(b))
+		change := c.relay.service.failback(b)
+		c.relay.logOrder(change)
+		if change.Order != nil && c.check.Move {
+			c.relay.leaveBehind(b)
+		}
 	}
 }
 
@@ -201,6 +206,9 @@ func (c *healthChecker) attempt(ctx context.Context, a upstream.Attempt, n upstr
 			over = upstream.UDP
 		}
 		addrs, o.err = c.relay.withoutOwn(over, o.tried, o.port)
+	}
+	if o.err == nil {
+		o.err = c.relay.service.drills.of(a.Backend).probe(ctx)
 	}
 	switch {
 	case o.err != nil:

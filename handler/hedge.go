@@ -82,6 +82,9 @@ func (t *attempts) judge() {
 	for {
 		select {
 		case o := <-t.results:
+			if t.ctx.Err() != nil {
+				return // the attempt was ended, which proves nothing about the backend
+			}
 			again, q, retry := t.judged(o)
 			if o.attempt != t.current {
 				continue // of a backend that was demoted before

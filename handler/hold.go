@@ -50,6 +50,7 @@ type holds struct {
 	expiry  *time.Timer
 	wake    chan struct{}      // closed when held clients are to look for a backend; nil: none waits
 	recheck context.CancelFunc // stops the attempts on behalf of held clients; nil: none run
+	relay   *Relay             // makes these attempts: the latest one with a held client
 	closed  bool
 }
 
@@ -146,6 +147,7 @@ func (h *holds) close() {
 // enter counts a held client, and returns a channel that is closed when the client
 // is to look for a backend. The caller calls leave afterwards.
 func (h *holds) enter(r *Relay, recheck bool) (wake <-chan struct{}, err error) {
+	current := recheck && !r.isRetired()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -158,12 +160,29 @@ func (h *holds) enter(r *Relay, recheck bool) (wake <-chan struct{}, err error) 
 	if h.wake == nil {
 		h.wake = make(chan struct{})
 	}
+	if recheck && (h.relay == nil || current) {
+		h.relay = r
+	}
 	if recheck && h.recheck == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		h.recheck = cancel
-		go r.recheck(ctx) // ends when no client is held any longer
+		go r.service.recheck(ctx) // ends when no client is held any longer
 	}
 	return h.wake, nil
+}
+
+// rechecker returns the relay that makes the attempts on behalf of held clients.
+// After a reload it has the new settings once one of its own clients is held.
+func (h *holds) rechecker() *Relay {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.relay
+}
+
+func (h *holds) isClosed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.closed
 }
 
 // awake is the channel of a client that does not have to wait.
@@ -180,7 +199,7 @@ func (h *holds) leave() error {
 	defer h.mu.Unlock()
 	if h.waiting.Add(-1) == 0 && h.recheck != nil {
 		h.recheck()
-		h.recheck = nil
+		h.recheck, h.relay = nil, nil
 	}
 	if h.closed {
 		return errReleased
@@ -214,8 +233,8 @@ func (w *holding) awaitRecovery(ctx context.Context) error {
 	if w.deadline.IsZero() {
 		w.deadline = now.Add(w.relay.opts.Hold)
 		w.relay.service.floods.note(w.relay.log, heldTCP, zap.Stringer("network", upstream.TCP), zap.Stringer("client", w.client.client))
-	} else if err := w.sleep(ctx); err != nil {
-		return err
+	} else {
+		w.pause = min(max(2*w.pause, recheckEvery), maxWakePause)
 	}
 	timeout := time.NewTimer(time.Until(w.deadline))
 	defer timeout.Stop()
@@ -229,26 +248,23 @@ func (w *holding) awaitRecovery(ctx context.Context) error {
 	return w.awaitRelease(ctx)
 }
 
-// sleep waits before a client that was woken up in vain is held again.
-func (w *holding) sleep(ctx context.Context) error {
-	w.pause = min(max(2*w.pause, recheckEvery), maxWakePause)
-	select {
-	case <-time.After(w.pause):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// await waits for the next wake, or until timeout fires: woken is false then.
+// await waits for the next wake, or until timeout fires: woken is false then. A
+// client that was woken up in vain before ignores a wake during its pause until the
+// end of that.
 func (w *holding) await(ctx context.Context, recheck bool, timeout <-chan time.Time) (woken bool, err error) {
-	wake, err := w.relay.service.holds.enter(w.relay, recheck)
+	holds := &w.relay.service.holds
+	wake, err := holds.enter(w.relay, recheck)
 	if err != nil {
 		return false, err
 	}
+	var paused <-chan time.Time
+	ready := wake
+	if recheck && w.pause > 0 {
+		paused, ready = time.After(w.pause), nil
+	}
 	began := time.Now()
 	defer func() {
-		if closed := w.relay.service.holds.leave(); err == nil {
+		if closed := holds.leave(); err == nil {
 			err = closed
 		}
 		w.client.noteHeld(time.Since(began))
@@ -257,12 +273,17 @@ func (w *holding) await(ctx context.Context, recheck bool, timeout <-chan time.T
 	defer watch.Stop()
 	for {
 		select {
-		case <-wake:
+		case <-ready:
 			return true, nil
+		case <-paused:
+			ready = wake
 		case <-timeout:
 			return false, nil
 		case <-watch.C:
-			if w.gone() {
+			switch {
+			case holds.isClosed():
+				return false, errReleased
+			case w.gone():
 				return false, errClientGone
 			}
 		case <-ctx.Done():
@@ -272,18 +293,25 @@ func (w *holding) await(ctx context.Context, recheck bool, timeout <-chan time.T
 }
 
 // recheck dials all backends until ctx ends, and wakes the held clients up when
-// one of them accepts. Its failures are not recorded: each held client had failures
-// of its own.
-func (r *Relay) recheck(ctx context.Context) {
+// one of them accepts. A backend that a check has condemned recovers by a check and
+// is not dialled. Failures are not recorded: each held client had failures of its
+// own.
+func (s *Service) recheck(ctx context.Context) {
 	running := make(map[*upstream.Backend]*atomic.Int32)
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()
 	for {
-		for _, b := range r.service.Pool.Undrained() {
+		r := s.holds.rechecker()
+		if r == nil {
+			return // no client is held
+		}
+		for _, b := range s.Pool.Undrained() {
 			if running[b] == nil {
 				running[b] = new(atomic.Int32)
 			}
-			r.startRecheck(ctx, b, running[b])
+			if !b.Condemned(upstream.TCP) {
+				r.startRecheck(ctx, b, running[b])
+			}
 		}
 		select {
 		case <-tick.C:

@@ -58,7 +58,7 @@ func TestHeldClientsAreServedAtRecovery(t *testing.T) {
 		}
 	}
 	relaytest.Eventually(t, "the end of the attempts for held clients", func() bool {
-		return !strings.Contains(allStacks(), "(*Relay).recheck")
+		return !strings.Contains(allStacks(), ").recheck")
 	})
 }
 

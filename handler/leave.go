@@ -1,7 +1,9 @@
 package handler
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,8 +31,7 @@ const (
 func (s *Service) leaveBackend(b *upstream.Backend, n upstream.Network, why stream.Reason) (tcp, udp int) {
 	if n != upstream.UDP {
 		for _, t := range s.activeRelays() {
-			if t.servedBy(b) {
-				t.cut(why)
+			if t.leave(b, why) {
 				tcp++
 			}
 		}
@@ -59,11 +60,65 @@ func (s *Service) activeRelays() []*tcpRelay {
 	return relays
 }
 
-// servedBy reports whether a backend serves the relay.
-func (t *tcpRelay) servedBy(b *upstream.Backend) bool {
+// leave ends the relay if its backend is b. It reports whether it is. A client that
+// still waits for the first byte of b is sent to the next backend if it can be.
+func (t *tcpRelay) leave(b *upstream.Backend, why stream.Reason) bool {
+	t.mu.Lock()
+	if t.search != nil && t.search.trying == b {
+		defer t.mu.Unlock()
+		t.search.stop(cutError{why})
+		return true
+	}
+	served := t.backend == b && !t.ended
+	t.mu.Unlock()
+	if served {
+		t.cut(why)
+	}
+	return served
+}
+
+// search is the search of a relay for a backend. It is guarded by tcpRelay.mu.
+type search struct {
+	cancel context.CancelCauseFunc // ends the search
+	trying *upstream.Backend       // that is waited on for its first byte; nil: none
+	stop   context.CancelCauseFunc // ends that wait
+}
+
+// startTrying registers the wait for the first byte of an attempt's backend, which
+// stop ends.
+func (t *tcpRelay) startTrying(a upstream.Attempt, stop context.CancelCauseFunc) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.backend == b && !t.ended
+	if t.search != nil {
+		t.search.trying, t.search.stop = a.Backend, stop
+	}
+	if t.relay.mustLeave(a) {
+		stop(cutError{backendDown})
+	}
+}
+
+// stopTrying ends startTrying.
+func (t *tcpRelay) stopTrying() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.search != nil {
+		t.search.trying, t.search.stop = nil, nil
+	}
+}
+
+// mustLeave reports whether the client of an attempt that has connected must leave
+// the backend again: it was demoted during the attempt, and leaveDown may have
+// missed the client.
+func (r *Relay) mustLeave(a upstream.Attempt) bool {
+	if !r.opts.CutDown || !a.Backend.Down(upstream.TCP) {
+		return false
+	}
+	select {
+	case <-a.Demoted():
+		return true
+	default: // the attempt began after the demotion
+		return false
+	}
 }
 
 // leave makes the session choose a backend anew with its next datagram, if its
@@ -151,6 +206,9 @@ func (s *Service) LimitDrain(b *upstream.Backend, d time.Duration, done func(tcp
 		l.mu.Unlock()
 		if !current {
 			return
+		}
+		if slices.Contains(s.Pool.Undrained(), b) {
+			return // resumed while the drain was requested
 		}
 		if tcp, udp := s.leaveBackend(b, networks, backendDrain); done != nil {
 			done(tcp, udp)

@@ -99,6 +99,12 @@ func (r *Relay) Retire() {
 	r.retired = true
 }
 
+func (r *Relay) isRetired() bool {
+	r.service.mu.Lock()
+	defer r.service.mu.Unlock()
+	return r.retired
+}
+
 // dialer returns what connects to backends over TCP.
 func (r *Relay) dialer() dial.Dialer {
 	return dial.Dialer{KeepAlive: r.opts.KeepAlive, MakeRoom: r.service.sessions.budget.FreeDescriptor}

@@ -36,7 +36,7 @@ func (r *Relay) recordSuccess(walk *upstream.Walk, o outcome, n upstream.Network
 // no strike; the backend is exhausted for this client then, because a second
 // attempt would fail in the same way.
 func (r *Relay) recordFailure(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer) (upstream.Verdict, upstream.Change) {
-	if errors.Is(o.err, errUnchanged) || errors.Is(o.err, errSameHost) || dial.Class(o.err) != netio.Remote {
+	if errors.Is(o.err, errUnchanged) || errors.As(o.err, new(cutError)) || errors.Is(o.err, errSameHost) || dial.Class(o.err) != netio.Remote {
 		walk.Exhaust(o.attempt.Backend)
 		r.logAttempt(zapcore.DebugLevel, "attempt not counted", o, n, client)
 		return upstream.Next, upstream.Change{}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,17 +39,17 @@ type tcpRelay struct {
 
 	prev, next *tcpRelay // in the service's list; guarded by Service.mu
 
-	mu      sync.Mutex              // guards the fields below
-	mover   stream.Mover            // nil before setMover
-	search  context.CancelCauseFunc // ends the search for a backend; nil: there is none
-	cutBy   stream.Reason           // "": the relay was not cut
-	err     error                   // why there is no backend
-	backend *upstream.Backend       // that serves the client; nil: none yet
-	address netip.AddrPort          // of the backend
-	tally   *tally                  // of the backend
-	notes   *tcpNotes               // for the access log; nil: none yet
-	dialled time.Duration           // duration of the last attempt
-	origin  *origin                 // nil until needed, see [tcpRelay.chain]
+	mu      sync.Mutex        // guards the fields below
+	mover   stream.Mover      // nil before setMover
+	search  *search           // for a backend; nil: there is none
+	cutBy   stream.Reason     // "": the relay was not cut
+	err     error             // why there is no backend
+	backend *upstream.Backend // that serves the client; nil: none yet
+	address netip.AddrPort    // of the backend
+	tally   *tally            // of the backend
+	notes   *tcpNotes         // for the access log; nil: none yet
+	dialled time.Duration     // duration of the last attempt
+	origin  *origin           // nil until needed, see [tcpRelay.chain]
 }
 
 // ServeTCP serves one client and logs the end of its relay. It returns at the
@@ -225,7 +226,7 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 	defer t.guard()
 	r := t.relay
 	now := time.Now()
-	a := &startedAttempt{ctx: ctx, walk: r.service.Pool.Walk(upstream.TCP), since: now}
+	a := &startedAttempt{ctx: ctx, walk: r.walk(), since: now}
 	var known bool
 	if a.attempt, known = a.walk.Next(now); known {
 		a.addrs, known = r.known(a.attempt.Backend)
@@ -300,6 +301,7 @@ func (t *tcpRelay) serve(ctx context.Context, from *startedAttempt) {
 	}
 	totals := t.found(o)
 	if o.drill.resets() {
+		o.drill.reset.Add(1)
 		_ = o.conn.Close()
 		t.mover.Cut(stream.BackendReset)
 		return
@@ -312,7 +314,7 @@ func (t *tcpRelay) find(ctx context.Context, from *startedAttempt) (outcome, err
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t.mu.Lock()
-	t.search = cancel
+	t.search = &search{cancel: cancel}
 	reason := t.cutBy
 	t.mu.Unlock()
 	if reason != "" {
@@ -333,21 +335,44 @@ func (t *tcpRelay) findHeld(ctx context.Context, from *startedAttempt) (outcome,
 			return outcome{}, err
 		}
 	}
-	for {
-		o, err := t.relay.connect(ctx, t, from, hold.gone)
+	walk := t.relay.walk()
+	for last := t.relay.opts.Hold == 0; ; {
+		o, err := t.relay.connect(ctx, t, walk, from, hold.gone)
 		var all allTriedError
-		if err == nil || t.relay.opts.Hold == 0 || !errors.As(err, &all) || errors.Is(err, errSameHost) {
+		switch {
+		case err == nil || !errors.As(err, &all):
+			return o, err
+		case last || errors.Is(err, errSameHost):
+			all.drill.countRefused()
 			return o, err
 		}
-		switch held := hold.awaitRecovery(ctx); held {
-		case nil:
-			from = nil
-		case errNotRecovered:
-			return outcome{}, err
-		default:
+		from, walk = nil, t.relay.walk()
+		switch held := hold.awaitRecovery(ctx); {
+		case held == nil:
+		case held != errNotRecovered:
 			return outcome{}, held
+		case t.relay.service.condemned(upstream.TCP):
+			last, walk = true, t.relay.service.Pool.Walk(upstream.TCP)
+		default:
+			all.drill.countRefused()
+			return outcome{}, err
 		}
 	}
+}
+
+// walk returns the walk of a new client. With hold, clients wait rather than go to a
+// backend that a check has condemned.
+func (r *Relay) walk() upstream.Walk {
+	w := r.service.Pool.Walk(upstream.TCP)
+	if r.opts.Hold > 0 {
+		w.PassOverCondemned()
+	}
+	return w
+}
+
+// condemned reports whether a check has condemned a backend that is not drained.
+func (s *Service) condemned(n upstream.Network) bool {
+	return slices.ContainsFunc(s.Pool.Undrained(), func(b *upstream.Backend) bool { return b.Condemned(n) })
 }
 
 // refuse ends the relay of a client without a backend.
@@ -414,6 +439,9 @@ func (t *tcpRelay) found(o outcome) stream.Totals {
 	t.countSameHostLocked(t.address)
 	t.tally.enter()
 	t.tally.connects.observe(o.took, time.Now())
+	if t.relay.mustLeave(o.attempt) {
+		go t.cut(backendDown) // not here: the mover may hold its lock
+	}
 	return stream.Totals{Up: &t.tally.bytesUp, Down: &t.tally.bytesDown}
 }
 
@@ -424,7 +452,7 @@ func (t *tcpRelay) cut(reason stream.Reason) {
 	search, mover := t.search, t.mover
 	t.mu.Unlock()
 	if search != nil {
-		search(cutError{reason})
+		search.cancel(cutError{reason})
 	}
 	if mover != nil {
 		mover.Cut(reason)

@@ -54,7 +54,7 @@ func TestSearchThatWasCutIsNoRefusal(t *testing.T) {
 	}()
 	r.waitSearching()
 	relay.mu.Lock() // the first half of cut
-	relay.search(cutError{stream.Shutdown})
+	relay.search.cancel(cutError{stream.Shutdown})
 	relay.mu.Unlock()
 	relaytest.Receive(t, "the end of the search", served)
 	wantEnding(t, "the client", near, "RST")

@@ -43,7 +43,11 @@ func (t *attempts) try(ctx context.Context, o outcome) outcome {
 		t.tried++
 		return o
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t.of.startTrying(o.attempt, cancel)
 	o.conn, o.err = t.trial.Try(ctx, o.conn.(*net.TCPConn))
+	t.of.stopTrying()
 	if o.err != nil {
 		o.took = time.Since(o.attempt.Began)
 		t.tried++
@@ -67,6 +71,8 @@ func (t *attempts) trialEnded(ctx context.Context, o outcome) (ended bool, err e
 		return true, o.err
 	case t.trial.Replayable():
 		return false, nil
+	case errors.As(o.err, new(cutError)): // it had to leave the backend
+		return true, o.err
 	}
 	t.relay.recordFailure(&t.walk, o, upstream.TCP, t.client)
 	return true, fmt.Errorf("backend %s: %w, and %w", o.attempt.Backend.Text, o.err, errNotReplayable)

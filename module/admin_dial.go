@@ -85,7 +85,7 @@ func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) a
 	for i, n := range t.networks {
 		for j, addr := range addrs {
 			d := &result.Dials[i*len(addrs)+j]
-			dialling.Go(func() { *d = t.dial(ctx, n, netip.AddrPortFrom(addr, t.probe.ProbedPort(b.Port))) }) // ends with its timeout at the latest
+			dialling.Go(func() { *d = t.dial(ctx, s, b, n, netip.AddrPortFrom(addr, t.probe.ProbedPort(b.Port))) }) // ends with its timeout at the latest
 		}
 	}
 	dialling.Wait()
@@ -102,11 +102,11 @@ func (t backendTest) lookup(ctx context.Context, s *service, host string) ([]net
 	return s.Lookup(ctx, host, t.timeout)
 }
 
-func (t backendTest) dial(ctx context.Context, n upstream.Network, addr netip.AddrPort) api.TestedDial {
+func (t backendTest) dial(ctx context.Context, s *service, b *upstream.Backend, n upstream.Network, addr netip.AddrPort) api.TestedDial {
 	ctx, cancel := context.WithTimeoutCause(ctx, t.timeout, errTestTimeout)
 	defer cancel()
 	began := time.Now()
-	err := t.probe.Probe(ctx, n, addr)
+	err := s.Probe(ctx, b, &t.probe, n, addr)
 	d := api.TestedDial{Network: n.String(), Address: addr.String(), OK: err == nil, Latency: handler.Milliseconds(time.Since(began))}
 	if err != nil {
 		d.Error = err.Error()

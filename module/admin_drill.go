@@ -62,6 +62,11 @@ func postDrillStop(r *http.Request) (any, error) {
 func getDrill(r *http.Request) (any, error) {
 	s, b, err := requested(r)
 	if err != nil {
+		if s, known := findService(r.PathValue("service")); known == nil { // a reload may have removed the backend
+			if receipt, ok := s.LastDrill(r.PathValue("backend")); ok {
+				return s.apiDrill(receipt), nil
+			}
+		}
 		return nil, err
 	}
 	return s.receiptOf(b)
@@ -79,6 +84,6 @@ func (s *service) receiptOf(b *upstream.Backend) (any, error) {
 func (s *service) apiDrill(r handler.Receipt) api.Drill {
 	return api.Drill{
 		Service: s.Name, Backend: r.Backend, Fault: string(r.Fault), Running: r.Running, Began: r.Began, Ends: r.Ends,
-		Strikes: r.Strikes, Moved: r.Moved, Slowest: handler.Milliseconds(r.Slowest), Refused: r.Refused,
+		Strikes: r.Strikes, Moved: r.Moved, Slowest: handler.Milliseconds(r.Slowest), Reset: r.Reset, Refused: r.Refused,
 	}
 }

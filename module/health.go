@@ -18,7 +18,8 @@ func newHealthCheck(opts caddyfile.Options) *handler.HealthCheck {
 		return nil
 	}
 	check := &handler.HealthCheck{
-		Interval: h.Interval, Timeout: h.Timeout, Rise: h.Rise, Failback: opts.Failback,
+		Interval: h.Interval, Timeout: h.Timeout, Rise: h.Rise,
+		Failback: opts.Failback != caddyfile.FailbackOff, Move: opts.Failback == caddyfile.FailbackMove,
 		Port: h.Port, Send: h.Send, Framed: h.Framed, Expect: h.Expect,
 	}
 	if h.Port == 0 { // another port has another service behind it

@@ -143,6 +143,7 @@ func (s *service) apply(set *settings) reloadSummary {
 	s.dns.Store(set.dns)
 	s.shutdown.Store(int64(set.shutdownTimeout))
 	s.Pool.Update(set.addresses, set.cooldown)
+	s.EndRemoved("reload")
 	s.restartProbesLocked()
 	if len(s.running) == 1 {
 		set.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
@@ -226,6 +227,7 @@ func (s *service) shutdownTimeout() time.Duration {
 // Destruct implements caddy.Destructor. Caddy calls it when neither a config nor
 // a relay uses the service any more.
 func (s *service) Destruct() error {
+	s.Close() // ends attempts and timers without a client
 	collected.ledger.close(s, time.Now())
 	return nil
 }

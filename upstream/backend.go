@@ -119,6 +119,13 @@ func (b *Backend) Preferred(n Network) netip.Addr {
 // Down reports whether the backend was demoted on n and no success has ended that.
 func (b *Backend) Down(n Network) bool { return b.health[n].load().has(downBit) }
 
+// Condemned reports whether the backend is down on n by a check: connects to it
+// succeed or fail, but only a passed check ends that.
+func (b *Backend) Condemned(n Network) bool {
+	w := b.health[n].load()
+	return w.has(downBit) && w.has(checkBit)
+}
+
 // Demotions returns how often the backend was demoted, on both networks together.
 // A caller that counts successes in a row starts over when the number changes.
 func (b *Backend) Demotions() (count uint64) {

@@ -68,6 +68,8 @@ type Walk struct {
 	evidence  Evidence
 	only      *Backend   // the backend of a probe; nil: a client
 	exhausted []*Backend // backends this client must not try again
+
+	passOverCondemned bool // Next offers no backend that a check has condemned
 }
 
 // Walk returns a walk for a new client.
@@ -80,15 +82,14 @@ func (p *Pool) Probe(b *Backend, n Network, e Evidence) Walk {
 	return Walk{pool: p, network: n, evidence: e, only: b}
 }
 
+// PassOverCondemned makes Next pass over backends that a check has condemned.
+func (w *Walk) PassOverCondemned() { w.passOverCondemned = true }
+
 // Next begins an attempt on the first backend of the queue that this client has
 // not exhausted and that is not drained. Cooling backends come after all others,
 // the one whose cooldown ends first before the rest. ok is false if no backend is
 // left. Next takes no lock and does not allocate.
-func (w *Walk) Next(now time.Time) (a Attempt, ok bool) { return w.Beside(nil, now) }
-
-// Beside is Next for an attempt in parallel with one on the backend running, which
-// it passes over.
-func (w *Walk) Beside(running *Backend, now time.Time) (a Attempt, ok bool) {
+func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 	if w.only != nil {
 		if w.hasExhausted(w.only) {
 			return Attempt{}, false
@@ -99,7 +100,7 @@ func (w *Walk) Beside(running *Backend, now time.Time) (a Attempt, ok bool) {
 	var cooling *Backend
 	var coolingUntil int64
 	for _, b := range w.pool.backends() {
-		if b == running || b.drained.Load() || w.hasExhausted(b) {
+		if b.drained.Load() || w.hasExhausted(b) || w.passOverCondemned && b.Condemned(w.network) {
 			continue
 		}
 		until := b.health[w.network].cooling.Load()
@@ -114,6 +115,22 @@ func (w *Walk) Beside(running *Backend, now time.Time) (a Attempt, ok bool) {
 		return Attempt{}, false
 	}
 	return w.begin(cooling, now), true
+}
+
+// Beside is Next for an attempt in parallel with one on the backend running. As the
+// client has a backend left, Beside offers none that is cooling or that a check has
+// condemned: such a backend would often connect first.
+func (w *Walk) Beside(running *Backend, now time.Time) (a Attempt, ok bool) {
+	elapsed := int64(now.Sub(w.pool.epoch))
+	for _, b := range w.pool.backends() {
+		if b == running || b.drained.Load() || w.hasExhausted(b) || b.Condemned(w.network) {
+			continue
+		}
+		if b.health[w.network].cooling.Load() <= elapsed {
+			return w.begin(b, now), true
+		}
+	}
+	return Attempt{}, false
 }
 
 // Resume begins an attempt on b, whatever its place and state. It is for a UDP

@@ -20,5 +20,6 @@ type Drill struct {
 	Strikes int       `json:"strikes"`
 	Moved   int       `json:"clients_moved"`   // that met the fault and were served by another backend
 	Slowest float64   `json:"slowest_ms"`      // from the arrival of such a client to its connection; UDP: to the first answer
+	Reset   int       `json:"clients_reset"`   // that met the fault and could not be sent to another backend
 	Refused int       `json:"clients_refused"` // that met the fault
 }

@@ -101,5 +101,6 @@ func (p *printer) drill(d api.Drill) {
 	if d.Moved > 0 {
 		p.row("slowest of them", formatMilliseconds(d.Slowest))
 	}
+	p.row("clients reset", d.Reset)
 	p.row("clients refused", d.Refused)
 }
