@@ -83,7 +83,9 @@ func TestDrillResets(t *testing.T) {
 		ann, _ := r.client()
 		if !rescued {
 			wantEnding(t, "ann", ann, "RST")
-			wantReceipt(t, r, first.String(), 0, 0, 0)
+			if got := wantReceipt(t, r, first.String(), 0, 0, 0); got.Reset != 1 {
+				t.Errorf("%d clients were reset, want 1", got.Reset)
+			}
 			continue
 		}
 		relaytest.Write(t, ann, "question")
@@ -107,6 +109,7 @@ func TestDrillIsSlow(t *testing.T) {
 		ann, _ := r.client()
 		if hedged {
 			relaytest.WantRead(t, ann, "second")
+			wantReceipt(t, r, first.String(), 0, 1, 0)
 			continue
 		}
 		relaytest.WantRead(t, ann, "first")
