@@ -14,22 +14,22 @@ import (
 // limits.
 //
 // A client that closes its connection and comes back may arrive before the relay
-// has noticed the close, so a TCP client that finds a limit reached is held for a
-// moment: the next relay that ends gives its place to the client that was held
-// first.
+// has noticed the close, so a TCP client that finds a limit reached is queued for
+// a moment: the next relay that ends gives its place to the client that was queued
+// first. It is not held in the sense of the option hold.
 type admission struct {
-	holdTime time.Duration // set once by tests on slow machines; 0: the constant holdTime
+	queueTime time.Duration // set once by tests on slow machines; 0: the constant queueTime
 
 	mu    sync.Mutex // guards the fields below
 	total int
 	byIP  map[netip.Addr]int // relays that were admitted while max_connections_per_ip was set
-	held  []*heldClient      // in the order of their arrival
+	queue []*queuedClient    // in the order of their arrival
 }
 
-// Bounds of held clients.
+// Bounds of queued clients.
 const (
-	holdTime = 50 * time.Millisecond
-	maxHeld  = 256 // more are refused at once
+	queueTime = 50 * time.Millisecond
+	maxQueued = 256 // more are refused at once
 )
 
 // ticket is the place of an admitted relay. Pass it to leave.
@@ -37,8 +37,8 @@ type ticket struct {
 	ip netip.Addr // that the relay was counted against; invalid: none
 }
 
-// heldClient is a client that waits for a place.
-type heldClient struct {
+// queuedClient is a client that waits for a place.
+type queuedClient struct {
 	opts     *Options
 	ip       netip.Addr
 	admitted chan ticket // gets the place; has room for it
@@ -71,42 +71,42 @@ func (a *admission) admitLocked(opts *Options, ip netip.Addr) (ticket, Refusal) 
 	return t, ""
 }
 
-// hold admits a client or registers it as held. It returns nil if too many are
-// held. The caller waits with [admission.await].
-func (a *admission) hold(opts *Options, ip netip.Addr) *heldClient {
-	h := &heldClient{opts: opts, ip: ip.Unmap(), admitted: make(chan ticket, 1)}
+// enqueue admits a client or queues it. It returns nil if too many are queued. The
+// caller waits with [admission.await].
+func (a *admission) enqueue(opts *Options, ip netip.Addr) *queuedClient {
+	q := &queuedClient{opts: opts, ip: ip.Unmap(), admitted: make(chan ticket, 1)}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch t, refusal := a.admitLocked(opts, h.ip); {
+	switch t, refusal := a.admitLocked(opts, q.ip); {
 	case refusal == "":
-		h.admitted <- t
-	case len(a.held) >= maxHeld:
+		q.admitted <- t
+	case len(a.queue) >= maxQueued:
 		return nil
 	default:
-		a.held = append(a.held, h)
+		a.queue = append(a.queue, q)
 	}
-	return h
+	return q
 }
 
-// await waits until a held client is admitted, at most for holdTime.
-func (a *admission) await(h *heldClient) (t ticket, ok bool) {
-	timeout := time.NewTimer(cmp.Or(a.holdTime, holdTime))
+// await waits until a queued client is admitted, at most for queueTime.
+func (a *admission) await(q *queuedClient) (t ticket, ok bool) {
+	timeout := time.NewTimer(cmp.Or(a.queueTime, queueTime))
 	defer timeout.Stop()
 	select {
-	case t = <-h.admitted:
+	case t = <-q.admitted:
 		return t, true
 	case <-timeout.C:
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if i := slices.Index(a.held, h); i >= 0 {
-		a.held = slices.Delete(a.held, i, i+1)
+	if i := slices.Index(a.queue, q); i >= 0 {
+		a.queue = slices.Delete(a.queue, i, i+1)
 		return ticket{}, false
 	}
-	return <-h.admitted, true // it was admitted just now
+	return <-q.admitted, true // it was admitted just now
 }
 
-// leave counts a relay that has ended, and gives its place to a held client.
+// leave counts a relay that has ended, and gives its place to a queued client.
 func (a *admission) leave(t ticket) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -116,15 +116,15 @@ func (a *admission) leave(t ticket) {
 			delete(a.byIP, t.ip)
 		}
 	}
-	for i := 0; i < len(a.held); {
-		h := a.held[i]
-		t, refusal := a.admitLocked(h.opts, h.ip)
+	for i := 0; i < len(a.queue); {
+		q := a.queue[i]
+		t, refusal := a.admitLocked(q.opts, q.ip)
 		if refusal != "" {
 			i++
 			continue
 		}
-		h.admitted <- t
-		a.held = slices.Delete(a.held, i, i+1)
+		q.admitted <- t
+		a.queue = slices.Delete(a.queue, i, i+1)
 	}
 }
 

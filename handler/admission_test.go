@@ -175,7 +175,7 @@ func TestClientComesBackAtTheLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, []string{server.String()}, edit)
-			r.service.admission.holdTime = relaytest.Limit
+			r.service.admission.queueTime = relaytest.Limit
 			for i := range 300 {
 				near, far := relaytest.TCPPair(t)
 				r.relay.StartTCP(t.Context(), plainClient(far))
@@ -191,7 +191,7 @@ func TestClientComesBackAtTheLimit(t *testing.T) {
 	}
 }
 
-// Clients are held in their order, and for a moment only.
+// Clients are queued in their order, and for a moment only.
 func TestHeldClients(t *testing.T) {
 	var a admission
 	opts := &Options{MaxConnections: 2}
@@ -200,10 +200,10 @@ func TestHeldClients(t *testing.T) {
 	if _, refusal := a.admit(opts, netip.Addr{}); refusal != RefusedTooMany {
 		t.Fatalf("refusal %q", refusal)
 	}
-	first, second, third := a.hold(opts, netip.Addr{}), a.hold(opts, netip.Addr{}), a.hold(opts, netip.Addr{})
+	first, second, third := a.enqueue(opts, netip.Addr{}), a.enqueue(opts, netip.Addr{}), a.enqueue(opts, netip.Addr{})
 	a.leave(one)
 	a.leave(two)
-	for name, h := range map[string]*heldClient{"first": first, "second": second} {
+	for name, h := range map[string]*queuedClient{"first": first, "second": second} {
 		if _, ok := a.await(h); !ok {
 			t.Errorf("the %s has no place", name)
 		}
@@ -211,16 +211,16 @@ func TestHeldClients(t *testing.T) {
 	if _, ok := a.await(third); ok {
 		t.Error("the third has a place")
 	}
-	if a.total != 2 || len(a.held) != 0 {
-		t.Errorf("%d places taken, %d held", a.total, len(a.held))
+	if a.total != 2 || len(a.queue) != 0 {
+		t.Errorf("%d places taken, %d queued", a.total, len(a.queue))
 	}
-	for range maxHeld {
-		if a.hold(opts, netip.Addr{}) == nil {
-			t.Fatal("too few can be held")
+	for range maxQueued {
+		if a.enqueue(opts, netip.Addr{}) == nil {
+			t.Fatal("too few can be queued")
 		}
 	}
-	if a.hold(opts, netip.Addr{}) != nil {
-		t.Error("too many can be held")
+	if a.enqueue(opts, netip.Addr{}) != nil {
+		t.Error("too many can be queued")
 	}
 }
 

@@ -54,20 +54,20 @@ func TestRetiredRelay(t *testing.T) {
 
 // A client that a relay holds at a limit when it is retired is served once there is
 // room. The service is not idle until then.
-func TestRetiredRelayServesHeldClient(t *testing.T) {
+func TestRetiredRelayServesQueuedClient(t *testing.T) {
 	r, _ := rigOfBoth(t, func(o *Options) { o.MaxConnections = 1 })
 	near, far := relaytest.TCPPair(t)
 	relaytest.Check(t, r.service.beginWait(r.relay))
 	r.relay.Retire()
 	if r.service.Idle() {
-		t.Error("idle with a held client")
+		t.Error("idle with a queued client")
 	}
 	if err := r.service.beginWait(r.relay); err != errRetired {
 		t.Errorf("a retired relay holds another client: %v", err)
 	}
-	held := r.service.admission.hold(&r.relay.opts, ipOf(far.RemoteAddr())) // there is room already
+	queued := r.service.admission.enqueue(&r.relay.opts, ipOf(far.RemoteAddr())) // there is room already
 	client := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
-	if serve := client.startHeld(t.Context(), plainClient(far), held, RefusedTooMany); serve != nil {
+	if serve := client.startQueued(t.Context(), plainClient(far), queued, RefusedTooMany); serve != nil {
 		go serve() // ends with the relay
 	}
 	relaytest.WantRead(t, near, "hello")

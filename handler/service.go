@@ -101,12 +101,12 @@ func (s *Service) endWait() {
 }
 
 // enter adds an admitted relay to the active ones. If it returns an error, the
-// relay has given its place back. A client that was held may enter a retired relay.
-func (s *Service) enter(t *tcpRelay, held bool) error {
+// relay has given its place back. A client that was queued may enter a retired relay.
+func (s *Service) enter(t *tcpRelay, queued bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case t.relay.retired && !held:
+	case t.relay.retired && !queued:
 		s.admission.leave(t.ticket)
 		return errRetired
 	case s.closing:

@@ -106,26 +106,26 @@ func (r *Relay) startTCP(ctx context.Context, client stream.Client) (serve func(
 		client.ResetAfterPanic()
 		return nil, true
 	}
-	held := admission.hold(&r.opts, ipOf(t.client))
-	if held == nil {
+	queued := admission.enqueue(&r.opts, ipOf(t.client))
+	if queued == nil {
 		r.service.endWait()
 		r.service.refuseAtLimit(t, refusal)
 		client.ResetAfterPanic()
 		return nil, true
 	}
 	return func() {
-		if serve := t.startHeld(ctx, client, held, refusal); serve != nil {
+		if serve := t.startQueued(ctx, client, queued, refusal); serve != nil {
 			serve()
 		}
 	}, true
 }
 
-// startHeld starts the relay of a held client once it is admitted. It refuses the
+// startQueued starts the relay of a queued client once it is admitted. It refuses the
 // client if that takes too long. It returns what startTCP does.
-func (t *tcpRelay) startHeld(ctx context.Context, client stream.Client, held *heldClient, refusal Refusal) (serve func()) {
+func (t *tcpRelay) startQueued(ctx context.Context, client stream.Client, queued *queuedClient, refusal Refusal) (serve func()) {
 	service := t.relay.service
 	defer service.endWait()
-	place, admitted := service.admission.await(held)
+	place, admitted := service.admission.await(queued)
 	if !admitted {
 		service.refuseAtLimit(t, refusal)
 		client.ResetAfterPanic()
@@ -136,11 +136,11 @@ func (t *tcpRelay) startHeld(ctx context.Context, client stream.Client, held *he
 	return serve
 }
 
-// start starts the relay of a client that was admitted, perhaps after it was held.
+// start starts the relay of a client that was admitted, perhaps after it was queued.
 // It returns what startTCP does. A panic gives the place back and continues.
-func (t *tcpRelay) start(ctx context.Context, client stream.Client, held bool) (serve func(), taken bool) {
+func (t *tcpRelay) start(ctx context.Context, client stream.Client, queued bool) (serve func(), taken bool) {
 	r := t.relay
-	switch r.service.enter(t, held) {
+	switch r.service.enter(t, queued) {
 	case errRetired:
 		return nil, false
 	case errClosing:
