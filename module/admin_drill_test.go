@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 // A drill moves new clients to the next backend. Status, metrics, journal and
@@ -48,6 +50,14 @@ func TestAdminDrills(t *testing.T) {
 		if out := s.relay("status", name); !strings.Contains(out, a+": drill, it seems to refuse\n") {
 			t.Errorf("status:\n%s", out)
 		}
+		var test struct {
+			OK    bool
+			Dials []struct{ Error string }
+		}
+		s.mustSend("POST", path+a+"/test", "", &test)
+		if test.OK || len(test.Dials) != 1 || test.Dials[0].Error != "drill: connection refused" {
+			t.Errorf("a test during the drill: %+v", test)
+		}
 		if status, problem, _ := s.send("POST", path+b+"/drill", `{"fault": "silent"}`, nil); status != 409 || !strings.HasSuffix(problem, "it is the last backend that is available") {
 			t.Errorf("the last backend: %d %s", status, problem)
 		}
@@ -75,4 +85,23 @@ func TestAdminDrills(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A reload that removes a drilled backend ends its drill. The receipt stays.
+func TestReloadEndsTheDrillOfARemovedBackend(t *testing.T) {
+	a, _ := echoTCP(t, "a")
+	b, _ := echoTCP(t, "b")
+	at, name := freeAddr(t), unique("drilled")
+	s := start(t, block("TCP/"+at, fmt.Sprintf("%s %s {\n name %s\n }", a, b, name)))
+	path := "services/" + name + "/backends/" + a + "/drill"
+	s.mustSend("POST", path, `{"fault": "silent", "for": "10m"}`, nil)
+	relaytest.Check(t, s.reload(block("TCP/"+at, fmt.Sprintf("%s {\n name %s\n }", b, name))))
+	var d struct{ Running bool }
+	d.Running = true
+	if s.must("GET", path, &d); d.Running {
+		t.Error("the drill outlives its backend")
+	}
+	if got := kinds(s.explain(name)); !slices.Contains(got, "drill_ended") {
+		t.Errorf("journal: %v", got)
+	}
 }

@@ -2,10 +2,12 @@ package module_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -176,5 +178,24 @@ func TestFailbackInTheJournal(t *testing.T) {
 	entries := module.ServiceOf("failback").Journal.Entries()
 	if last := entries[len(entries)-1]; last.Kind != handler.KindFailback || last.Backend != a.addr {
 		t.Errorf("the last entry: %v", last)
+	}
+}
+
+// With failback move, a failback brings the clients of the other backend back.
+func TestFailbackMove(t *testing.T) {
+	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
+	start(t, block("TCP/"+at, fmt.Sprintf("%s %s {\n name move\n %s failback move\n }", a.addr, b.addr, quickly)))
+	order := func() []string { return module.ServiceOf("move").Pool.Order() }
+	a.kill()
+	relaytest.Eventually(t, "the demotion", func() bool { return order()[0] == b.addr })
+	client := dial(t, "tcp", at)
+	relaytest.Eventually(t, "a relay", func() bool { tcp, _ := module.ServiceOf("move").Active(); return tcp == 1 })
+	a.rise()
+	_ = client.SetReadDeadline(time.Now().Add(relaytest.Limit))
+	if _, err := client.Read(make([]byte, 100)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client of the other backend ended with %v", err)
+	}
+	if first := order()[0]; first != a.addr {
+		t.Errorf("%s is first", first)
 	}
 }
