@@ -13,6 +13,7 @@ type Reader struct {
 	conn   net.Conn
 	raw    syscall.RawConn // nil: conn is read through Read, with a buffer taken before
 	stream bool            // reading 0 bytes means the end
+	doubt  bool            // the next read that finds nothing is repeated
 	buf    *Buffer
 
 	ready func(fd uintptr) bool // readReady, bound once so that a read allocates nothing
@@ -24,7 +25,7 @@ type Reader struct {
 // NewReader returns a reader of conn. Plain sockets of package net are read by
 // descriptor, and any other connection through its Read method.
 func NewReader(conn net.Conn) *Reader {
-	r := &Reader{conn: conn, stream: true}
+	r := &Reader{conn: conn, stream: true, doubt: true}
 	switch c := conn.(type) {
 	case *net.TCPConn:
 		r.raw = rawConn(c)
