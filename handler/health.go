@@ -81,6 +81,8 @@ func (r *Relay) CheckHealth(ctx context.Context, check HealthCheck) {
 	if len(c.networks) == 0 {
 		return
 	}
+	r.service.checker.Store(c)
+	defer r.service.checker.CompareAndSwap(c, nil)
 	s := schedule{interval: check.Interval, backends: c.backends, start: c.start}
 	s.run(ctx)
 }
@@ -191,6 +193,16 @@ func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upst
 		q = o.again(verdict)
 	}
 	return false
+}
+
+// recheck probes a condemned backend on TCP on behalf of held clients, which do not
+// wait for the next probe. Its failures are not recorded.
+func (c *healthChecker) recheck(ctx context.Context, b *upstream.Backend) {
+	walk := c.relay.service.Pool.Probe(b, upstream.TCP, c.check.evidence())
+	a, _ := walk.Next(time.Now())
+	if o := c.attempt(ctx, a, upstream.TCP, recheckQuery(a)); o.err == nil {
+		c.relay.recordSuccess(&walk, o, upstream.TCP, healthCheckSource{}, time.Now(), true)
+	}
 }
 
 // attempt makes one attempt: the lookup, then the check of the addresses.

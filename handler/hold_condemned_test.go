@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,5 +150,29 @@ func TestNoCompanionOnACondemnedBackend(t *testing.T) {
 	relaytest.WantRead(t, ann, "slow")
 	if got := standby.count(); got != 0 {
 		t.Errorf("the condemned backend got %d connections", got)
+	}
+}
+
+// While clients are held, the check of a condemned backend does not wait for its
+// interval.
+func TestHeldClientsAreServedByTheNextCheck(t *testing.T) {
+	relaytest.NoLeaks(t)
+	var works atomic.Bool
+	server := serveTCP(t, "127.0.0.1:0", func(conn *net.TCPConn) {
+		if works.Load() {
+			echo(conn)
+		}
+	})
+	r := newRig(t, []string{server.String()}, holdingFor(time.Hour))
+	end := r.checkHealth(HealthCheck{Interval: time.Hour, Timeout: relaytest.Limit, Networks: onTCP, Send: []byte("ping"), Expect: [][]byte{[]byte("ping")}})
+	r.condemn(server.String())
+	ann, _ := r.client()
+	waitHeld(t, r, 1)
+	works.Store(true)
+	relaytest.Write(t, ann, "question")
+	relaytest.WantRead(t, ann, "question")
+	end()
+	if r.service.checker.Load() != nil {
+		t.Error("a check that has ended is still used")
 	}
 }

@@ -29,6 +29,7 @@ type Service struct {
 	ends      endNotifier
 	judges    judges
 	holds     holds
+	checker   atomic.Pointer[healthChecker] // that runs; nil: none
 	drains    drainLimits
 	drills    drills
 	hedges    atomic.Uint64 // companion attempts
