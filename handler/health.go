@@ -191,6 +191,11 @@ func (c *healthChecker) probeOn(ctx context.Context, b *upstream.Backend, n upst
 			return false
 		}
 		q = o.again(verdict)
+		select {
+		case <-time.After(r.service.rebinds.gapOf(n, o.err)):
+		case <-ctx.Done():
+			return false
+		}
 	}
 	return false
 }

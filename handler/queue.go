@@ -54,7 +54,7 @@ func (s *Service) failback(b *upstream.Backend) upstream.Change {
 func (s *Service) attemptFailed(walk *upstream.Walk, o outcome, n upstream.Network, by fmt.Stringer) (upstream.Verdict, upstream.Change) {
 	s.Journal.mu.Lock()
 	defer s.Journal.mu.Unlock()
-	verdict, change := walk.FailedAt(o.attempt, time.Now(), o.err, o.at())
+	verdict, change := walk.FailedWithin(s.rebinds.gapOf(n, o.err), o.attempt, time.Now(), o.err, o.at())
 	s.Journal.addAttemptLocked(change, o, n, by)
 	return verdict, change
 }

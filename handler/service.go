@@ -32,6 +32,7 @@ type Service struct {
 	checker   atomic.Pointer[healthChecker] // that runs; nil: none
 	drains    drainLimits
 	drills    drills
+	rebinds   rebinds
 	hedges    atomic.Uint64 // companion attempts
 	rescues   atomic.Uint64 // clients that were served after a backend had accepted and failed them
 
@@ -50,7 +51,7 @@ type Service struct {
 // called with each event; it must not block. All services of a process should
 // share one budget.
 func NewService(name string, pool *upstream.Pool, observe func(Event), budget *SessionBudget) *Service {
-	s := &Service{Name: name, Pool: pool, observe: observe}
+	s := &Service{Name: name, Pool: pool, observe: observe, rebinds: rebinds{gap: rebindGap}}
 	s.sessions = newSessions(budget, s.ends.notify)
 	return s
 }

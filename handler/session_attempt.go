@@ -197,14 +197,35 @@ func (s *session) attemptFailedLocked(err error) {
 		// On a goroutine of its own: this may be a listener's goroutine, and there may be many sessions.
 		go s.relay.service.sessions.leaveDemoted(a.Backend)
 	}
-	if verdict != upstream.Next {
-		if again, ok := s.walk.Again(a, time.Now()); ok {
-			s.startAttemptLocked(again, o.again(verdict))
-			return
-		}
+	if verdict == upstream.Next || a.Second() {
 		s.walk.Exhaust(a.Backend)
+		s.nextBackendLocked()
+		return
 	}
-	s.nextBackendLocked()
+	service := s.relay.service
+	delay := service.rebinds.delay(err, time.Since(service.sessions.epoch))
+	if delay == 0 || verdict == upstream.RetryIfChanged {
+		s.retryLocked(o, verdict)
+		return
+	}
+	// Until then, the session queues datagrams and leaves the backend if that is
+	// demoted, as while it waits for a lookup.
+	s.stopAttemptLocked()
+	s.phase, s.waiting = searching, true
+	time.AfterFunc(delay, func() { // does nothing if the attempt has ended
+		defer s.guard()
+		s.lock()
+		defer s.unlock()
+		if s.phase == searching && s.attempt == a {
+			s.retryLocked(o, verdict)
+		}
+	})
+}
+
+// retryLocked starts the second attempt on the backend of a failed one.
+func (s *session) retryLocked(o outcome, verdict upstream.Verdict) {
+	again, _ := s.walk.Again(o.attempt, time.Now())
+	s.startAttemptLocked(again, o.again(verdict))
 }
 
 // leaveDemoted starts an attempt on the next backend if the session waits for an

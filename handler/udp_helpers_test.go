@@ -239,6 +239,7 @@ func newUDPRig(t testing.TB, backends []string, edit ...func(*Options)) *udpRig 
 	}}, edit...)
 	r := &udpRig{rig: newRig(t, backends, edit...), engine: engine}
 	r.service.sessions.budget.limit = 1 << 20
+	r.service.rebinds.gap = 0 // see rebinds_test.go
 	return r
 }
 

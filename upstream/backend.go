@@ -63,6 +63,7 @@ type health struct {
 
 	downSince   time.Time // zero unless down; guarded by Pool.mu
 	lastFailure Failure   // guarded by Pool.mu
+	struckUntil time.Time // attempts that began before it cause no second strike; guarded by Pool.mu
 }
 
 // Failure describes the latest failed attempt on a backend.

@@ -64,7 +64,9 @@
 //
 //   - the latest strike that still stands,
 //   - the latest strike and the latest success of its own kind of evidence,
-//   - the latest demotion, the latest recovery by a check and the latest reset.
+//   - the latest demotion, the latest recovery by a check and the latest reset,
+//   - the gap of the first strike, if the backend may have failed for a moment only
+//     ([Walk.FailedWithin]).
 //
 // A hundred clients that fail on one dead backend together therefore cause one
 // strike, and then one more.

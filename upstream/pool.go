@@ -126,8 +126,8 @@ func (p *Pool) Backend(text string) *Backend {
 
 // failed records a failed attempt. stale reports whether the failure is outdated
 // (see the package comment), and down whether the backend was down already. In
-// both cases there is no strike.
-func (p *Pool) failed(a Attempt, now time.Time, err error, addr netip.AddrPort) (change Change, stale, down bool) {
+// both cases there is no strike. gap is that of [Walk.FailedWithin].
+func (p *Pool) failed(a Attempt, now time.Time, gap time.Duration, err error, addr netip.AddrPort) (change Change, stale, down bool) {
 	text := err.Error() // before locking, because it is foreign code
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -136,7 +136,7 @@ func (p *Pool) failed(a Attempt, now time.Time, err error, addr netip.AddrPort) 
 	h.lastFailure = Failure{At: now, Error: text, Address: addr}
 	for {
 		before := h.load()
-		if before.outdates(a.seen, a.evidence) {
+		if before.outdates(a.seen, a.evidence) || before.has(strikeBit) && a.Began.Before(h.struckUntil) {
 			return Change{}, true, false
 		}
 		after, strike := before.afterFailure(a.evidence)
@@ -147,6 +147,7 @@ func (p *Pool) failed(a Attempt, now time.Time, err error, addr netip.AddrPort) 
 		case 0:
 			return Change{}, false, true
 		case 1:
+			h.struckUntil = now.Add(gap)
 			return p.withCountsLocked(Change{Strike: 1, ByCheck: after.has(checkBit)}, a.network), false, false
 		default:
 			return p.demoteLocked(b, a.network, now, after.has(checkBit)), false, false

@@ -173,7 +173,14 @@ func (w *Walk) Failed(a Attempt, now time.Time, err error) (Verdict, Change) {
 // FailedAt is like Failed, and keeps the address that was tried last with the
 // failure.
 func (w *Walk) FailedAt(a Attempt, now time.Time, err error, addr netip.AddrPort) (Verdict, Change) {
-	change, stale, down := w.pool.failed(a, now, err, addr)
+	return w.FailedWithin(0, a, now, err, addr)
+}
+
+// FailedWithin is like FailedAt for a failure that others may share, because the
+// backend fails for a moment only: if it is the first strike, attempts that began
+// less than gap after it cause no second one.
+func (w *Walk) FailedWithin(gap time.Duration, a Attempt, now time.Time, err error, addr netip.AddrPort) (Verdict, Change) {
+	change, stale, down := w.pool.failed(a, now, gap, err, addr)
 	switch {
 	case a.second, change.Demoted, stale && a.wasDemoted():
 		w.Exhaust(a.Backend)

@@ -61,6 +61,10 @@ func SocketFailed(err error) bool {
 	return errors.Is(err, net.ErrClosed) || refused(err)
 }
 
+// Refused reports whether an error of [Sink.Failed] or [Socket.Send], or one of the
+// errors that it joins, is a report that the backend's port is closed.
+func Refused(err error) bool { return refused(err) }
+
 func refused(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
