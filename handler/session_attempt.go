@@ -256,6 +256,7 @@ func (s *session) stopAttemptLocked() {
 		s.replyTimer.Stop()
 	}
 	s.forgetUnreachableLocked()
+	s.stopTakenLocked()
 	if b := s.socket; b != nil {
 		s.socket = nil
 		s.relay.service.sessions.setSocket(s, false)
@@ -268,6 +269,7 @@ func (s *session) stopAttemptLocked() {
 // startWaitingLocked starts waiting for an answer.
 func (s *session) startWaitingLocked() {
 	s.waiting = true
+	s.startTakenLocked()
 	if timeout := s.replyTimeoutLocked(); timeout > 0 {
 		s.waitingSince = time.Now()
 		if s.replyTimer == nil {
@@ -282,6 +284,7 @@ func (s *session) startWaitingLocked() {
 func (s *session) stopWaitingLocked() {
 	s.waiting = false
 	s.forgetUnreachableLocked()
+	s.stopTakenLocked()
 	if s.replyTimer != nil {
 		s.replyTimer.Stop()
 	}

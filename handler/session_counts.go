@@ -19,6 +19,7 @@ type extras struct {
 	chain       *chain       // nil: no attempt has led to this process
 	unreachable *unreachable // nil: the backend was not reported to be unreachable
 	drill       sessionDrill
+	taken       *taken // nil: the attempt is not one that ends a strike or down without an answer
 
 	// For the access log and the PROXY protocol.
 	tried   tried

@@ -37,6 +37,9 @@ func (s *session) drillLocked(d *drill) bool {
 	}
 }
 
+// drilled reports whether a drill keeps the socket from sending.
+func (b *backendSocket) drilled() bool { return b.drill != nil && !b.drill.over.Load() }
+
 // drillServedLocked counts an answer for a drill whose fault the session has met.
 func (s *session) drillServedLocked(now time.Time) {
 	if s.extras == nil || s.extras.drill.drill == nil {

@@ -74,7 +74,7 @@ func (s *session) forwardLocked(datagrams [][]byte, now time.Time) (handled int)
 // one, which was answered all the same, so the first datagram is sent again.
 func (s *session) sendLocked(datagrams [][]byte, allAnswered bool) (sent int, err error) {
 	b := s.socket
-	if b.drill != nil && !b.drill.over.Load() {
+	if b.drilled() {
 		return len(datagrams), nil // the drill's backend is silent
 	}
 	if s.relay.opts.ProxyProtocol == ProxyProtocolV2 {

@@ -57,6 +57,9 @@
 //	down              ends by a connect or a passed check
 //	down by check     ends by a passed check
 //
+// A UDP backend that takes datagrams for some time, without an answer and without
+// an error, has succeeded like one that answers.
+//
 // A passed check does not end a strike of a connect: a backend that refuses its
 // clients is demoted, whatever checks say.
 //

@@ -51,6 +51,10 @@ func (a Attempt) Recovers() bool {
 	return w.has(downBit) && w.endsBy(a.evidence)
 }
 
+// Ends reports whether a success of this attempt ends a strike or down that the
+// backend had when the attempt began.
+func (a Attempt) Ends() bool { return a.seen.endsBy(a.evidence) }
+
 func (a Attempt) wasDemoted() bool {
 	select {
 	case <-a.demoted:
