@@ -180,7 +180,7 @@ func (s *session) resolved(w *lookupWaiter, addrs []netip.Addr, err error) {
 	}
 	s.lookup = nil
 	if err == nil {
-		addrs, err = w.query.choose(addrs, w.backend, upstream.UDP)
+		addrs, err = w.query.choose(s.newestLocked(w.backend, addrs), w.backend, upstream.UDP)
 	}
 	s.resolvedLocked(addrs, err)
 }

@@ -79,6 +79,7 @@ type session struct {
 type sessionAttempts struct {
 	socket       *backendSocket    // nil unless the phase is open
 	leaving      bool              // the next datagram of the client goes to another backend
+	addrLost     bool              // the backend's name has lost the socket's address: the next datagram begins an attempt
 	waiting      bool              // the attempt is in progress: a datagram was sent and there is no answer yet
 	attempt      upstream.Attempt  // the latest one
 	answeredBy   *upstream.Backend // the backend that answered last; nil: none has
@@ -199,6 +200,9 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 	s.upB += bytesOf(datagrams)
 	if s.leaving {
 		s.moveLocked(now)
+	}
+	if s.addrLost {
+		s.followNameLocked(now)
 	}
 	for len(datagrams) > 0 {
 		n := 1

@@ -257,6 +257,7 @@ func (s *session) stopAttemptLocked() {
 	}
 	s.forgetUnreachableLocked()
 	s.stopTakenLocked()
+	s.addrLost = false
 	if b := s.socket; b != nil {
 		s.socket = nil
 		s.relay.service.sessions.setSocket(s, false)

@@ -83,6 +83,10 @@ func postFlush(r *http.Request) (any, error) {
 		}
 		f.Flushed += c.Flush(host)
 	}
+	services.Range(func(_, value any) bool {
+		value.(*service).lookUpUsedByUDP()
+		return true
+	})
 	logOperation(r, "flush", zap.String("host", host), zap.Int("names", f.Flushed))
 	return f, nil
 }

@@ -79,24 +79,43 @@ func (s *service) Refresh(ctx context.Context, host string, since time.Time, pat
 	return answer.Addrs, err
 }
 
+// lookUpUsedByUDP starts queries for the names of UDP sessions, unless they are
+// fresh in the cache. Sessions that live long do not look their name up themselves.
+func (s *service) lookUpUsedByUDP() {
+	ended, end := context.WithCancel(context.Background())
+	end() // the queries run without their caller
+	for _, host := range s.UsedByUDP() {
+		_, _ = s.Lookup(ended, host, 0)
+	}
+}
+
 // dnsLog logs the results of a DNS cache.
 type dnsLog struct {
 	cache string // the key of the cache in caches
 }
 
 // Resolved implements resolver.Observer.
-func (dnsLog) Resolved(host string, addrs []netip.Addr) {
+func (l dnsLog) Resolved(host string, addrs []netip.Addr) {
 	processLog().Info("name resolved", zap.String("host", host), zap.Stringers("addresses", addrs))
+	l.eachService(func(s *service) { s.NameResolved(host, addrs) }) // their sessions may have addresses of an earlier cache
+}
+
+// eachService calls f for all services that use the cache.
+func (l dnsLog) eachService(f func(*service)) {
+	services.Range(func(_, value any) bool {
+		if s := value.(*service); s.dns.Load().key == l.cache {
+			f(s)
+		}
+		return true
+	})
 }
 
 // Changed implements resolver.Observer.
 func (l dnsLog) Changed(host string, old, new []netip.Addr) {
 	processLog().Info("addresses changed", zap.String("host", host), zap.Stringers("old", old), zap.Stringers("new", new))
-	services.Range(func(_, value any) bool {
-		if s := value.(*service); s.dns.Load().key == l.cache { // other services use other caches
-			s.recordAddressChange(host, old, new)
-		}
-		return true
+	l.eachService(func(s *service) {
+		s.recordAddressChange(host, old, new)
+		s.NameResolved(host, new)
 	})
 }
 
