@@ -145,6 +145,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 				return outcome{}, err
 			}
 			if !o.hedged && (errors.Is(o.err, errPanic) || dial.Class(o.err) == netio.Exhausted) {
+				t.exhausted(o)
 				return outcome{}, last // the dial to another backend would fail in the same way
 			}
 			before := t.current
@@ -172,6 +173,13 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 		}
 	}
 	return outcome{}, allTriedError{last, t.drill}
+}
+
+// exhausted records an attempt for which this machine lacked something.
+func (t *attempts) exhausted(o outcome) {
+	if dial.Class(o.err) == netio.Exhausted {
+		t.relay.service.attemptFailedLocally(&t.walk, o, upstream.TCP, t.client)
+	}
 }
 
 // allTriedError is the error of a client that every backend was tried for. It has

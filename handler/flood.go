@@ -27,6 +27,7 @@ const (
 	sameHostUDP                // as sameHostTCP, for unanswered sessions
 	exhausted                  // this machine is out of descriptors, memory or ports
 	heldTCP                    // no backend accepted the client, which waits for one
+	failedLocally              // an attempt failed on this machine, the first one of an episode
 	floodKinds                 // the number of kinds
 )
 
@@ -49,6 +50,7 @@ var floodLines = [floodKinds]struct {
 	looped:        {zapcore.ErrorLevel, "attempt refused, backend leads back to this relay"},
 	sameHostTCP:   {zapcore.ErrorLevel, "client refused, too many from the backend's address"},
 	sameHostUDP:   {zapcore.ErrorLevel, "client refused, too many from the backend's address"},
+	failedLocally: {zapcore.WarnLevel, "attempt failed on this machine"},
 	exhausted:     {zapcore.WarnLevel, "out of descriptors, memory or ports"},
 }
 

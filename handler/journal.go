@@ -18,6 +18,7 @@ const (
 	KindStrike   Kind = "strike"   // the first strike; the second is the demotion
 	KindDemotion Kind = "demotion" // to the end of the queue, unless the backend was there
 	KindRecovery Kind = "recovery"
+	KindLocal    Kind = "local" // an attempt failed on this machine
 	KindReset    Kind = "reset"
 	KindDrain    Kind = "drain"
 	KindResume   Kind = "resume"
@@ -150,6 +151,8 @@ func (e Entry) summary() string {
 		return text
 	case KindRecovery:
 		return "recovery: " + e.Backend + " works again, order unchanged"
+	case KindLocal:
+		return "local failure: this machine cannot reach " + e.Backend + ", which gets no strike"
 	case KindReset:
 		return "reset: configured order, no strikes, none down"
 	case KindDrain:
@@ -187,7 +190,7 @@ func (e Entry) source() string {
 		return ", seen by the " + healthCheckName
 	case e.By == heldClientsName:
 		return ", seen by attempts for " + heldClientsName
-	case e.Kind == KindStrike, e.Kind == KindDemotion, e.Kind == KindRecovery:
+	case e.Kind == KindStrike, e.Kind == KindDemotion, e.Kind == KindRecovery, e.Kind == KindLocal:
 		return ", seen by client " + e.By
 	default:
 		return ", requested by " + e.By

@@ -59,6 +59,23 @@ func (s *Service) attemptFailed(walk *upstream.Walk, o outcome, n upstream.Netwo
 	return verdict, change
 }
 
+// attemptFailedLocally reports a failure of this machine to the queue, and returns
+// whether it begins an episode. Only then it enters the journal. by is the client or
+// the health check.
+func (s *Service) attemptFailedLocally(walk *upstream.Walk, o outcome, n upstream.Network, by fmt.Stringer) (first bool) {
+	s.Journal.mu.Lock()
+	defer s.Journal.mu.Unlock()
+	first = walk.FailedLocally(o.attempt, time.Now(), o.err, o.at())
+	if first {
+		e := Entry{Kind: KindLocal, Network: n.String(), Backend: o.attempt.Backend.Text, Cause: o.err.Error(), By: by.String()}
+		if addr := o.at(); addr.IsValid() {
+			e.Address = addr.String()
+		}
+		s.Journal.addLocked(e)
+	}
+	return first
+}
+
 // attemptSucceeded reports a success to the queue. It takes no lock unless the
 // success ends that the backend is down. by is the client or the health check.
 func (s *Service) attemptSucceeded(walk *upstream.Walk, o outcome, n upstream.Network, by fmt.Stringer, now time.Time) (change upstream.Change) {

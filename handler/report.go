@@ -34,11 +34,19 @@ func (r *Relay) recordSuccess(walk *upstream.Walk, o outcome, n upstream.Network
 // recordFailure records that an attempt failed, and returns what the client
 // does next. A local failure, and a lookup that brought no new addresses, are
 // no strike; the backend is exhausted for this client then, because a second
-// attempt would fail in the same way.
+// attempt would fail in the same way. A local failure is logged once in an episode.
 func (r *Relay) recordFailure(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer) (upstream.Verdict, upstream.Change) {
-	if errors.Is(o.err, errUnchanged) || errors.As(o.err, new(cutError)) || errors.Is(o.err, errSameHost) || dial.Class(o.err) != netio.Remote {
+	switch {
+	case errors.Is(o.err, errUnchanged), errors.As(o.err, new(cutError)), errors.Is(o.err, errSameHost):
 		walk.Exhaust(o.attempt.Backend)
 		r.logAttempt(zapcore.DebugLevel, "attempt not counted", o, n, client)
+		return upstream.Next, upstream.Change{}
+	case dial.Class(o.err) != netio.Remote:
+		first := r.service.attemptFailedLocally(walk, o, n, client)
+		r.logAttempt(zapcore.DebugLevel, "attempt not counted", o, n, client)
+		if first && dial.Class(o.err) == netio.Local { // exhaustion has a line of its own
+			r.service.floods.note(r.log, failedLocally, attemptFields(o, n, client)...)
+		}
 		return upstream.Next, upstream.Change{}
 	}
 	verdict, change := r.service.attemptFailed(walk, o, n, client)
@@ -104,6 +112,11 @@ func (r *Relay) logAttempt(level zapcore.Level, message string, o outcome, n ups
 	if line == nil {
 		return
 	}
+	line.Write(append(attemptFields(o, n, client), more...)...)
+}
+
+// attemptFields returns the fields of a log line about an attempt.
+func attemptFields(o outcome, n upstream.Network, client fmt.Stringer) []zap.Field {
 	attempt := 1
 	if o.attempt.Second() {
 		attempt = 2
@@ -120,5 +133,5 @@ func (r *Relay) logAttempt(level zapcore.Level, message string, o outcome, n ups
 	if o.err != nil {
 		fields = append(fields, zap.Error(o.err))
 	}
-	line.Write(append(fields, more...)...)
+	return fields
 }

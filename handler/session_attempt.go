@@ -147,7 +147,7 @@ func (s *session) addFailureLocked(err error) {
 func (s *session) makeRoomLocked(why error) {
 	s.note(exhausted, zap.Error(why))
 	if s.evictions >= maxEvictions {
-		s.refuseLocked(why)
+		s.refuseExhaustedLocked(why)
 		return
 	}
 	s.evictions++
@@ -163,10 +163,18 @@ func (s *session) makeRoom(a upstream.Attempt, why error) {
 	switch {
 	case s.phase != searching || s.attempt != a: // the attempt has ended meanwhile
 	case !evicted:
-		s.refuseLocked(why)
+		s.refuseExhaustedLocked(why)
 	default:
 		s.openLocked()
 	}
+}
+
+// refuseExhaustedLocked refuses a session for whose attempt this machine lacked
+// something.
+func (s *session) refuseExhaustedLocked(why error) {
+	o := outcome{attempt: s.attempt, addr: s.addrs[s.at], err: why}
+	s.relay.service.attemptFailedLocally(&s.walk, o, upstream.UDP, &s.key.Client)
+	s.refuseLocked(why)
 }
 
 // socketFailedLocked tries the attempt's next address after the socket failed.

@@ -71,8 +71,8 @@ var metrics = [...]struct {
 		[]string{"service", "network", "backend"},
 	},
 	failuresTotal: {
-		"failures_total", "Failed attempts of clients and health checks, whether they counted as strikes or not.",
-		[]string{"service", "network", "backend"},
+		"failures_total", "Failed attempts, by: client or check, whether they counted as strikes or not; local (no route, out of ports: of this machine, never strikes).",
+		[]string{"service", "network", "backend", "by"},
 	},
 	demotionsTotal: {
 		"demotions_total", "Second strikes. Each one marks the backend as down and moves it to the end of the queue.",

@@ -123,7 +123,9 @@ func (r *reading) addUse(use *handler.Use, service string, network upstream.Netw
 func (r *reading) addStatus(b *upstream.Status, service, backend string, current bool) {
 	for n, status := range b.Networks {
 		network := upstream.Network(n).String()
-		r.addCounter(status.Failed, failuresTotal, service, network, backend)
+		r.addCounter(status.Failed-status.FailedChecks, failuresTotal, service, network, backend, "client")
+		r.addCounter(status.FailedChecks, failuresTotal, service, network, backend, "check")
+		r.addCounter(status.FailedLocal, failuresTotal, service, network, backend, "local")
 		r.addCounter(status.Demotions, demotionsTotal, service, network, backend)
 		if current {
 			up := 1.0

@@ -60,6 +60,9 @@ type health struct {
 	preferred atomic.Pointer[netip.Addr]    // the address of the latest success
 
 	succeeded, failed, demotions atomic.Uint64
+	failedChecks                 atomic.Uint64 // the part of failed that checks had
+	failedLocally                atomic.Uint64 // not part of failed
+	local                        atomic.Bool   // the latest attempt failed locally
 
 	downSince   time.Time // zero unless down; guarded by Pool.mu
 	lastFailure Failure   // guarded by Pool.mu

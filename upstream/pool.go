@@ -133,6 +133,7 @@ func (p *Pool) failed(a Attempt, now time.Time, gap time.Duration, err error, ad
 	defer p.mu.Unlock()
 	b, h := a.Backend, a.health()
 	h.failed.Add(1)
+	h.local.Store(false)
 	h.lastFailure = Failure{At: now, Error: text, Address: addr}
 	for {
 		before := h.load()
@@ -153,6 +154,17 @@ func (p *Pool) failed(a Attempt, now time.Time, gap time.Duration, err error, ad
 			return p.demoteLocked(b, a.network, now, after.has(checkBit)), false, false
 		}
 	}
+}
+
+// failedLocally records a local failure, and reports whether it begins an episode.
+func (p *Pool) failedLocally(a Attempt, now time.Time, err error, addr netip.AddrPort) (first bool) {
+	text := err.Error() // before locking, because it is foreign code
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := a.health()
+	h.failedLocally.Add(1)
+	h.lastFailure = Failure{At: now, Error: text, Address: addr}
+	return !h.local.Swap(true)
 }
 
 // demoteLocked moves b to the end of the queue after its second strike and wakes
@@ -214,6 +226,9 @@ func available(backends []*Backend, n Network) (count int) {
 func (p *Pool) succeeded(a Attempt, now time.Time) Change {
 	h := a.health()
 	h.succeeded.Add(1)
+	if h.local.Load() {
+		h.local.Store(false)
+	}
 	if a.evidence == Listens && p.connected(h, a.network) {
 		return Change{}
 	}

@@ -35,14 +35,19 @@ type NetworkStatus struct {
 	CoolingUntil time.Time // zero unless cooling
 	Succeeded    uint64    // number of successful attempts
 	Failed       uint64    // number of failed attempts, including those without a strike
+	FailedChecks uint64    // the part of Failed that health checks had
+	FailedLocal  uint64    // number of local failures, which are not part of Failed
+	Local        bool      // the latest attempt failed locally
 	Demotions    uint64
-	LastFailure  Failure // zero if there was none
+	LastFailure  Failure // zero if there was none; may be local
 }
 
 // Departed holds the final counts of removed backends on one [Network].
 type Departed struct {
-	Failed    uint64
-	Demotions uint64
+	Failed       uint64
+	FailedChecks uint64
+	FailedLocal  uint64
+	Demotions    uint64
 }
 
 // Departed returns the sums over all backends removed since the pool was created.
@@ -61,6 +66,8 @@ func (p *Pool) countDepartedLocked(next []*Backend) {
 		}
 		for n := range b.health {
 			p.departed[n].Failed += b.health[n].failed.Load()
+			p.departed[n].FailedChecks += b.health[n].failedChecks.Load()
+			p.departed[n].FailedLocal += b.health[n].failedLocally.Load()
 			p.departed[n].Demotions += b.health[n].demotions.Load()
 		}
 	}
@@ -91,9 +98,12 @@ func (p *Pool) networkStatusLocked(b *Backend, n Network, now time.Time) Network
 		DownSince:   h.downSince,
 		Succeeded:   h.succeeded.Load(),
 		Failed:      h.failed.Load(),
+		FailedLocal: h.failedLocally.Load(),
+		Local:       h.local.Load(),
 		Demotions:   h.demotions.Load(),
 		LastFailure: h.lastFailure,
 	}
+	s.FailedChecks = min(h.failedChecks.Load(), s.Failed) // counted later than Failed
 	cooling := p.epoch.Add(time.Duration(h.cooling.Load()))
 	switch {
 	case b.drained.Load():

@@ -185,6 +185,9 @@ func (w *Walk) FailedAt(a Attempt, now time.Time, err error, addr netip.AddrPort
 // less than gap after it cause no second one.
 func (w *Walk) FailedWithin(gap time.Duration, a Attempt, now time.Time, err error, addr netip.AddrPort) (Verdict, Change) {
 	change, stale, down := w.pool.failed(a, now, gap, err, addr)
+	if w.only != nil {
+		a.health().failedChecks.Add(1)
+	}
 	switch {
 	case a.second, change.Demoted, stale && a.wasDemoted():
 		w.Exhaust(a.Backend)
@@ -194,6 +197,15 @@ func (w *Walk) FailedWithin(gap time.Duration, a Attempt, now time.Time, err err
 	default:
 		return Retry, change
 	}
+}
+
+// FailedLocally records a failure of this machine: it is no strike, and the backend
+// is exhausted for this client, because a second attempt would fail in the same
+// way. first reports whether it begins an episode, which ends with the next attempt
+// that fails by the backend's fault or succeeds.
+func (w *Walk) FailedLocally(a Attempt, now time.Time, err error, addr netip.AddrPort) (first bool) {
+	w.Exhaust(a.Backend)
+	return w.pool.failedLocally(a, now, err, addr)
 }
 
 // Succeeded records a success: a TCP connect, the first datagram from the backend
