@@ -143,6 +143,8 @@ func (d Dialer) One(ctx context.Context, addr netip.AddrPort) (net.Conn, error) 
 			return nil, exhausted
 		case expired(ctx):
 			return nil, fmt.Errorf("dial tcp %s: %w", addr, context.Cause(ctx))
+		case netio.Classify(err) == netio.Local && netio.SendsSYN(addr):
+			return nil, netio.Received(err)
 		default:
 			return nil, err
 		}

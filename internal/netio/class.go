@@ -20,10 +20,12 @@ const (
 	Exhausted
 )
 
-// Classify returns the class of the system's error number inside err.
+// Classify returns the class of the system's error number inside err. It is Remote
+// for an error of [Received].
 func Classify(err error) Class {
 	var errno syscall.Errno
-	if !errors.As(err, &errno) {
+	var received *receivedError
+	if !errors.As(err, &errno) || errors.As(err, &received) {
 		return Remote
 	}
 	return classifyErrno(errno)

@@ -45,7 +45,7 @@ func ConnectTCPNonblock(addr netip.AddrPort) (fd int, done bool, err error) {
 		return -1, false, os.NewSyscallError("socket", ErrReserved)
 	}
 	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	for range 2 { // the second call returns the result of the first
+	for calls := range 2 { // the second call returns the result of the first
 		err = peer.connectNonblock(fd)
 		switch err {
 		case nil, unix.EISCONN:
@@ -58,7 +58,11 @@ func ConnectTCPNonblock(addr netip.AddrPort) (fd int, done bool, err error) {
 			continue
 		}
 		CloseDescriptor(fd)
-		return -1, false, os.NewSyscallError("connect", err)
+		err = os.NewSyscallError("connect", err)
+		if calls > 0 {
+			err = Received(err)
+		}
+		return -1, false, err
 	}
 	return fd, false, nil
 }
@@ -102,7 +106,7 @@ func AwaitConnect(ctx context.Context, fd int) (net.Conn, error) {
 	case err != nil:
 		return nil, err
 	case errno != 0:
-		return nil, os.NewSyscallError("connect", errno)
+		return nil, Received(os.NewSyscallError("connect", errno))
 	}
 	return connOf(file)
 }

@@ -66,7 +66,7 @@ func (m *loopMover) connectEventLocked(events netio.Events, buf *netio.Buffer) (
 	}
 	m.releaseBackendLocked()
 	netio.CloseDescriptor(fd)
-	m.rules.ConnectFailed(os.NewSyscallError("connect", errno))
+	m.rules.ConnectFailed(netio.Received(os.NewSyscallError("connect", errno)))
 	return false
 }
 
