@@ -27,6 +27,7 @@ const (
 	sameHostUDP                // as sameHostTCP, for unanswered sessions
 	exhausted                  // this machine is out of descriptors, memory or ports
 	heldTCP                    // no backend accepted the client, which waits for one
+	heldUDP                    // as heldTCP, for a session
 	failedLocally              // an attempt failed on this machine, the first one of an episode
 	floodKinds                 // the number of kinds
 )
@@ -47,6 +48,7 @@ var floodLines = [floodKinds]struct {
 	perIPLimitTCP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
 	perIPLimitUDP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
 	heldTCP:       {zapcore.WarnLevel, "client held, no backend accepts it"},
+	heldUDP:       {zapcore.WarnLevel, "client held, no backend accepts it"},
 	looped:        {zapcore.ErrorLevel, "attempt refused, backend leads back to this relay"},
 	sameHostTCP:   {zapcore.ErrorLevel, "client refused, too many from the backend's address"},
 	sameHostUDP:   {zapcore.ErrorLevel, "client refused, too many from the backend's address"},

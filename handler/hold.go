@@ -13,7 +13,8 @@ import (
 )
 
 // This file holds TCP clients while no backend accepts them: for the option hold,
-// or at an operator's request. A held client is not read from.
+// or at an operator's request. A held client is not read from. session_hold.go holds
+// UDP sessions.
 
 // maxWakePause bounds the pause of a client that was woken up and found no backend:
 // a backend that accepts connections and fails afterwards would otherwise be sent
@@ -34,13 +35,13 @@ type holds struct {
 	requested atomic.Bool  // an operator's hold is active: for callers without mu
 	waiting   atomic.Int64 // held clients
 
-	mu      sync.Mutex // guards the fields below
-	until   time.Time  // end of the operator's hold; zero: none
-	expiry  *time.Timer
-	wake    chan struct{}      // closed when held clients are to look for a backend; nil: none waits
-	recheck context.CancelFunc // stops the attempts on behalf of held clients; nil: none run
-	relay   *Relay             // makes these attempts: the latest one with a held client
-	closed  bool
+	mu       sync.Mutex // guards the fields below
+	until    time.Time  // end of the operator's hold; zero: none
+	expiry   *time.Timer
+	wake     chan struct{}         // closed when held clients are to look for a backend; nil: none waits
+	recheck  [networks]rechecks    // the attempts on behalf of held clients
+	sessions map[*session]struct{} // the held UDP sessions
+	closed   bool
 }
 
 // Held returns the number of clients that wait for a backend.
@@ -122,6 +123,7 @@ func (h *holds) wakeLocked() {
 		close(h.wake)
 		h.wake = nil
 	}
+	h.wakeSessionsLocked()
 }
 
 // close refuses all held clients, and holds none from now on.
@@ -149,23 +151,10 @@ func (h *holds) enter(r *Relay, recheck bool) (wake <-chan struct{}, err error) 
 	if h.wake == nil {
 		h.wake = make(chan struct{})
 	}
-	if recheck && (h.relay == nil || current) {
-		h.relay = r
-	}
-	if recheck && h.recheck == nil {
-		ctx, cancel := context.WithCancel(context.Background())
-		h.recheck = cancel
-		go r.service.recheck(ctx) // ends when no client is held any longer
+	if recheck {
+		h.startRecheckLocked(r, upstream.TCP, current)
 	}
 	return h.wake, nil
-}
-
-// rechecker returns the relay that makes the attempts on behalf of held clients.
-// After a reload it has the new settings once one of its own clients is held.
-func (h *holds) rechecker() *Relay {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.relay
 }
 
 func (h *holds) isClosed() bool {
@@ -186,9 +175,8 @@ var awake = func() chan struct{} {
 func (h *holds) leave() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.waiting.Add(-1) == 0 && h.recheck != nil {
-		h.recheck()
-		h.recheck, h.relay = nil, nil
+	if h.waiting.Add(-1) == int64(len(h.sessions)) {
+		h.recheck[upstream.TCP].end()
 	}
 	if h.closed {
 		return errReleased

@@ -21,16 +21,52 @@ const (
 	recheckLimit = time.Second // of one that is not the first
 )
 
-// recheck dials all backends until ctx ends, and wakes the held clients up when
-// one of them accepts. A backend that a check has condemned recovers by a check, so
-// it is checked instead. Failures are not recorded: each held client had failures
+// rechecks are the attempts on behalf of the held clients of one network.
+type rechecks struct {
+	stop  context.CancelFunc // nil: none run
+	relay *Relay             // makes them: the latest one with a held client
+}
+
+func (r *rechecks) end() {
+	if r.stop != nil {
+		r.stop()
+		*r = rechecks{}
+	}
+}
+
+// startRecheckLocked starts the attempts for a network, unless they run. current
+// reports that r has the latest settings.
+func (h *holds) startRecheckLocked(r *Relay, n upstream.Network, current bool) {
+	running := &h.recheck[n]
+	if running.relay == nil || current {
+		running.relay = r
+	}
+	if running.stop == nil {
+		var ctx context.Context
+		ctx, running.stop = context.WithCancel(context.Background())
+		go r.service.recheck(ctx, n) // ends when no client is held any longer
+	}
+}
+
+// rechecker returns the relay that makes the attempts on behalf of held clients; nil
+// if none is held. After a reload it has the new settings once one of its own clients
+// is held.
+func (h *holds) rechecker(n upstream.Network) *Relay {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.recheck[n].relay
+}
+
+// recheck makes attempts on all backends until ctx ends. They wake the held clients
+// up when a backend accepts. A backend that a check has condemned recovers by a check,
+// so it is checked instead. Failures are not recorded: each held client had failures
 // of its own.
-func (s *Service) recheck(ctx context.Context) {
+func (s *Service) recheck(ctx context.Context, n upstream.Network) {
 	running := make(map[*upstream.Backend]*atomic.Int32)
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()
 	for {
-		r := s.holds.rechecker()
+		r := s.holds.rechecker(n)
 		if r == nil {
 			return // no client is held
 		}
@@ -38,7 +74,7 @@ func (s *Service) recheck(ctx context.Context) {
 			if running[b] == nil {
 				running[b] = new(atomic.Int32)
 			}
-			r.startRecheck(ctx, b, running[b])
+			r.startRecheck(ctx, b, n, running[b])
 		}
 		select {
 		case <-tick.C:
@@ -48,46 +84,46 @@ func (s *Service) recheck(ctx context.Context) {
 	}
 }
 
-// startRecheck dials a backend, unless enough dials of it are running.
-func (r *Relay) startRecheck(ctx context.Context, b *upstream.Backend, running *atomic.Int32) {
+// startRecheck starts an attempt on a backend, unless enough of them are running.
+func (r *Relay) startRecheck(ctx context.Context, b *upstream.Backend, n upstream.Network, running *atomic.Int32) {
 	limit := recheckLimit
-	condemned := b.Condemned(upstream.TCP)
-	switch n := running.Load(); {
-	case condemned && n > 0:
+	condemned := b.Condemned(n)
+	switch count := running.Load(); {
+	case condemned && count > 0:
 		return // checks do not overlap
-	case n >= maxRechecks:
+	case count >= maxRechecks:
 		return
-	case n == 0: // one may take as long as a client's attempt
+	case count == 0: // one may take as long as a client's attempt
 		limit = r.opts.ConnectTimeout
 	}
+	limit = min(limit, r.opts.ConnectTimeout)
 	running.Add(1)
-	go func() { // ends with its dial
+	go func() { // ends with its attempt
 		defer running.Add(-1)
-		if condemned {
-			r.recheckCondemned(ctx, b)
-		} else {
-			r.recheckOnce(ctx, b, min(limit, r.opts.ConnectTimeout))
+		defer func() {
+			if value := recover(); value != nil {
+				r.panicked(n, heldClientsName, value)
+			}
+		}()
+		switch {
+		case condemned:
+			r.recheckCondemned(ctx, b, n)
+		case n == upstream.UDP:
+			r.recheckUDP(ctx, b, limit)
+		default:
+			r.recheckTCP(ctx, b, limit)
 		}
 	}()
 }
 
-func (r *Relay) recheckCondemned(ctx context.Context, b *upstream.Backend) {
-	defer func() {
-		if value := recover(); value != nil {
-			r.panicked(upstream.TCP, heldClientsName, value)
-		}
-	}()
-	if c := r.service.checker.Load(); c != nil && c.check.Condemns(upstream.TCP) {
+func (r *Relay) recheckCondemned(ctx context.Context, b *upstream.Backend, n upstream.Network) {
+	if c := r.service.checker.Load(); c != nil && c.check.Condemns(n) {
 		c.recheck(ctx, b)
 	}
 }
 
-func (r *Relay) recheckOnce(ctx context.Context, b *upstream.Backend, limit time.Duration) {
-	defer func() {
-		if value := recover(); value != nil {
-			r.panicked(upstream.TCP, heldClientsName, value)
-		}
-	}()
+// recheckTCP dials a backend.
+func (r *Relay) recheckTCP(ctx context.Context, b *upstream.Backend, limit time.Duration) {
 	walk := r.service.Pool.Probe(b, upstream.TCP, upstream.Listens)
 	a, _ := walk.Next(time.Now())
 	o := outcome{attempt: a}

@@ -33,7 +33,7 @@ type Options struct {
 	UDPReplyTimeout time.Duration  // a UDP backend that answers nothing for this long has failed; 0: never
 	UDPResponses    int            // a UDP session ends after this many answers to each datagram; 0: never
 	CutDown         bool           // a demotion ends the backend's TCP relays and moves its UDP sessions
-	Hold            time.Duration  // TCP: a client that no backend accepts waits this long for one to recover; 0: not at all
+	Hold            time.Duration  // a client that no backend accepts waits this long for one to recover; 0: not at all
 	FirstByte       time.Duration  // TCP: a backend that sends no byte for this long after the client's first has failed; 0: never
 	Rescue          int            // TCP: bytes of a client that are kept for the next backend until the first byte; 0: none
 	RescueMemory    *stream.Memory // bounds the kept bytes of all relays that share it; nil: one of its own

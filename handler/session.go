@@ -29,11 +29,18 @@ const (
 //	    ^ ^________failed, retry or next_____|           |
 //	    |______________datagram after a second___________|
 //
+// With a hold, the session is held before it is refused: when all backends were
+// tried, or, for an operator, instead of searching.
+//
+//	searching or open --failed, all tried--> held --the hold ends--> refused
+//	    ^______________a backend may have recovered___|
+//
 // Each of them can change to over.
 type phase uint8
 
 const (
 	searching phase = iota // looks up a name; datagrams are queued
+	held                   // waits for a backend to recover; datagrams are queued
 	open                   // has a socket
 	refused                // no backend answered; datagrams are dropped for refusedFor
 	over                   // has ended

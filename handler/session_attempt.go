@@ -31,6 +31,9 @@ var (
 
 // startRoundLocked starts a round: every backend may be tried again.
 func (s *session) startRoundLocked() {
+	if s.phase != open && s.holdForOperatorLocked() {
+		return
+	}
 	s.phase, s.walk, s.lastErr = searching, s.relay.service.Pool.Walk(upstream.UDP), errNoBackend
 	s.nextBackendLocked()
 }
@@ -50,11 +53,14 @@ func (s *session) nextBackendLocked() {
 		s.startAttemptLocked(attempt, query{})
 		return
 	}
-	s.refuseLocked(s.lastErr)
+	if !s.holdLocked() {
+		s.refuseLocked(s.lastErr)
+	}
 }
 
 func (s *session) refuseLocked(why error) {
 	s.stopAttemptLocked()
+	s.forgetHoldLocked()
 	s.phase, s.refusedUntil = refused, time.Now().Add(refusedFor)
 	s.waiting, s.requests, s.answers = false, 0, 0
 	s.clearBacklogLocked()
@@ -265,6 +271,7 @@ func (s *session) stopAttemptLocked() {
 	}
 	s.forgetUnreachableLocked()
 	s.stopTakenLocked()
+	s.leaveHoldLocked()
 	s.addrLost = false
 	if b := s.socket; b != nil {
 		s.socket = nil
@@ -305,6 +312,7 @@ func (s *session) backendAnsweredLocked(now time.Time) {
 	s.uncountLocked()
 	s.clearBacklogLocked()
 	s.drillServedLocked(now)
+	s.forgetHoldLocked()
 	backend, addr := s.attempt.Backend, s.addrs[s.at]
 	o := outcome{attempt: s.attempt, addr: addr, took: now.Sub(s.attempt.Began)}
 	if s.answeredBy != backend {

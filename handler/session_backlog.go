@@ -23,7 +23,7 @@ func (s *session) dropOldest(at time.Duration) (arrived time.Duration, ok bool) 
 	if arrived, ok := s.oldestLocked(); !ok || arrived != at {
 		return arrived, ok // answered in the meantime
 	}
-	if s.phase == searching {
+	if s.queuesLocked() {
 		// On an open socket it was sent: only the copy is lost, as in trim.
 		s.dropLocked(backlogsFull, s.backlog.datagrams[0])
 		s.requests--
@@ -31,11 +31,14 @@ func (s *session) dropOldest(at time.Duration) (arrived time.Duration, ok bool) 
 	}
 	s.backlog.remove(0)
 	s.backlog.freeSpare(0)
-	if s.phase == searching && len(s.backlog.datagrams) == 0 {
+	if s.queuesLocked() && len(s.backlog.datagrams) == 0 {
 		s.cancelRoundLocked()
 	}
 	return s.oldestLocked()
 }
+
+// queuesLocked reports whether the session queues datagrams without sending them.
+func (s *session) queuesLocked() bool { return s.phase == searching || s.phase == held }
 
 // clearBacklogLocked removes all datagrams.
 func (s *session) clearBacklogLocked() { s.backlog.clear(s.relay.opts.Backlogs.retain()) }
@@ -51,6 +54,7 @@ func (s *session) oldestLocked() (arrived time.Duration, ok bool) {
 // is opened for it. The next datagram starts a new one.
 func (s *session) cancelRoundLocked() {
 	s.stopAttemptLocked()
+	s.forgetHoldLocked()
 	s.phase, s.refusedUntil, s.lastErr = refused, time.Time{}, nil
 	s.waiting, s.requests, s.answers = false, 0, 0
 }

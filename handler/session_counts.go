@@ -21,8 +21,11 @@ type extras struct {
 	drill       sessionDrill
 	taken       *taken // nil: the attempt is not one that ends a strike or down without an answer
 
+	hold *sessionHold // nil: the session is not held
+
 	// For the access log and the PROXY protocol.
 	tried   tried
+	held    time.Duration // how long the session was held
 	dialled time.Duration // time until the latest backend's first answer
 	header  []byte        // the PROXY protocol header; nil until first needed
 }
@@ -87,7 +90,7 @@ func (s *session) logEndLocked(why stream.Reason) {
 		e := s.extrasLocked()
 		a := record{
 			network: upstream.UDP, client: net.UDPAddrFromAddrPort(s.key.Client), local: net.UDPAddrFromAddrPort(s.key.Local),
-			backend: backend, tried: e.tried, dialled: e.dialled, began: s.began,
+			backend: backend, tried: e.tried, dialled: e.dialled, held: e.held, began: s.began,
 			bytesUp: s.upB, bytesDown: s.downB, upN: s.upN, downN: s.downN, why: why,
 		}
 		if why == stream.RefusedNoBackend { // as in the line of a refused TCP client
