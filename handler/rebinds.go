@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +44,7 @@ func (r *rebinds) delay(err error, now time.Duration) time.Duration {
 		before := r.next.Load()
 		at := max(earliest, before+int64(rebindSpacing))
 		if at > earliest+int64(r.gap) {
-			return r.gap // too many for a turn of their own
+			return r.gap + rand.N(r.gap) // too many for a turn of their own
 		}
 		if r.next.CompareAndSwap(before, at) {
 			return time.Duration(at) - now
