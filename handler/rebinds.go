@@ -22,10 +22,13 @@ const (
 	// begins that long after its first one was refused, and attempts of other
 	// sessions that began in the gap of a strike cause no second strike.
 	rebindGap = 10 * time.Millisecond
-	// rebindSpacing is the pause between the second attempts of two sessions, as
-	// long as none has to wait for more than twice the gap. The first session makes
-	// the server bind a new socket, which must not refuse the second session.
-	rebindSpacing = time.Millisecond
+	// rebindSpacing is the pause between the second attempts of two sessions. The
+	// first session makes the server bind a new socket, which must not refuse the
+	// second session.
+	rebindSpacing = 2 * time.Millisecond
+	// maxRebindTurns is how many sessions get a turn of their own. The others wait
+	// for a random time of the same length.
+	maxRebindTurns = 15
 )
 
 // rebinds delays second attempts on UDP backends.
@@ -43,8 +46,8 @@ func (r *rebinds) delay(err error, now time.Duration) time.Duration {
 	for {
 		before := r.next.Load()
 		at := max(earliest, before+int64(rebindSpacing))
-		if at > earliest+int64(r.gap) {
-			return r.gap + rand.N(r.gap) // too many for a turn of their own
+		if at > earliest+maxRebindTurns*int64(rebindSpacing) {
+			return r.gap + rand.N(maxRebindTurns*rebindSpacing)
 		}
 		if r.next.CompareAndSwap(before, at) {
 			return time.Duration(at) - now

@@ -122,7 +122,7 @@ func TestSecondAttemptsAreSpaced(t *testing.T) {
 func TestCrowdIsNotDelayedMore(t *testing.T) {
 	r := rebinds{gap: rebindGap}
 	for range 1000 {
-		if got := r.delay(errRefused, time.Second); got < rebindGap || got > 2*rebindGap {
+		if got := r.delay(errRefused, time.Second); got < rebindGap || got > rebindGap+maxRebindTurns*rebindSpacing {
 			t.Fatalf("a delay of %s", got)
 		}
 	}

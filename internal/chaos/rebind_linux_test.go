@@ -40,6 +40,8 @@ func newRebindingServer(t *testing.T, answers bool) *rebindingServer {
 				continue // the receive timeout
 			}
 			_ = unix.Connect(fd, from)
+			for end := time.Now().Add(50 * time.Microsecond); time.Now().Before(end); { // so that a datagram is likely to arrive in the gap
+			}
 			connected := fd
 			fd = bindUDP(t, port)
 			s.clients.Add(1)
@@ -95,11 +97,18 @@ func TestRebindingServerIsNotDemoted(t *testing.T) {
 				for range 20 {
 					first, second := newRebindingServer(t, answers), newRebindingServer(t, answers)
 					s := newService(t, engine, nil, first.addr, second.addr)
-					const streams = 16
-					for range streams {
-						go s.newClient().send("x") // ends at once
+					const streams = 4
+					var clients [streams]*client
+					for i := range clients {
+						clients[i] = s.newClient()
+						go clients[i].send("x") // ends at once
 					}
-					relaytest.Eventually(t, "all clients to reach a server", func() bool { return first.taken.Load()+second.taken.Load() >= streams })
+					relaytest.Eventually(t, "datagrams at a server", func() bool {
+						for _, c := range clients {
+							c.send("x")
+						}
+						return first.taken.Load()+second.taken.Load() >= 10*streams
+					})
 					if got := second.clients.Load(); got != 0 {
 						t.Errorf("%d clients reached the second server", got)
 					}
