@@ -111,8 +111,10 @@ type Config struct {
 	Rescue *int `json:"rescue,omitempty"`
 
 	// A client that no backend accepts waits this long for one to recover,
-	// instead of being refused at once. Its bytes stay unread. Meanwhile, all
-	// backends are dialled every 25 ms. Default: 0 (off).
+	// instead of being refused at once. TCP: its bytes stay unread, and all
+	// backends are dialled every 25 ms. UDP: its datagrams are queued, and one
+	// that a client has sent is sent to all backends every 25 ms, so a backend
+	// may get it more than once. Default: 0 (off).
 	Hold *caddy.Duration `json:"hold,omitempty"`
 
 	// What a demotion does to the clients that the backend still serves.
