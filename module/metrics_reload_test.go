@@ -38,7 +38,7 @@ func TestMetricsOverReloads(t *testing.T) {
 		s.mustReload(config(i + 2))
 		s.served(name, backend, float64(i+1), float64(i+1))
 		s.shows(map[string]float64{
-			"failures_total{" + backendLabels(name, "tcp", dead) + "}":  2,
+			failuresOf(name, dead, "client"):                            2,
 			"demotions_total{" + backendLabels(name, "tcp", dead) + "}": 1,
 			"backend_up{" + backendLabels(name, "tcp", dead) + "}":      0,
 		})
@@ -104,7 +104,7 @@ func TestMetricsOfABackendThatReturns(t *testing.T) {
 			"connections_active{" + living + "}": 1,
 		})
 		now := s.scrape()
-		for _, state := range []string{"backend_up{" + living + "}", "failures_total{" + gone + "}", "connections_total{" + gone + "}"} {
+		for _, state := range []string{"backend_up{" + living + "}", failuresOf(name, dead, "client"), "connections_total{" + gone + "}"} {
 			if _, ok := now[metricPrefix+state]; ok {
 				t.Errorf("%s is shown of a backend that is gone", state)
 			}
@@ -112,7 +112,7 @@ func TestMetricsOfABackendThatReturns(t *testing.T) {
 		conn.Close()
 		relaytest.Eventually(t, "the backend to be forgotten", func() bool { return len(s.scrape().of("backend", backend)) == 0 })
 		s.mustReload(with)
-		s.shows(map[string]float64{"failures_total{" + gone + "}": 2 * round, "demotions_total{" + gone + "}": round, "backend_up{" + gone + "}": 1})
+		s.shows(map[string]float64{failuresOf(name, dead, "client"): 2 * round, "demotions_total{" + gone + "}": round, "backend_up{" + gone + "}": 1})
 		s.served(name, backend, round, 0)
 	}
 }

@@ -18,6 +18,11 @@ func backendLabels(service, network, backend string) string {
 	return fmt.Sprintf(`backend=%q,network=%q,service=%q`, backend, network, service)
 }
 
+// failuresOf returns the series of failures on TCP.
+func failuresOf(service, backend, by string) string {
+	return fmt.Sprintf(`failures_total{backend=%q,by=%q,network="tcp",service=%q}`, backend, by, service)
+}
+
 // The metrics agree with what the clients sent.
 func TestMetricsReconcile(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
@@ -30,7 +35,7 @@ func TestMetricsReconcile(t *testing.T) {
 		s.shows(map[string]float64{
 			"connections_total{" + living + "}":                                                              0,
 			`connections_active{` + backendLabels(name, "tcp", "") + `}`:                                     0,
-			"failures_total{" + gone + "}":                                                                   0,
+			failuresOf(name, dead, "client"):                                                                 0,
 			"backend_up{" + gone + "}":                                                                       1,
 			positionOf(name, dead):                                                                           1,
 			refusedOf(name, "tcp", "no_backend"):                                                             0,
@@ -63,8 +68,10 @@ func TestMetricsReconcile(t *testing.T) {
 				bytesOf(name, backend, "down"):                               clients * 3 * float64(len("b hello")),
 				"connect_duration_seconds_count{" + living + "}":             clients,
 				`connect_duration_seconds_bucket{` + living + `,le="+Inf"}`:  clients,
-				"failures_total{" + gone + "}":                               2,
-				"failures_total{" + living + "}":                             0,
+				failuresOf(name, dead, "client"):                             2,
+				failuresOf(name, dead, "check"):                              0,
+				failuresOf(name, dead, "local"):                              0,
+				failuresOf(name, backend, "client"):                          0,
 				"demotions_total{" + gone + "}":                              1,
 				"backend_up{" + gone + "}":                                   0,
 				"backend_up{" + living + "}":                                 1,
