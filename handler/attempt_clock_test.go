@@ -21,7 +21,7 @@ func fiveSeconds(o *Options) { o.ConnectTimeout = 5 * time.Second }
 func (r *rig) search(ctx context.Context, gone func() bool) (time.Duration, error) {
 	r.t.Helper()
 	began := time.Now()
-	o, err := r.relay.connect(ctx, &tcpRelay{relay: r.relay, client: net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:1"))}, r.relay.walk(), nil, gone)
+	o, err := r.relay.connect(ctx, &tcpRelay{relay: r.relay, client: net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:1"))}, r.relay.walk(upstream.TCP), nil, gone)
 	if o.conn != nil {
 		r.t.Fatal("connected to nothing")
 	}

@@ -34,7 +34,7 @@ func (s *session) startRoundLocked() {
 	if s.phase != open && s.holdForOperatorLocked() {
 		return
 	}
-	s.phase, s.walk, s.lastErr = searching, s.relay.service.Pool.Walk(upstream.UDP), errNoBackend
+	s.phase, s.walk, s.lastErr = searching, s.relay.walk(upstream.UDP), errNoBackend
 	s.nextBackendLocked()
 }
 

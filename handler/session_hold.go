@@ -86,12 +86,21 @@ func (s *session) forgetHoldLocked() {
 	}
 }
 
-// checkHold refuses the session at the end of the option hold.
+// checkHold refuses the session at the end of the option hold, after an attempt on
+// the backends that a check has condemned, if there are any.
 func (s *session) checkHold(h *sessionHold) {
 	defer s.guard()
 	s.lock()
 	defer s.unlock()
-	if s.extras.hold == h && h.waiting && !time.Now().Before(h.deadline) {
+	now := time.Now()
+	switch {
+	case s.extras.hold != h || !h.waiting || now.Before(h.deadline):
+	case s.relay.service.condemned(upstream.UDP):
+		s.leaveHoldLocked()
+		h.woken = now
+		s.phase, s.walk = searching, s.relay.service.Pool.Walk(upstream.UDP)
+		s.nextBackendLocked()
+	default:
 		s.refuseLocked(s.lastErr)
 	}
 }

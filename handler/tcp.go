@@ -2,12 +2,10 @@ package handler
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -226,7 +224,7 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 	defer t.guard()
 	r := t.relay
 	now := time.Now()
-	a := &startedAttempt{ctx: ctx, walk: r.walk(), since: now}
+	a := &startedAttempt{ctx: ctx, walk: r.walk(upstream.TCP), since: now}
 	var known bool
 	if a.attempt, known = a.walk.Next(now); known {
 		a.addrs, known = r.known(a.attempt.Backend)
@@ -309,123 +307,6 @@ func (t *tcpRelay) serve(ctx context.Context, from *startedAttempt) {
 	t.mover.Carry(o.conn, totals)
 }
 
-// find finds a backend for the client.
-func (t *tcpRelay) find(ctx context.Context, from *startedAttempt) (outcome, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	t.mu.Lock()
-	t.search = &search{cancel: cancel}
-	reason := t.cutBy
-	t.mu.Unlock()
-	if reason != "" {
-		cancel(cutError{reason})
-	}
-	o, err := t.findHeld(ctx, from)
-	t.mu.Lock()
-	t.search = nil
-	t.mu.Unlock()
-	return o, err
-}
-
-// findHeld is find with the waits of a client that is held.
-func (t *tcpRelay) findHeld(ctx context.Context, from *startedAttempt) (outcome, error) {
-	hold := holding{relay: t.relay, client: t, gone: t.mover.ClientReset}
-	if from == nil {
-		if err := hold.awaitRelease(ctx); err != nil {
-			return outcome{}, err
-		}
-	}
-	walk := t.relay.walk()
-	for last := t.relay.opts.Hold == 0; ; {
-		o, err := t.relay.connect(ctx, t, walk, from, hold.gone)
-		var all allTriedError
-		switch {
-		case err == nil || !errors.As(err, &all):
-			return o, err
-		case last || errors.Is(err, errSameHost):
-			all.drill.countRefused()
-			return o, err
-		}
-		from, walk = nil, t.relay.walk()
-		switch held := hold.awaitRecovery(ctx); {
-		case held == nil:
-		case held != errNotRecovered:
-			return outcome{}, held
-		case t.relay.service.condemned(upstream.TCP):
-			last, walk = true, t.relay.service.Pool.Walk(upstream.TCP)
-		default:
-			all.drill.countRefused()
-			return outcome{}, err
-		}
-	}
-}
-
-// walk returns the walk of a new client. With hold, clients wait rather than go to a
-// backend that a check has condemned.
-func (r *Relay) walk() upstream.Walk {
-	w := r.service.Pool.Walk(upstream.TCP)
-	if r.opts.Hold > 0 {
-		w.PassOverCondemned()
-	}
-	return w
-}
-
-// condemned reports whether a check has condemned a backend that is not drained.
-func (s *Service) condemned(n upstream.Network) bool {
-	return slices.ContainsFunc(s.Pool.Undrained(), func(b *upstream.Backend) bool { return b.Condemned(n) })
-}
-
-// refuse ends the relay of a client without a backend.
-func (t *tcpRelay) refuse(err error) {
-	t.mu.Lock()
-	t.err = err
-	t.mu.Unlock()
-	reason := stream.RefusedNoBackend
-	var cut cutError
-	switch {
-	case errors.As(err, &cut): // cut ends the mover, too, but may come later
-		reason = cut.reason
-	case errors.Is(err, errClientGone):
-		reason = stream.ClientReset
-	case errors.Is(err, errReleased):
-		reason = stream.Shutdown
-	case errors.Is(err, errNotReplayable):
-		reason = stream.NoFirstByte
-	}
-	t.mover.Cut(reason)
-}
-
-// note keeps the outcome of an attempt for the access log.
-func (t *tcpRelay) note(o outcome) {
-	if t.relay.logs(upstream.TCP) && !errors.Is(o.err, errUnchanged) { // after errUnchanged no backend was dialled
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.notesLocked().tried.add(o)
-	}
-}
-
-// noteHeld keeps for the access log how long the client was held.
-func (t *tcpRelay) noteHeld(d time.Duration) {
-	if t.relay.logs(upstream.TCP) {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.notesLocked().held += d
-	}
-}
-
-// tcpNotes are what the access log reports about the search for a backend.
-type tcpNotes struct {
-	tried tried
-	held  time.Duration
-}
-
-func (t *tcpRelay) notesLocked() *tcpNotes {
-	if t.notes == nil {
-		t.notes = new(tcpNotes)
-	}
-	return t.notes
-}
-
 // found records the backend that serves the client, and returns its counters. A
 // relay that was cut meanwhile has ended without a backend, so nothing is counted.
 func (t *tcpRelay) found(o outcome) stream.Totals {
@@ -480,56 +361,6 @@ func (t *tcpRelay) Ended(end stream.End) {
 		t.relay.service.floods.note(t.relay.log, exhausted, zap.Stringer("network", upstream.TCP), zap.Error(end.Err))
 	}
 	t.logEnd(end)
-}
-
-// logEnd logs the end of a relay that had a backend.
-func (t *tcpRelay) logEnd(end stream.End) {
-	t.tally.leave()
-	t.log(record{
-		backend: t.backend.Text, address: t.address, dialled: t.dialled,
-		bytesUp: end.BytesUp, bytesDown: end.BytesDown, why: end.Reason,
-	})
-	if line := t.relay.log.Check(zap.DebugLevel, "relay ended"); line != nil {
-		line.Write(zap.Stringer("network", upstream.TCP),
-			zap.Stringer("client", t.client),
-			zap.String("backend", t.backend.Text),
-			zap.Stringer("address", t.address),
-			zap.Duration("duration", time.Since(t.began)),
-			zap.Int64("bytes_up", end.BytesUp),
-			zap.Int64("bytes_down", end.BytesDown),
-			zap.String("reason", string(end.Reason)))
-	}
-}
-
-// logRefused logs the end of a client without a backend. It is a refusal only
-// if neither the client nor an operator has ended the search.
-func (t *tcpRelay) logRefused(reason stream.Reason, err error) {
-	r, network := t.relay, zap.Stringer("network", upstream.TCP)
-	if err == nil {
-		err = cutError{reason}
-	}
-	t.log(record{why: reason, err: err})
-	if reason != stream.RefusedNoBackend {
-		r.log.Debug("relay ended", network, zap.Stringer("client", t.client), zap.Duration("duration", time.Since(t.began)), zap.String("reason", string(reason)), zap.Error(err))
-		return
-	}
-	if dial.Class(err) == netio.Exhausted {
-		r.service.floods.note(r.log, exhausted, network, zap.Error(err))
-	}
-	r.service.floods.note(r.log, refusedTCP, network, zap.Stringer("client", t.client), zap.Error(err))
-}
-
-// log writes the relay's line of the access log, if there is one.
-func (t *tcpRelay) log(a record) {
-	if t.relay.logs(upstream.TCP) {
-		a.network, a.client, a.local, a.began = upstream.TCP, t.client, t.local, t.began
-		t.mu.Lock() // an attempt of a relay that was cut may still end
-		if t.notes != nil {
-			a.tried, a.held = t.notes.tried, t.notes.held
-		}
-		t.mu.Unlock()
-		t.relay.accessed(a)
-	}
 }
 
 // cutError is the error of a search that was cut.
