@@ -200,7 +200,9 @@ func (s *session) socketFailedLocked(err error) {
 // two-strike rule says.
 func (s *session) attemptFailedLocked(err error) {
 	a := s.attempt
-	s.lastErr = fmt.Errorf("backend %s: %w", a.Backend.Text, err)
+	if !errors.Is(err, errUnchanged) { // the error before tells why the backend has failed
+		s.lastErr = fmt.Errorf("backend %s: %w", a.Backend.Text, err)
+	}
 	o := outcome{attempt: a, tried: s.addrs, since: s.since, took: time.Since(a.Began), err: err}
 	if s.at < len(s.addrs) {
 		o.addr = s.addrs[s.at]

@@ -29,7 +29,7 @@ func (s *session) holdLocked() bool {
 		return false
 	}
 	e, now := s.extrasLocked(), time.Now()
-	if h := e.hold; h == nil || h.deadline.IsZero() || !h.woken.IsZero() && now.Sub(h.woken) > limit {
+	if h := e.hold; h == nil || h.deadline.IsZero() || !h.woken.IsZero() && now.Sub(h.woken) > limit+takenFor { // it was served meanwhile
 		e.hold = &sessionHold{deadline: now.Add(limit)}
 		s.note(heldUDP)
 	}
