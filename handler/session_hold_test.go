@@ -228,3 +228,48 @@ func TestSessionsAreNotHeldWithoutOption(t *testing.T) {
 	r.line("client refused")
 	r.wantLines("client held, no backend accepts it", 0)
 }
+
+// A held session does not go to a backend that a check has condemned, before its hold
+// has expired.
+func TestHeldSessionAvoidsCondemnedBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"}, holdingFor(10*time.Second))
+		b := r.service.Pool.Backend("192.0.2.1:53")
+		probe := r.service.Pool.Probe(b, upstream.UDP, upstream.Works)
+		a, _ := probe.Next(time.Now())
+		probe.Failed(a, time.Now(), errHealthTimeout)
+		a, _ = probe.Again(a, time.Now())
+		probe.Failed(a, time.Now(), errHealthTimeout)
+		client := new(udpClient)
+		r.deliver(1, client, "a")
+		time.Sleep(9 * time.Second)
+		synctest.Wait()
+		r.engine.wants(t)
+		if got := r.service.Held(); got != 1 {
+			t.Errorf("%d held", got)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		r.engine.wants(t, "1 open 192.0.2.1:53", "1 < a")
+		r.engine.socket(1).answer("A")
+		client.wants(t, "A")
+		if got := r.service.Held(); got != 0 {
+			t.Errorf("%d held", got)
+		}
+	})
+}
+
+// A refused client whose backend was down is told the failure, not that a second
+// lookup found the same addresses.
+func TestRefusalNamesTheFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"})
+		r.demote("192.0.2.1:53", upstream.UDP)
+		r.deliver(1, new(udpClient), "a")
+		r.engine.socket(1).sink.Failed(errRefused)
+		synctest.Wait()
+		if got, want := r.line("client refused").ContextMap()["error"], "backend 192.0.2.1:53: "+errRefused.Error(); got != want {
+			t.Errorf("refused for %q, want %q", got, want)
+		}
+	})
+}
