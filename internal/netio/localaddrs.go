@@ -45,11 +45,14 @@ func IsLocalAddr(addr netip.Addr) bool {
 	return local
 }
 
-// readLocalAddrs reads and keeps the list. It keeps an empty one if the system has
-// none to read.
+// readLocalAddrs reads and keeps the list. If it cannot be read, such as without a
+// free descriptor, the addresses read before stay in use.
 func readLocalAddrs() *localAddrs {
 	l := &localAddrs{addrs: make(map[[16]byte]struct{})}
-	list, _ := net.InterfaceAddrs()
+	list, err := net.InterfaceAddrs()
+	if before := knownLocal.Load(); err != nil && before != nil {
+		l.addrs = before.addrs
+	}
 	for _, one := range list {
 		if prefix, ok := one.(*net.IPNet); ok {
 			if addr, ok := netip.AddrFromSlice(prefix.IP); ok {

@@ -40,6 +40,26 @@ func TestLocalAddrsAreReadAgain(t *testing.T) {
 	relaytest.Eventually(t, "another list", func() bool { return !IsLocalAddr(addr) })
 }
 
+// A list that cannot be read again, because there are no descriptors, stays in use.
+func TestLocalAddrsWithoutDescriptors(t *testing.T) {
+	if !relaytest.InChild(t) {
+		return
+	}
+	readLocalAddrs() // opens the runtime's own descriptors
+	addr := netip.MustParseAddr("192.0.2.99")
+	knownLocal.Store(&localAddrs{addrs: map[[16]byte]struct{}{addr.As16(): {}}})
+	restore := relaytest.LimitDescriptors(t, 1)
+	if _, err := net.InterfaceAddrs(); err == nil {
+		restore()
+		t.Skip("this system reads the list without a descriptor")
+	}
+	l := readLocalAddrs()
+	restore()
+	if _, ok := l.addrs[addr.As16()]; !ok || !IsLocalAddr(addr) {
+		t.Error("the list is lost")
+	}
+}
+
 func BenchmarkIsLocalAddr(b *testing.B) {
 	addr := netip.MustParseAddr("198.51.100.1")
 	for b.Loop() {
