@@ -69,13 +69,19 @@ func (l *Loops) chainOf(ctx context.Context, n upstream.Network, service string,
 }
 
 // awaitHop returns the relay that made a hop to a listener; nil if none did. It
-// waits while dials to the listener are in progress.
+// waits for the dials to the listener that are in progress: one of them may have
+// made the client, and later ones have not.
 func (l *Loops) awaitHop(ctx context.Context, key hopKey, listener netip.AddrPort) *chain {
 	ctx, cancel := context.WithTimeout(ctx, hopWait)
 	defer cancel()
-	for {
+	var last uint64 // of the dials to wait for
+	for first := true; ; first = false {
 		l.mu.Lock()
-		by, waiting, dialled := l.hops[key], l.dialling[listener] > 0, l.dialled
+		if first {
+			last = l.dials
+		}
+		by, dialling, dialled := l.hops[key], l.dialling[listener], l.dialled
+		waiting := len(dialling) > 0 && dialling[0] <= last
 		l.mu.Unlock()
 		if by != nil || !waiting {
 			return by
@@ -113,12 +119,15 @@ func (c *chain) check(to listenerKey) error {
 func (c *chain) dial(to listenerKey, connect func() (local, remote netip.AddrPort, err error)) error {
 	l := c.loops
 	l.mu.Lock()
-	l.dialling[to.at]++
+	l.dials++
+	number := l.dials
+	l.dialling[to.at] = append(l.dialling[to.at], number)
 	l.mu.Unlock()
 	local, remote, err := connect()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.dialling[to.at]--; l.dialling[to.at] == 0 {
+	dialling := slices.DeleteFunc(l.dialling[to.at], func(other uint64) bool { return other == number })
+	if l.dialling[to.at] = dialling; len(dialling) == 0 {
 		delete(l.dialling, to.at)
 	}
 	if err == nil {

@@ -31,16 +31,19 @@ type Loops struct {
 	mu        sync.Mutex // guards the fields below, and those of chains
 	listeners map[listenerKey]int
 	hops      map[hopKey]*chain
-	dialling  map[netip.AddrPort]int // TCP dials to a listener that have no result yet
-	dialled   chan struct{}          // closed and replaced when a dial has its result
-	own       map[ownListener]bool   // listeners that refused a service's attempts on them, see chain.check
+	dials     uint64                      // TCP dials to listeners that have begun so far; the number of the latest one
+	dialling  map[netip.AddrPort][]uint64 // the numbers of those to a listener that have no result yet, in order
+	dialled   chan struct{}               // closed and replaced when a dial has its result
+	own       map[ownListener]bool        // listeners that refused a service's attempts on them, see chain.check
 }
 
 // listenerKey identifies a listener. The address is unspecified if the listener
-// has all addresses: "::" stands for both families, "0.0.0.0" for IPv4.
+// has all addresses: "::" stands for both families unless onlyIPv6 is set, "0.0.0.0"
+// for IPv4.
 type listenerKey struct {
-	network upstream.Network
-	at      netip.AddrPort
+	network  upstream.Network
+	at       netip.AddrPort
+	onlyIPv6 bool
 }
 
 // ownListener is a service and a listener that its clients come through.
@@ -55,7 +58,7 @@ func NewLoops() *Loops {
 		sameHostLimit: int64(netio.SameHostLimit()),
 		listeners:     make(map[listenerKey]int),
 		hops:          make(map[hopKey]*chain),
-		dialling:      make(map[netip.AddrPort]int),
+		dialling:      make(map[netip.AddrPort][]uint64),
 		dialled:       make(chan struct{}),
 		own:           make(map[ownListener]bool),
 	}
@@ -64,7 +67,16 @@ func NewLoops() *Loops {
 // Listen records that the process listens on an address, until release is called.
 // An address may be recorded more than once.
 func (l *Loops) Listen(n upstream.Network, at netip.AddrPort) (release func()) {
-	key := listenerKey{n, normal(at)}
+	return l.listen(listenerKey{network: n, at: normal(at)})
+}
+
+// ListenIPv6 is [Loops.Listen] for a listener that has all IPv6 addresses and no
+// IPv4 address.
+func (l *Loops) ListenIPv6(n upstream.Network, port uint16) (release func()) {
+	return l.listen(listenerKey{n, netip.AddrPortFrom(netip.IPv6Unspecified(), port), true})
+}
+
+func (l *Loops) listen(key listenerKey) (release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.listeners[key]++
@@ -72,11 +84,10 @@ func (l *Loops) Listen(n upstream.Network, at netip.AddrPort) (release func()) {
 	return sync.OnceFunc(func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if l.listeners[key]--; l.listeners[key] > 0 {
-			return
+		if l.listeners[key]--; l.listeners[key] == 0 {
+			delete(l.listeners, key)
 		}
-		delete(l.listeners, key)
-		for own := range l.own {
+		for own := range l.own { // the next config may give the listener to another service
 			if own.listener == key {
 				delete(l.own, own)
 			}
@@ -111,15 +122,19 @@ func (l *Loops) listenerAt(n upstream.Network, addr netip.AddrPort, local netip.
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, at := range []netip.Addr{ip, netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		if at == netip.IPv4Unspecified() && !ip.Is4() {
-			continue
-		}
-		if key := (listenerKey{n, netip.AddrPortFrom(at, addr.Port())}); l.listeners[key] > 0 {
-			return key, true
-		}
+	key := listenerKey{network: n, at: netip.AddrPortFrom(ip, addr.Port())}
+	if l.listeners[key] > 0 {
+		return key, true
 	}
-	return listenerKey{}, false
+	all := listenerKey{n, netip.AddrPortFrom(netip.IPv6Unspecified(), addr.Port()), true}
+	if ip.Is4() {
+		all = listenerKey{network: n, at: netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port())}
+	}
+	if l.listeners[all] > 0 {
+		return all, true
+	}
+	both := listenerKey{network: n, at: netip.AddrPortFrom(netip.IPv6Unspecified(), addr.Port())}
+	return both, l.listeners[both] > 0
 }
 
 // loopback returns the loopback address of the family of ip.

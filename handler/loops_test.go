@@ -66,6 +66,44 @@ func TestListenRelease(t *testing.T) {
 	}
 }
 
+// A listener on all IPv6 addresses alone has no IPv4 address: another program may
+// have its port there.
+func TestListenIPv6(t *testing.T) {
+	l := NewLoops()
+	release := l.ListenIPv6(upstream.TCP, 1)
+	for addr, want := range map[string]bool{"[::1]:1": true, "[::]:1": true, "127.0.0.1:1": false, "0.0.0.0:1": false, "[::ffff:127.0.0.1]:1": false, "[::1]:2": false} {
+		if _, ok := l.listenerAt(upstream.TCP, at(addr), netip.Addr{}); ok != want {
+			t.Errorf("%s leads to the listener: %v, want %v", addr, ok, want)
+		}
+	}
+	self := l.chainOf(t.Context(), upstream.TCP, "a", socketAddrs{stranger, at("[::1]:1")})
+	to, _ := l.listenerAt(upstream.TCP, at("[::1]:1"), netip.Addr{})
+	if err := self.check(to); err == nil || !strings.Contains(err.Error(), "listens on [::]:1") {
+		t.Errorf("error %v", err)
+	}
+	release()
+	if len(l.listeners) > 0 {
+		t.Error("the listener is still known")
+	}
+}
+
+// A service's own listener may be another service's after a reload. Then it is a
+// backend like any other.
+func TestOwnListenerAfterReload(t *testing.T) {
+	r := newRig(t, []string{"127.0.0.1:1"}, func(o *Options) { o.Loops = NewLoops() })
+	l := r.relay.opts.Loops
+	ended := l.Listen(upstream.TCP, at("127.0.0.1:1"))
+	self := l.chainOf(t.Context(), upstream.TCP, "test", socketAddrs{stranger, at("127.0.0.1:1")})
+	if err := self.check(listenerKey{network: upstream.TCP, at: at("127.0.0.1:1")}); err == nil {
+		t.Fatal("the loop was not found")
+	}
+	l.Listen(upstream.TCP, at("127.0.0.1:1")) // of the next config
+	ended()
+	if _, err := r.relay.withoutOwn(upstream.TCP, addrsOf("127.0.0.1"), 1); err != nil {
+		t.Errorf("health checks still fail: %v", err)
+	}
+}
+
 // loopRig makes hops between services that listen on 127.0.0.1, each on a port of
 // its own.
 type loopRig struct {
@@ -105,11 +143,13 @@ func (r *loopRig) hop(c *chain, port uint16) netip.AddrPort {
 		c.add(local)
 		return local
 	}
-	_ = c.dial(listenerKey{r.n, r.local(port)}, func() (_, _ netip.AddrPort, err error) { return local, r.local(port), nil })
+	_ = c.dial(listenerKey{network: r.n, at: r.local(port)}, func() (_, _ netip.AddrPort, err error) { return local, r.local(port), nil })
 	return local
 }
 
-func (r *loopRig) check(c *chain, port uint16) error { return c.check(listenerKey{r.n, r.local(port)}) }
+func (r *loopRig) check(c *chain, port uint16) error {
+	return c.check(listenerKey{network: r.n, at: r.local(port)})
+}
 
 // wantLoop checks that a hop would lead back to a service.
 func (r *loopRig) wantLoop(c *chain, port uint16, service string) {
@@ -189,7 +229,7 @@ func TestChainWaitsForDial(t *testing.T) {
 		a := r.client("a", stranger, 1)
 		hop, connected := r.local(40001), make(chan bool)
 		go func() {
-			_ = a.dial(listenerKey{upstream.TCP, r.local(2)}, func() (_, _ netip.AddrPort, err error) {
+			_ = a.dial(listenerKey{network: upstream.TCP, at: r.local(2)}, func() (_, _ netip.AddrPort, err error) {
 				<-connected
 				return hop, r.local(2), nil
 			})
@@ -217,6 +257,38 @@ func TestChainWaitsForDial(t *testing.T) {
 			t.Error("the client was not found")
 		}
 		r.wantLoop(r.client("b", hop, 2), 1, "a")
+	})
+}
+
+// A client of this machine that is no hop waits only for the dials that had begun
+// when it came, however many others follow.
+func TestChainWaitsForEarlierDials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newLoopRig(t, upstream.TCP, 1, 2)
+		a := r.client("a", stranger, 1)
+		const takes = hopWait / 10
+		dial := func() {
+			_ = a.dial(listenerKey{network: upstream.TCP, at: r.local(2)}, func() (_, _ netip.AddrPort, err error) {
+				time.Sleep(takes)
+				return r.local(40001), r.local(2), nil
+			})
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		for range 2 { // there is always a dial in progress
+			go func() {
+				for ctx.Err() == nil {
+					dial()
+				}
+			}()
+			time.Sleep(takes / 2)
+		}
+		began := time.Now()
+		if b := r.client("b", r.local(40002), 2); b.parent != nil || time.Since(began) > takes {
+			t.Errorf("waited for %v, want at most %v", time.Since(began), takes)
+		}
+		stop()
+		synctest.Wait()
+		time.Sleep(takes)
 	})
 }
 
@@ -266,7 +338,7 @@ func TestHealthCheckOfOwnListener(t *testing.T) {
 		t.Errorf("before a client: %v, %v", got, err)
 	}
 	self := l.chainOf(t.Context(), upstream.TCP, "test", socketAddrs{stranger, at("127.0.0.1:1")})
-	if err := self.check(listenerKey{upstream.TCP, at("127.0.0.1:1")}); err == nil {
+	if err := self.check(listenerKey{network: upstream.TCP, at: at("127.0.0.1:1")}); err == nil {
 		t.Fatal("the loop was not found")
 	}
 	if got, err := r.relay.withoutOwn(upstream.TCP, addrs, 1); err != nil || len(got) != 1 || got[0] != addrs[1] {
