@@ -51,6 +51,9 @@ func otherListing(ctx caddy.Context, network string, at netip.AddrPort) error {
 		if err != nil || !listen.Overlap(at.Addr(), other.Addr()) {
 			continue // a name that cannot be looked up is the other listener's error
 		}
+		if at.Addr().Is4() && onlyIPv6(listing.addr.Network, other.Addr()) {
+			continue
+		}
 		return fmt.Errorf("%s/%s: %s lists %s/%s in the same config; remove one of the two",
 			network, at, listing.server, transport, listing.addr.JoinHostPort(uint(at.Port())-listing.addr.StartPort))
 	}
@@ -81,12 +84,24 @@ func listingsOf(ctx caddy.Context) caddyListings {
 // loops, until the config ends. A name that cannot be looked up is left out.
 func recordListings(ctx caddy.Context) {
 	for port, list := range listingsOf(ctx) {
+		network := transportOf(port.network)
 		for _, listing := range list {
-			if at, err := listing.at(port.port); err == nil {
-				context.AfterFunc(ctx.Context, loops.Listen(transportOf(port.network), at))
+			at, err := listing.at(port.port)
+			switch {
+			case err != nil:
+			case onlyIPv6(listing.addr.Network, at.Addr()):
+				context.AfterFunc(ctx.Context, loops.ListenIPv6(network, port.port))
+			default:
+				context.AfterFunc(ctx.Context, loops.Listen(network, at))
 			}
 		}
 	}
+}
+
+// onlyIPv6 reports whether a listener on an address has all IPv6 addresses and no
+// IPv4 address.
+func onlyIPv6(network string, addr netip.Addr) bool {
+	return strings.HasSuffix(network, "6") && addr == netip.IPv6Unspecified()
 }
 
 // at returns the address that the listener of a port is bound to.

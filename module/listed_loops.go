@@ -22,12 +22,14 @@ import (
 // listedBackend is a backend of a relay in a layer4 server.
 type listedBackend struct {
 	caddyfile.Backend
-	service string
+	service   string
+	resolvers bool // the service has name servers of its own
 }
 
 // listedPort is a listing of one port by a layer4 server.
 type listedPort struct {
 	server, text, host string // host is normalized, see [listenHost]
+	onlyIPv6           bool   // host is "::", which has no IPv4 address here
 }
 
 // portKey identifies a port on both Caddy's networks and ours.
@@ -48,7 +50,7 @@ func checkLoops(app *layer4.App, relays serverRelays) error {
 		for _, config := range configs {
 			for _, text := range config.Backends {
 				if b, err := caddyfile.ParseBackend(text); err == nil {
-					g.backends[name] = append(g.backends[name], listedBackend{b, config.Service()})
+					g.backends[name] = append(g.backends[name], listedBackend{b, config.Service(), len(config.Resolvers) > 0})
 					wanted[b.Port] = true
 				}
 			}
@@ -78,7 +80,8 @@ func (g *loopGraph) addPorts(name string, server *layer4.Server, wanted map[uint
 			continue
 		}
 		n := transportOf(addr.Network)
-		listed := listedPort{name, text, listenHost(addr)}
+		host := listenHost(addr)
+		listed := listedPort{name, text, host, host == "::" && strings.HasSuffix(addr.Network, "6")}
 		add := func(port uint16) { g.ports[portKey{n, port}] = append(g.ports[portKey{n, port}], listed) }
 		if int(addr.EndPort-addr.StartPort) > len(wanted) {
 			for port := range wanted {
@@ -108,12 +111,15 @@ func listenHost(addr caddy.NetworkAddress) string {
 
 // reaches reports whether a connection to a backend leads to a listener on the same
 // port of the same network, as far as they are written. It looks up no name and no
-// address of an interface.
-func reaches(listener string, b caddyfile.Backend) bool {
-	listening, err := netip.ParseAddr(listener)
+// address of an interface. A name that the listener and the backend look up in
+// different ways may have two addresses.
+func reaches(listener listedPort, b listedBackend) bool {
+	listening, err := netip.ParseAddr(listener.host)
 	switch {
+	case listener.onlyIPv6 && (!b.Addr.IsValid() || b.Addr.Is4()):
+		return false
 	case err != nil || !b.Addr.IsValid(): // a name
-		return listener == b.Host || listener == "::" && b.Host == "localhost"
+		return listener.host == b.Host && !b.resolvers || listener.host == "::" && b.Host == "localhost"
 	case listening == b.Addr:
 		return true
 	case listening == netip.IPv6Unspecified():
@@ -158,7 +164,7 @@ func (g *loopGraph) loopsFrom(n upstream.Network, server string, path []loopEdge
 	}
 	for _, b := range g.backends[server] {
 		for _, listed := range g.ports[portKey{n, b.Port}] {
-			if !reaches(listed.host, b.Backend) {
+			if !reaches(listed, b) {
 				continue
 			}
 			longer := append(slices.Clip(path), loopEdge{server, b, listed})

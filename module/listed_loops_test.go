@@ -28,6 +28,7 @@ func TestValidateRejectsLoops(t *testing.T) {
 		{named("relay+tcp/Relay.test:8001", "a", "relay.TEST:8001"), `"relay.TEST:8001" leads back`},
 		{named("tcp/:8001", "a", "127.0.0.1:8001"), `lists tcp/:8001`},
 		{named("udp4/:8001", "a", "127.0.0.1:8001"), `lists udp4/:8001`},
+		{named("tcp6/:8001", "a", "[::1]:8001"), `lists tcp6/:8001`},
 		{named("relay+tcp/:8000-8100", "a", "127.0.0.1:8050"), `lists relay+tcp/:8000-8100`},
 		{named("relay+tcp/:1-65535", "a", "127.0.0.1:8050"), `lists relay+tcp/:1-65535`},
 		{named("relay+tcp/:8001 relay+tcp/:8002", "a", "127.0.0.1:8002"), `lists relay+tcp/:8002`},
@@ -46,6 +47,9 @@ func TestValidateRejectsLoops(t *testing.T) {
 		{named("relay+tcp/0.0.0.0:8001", "a", "localhost:8001"), ""},
 		{named("relay+tcp/:8001", "a", "192.0.2.1:8001 relay.test:8001"), ""},
 		{named("relay+tcp/192.0.2.1:8001", "a", "127.0.0.1:8001"), ""},
+		{named("tcp6/:8001", "a", "127.0.0.1:8001"), ""}, // the socket has no IPv4 address
+		{named("udp6/[::]:8001", "a", "127.0.0.1:8001 0.0.0.0:8001 localhost:8001"), ""},
+		{"relay+tcp/relay.test:8001 {\n route {\n relay relay.test:8001 {\n resolvers 192.0.2.53\n }\n }\n}\n", ""}, // other name servers may have another address
 		{named("unix//run/a.sock", "a", "127.0.0.1:8001"), ""},
 	} {
 		t.Setenv("RELAY_TEST_BACKEND", "127.0.0.1:8001")

@@ -210,3 +210,48 @@ func TestLoopWithProxyProtocol(t *testing.T) {
 		}
 	})
 }
+
+// A listener on all IPv6 addresses alone has the same port as a program on IPv4. The
+// program is a backend of it, and another relay may listen on IPv4.
+func TestIPv6ListenerOfAnIPv4Backend(t *testing.T) {
+	for _, network := range []string{"tcp6", "udp6"} {
+		t.Run(network, func(t *testing.T) {
+			port := freePort(t)
+			front := fmt.Sprintf("[::1]:%d", port)
+			socket, err := net.Listen("tcp6", front)
+			if err != nil {
+				t.Skip(err) // no IPv6 on this system
+			}
+			relaytest.Check(t, socket.Close())
+			backend := fmt.Sprintf("127.0.0.1:%d", port)
+			echoTCPAt(t, "echo", backend)
+			echoUDP(t, "echo", backend)
+			start(t, named(fmt.Sprintf("%s/[::]:%d", network, port), serviceAt(backend), backend))
+			got := ""
+			if network == "tcp6" {
+				got = ask(t, dial(t, "tcp", front), "x")
+			} else {
+				got = keepAsking(t, dial(t, "udp", front), "x")
+			}
+			if got != "echo x" {
+				t.Errorf("answer %q", got)
+			}
+		})
+	}
+	t.Run("two listeners", func(t *testing.T) {
+		port, other := freePort(t), freePort(t)
+		backend, _ := echoTCP(t, "echo")
+		socket, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", other))
+		if err != nil {
+			t.Skip(err) // no IPv6 on this system
+		}
+		relaytest.Check(t, socket.Close())
+		start(t, named(fmt.Sprintf("tcp6/:%d", port), serviceAt(backend), backend)+
+			named(fmt.Sprintf("relay+tcp/0.0.0.0:%d", port), serviceAt("four"), backend))
+		for _, host := range []string{"127.0.0.1", "[::1]"} {
+			if got := ask(t, dial(t, "tcp", fmt.Sprintf("%s:%d", host, port)), "x"); got != "echo x" {
+				t.Errorf("%s: answer %q", host, got)
+			}
+		}
+	})
+}
