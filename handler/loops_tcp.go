@@ -146,11 +146,12 @@ func sameHost(one, other netip.Addr) bool {
 const sameHostShare = 8
 
 // sameHostFull reports whether the limit of TCP relays between addresses of one
-// machine is reached and the service has more than its share of it. It returns
-// false if loops are not found.
+// machine is reached, or few descriptors are left because much else is open, and the
+// service has more than its share of the limit. It returns false if loops are not
+// found.
 func (r *Relay) sameHostFull() bool {
 	l := r.opts.Loops
-	return l != nil && l.sameHost.Load() >= l.sameHostLimit && r.service.sameHost.Load() >= l.sameHostLimit/sameHostShare
+	return l != nil && (l.sameHost.Load() >= l.sameHostLimit || netio.Scarce()) && r.service.sameHost.Load() >= l.sameHostLimit/sameHostShare
 }
 
 // countSameHost counts the relay if its client is on the backend's machine. addr is

@@ -83,14 +83,14 @@ func (f *forwarder) forwardUDP(pc net.PacketConn) {
 	}
 }
 
-// startLoopOverProgram starts a Caddy with few descriptors. One of its services has a
+// startLoopOverProgram starts a Caddy with a limit of descriptors. One of its services has a
 // forwarder as its backend that leads back to it, on TCP and UDP. The other works.
-func startLoopOverProgram(t *testing.T, options string) (p *caddyProcess, f *forwarder, looping, working string) {
+func startLoopOverProgram(t *testing.T, options string, files int) (p *caddyProcess, f *forwarder, looping, working string) {
 	t.Helper()
 	backend, _ := echoTCP(t, "echo")
 	looping, working = freeAddr(t), freeAddr(t)
 	f = startForwarder(t, looping)
-	p = startProcess(t, bothAt(looping, f.addr+" {\n name looping\n"+options+" }")+bothAt(working, backend+" {\n name working\n }"), 400)
+	p = startProcess(t, bothAt(looping, f.addr+" {\n name looping\n"+options+" }")+bothAt(working, backend+" {\n name working\n }"), files)
 	return p, f, looping, working
 }
 
@@ -116,12 +116,16 @@ func (p *caddyProcess) openFiles() int {
 // A TCP loop over another program ends: its client is refused. It takes nothing from
 // other services, also while clients begin it again and again.
 func TestTCPLoopOverAnotherProgram(t *testing.T) {
-	for name, options := range map[string]string{
-		"plain":              "",
-		"first_byte_timeout": "first_byte_timeout 1m\n",
+	for _, test := range []struct {
+		name, options string
+		files         int
+	}{
+		{"plain", "", 400},
+		{"first_byte_timeout", "first_byte_timeout 1m\n", 400},
+		{"few descriptors", "", 80}, // much of which is open at rest
 	} {
-		t.Run(name, func(t *testing.T) {
-			p, f, looping, working := startLoopOverProgram(t, options)
+		t.Run(test.name, func(t *testing.T) {
+			p, f, looping, working := startLoopOverProgram(t, test.options, test.files)
 			wantRefused(t, looping)
 			if n := f.clients.Load(); n < 10 {
 				t.Fatalf("the loop had %d turns, so it was none", n)
@@ -156,7 +160,7 @@ func TestTCPLoopOverAnotherProgram(t *testing.T) {
 
 // One datagram does not run through a loop over another program for ever.
 func TestUDPLoopOverAnotherProgram(t *testing.T) {
-	p, f, looping, working := startLoopOverProgram(t, "")
+	p, f, looping, working := startLoopOverProgram(t, "", 400)
 	client := dial(t, "udp", looping)
 	_, _ = client.Write([]byte("x"))
 	relaytest.Eventually(t, "the loop to end", func() bool { return len(p.lines("client refused, too many from the backend's address")) > 0 })

@@ -19,11 +19,12 @@ func SessionLimit() int {
 const ianaEphemeralPorts = 65535 - 49152 + 1
 
 // SameHostLimit returns how many TCP relays between two addresses of one machine
-// this process should have at most: those that take three quarters of its
-// descriptor limit, with two each. It returns [math.MaxInt] if there is no limit.
+// this process can have at most: those that take all descriptors that are not
+// reserved from TCP relays, with two each. It returns [math.MaxInt] if there is no
+// limit. [Scarce] mostly comes first.
 func SameHostLimit() int {
-	if files := descriptorLimit(); files > 0 {
-		return max(files*3/8, 1)
+	if first, _ := reserved(); first < math.MaxInt {
+		return max(first/2, 1)
 	}
 	return math.MaxInt
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -45,11 +46,23 @@ func reserves(limit int) (firstForUDP, firstForOthers int) {
 // call on.
 var reserved = sync.OnceValues(func() (firstForUDP, firstForOthers int) { return reserves(descriptorLimit()) })
 
-// Reserved reports whether a descriptor is reserved from TCP relays.
+// Reserved reports whether a descriptor is reserved from TCP relays. It must be
+// called for each descriptor that a TCP relay gets.
 func Reserved(fd int) bool {
 	first, _ := reserved()
+	if now := fd >= first-max(first/16, minReserve); scarce.Load() != now {
+		scarce.Store(now)
+	}
 	return fd >= first
 }
+
+// scarce is the result of [Scarce].
+var scarce atomic.Bool
+
+// Scarce reports whether TCP relays have few descriptors left: the latest number
+// that one of them got is in the last sixteenth before the reserve, or is one of the
+// last eight.
+func Scarce() bool { return scarce.Load() }
 
 // ReservedFromUDP reports whether a descriptor is reserved from UDP sessions, too.
 func ReservedFromUDP(fd int) bool {

@@ -12,6 +12,25 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
+// Descriptors are scarce while a TCP relay gets only the last ones before the
+// reserve.
+func TestScarce(t *testing.T) {
+	if !relaytest.InChild(t) {
+		return
+	}
+	relaytest.LimitDescriptors(t, 1024)
+	first, _ := reserves(1024)
+	for _, test := range []struct {
+		fd   int
+		want bool
+	}{{10, false}, {first - 57, false}, {first - 56, true}, {first, true}, {10, false}} {
+		Reserved(test.fd)
+		if Scarce() != test.want {
+			t.Errorf("descriptor %d: %v, want %v", test.fd, Scarce(), test.want)
+		}
+	}
+}
+
 // Whatever a relay opens, the reserved descriptors stay free for all else.
 func TestReserve(t *testing.T) {
 	if !relaytest.InChild(t) {
