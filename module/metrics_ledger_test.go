@@ -46,7 +46,7 @@ func TestLedgerAddsUp(t *testing.T) {
 
 func ledgerAddsUp(t *testing.T, of readingOf) {
 	l := newLedger()
-	failures := newSeries(failuresTotal, "s", "tcp", "a")
+	failures := newSeries(failuresTotal, "s", "tcp", "a", "client")
 	expect := func(want uint64) {
 		t.Helper()
 		if got := l.totals[failures].figures; !slices.Equal(got, figures{want}) {
