@@ -113,7 +113,7 @@ func TestLedgerForgetsOldTotals(t *testing.T) {
 // counts stay in the ledger when its last user releases it.
 func TestExportedServices(t *testing.T) {
 	s := newIdle("TestExportedServices", "a")
-	failures := newSeries(failuresTotal, s.Name, "tcp", "a")
+	failures := newSeries(failuresTotal, s.Name, "tcp", "a", "client")
 	if _, _, err := services.LoadOrNew(s.Name, func() (caddy.Destructor, error) { return s, nil }); err != nil {
 		t.Fatal(err)
 	}
