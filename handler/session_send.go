@@ -19,6 +19,8 @@ func (s *session) sendBacklogLocked() {
 		i += sent
 		switch {
 		case err == nil:
+		case dgram.Unsent(err): // it stays in the backlog for the next socket
+			i++
 		case s.datagramLostLocked(err):
 			s.dropLocked(dropped, s.backlog.datagrams[i], zap.Error(err))
 			s.countUpLocked()
@@ -53,6 +55,11 @@ func (s *session) forwardLocked(datagrams [][]byte, now time.Time) (handled int)
 		handled += sent
 		switch {
 		case err == nil:
+		case dgram.Unsent(err): // if the backend has failed, the next socket sends it
+			s.backlog.addSent(datagrams[handled:handled+1], arrived)
+			s.requests++
+			handled++
+			allAnswered = false
 		case s.datagramLostLocked(err):
 			s.dropLocked(dropped, datagrams[handled], zap.Error(err))
 			handled++

@@ -115,15 +115,18 @@ func (c *cluster) query(addr, text string) string {
 
 // signalAll sends a signal to a process and its children.
 func signalAll(pid int, signal syscall.Signal) {
+	all := []int{pid}
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	_ = syscall.Kill(pid, signal)
-	for _, file := range tasks {
+	for _, file := range tasks { // before the process ends: then it has no children any more
 		list, _ := os.ReadFile(file)
 		for _, child := range strings.Fields(string(list)) {
 			if n, err := strconv.Atoi(child); err == nil {
-				_ = syscall.Kill(n, signal)
+				all = append(all, n)
 			}
 		}
+	}
+	for _, n := range all {
+		_ = syscall.Kill(n, signal)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
@@ -26,11 +27,12 @@ func startServer(t *testing.T, account, name string, args ...string) *os.Process
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: credential(t, account)}
+	cmd.WaitDelay = time.Second // a process that the server has started may keep its output open
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	relaytest.Check(t, cmd.Start())
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		signalAll(cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
 		if t.Failed() {
 			t.Logf("%s:\n%s", name, out.String())

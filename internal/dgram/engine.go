@@ -2,6 +2,7 @@ package dgram
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
@@ -60,6 +61,21 @@ func DatagramRejected(err error) bool {
 func SocketFailed(err error) bool {
 	return errors.Is(err, net.ErrClosed) || refused(err)
 }
+
+// unsentError is the error of a datagram that was not sent, because ICMP errors
+// about earlier datagrams made the system return those errors instead. It does not
+// wrap them: they prove nothing about the backend.
+type unsentError struct{ err error }
+
+// Error implements error.
+func (e *unsentError) Error() string {
+	return fmt.Sprintf("not sent because of ICMP errors about earlier datagrams: %v", e.err)
+}
+
+// Unsent reports whether an error of [Socket.Send] means that the datagram was not
+// sent because of ICMP errors about earlier ones. [Sink.Failed] gets those errors,
+// and tells whether the backend has failed.
+func Unsent(err error) bool { return errors.As(err, new(*unsentError)) }
 
 // Refused reports whether an error of [Sink.Failed] or [Socket.Send], or one of the
 // errors that it joins, is a report that the backend's port is closed.

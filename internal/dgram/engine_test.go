@@ -273,8 +273,8 @@ func testEngineStopsBrokenSockets(t *testing.T, engine Engine) {
 		return false
 	})
 	socket.Close() // as its session does
-	// A send may return an error instead of the sink, but seldom does.
-	if got := sink.count.Load(); got > maxFailures || got < maxFailures*9/10 {
-		t.Fatalf("%d failures, want %d", got, maxFailures)
+	// A send may return an error instead of the sink, and errors are read in groups.
+	if got := sink.count.Load(); got > maxFailures*11/10 || got < maxFailures*9/10 {
+		t.Fatalf("%d failures, want about %d", got, maxFailures)
 	}
 }

@@ -2,7 +2,6 @@ package dgram
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -188,7 +187,7 @@ func notFailed(err error) error {
 	if !refused(err) {
 		return err
 	}
-	return fmt.Errorf("not sent because of ICMP errors about earlier datagrams: %v", err)
+	return &unsentError{err}
 }
 
 // mayBePending reports whether an error of a send may belong to an earlier
