@@ -78,6 +78,7 @@ func TestGapOfOneStrikeCausesNoOther(t *testing.T) {
 				r.deliver(1, new(udpClient), "a")
 				r.engine.socket(1).sink.Failed(errRefused)
 				time.Sleep(test.after)
+				synctest.Wait()
 				n := r.engine.opened + 1
 				r.deliver(2, new(udpClient), "b")
 				r.engine.socket(n).sink.Failed(errRefused)
