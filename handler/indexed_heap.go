@@ -1,7 +1,7 @@
 package handler
 
 // indexedHeap is a binary heap of elements with a key, the smallest key first. Each
-// element is told its index, so that it can be moved and removed.
+// element stores its index, so that it can be moved and removed.
 type indexedHeap[T heapElement] []heapItem[T]
 
 // heapItem holds the key next to the element, so that a comparison does not load

@@ -259,8 +259,8 @@ func TestHeldSessionAvoidsCondemnedBackend(t *testing.T) {
 	})
 }
 
-// A refused client whose backend was down is told the failure, not that a second
-// lookup found the same addresses.
+// The log line of a refused client whose backend was down names the failure, not
+// that a second lookup found the same addresses.
 func TestRefusalNamesTheFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newUDPRig(t, []string{"192.0.2.1:53"})

@@ -1,7 +1,7 @@
 package netio
 
-// receivedError is an error that this machine was told of after it had sent a
-// packet: a router has no route, or a firewall on the way forbids the connection.
+// receivedError is an error that a packet of another machine reports, after this
+// machine had sent one: a router has no route, or a firewall on the way forbids the connection.
 type receivedError struct{ error }
 
 // Unwrap returns the error itself.

@@ -136,7 +136,7 @@ func TestIdleEndsOfAStalledTransfer(t *testing.T) {
 			r := newRig(t, k, s)
 			goes, stays := r.side(from), r.side(from.other())
 			sending := async(func() { _, _ = goes.Write(make([]byte, size)) })
-			relaytest.Eventually(t, "bytes that nobody reads", func() bool { n, known := netio.Unread(stays); return !known || n > 0 })
+			relaytest.Eventually(t, "unread bytes", func() bool { n, known := netio.Unread(stays); return !known || n > 0 })
 			r.expire()
 			if end := r.end(); end.Reason != IdleTimeout {
 				t.Errorf("ended as %+v", end)
