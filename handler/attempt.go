@@ -31,21 +31,18 @@ var (
 // goroutine of run, and after that to the judge of a slow backend, if there is one.
 // Each attempt is a goroutine of its own, which ends with its result or with ctx.
 type attempts struct {
-	relay  *Relay
-	of     *tcpRelay
-	client fmt.Stringer
-	note   func(outcome) // receives each outcome
-	trial  *stream.Trial // tries each connection; nil: the first connection serves
-	tried  int           // connections that failed their trial
-	drill  *drill        // whose fault the client has met; nil: none
-	walk   upstream.Walk
+	relay *Relay
+	of    *tcpRelay
+	trial *stream.Trial // tries each connection; nil: the first connection serves
+	tried int           // connections that failed their trial
+	drill *drill        // whose fault the client has met; nil: none
+	walk  upstream.Walk
 
 	ctx       context.Context         // of all attempts
 	cancel    context.CancelCauseFunc // ends ctx
 	current   upstream.Attempt        // that the client waits for; zero if only superseded attempts are running
 	companion upstream.Attempt        // hedged: runs in parallel with current; zero: none
 	pending   int                     // running attempts
-	began     time.Time               // when the client arrived
 	results   chan outcome
 }
 
@@ -86,7 +83,7 @@ type startedAttempt struct {
 // newAttempts returns a search on the given walk. The end of a client's context
 // ends run, and run's caller ends the attempts: one of them may outlive the client.
 func (r *Relay) newAttempts(ctx context.Context, of *tcpRelay, walk upstream.Walk) *attempts {
-	t := &attempts{relay: r, of: of, client: of.client, note: of.note, walk: walk, began: of.began, results: make(chan outcome)}
+	t := &attempts{relay: r, of: of, walk: walk, results: make(chan outcome)}
 	t.trial, _ = of.mover.(*stream.Trial)
 	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return t
@@ -135,9 +132,9 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 			if o.hedged = o.attempt == t.companion; o.hedged && o.err == nil {
 				t.noteOvertaken()
 			}
-			t.note(o)
+			t.of.note(o)
 			if o.err == nil {
-				t.relay.recordSuccess(&t.walk, o, upstream.TCP, t.client, time.Now(), false)
+				t.relay.recordSuccess(&t.walk, o, upstream.TCP, t.of.client, time.Now(), false)
 				return o, nil
 			}
 			last = fmt.Errorf("backend %s: %w", o.attempt.Backend.Text, o.err)
@@ -178,7 +175,7 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 // exhausted records an attempt for which this machine lacked something.
 func (t *attempts) exhausted(o outcome) {
 	if dial.Class(o.err) == netio.Exhausted {
-		t.relay.service.attemptFailedLocally(&t.walk, o, upstream.TCP, t.client)
+		t.relay.service.attemptFailedLocally(&t.walk, o, upstream.TCP, t.of.client)
 	}
 }
 
@@ -246,7 +243,7 @@ func (t *attempts) failed(o outcome) {
 // retry records a failed attempt. It begins the second attempt on the same backend,
 // if the client has one left there, or else marks the backend as exhausted.
 func (t *attempts) retry(o outcome) (again upstream.Attempt, q query, ok bool) {
-	verdict, _ := t.relay.recordFailure(&t.walk, o, upstream.TCP, t.client)
+	verdict, _ := t.relay.recordFailure(&t.walk, o, upstream.TCP, t.of.client)
 	if verdict != upstream.Next {
 		if again, ok = t.walk.Again(o.attempt, time.Now()); ok {
 			return again, o.again(verdict), true
@@ -264,7 +261,7 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 		o.took = time.Since(a.Began)
 		if p := recover(); p != nil {
 			o.err = fmt.Errorf("%w: %v", errPanic, p)
-			r.panicked(upstream.TCP, t.client.String(), p)
+			r.panicked(upstream.TCP, t.of.client.String(), p)
 		}
 	}()
 	ctx, cancel := context.WithDeadlineCause(ctx, a.Began.Add(r.opts.ConnectTimeout), errConnectTimeout)

@@ -48,8 +48,6 @@ var (
 // ErrLastBackend is the error of a drill that would leave no backend available.
 var ErrLastBackend = errors.New("it is the last backend that is available")
 
-var errServiceStops = errors.New("the service stops")
-
 // Receipt is what a drill has come to so far.
 type Receipt struct {
 	Backend string // as configured
@@ -97,7 +95,7 @@ func (s *Service) StartDrill(b *upstream.Backend, fault Fault, d time.Duration, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return Receipt{}, errServiceStops
+		return Receipt{}, errStopping
 	}
 	if !force && !s.othersAvailableLocked(b) {
 		return Receipt{}, ErrLastBackend
@@ -309,7 +307,7 @@ func (d *drill) countRefused() {
 // noteDrill counts what the outcome of an attempt means for a drill.
 func (t *attempts) noteDrill(o outcome) {
 	if o.err == nil && t.drill != nil && t.drill.backend != o.attempt.Backend {
-		t.drill.served(time.Since(t.began))
+		t.drill.served(time.Since(t.of.began))
 	}
 }
 

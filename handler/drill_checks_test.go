@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -133,8 +134,8 @@ func TestEndOfAJudgeIsNoFailure(t *testing.T) {
 	for range 100 { // both cases of the judge's select are ready
 		walk := r.service.Pool.Walk(upstream.TCP)
 		a, _ := walk.Next(time.Now())
-		search := r.relay.newAttempts(t.Context(), new(tcpRelay), walk)
-		search.current, search.client = a, healthCheckSource{}
+		search := r.relay.newAttempts(t.Context(), &tcpRelay{client: new(net.TCPAddr)}, walk)
+		search.current = a
 		search.results = make(chan outcome, 1)
 		search.results <- outcome{attempt: a, err: errors.New("canceled")}
 		search.cancel(errServiceClosed)

@@ -53,7 +53,7 @@ func (t *attempts) startCompanion() {
 // noteOvertaken keeps the attempt that a companion has overtaken for the access
 // log.
 func (t *attempts) noteOvertaken() {
-	t.note(outcome{attempt: t.current, err: errOvertaken, took: time.Since(t.current.Began)})
+	t.of.note(outcome{attempt: t.current, err: errOvertaken, took: time.Since(t.current.Began)})
 }
 
 // judgeSlow continues the attempt that o, the attempt that serves the client, has
@@ -76,7 +76,7 @@ func (t *attempts) judge() {
 	defer r.service.judges.leave(t.current.Backend)
 	defer func() {
 		if value := recover(); value != nil {
-			r.panicked(upstream.TCP, t.client.String(), value)
+			r.panicked(upstream.TCP, t.of.client.String(), value)
 		}
 	}()
 	for {
@@ -111,7 +111,7 @@ func (t *attempts) judged(o outcome) (again upstream.Attempt, q query, retry boo
 		if t.trial != nil { // a connection alone proves nothing
 			break
 		}
-		t.relay.recordSuccess(&t.walk, o, upstream.TCP, t.client, time.Now(), false)
+		t.relay.recordSuccess(&t.walk, o, upstream.TCP, t.of.client, time.Now(), false)
 	case !errors.Is(o.err, errPanic):
 		return t.retry(o)
 	}

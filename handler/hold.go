@@ -22,7 +22,6 @@ import (
 const maxWakePause = time.Second
 
 var (
-	errReleased     = errors.New("the service stops")
 	errNotRecovered = errors.New("no backend recovered within hold")
 )
 
@@ -74,7 +73,7 @@ func (s *Service) Hold(d time.Duration, by string) (until time.Time) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if h.expiry == expiry {
-			s.releaseLocked("its end")
+			s.releaseLocked("")
 		}
 	})
 	h.expiry = expiry
@@ -142,7 +141,7 @@ func (h *holds) enter(r *Relay, recheck bool) (wake <-chan struct{}, err error) 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		return nil, errReleased
+		return nil, errStopping
 	}
 	h.waiting.Add(1)
 	if !recheck && !h.requested.Load() {
@@ -179,7 +178,7 @@ func (h *holds) leave() error {
 		h.recheck[upstream.TCP].end()
 	}
 	if h.closed {
-		return errReleased
+		return errStopping
 	}
 	return nil
 }
@@ -259,7 +258,7 @@ func (w *holding) await(ctx context.Context, recheck bool, timeout <-chan time.T
 		case <-watch.C:
 			switch {
 			case holds.isClosed():
-				return false, errReleased
+				return false, errStopping
 			case w.gone():
 				return false, errClientGone
 			}

@@ -108,7 +108,7 @@ func TestPausingClientIsHeld(t *testing.T) {
 		r.service.holds.wakeUp()
 		want := errClientGone
 		if gone.Store(!exit); exit {
-			want = errReleased
+			want = errStopping
 			r.service.Close()
 		}
 		if err := relaytest.Receive(t, "the end of the hold", result); err != want {

@@ -78,7 +78,7 @@ func (t *attempts) dial(ctx context.Context, addr netip.AddrPort, connect dial.F
 	r, loops := t.relay, t.relay.opts.Loops
 	from := t.of.socketAddrs()
 	if r.sameHostFull() && sameHost(from.client.Addr(), addr.Addr()) {
-		r.service.floods.note(r.log, sameHostTCP, zap.Stringer("network", upstream.TCP), zap.Stringer("client", t.client), zap.Stringer("address", addr))
+		r.service.floods.note(r.log, sameHostTCP, zap.Stringer("network", upstream.TCP), zap.Stringer("client", t.of.client), zap.Stringer("address", addr))
 		return nil, dial.Failed(addr, errSameHost)
 	}
 	to, own := loops.listenerAt(upstream.TCP, addr, from.local.Addr())
@@ -87,7 +87,7 @@ func (t *attempts) dial(ctx context.Context, addr netip.AddrPort, connect dial.F
 	}
 	chain := t.of.chain(ctx)
 	if err := chain.check(to); err != nil {
-		r.noteLoop(upstream.TCP, t.client.String(), addr, err)
+		r.noteLoop(upstream.TCP, t.of.client.String(), addr, err)
 		return nil, dial.Failed(addr, err)
 	}
 	err = chain.dial(to, func() (local, remote netip.AddrPort, err error) {

@@ -76,8 +76,9 @@ func (s *Service) Idle() bool {
 
 // Errors of a client that gets no relay.
 var (
-	errClosing = errors.New("the service accepts no new clients")
-	errRetired = errors.New("the relay takes no new clients") // another one may take the client
+	errStopping = errors.New("the service stops") // of what waits or is to begin at the end of the service
+	errClosing  = errors.New("the service accepts no new clients")
+	errRetired  = errors.New("the relay takes no new clients") // another one may take the client
 )
 
 // beginWait counts a client that waits for a place, until endWait.

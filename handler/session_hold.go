@@ -118,7 +118,7 @@ func (s *session) wakeHeld(closed bool) {
 	h, now := s.extras.hold, time.Now()
 	switch {
 	case closed:
-		s.refuseLocked(errReleased)
+		s.refuseLocked(errStopping)
 	case now.Sub(h.entered) < h.pause:
 	default:
 		h.woken = now

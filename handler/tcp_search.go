@@ -90,7 +90,7 @@ func (t *tcpRelay) refuse(err error) {
 		reason = cut.reason
 	case errors.Is(err, errClientGone):
 		reason = stream.ClientReset
-	case errors.Is(err, errReleased):
+	case errors.Is(err, errStopping):
 		reason = stream.Shutdown
 	case errors.Is(err, errNotReplayable):
 		reason = stream.NoFirstByte

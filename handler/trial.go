@@ -74,6 +74,6 @@ func (t *attempts) trialEnded(ctx context.Context, o outcome) (ended bool, err e
 	case errors.As(o.err, new(cutError)): // it had to leave the backend
 		return true, o.err
 	}
-	t.relay.recordFailure(&t.walk, o, upstream.TCP, t.client)
+	t.relay.recordFailure(&t.walk, o, upstream.TCP, t.of.client)
 	return true, fmt.Errorf("backend %s: %w, and %w", o.attempt.Backend.Text, o.err, errNotReplayable)
 }

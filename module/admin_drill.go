@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/handler"
@@ -34,11 +33,9 @@ func postDrill(r *http.Request) (any, error) {
 	if !slices.Contains(handler.Faults, fault) {
 		return nil, apiErrorf(http.StatusBadRequest, "fault must be refuse, silent, reset or slow, got %q", request.Fault)
 	}
-	d := defaultDrill
-	if request.For != "" {
-		if d, err = caddy.ParseDuration(request.For); err != nil || d <= 0 || d > handler.DrillLimit {
-			return nil, apiErrorf(http.StatusBadRequest, "for must be a duration such as 60s, at most %s, got %q", handler.DrillLimit, request.For)
-		}
+	d, ok := boundedDuration(request.For, defaultDrill, handler.DrillLimit)
+	if !ok {
+		return nil, apiErrorf(http.StatusBadRequest, "for must be a duration such as 60s, at most %s, got %q", handler.DrillLimit, request.For)
 	}
 	receipt, err := s.StartDrill(b, fault, d, request.Force, requester(r))
 	if err != nil {

@@ -106,12 +106,19 @@ func postRelease(r *http.Request) (any, error) {
 // queryDuration returns the duration in a query parameter, def if there is none.
 func queryDuration(r *http.Request, name string, def, limit time.Duration) (time.Duration, error) {
 	text := r.URL.Query().Get(name)
-	if text == "" {
-		return def, nil
-	}
-	d, err := caddy.ParseDuration(text)
-	if err != nil || d <= 0 || d > limit {
+	d, ok := boundedDuration(text, def, limit)
+	if !ok {
 		return 0, apiErrorf(http.StatusBadRequest, "query parameter %q must be a duration such as 30s, at most %s, got %q", name, limit, text)
 	}
 	return d, nil
+}
+
+// boundedDuration parses a duration above 0 and not above limit. It returns def if
+// text is empty.
+func boundedDuration(text string, def, limit time.Duration) (d time.Duration, ok bool) {
+	if text == "" {
+		return def, true
+	}
+	d, err := caddy.ParseDuration(text)
+	return d, err == nil && d > 0 && d <= limit
 }

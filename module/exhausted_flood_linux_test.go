@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -77,18 +76,7 @@ func TestFloodsLeaveDescriptors(t *testing.T) {
 	for _, conn := range burst {
 		conn.Close()
 	}
-	relaytest.Eventually(t, "clients to be accepted again", func() bool {
-		conn, err := net.Dial("tcp", two)
-		if err != nil {
-			return false
-		}
-		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
-		_, _ = conn.Write([]byte("x"))
-		buf := make([]byte, 10)
-		n, _ := conn.Read(buf)
-		return string(buf[:n]) == "b x"
-	})
+	relaytest.Eventually(t, "clients to be accepted again", func() bool { return serves(two, "b x") })
 }
 
 // floodOf sends datagrams to an address, each from another loopback address.

@@ -42,18 +42,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 		for _, conn := range burst {
 			conn.Close()
 		}
-		relaytest.Eventually(t, "service to return", func() bool {
-			conn, err := net.Dial("tcp", at)
-			if err != nil {
-				return false
-			}
-			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
-			_, _ = conn.Write([]byte("x"))
-			buf := make([]byte, 10)
-			n, _ := conn.Read(buf)
-			return string(buf[:n]) == "b x"
-		})
+		relaytest.Eventually(t, "service to return", func() bool { return serves(at, "b x") })
 		if got := keepAsking(t, dial(t, "udp", at), "x"); got != "b x" {
 			t.Errorf("udp: got %q", got)
 		}
@@ -148,4 +137,19 @@ func loopbackUp() error {
 		return err
 	}
 	return conn.(io.Closer).Close()
+}
+
+// serves reports whether a new TCP client at an address that sends "x" is answered
+// with want within two seconds.
+func serves(at, want string) bool {
+	conn, err := net.Dial("tcp", at)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	_, _ = conn.Write([]byte("x"))
+	buf := make([]byte, 10)
+	n, _ := conn.Read(buf)
+	return string(buf[:n]) == want
 }

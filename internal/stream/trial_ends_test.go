@@ -10,22 +10,31 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
+// newReplayRig returns a trial whose client has sent a request and a FIN. A first
+// backend has got both and reset the connection. The request is larger than the
+// buffers of a connection.
+func newReplayRig(t *testing.T, engine Engine, client func(*net.TCPConn) Client) (r *trialRig, request string) {
+	t.Helper()
+	const size = 8 << 20
+	r = newTrialRig(t, engine, trialSetup{keep: size, memory: 2 * size, client: client})
+	request = strings.Repeat("0123456789abcdef", size/16)
+	sent := async(func() {
+		say(t, r.client, request)
+		relaytest.Check(t, r.client.CloseWrite())
+	})
+	first, done := r.try(t.Context())
+	wantStream(t, "the first backend", first, request, fin)
+	sent()
+	resetNow(t, first)
+	wantFailed(t, done, ErrResetTooEarly)
+	return r, request
+}
+
 // A client that has finished is sent to the next backend whole, and with its FIN,
 // although that backend answers before it has read anything.
 func TestTrialReplaysMoreThanTheBackendTakes(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, engine Engine, client func(*net.TCPConn) Client) {
-		const size = 8 << 20 // more than the buffers of a connection hold
-		r := newTrialRig(t, engine, trialSetup{keep: size, memory: 2 * size, client: client})
-		request := strings.Repeat("0123456789abcdef", size/16)
-		sent := async(func() {
-			say(t, r.client, request)
-			relaytest.Check(t, r.client.CloseWrite())
-		})
-		first, done := r.try(t.Context())
-		wantStream(t, "the first backend", first, request, fin)
-		sent()
-		resetNow(t, first)
-		wantFailed(t, done, ErrResetTooEarly)
+		r, request := newReplayRig(t, engine, client)
 
 		second, done := r.try(t.Context())
 		say(t, second, "answer")
@@ -33,7 +42,7 @@ func TestTrialReplaysMoreThanTheBackendTakes(t *testing.T) {
 		wantStream(t, "the second backend", second, request, fin)
 		relaytest.Check(t, second.Close())
 		wantStream(t, "the client", r.client, "answer", fin)
-		r.wantEnd(ClientClosed, size, 6)
+		r.wantEnd(ClientClosed, int64(len(request)), 6)
 	})
 }
 
@@ -41,18 +50,7 @@ func TestTrialReplaysMoreThanTheBackendTakes(t *testing.T) {
 // failed.
 func TestTrialOfABackendThatClosesUnderAReplay(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, engine Engine, client func(*net.TCPConn) Client) {
-		const size = 8 << 20
-		r := newTrialRig(t, engine, trialSetup{keep: size, memory: 2 * size, client: client})
-		request := strings.Repeat("0123456789abcdef", size/16)
-		sent := async(func() {
-			say(t, r.client, request)
-			relaytest.Check(t, r.client.CloseWrite())
-		})
-		first, done := r.try(t.Context())
-		wantStream(t, "the first backend", first, request, fin)
-		sent()
-		resetNow(t, first)
-		wantFailed(t, done, ErrResetTooEarly)
+		r, _ := newReplayRig(t, engine, client)
 
 		second, done := r.try(t.Context())
 		relaytest.Check(t, second.CloseWrite())
