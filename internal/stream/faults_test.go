@@ -158,6 +158,9 @@ func TestIdleEndsInOrder(t *testing.T) {
 		r := newRig(t, k, s)
 		say(t, r.client, "question")
 		hear(t, r.backend, "question")
+		// The backend may read before the relay's write returns: the relay counts
+		// the bytes after that, and until then they are undelivered for it.
+		relaytest.Eventually(t, "the relay to count the question", func() bool { return r.up.Load() == 8 })
 		r.expire()
 		wantStream(t, "the client", r.client, "", fin)
 		wantStream(t, "the backend", r.backend, "", fin)
