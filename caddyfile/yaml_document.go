@@ -5,11 +5,10 @@ import (
 	"errors"
 	"io"
 	"regexp"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
 const (
@@ -44,7 +43,7 @@ func parseYAML(rep *report, body []byte) *yaml.Node {
 		rep.fail(second.Line, place{}, "a second document begins here; expected one document")
 		return nil
 	case !errors.Is(err, io.EOF):
-		syntaxError(rep, body, err)
+		syntaxError(rep, err)
 		return nil
 	}
 
@@ -90,54 +89,16 @@ func commentOutVersion(body []byte) []byte {
 	return body
 }
 
-var (
-	errorLine = regexp.MustCompile(`^line (\d+): `)
-
-	// withoutOwnLine matches the parser errors that have no line, or the line of
-	// the block around the mistake.
-	withoutOwnLine = regexp.MustCompile(`^(unknown anchor|found (undefined|duplicate)|` +
-		`did not find expected (node content|key|',' or|'-' indicator|<))`)
-)
-
-// syntaxError reports an error of the YAML parser.
-func syntaxError(rep *report, body []byte, err error) {
+// syntaxError reports an error of the YAML parser. A token that does not end is
+// reported where it begins, all else where the parser noticed it.
+func syntaxError(rep *report, err error) {
 	line, text := 1, strings.TrimPrefix(err.Error(), "yaml: ")
-	if at := errorLine.FindStringSubmatch(text); at != nil {
-		line, _ = strconv.Atoi(at[1])
-		text = strings.TrimPrefix(text, at[0])
-	}
-	if withoutOwnLine.MatchString(text) {
-		line = lastLineRead(body)
-	}
-	rep.fail(line, place{}, "not valid YAML: %s", text)
-}
-
-// lastLineRead returns the line of the last text that the parser read before it
-// failed.
-func lastLineRead(body []byte) int {
-	source := &oneByteReader{body: body}
-	decoder := yaml.NewDecoder(source)
-	for range 2 {
-		if decoder.Decode(new(yaml.Node)) != nil {
-			break
+	var at *yaml.LoadError
+	if errors.As(err, &at) {
+		line, text = at.Mark.Line, at.Message
+		if at.Stage == yaml.ScannerStage && at.ContextMark.Line > 0 {
+			line = at.ContextMark.Line
 		}
 	}
-	read := bytes.TrimRight(body[:source.read], " \t\r\n")
-	return 1 + bytes.Count(read, []byte("\n"))
-}
-
-// oneByteReader returns one byte per call, so that read is the number of bytes
-// that the parser needed.
-type oneByteReader struct {
-	body []byte
-	read int
-}
-
-func (r *oneByteReader) Read(p []byte) (int, error) {
-	if r.read == len(r.body) {
-		return 0, io.EOF
-	}
-	p[0] = r.body[r.read]
-	r.read++
-	return 1, nil
+	rep.fail(max(1, line), place{}, "not valid YAML: %s", text)
 }

@@ -3,7 +3,7 @@ package caddyfile
 import (
 	"fmt"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 )
 
 // maxValues limits the number of values of a file after its aliases are expanded.
