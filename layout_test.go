@@ -25,7 +25,7 @@ var arrows = map[string][]string{
 	"cmd/caddy":              {"."},
 	"module":                 {"caddyfile", "handler", "upstream", "resolver", "internal/...", "module/api", "module/command"},
 	"module/api":             {},
-	"module/command":         {"module/api", "caddyfile", "internal/watch"},
+	"module/command":         {"module/api", "caddyfile", "internal/version", "internal/watch"},
 	"handler":                {"upstream", "internal/dgram", "internal/dial", "internal/loglimit", "internal/stream", "internal/netio"},
 	"caddyfile":              {},
 	"upstream":               {},
@@ -41,6 +41,7 @@ var arrows = map[string][]string{
 	"internal/relaytest":     {},
 	"internal/relaytest/lab": {"internal/relaytest"},
 	"internal/stream":        {"internal/netio"},
+	"internal/version":       {},
 	"internal/watch":         {},
 }
 

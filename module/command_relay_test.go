@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/internal/version"
 )
 
 var update = flag.Bool("update", false, "update the output of commands in testdata")
@@ -211,5 +212,26 @@ func TestCommandsOverAUnixSocket(t *testing.T) {
 		if args[0] == "explain" && !strings.Contains(out, "requested by unix socket") {
 			t.Errorf("got %s", out)
 		}
+	}
+}
+
+// All ways to read the version agree.
+func TestVersion(t *testing.T) {
+	want := version.Get()
+	for _, args := range [][]string{{"relay", "version"}, {"async-relay", "--version"}} {
+		out, problems, status := run(t, nil, args...)
+		if out != want.String()+"\n" || status != 0 {
+			t.Errorf("%v: status %d, %q, %s; want %q", args, status, out, problems, want)
+		}
+	}
+	modules, problems, status := run(t, nil, "list-modules", "--versions")
+	line := regexp.MustCompile(`(?m)^layer4\.handlers\.relay( .*)?$`).FindString(modules)
+	if status != 0 || line == "" {
+		t.Errorf("status %d, %s: no relay in\n%s", status, problems, modules)
+	}
+	s := start(t, block("TCP/"+freeAddr(t), "127.0.0.1:1"))
+	series := fmt.Sprintf("%sbuild_info{caddy=%q,caddy_l4=%q,goversion=%q,version=%q}", metricPrefix, want.Caddy, want.CaddyL4, want.Go, want.Relay)
+	if s.scrape()[series] != 1 {
+		t.Errorf("no series %s", series)
 	}
 }

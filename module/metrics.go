@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/version"
 	"github.com/async-relay/caddy-relay/resolver"
 )
 
@@ -37,6 +38,7 @@ const (
 	rescuedTotal
 	connectionsHeld
 	drillActive
+	buildInfo
 )
 
 // namePrefix begins the name of every metric.
@@ -130,6 +132,10 @@ var metrics = [...]struct {
 		"drill_active", "1 while a drill injects faults into new relays to the backend, otherwise 0.",
 		[]string{"service", "backend"},
 	},
+	buildInfo: {
+		"build_info", "Always 1. The labels have the versions of the relay, Caddy, caddy-l4 and Go that this program is built with.",
+		[]string{"version", "caddy", "caddy_l4", "goversion"},
+	},
 }
 
 // collected is the collector of the process. All configs share it, and it reads
@@ -155,10 +161,11 @@ type collector struct {
 	descs   [len(metrics)]*prometheus.Desc // set once
 	lookups resolver.Counts                // of all DNS caches
 	ledger  *ledger                        // set once
+	build   version.Versions               // set once
 }
 
 func newCollector() *collector {
-	c := &collector{ledger: newLedger()}
+	c := &collector{ledger: newLedger(), build: version.Get()}
 	for i, m := range metrics {
 		c.descs[i] = prometheus.NewDesc(namePrefix+m.name, m.help, m.labels, nil)
 	}
@@ -194,6 +201,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- c.counter(c.lookups.Stale.Load(), newSeries(dnsLookupsTotal, "stale"))
 	ch <- c.counter(c.lookups.Failed.Load(), newSeries(dnsLookupsTotal, "failed"))
 	ch <- c.counter(logs.Dropped(), newSeries(logLinesDroppedTotal))
+	ch <- prometheus.MustNewConstMetric(c.descs[buildInfo], prometheus.GaugeValue, 1, c.build.Relay, c.build.Caddy, c.build.CaddyL4, c.build.Go)
 }
 
 func (c *collector) counter(value uint64, key series) prometheus.Metric {

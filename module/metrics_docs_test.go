@@ -27,7 +27,7 @@ var (
 )
 
 // checkExpression checks that an expression uses only existing metrics and labels.
-// Prometheus itself adds the label instance.
+// Prometheus itself adds the labels job and instance.
 func checkExpression(t *testing.T, expr string, names, labels map[string]bool) {
 	t.Helper()
 	found := metricInText.FindAllString(expr, -1)
@@ -47,7 +47,7 @@ func checkExpression(t *testing.T, expr string, names, labels map[string]bool) {
 		asked = append(asked, strings.FieldsFunc(m[1], func(r rune) bool { return r == ',' || r == ' ' })...)
 	}
 	for _, label := range asked {
-		if !labels[label] && label != "instance" {
+		if !labels[label] && label != "instance" && label != "job" {
 			t.Errorf("no metric has the label %s: %s", label, expr)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/internal/version"
 	"github.com/async-relay/caddy-relay/internal/watch"
 )
 
@@ -36,6 +37,8 @@ interrupts no connection. Errors in the file are logged; the previous config
 stays in force.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Args = cobra.NoArgs
+			cmd.Version = version.Get().String()
+			cmd.SetVersionTemplate("{{.Version}}\n")
 			flags := cmd.Flags()
 			flags.StringP("config", "c", "config/config.yaml", "The configuration file")
 			flags.String("log-level", "INFO", strings.Join(logLevels, ", "))

@@ -28,6 +28,7 @@ current state, and operates on them. The commands use Caddy's admin API. With
 				cmd.AddCommand(s.command())
 			}
 			cmd.AddCommand(drillCommand())
+			cmd.AddCommand(versionCommand())
 			// Without Args and RunE, an unknown subcommand prints the help and succeeds.
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
