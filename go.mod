@@ -6,6 +6,7 @@ require (
 	github.com/caddyserver/caddy/v2 v2.11.9
 	github.com/dustin/go-humanize v1.1.0
 	github.com/florianl/go-nfqueue/v2 v2.0.2
+	github.com/gaissmai/bart v0.28.0
 	github.com/mdlayher/netlink v1.7.2
 	github.com/mholt/caddy-l4 v0.1.2
 	github.com/miekg/dns v1.1.73

@@ -136,6 +136,18 @@ type Config struct {
 	// sessions end by idle_timeout.
 	UDPResponses *int `json:"udp_responses,omitempty"`
 
+	// The client addresses that are served: prefixes such as `10.0.0.0/8`, single
+	// addresses, and `private_ranges`. A text may hold several, separated by white
+	// space or commas, and comments from `#` to the end of the line, so that
+	// `{file./etc/relay/allow.txt}` is a list. Other clients are refused when they
+	// come: TCP clients with a RST, UDP clients without an answer. Default: all
+	// addresses.
+	Allow []string `json:"allow,omitempty"`
+
+	// The client addresses that are refused, in the form of `allow`. They are
+	// refused also if `allow` has them. Default: none.
+	Deny []string `json:"deny,omitempty"`
+
 	// The maximum number of concurrent relays of the service, TCP connections
 	// and UDP sessions together. Clients above the limit are refused and
 	// counted. Default: 0 (no limit).

@@ -62,6 +62,8 @@ func (c Config) settings() []setting {
 		plain("on_down", keepOrCut(o.OnDownCut)),
 		plain("udp_reply_timeout", duration(o.UDPReplyTimeout)),
 		plain("udp_responses", strconv.Itoa(o.UDPResponses)),
+		clientsSetting("allow", o.Allow, "all"),
+		clientsSetting("deny", o.Deny, "none"),
 		plain("max_connections", strconv.Itoa(o.MaxConnections)),
 		plain("max_connections_per_ip", strconv.Itoa(o.MaxConnectionsPerIP)),
 		plain("max_udp_sessions", sessions(o.MaxUDPSessions)),

@@ -51,6 +51,8 @@ func optionTable() block {
 		{name: "health_check.redis", max: 1, set: setRedis},
 		{name: "health_check.postgres", set: setPostgres},
 		{name: "health_check.dns", min: 1, max: 1, set: setDNS},
+		{name: "allow", min: 1, max: math.MaxInt, repeatable: true, set: addAllow},
+		{name: "deny", min: 1, max: math.MaxInt, repeatable: true, set: addDeny},
 		{name: "failback", max: 1, set: setFailback},
 		{name: "event_hook", min: 1, max: math.MaxInt, set: setEventHook, block: block{}},
 		{name: "event_hook.events", min: 1, max: math.MaxInt, set: setEvents},
@@ -121,6 +123,8 @@ func optionTable() block {
 //		on_down                keep|cut
 //		udp_reply_timeout      <duration>
 //		udp_responses          <count>
+//		allow                  <prefix...>
+//		deny                   <prefix...>
 //		max_connections        <count>
 //		max_connections_per_ip <count>
 //		max_udp_sessions       <count>
@@ -132,8 +136,8 @@ func optionTable() block {
 //		proxy_protocol_udp     first|every
 //	}
 //
-// The backends are in the order in which they are written. Only the option
-// backend may be repeated.
+// The backends are in the order in which they are written. Only the options
+// backend, allow and deny may be repeated.
 //
 // Errors begin with the name of the service or, if the block has none, with the
 // file and line where the block begins.

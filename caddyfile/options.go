@@ -28,6 +28,8 @@ type Options struct {
 	Rescue              int                 // bytes; 0: off
 	UDPReplyTimeout     time.Duration       // 0: off
 	UDPResponses        int                 // 0: off
+	Allow               []netip.Prefix      // of clients; empty: all. Sorted
+	Deny                []netip.Prefix      // of clients, also if they are in Allow. Sorted
 	MaxConnections      int                 // 0: no limit
 	MaxConnectionsPerIP int                 // 0: no limit
 	MaxUDPSessions      int                 // 0: the default of the running relay
@@ -60,6 +62,8 @@ func (c Config) Options() Options {
 		Rescue:              intOr(c.Rescue, 0),
 		UDPReplyTimeout:     durationOr(c.UDPReplyTimeout, 0),
 		UDPResponses:        intOr(c.UDPResponses, 0),
+		Allow:               prefixes(c.Allow),
+		Deny:                prefixes(c.Deny),
 		MaxConnections:      intOr(c.MaxConnections, 0),
 		MaxConnectionsPerIP: intOr(c.MaxConnectionsPerIP, 0),
 		MaxUDPSessions:      intOr(c.MaxUDPSessions, 0),

@@ -9,8 +9,8 @@ import (
 )
 
 // Resolved returns a copy of the config with its {env.*} and {file.*}
-// placeholders replaced. They may be in the name, the backends, the resolvers,
-// the texts of health checks and the command line of the event hook. The
+// placeholders replaced. They may be in the name, the backends, the resolvers, the
+// client addresses, the texts of health checks and the command line of the event hook. The
 // error lists every placeholder without a value and every other placeholder:
 // the config is loaded before any client exists, so nothing else has a value.
 func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
@@ -33,6 +33,8 @@ func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 	r.Name = resolve("name", c.Name)
 	r.Backends = resolveAll("backends", c.Backends)
 	r.Resolvers = resolveAll("resolvers", c.Resolvers)
+	r.Allow = resolveAll("allow", c.Allow)
+	r.Deny = resolveAll("deny", c.Deny)
 	if c.HealthCheck != nil {
 		check := *c.HealthCheck
 		check.Send = resolve("health_check.send", check.Send)

@@ -38,6 +38,8 @@ func (c Config) Validate() error {
 		_, err := parseResolver(text)
 		fail("resolvers", err)
 	}
+	fail("allow", checkAllow(c.Allow))
+	fail("deny", checkPrefixes(c.Deny))
 	for _, s := range countSettings {
 		if n := s.get(&c); n != nil && *n != nil {
 			fail(s.field, s.check(**n))

@@ -2,6 +2,7 @@ package handler
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -44,9 +45,13 @@ type queuedClient struct {
 	admitted chan ticket // gets the place; has room for it
 }
 
-// admit counts one more relay, unless a limit is reached: the refusal names that
-// limit then and is empty otherwise. The address may be IPv4-mapped.
+// admit counts one more relay, unless the address is not served or a limit is
+// reached: the refusal is the reason then and is empty otherwise. The address may be
+// IPv4-mapped.
 func (a *admission) admit(opts *Options, ip netip.Addr) (ticket, Refusal) {
+	if !opts.Clients.serves(ip) {
+		return ticket{}, RefusedDenied
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.admitLocked(opts, ip.Unmap())
@@ -137,8 +142,14 @@ type limitError struct {
 // Error implements error.
 func (e limitError) Error() string { return fmt.Sprintf("%s: limit of %d reached", e.refusal, e.limit) }
 
+// errDenied is the error of a client whose address is not served.
+var errDenied = errors.New("address not allowed")
+
 func (r Refusal) error(opts *Options) error {
-	if r == RefusedTooManyIP {
+	switch r {
+	case RefusedDenied:
+		return errDenied
+	case RefusedTooManyIP:
 		return limitError{r, opts.MaxConnectionsPerIP}
 	}
 	return limitError{r, opts.MaxConnections}

@@ -22,6 +22,8 @@ const (
 	limitUDP                   // as limitTCP, for a session
 	perIPLimitTCP              // the client's address is at max_connections_per_ip
 	perIPLimitUDP              // as perIPLimitTCP, for a session
+	deniedTCP                  // the client's address is refused by allow or deny
+	deniedUDP                  // as deniedTCP, for a datagram
 	looped                     // an attempt would have led back to the relay
 	sameHostTCP                // too many TCP relays have a client on the backend's machine
 	sameHostUDP                // as sameHostTCP, for unanswered sessions
@@ -47,6 +49,8 @@ var floodLines = [floodKinds]struct {
 	limitUDP:      {zapcore.WarnLevel, "client refused, too many connections"},
 	perIPLimitTCP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
 	perIPLimitUDP: {zapcore.WarnLevel, "client refused, too many connections from its address"},
+	deniedTCP:     {zapcore.WarnLevel, "client refused, address not allowed"},
+	deniedUDP:     {zapcore.WarnLevel, "client refused, address not allowed"},
 	heldTCP:       {zapcore.WarnLevel, "client held, no backend accepts it"},
 	heldUDP:       {zapcore.WarnLevel, "client held, no backend accepts it"},
 	looped:        {zapcore.ErrorLevel, "attempt refused, backend leads back to this relay"},

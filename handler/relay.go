@@ -46,8 +46,9 @@ type Options struct {
 	Log             *zap.Logger
 	Loops           *Loops // shared by all relays of the process; nil: loops are not found
 
-	MaxConnections      int // limit of the service's concurrent relays, TCP and UDP together; 0: none
-	MaxConnectionsPerIP int // limit of the concurrent relays of one client address; 0: none
+	Clients             *Clients // which clients are served; nil: all
+	MaxConnections      int      // limit of the service's concurrent relays, TCP and UDP together; 0: none
+	MaxConnectionsPerIP int      // limit of the concurrent relays of one client address; 0: none
 
 	AccessLog          *zap.Logger   // gets a line at the end of each TCP relay; nil: none
 	AccessLogUDP       bool          // AccessLog also gets a line at the end of each UDP session

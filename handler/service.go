@@ -125,14 +125,17 @@ func (s *Service) enter(t *tcpRelay, queued bool) error {
 	return nil
 }
 
-// refuseAtLimit logs and counts a client that was refused because of a limit.
-func (s *Service) refuseAtLimit(t *tcpRelay, refusal Refusal) {
-	kind := limitTCP
-	if refusal == RefusedTooManyIP {
+// refuse logs and counts a client that was not admitted.
+func (s *Service) refuse(t *tcpRelay, refusal Refusal) {
+	kind, why := limitTCP, stream.RefusedLimit
+	switch refusal {
+	case RefusedTooManyIP:
 		kind = perIPLimitTCP
+	case RefusedDenied:
+		kind, why = deniedTCP, stream.RefusedDenied
 	}
 	s.floods.note(t.relay.log, kind, zap.Stringer("network", upstream.TCP), zap.Stringer("client", t.client))
-	t.log(record{why: stream.RefusedLimit, err: refusal.error(&t.relay.opts)})
+	t.log(record{why: why, err: refusal.error(&t.relay.opts)})
 }
 
 // leave removes a relay from the active ones.

@@ -61,6 +61,7 @@ const (
 	RefusedByBackends Refusal = "no_backend"             // every backend was tried
 	RefusedTooMany    Refusal = "max_connections"        // the limit of the service
 	RefusedTooManyIP  Refusal = "max_connections_per_ip" // the limit of the client's address
+	RefusedDenied     Refusal = "denied"                 // the client's address, by allow or deny
 )
 
 // Drop is the reason why a datagram was dropped.
@@ -164,11 +165,13 @@ func (s *Service) stats(now time.Time, settle bool) Stats {
 		RefusedByBackends: s.floods.total(refusedTCP),
 		RefusedTooMany:    s.floods.total(limitTCP),
 		RefusedTooManyIP:  s.floods.total(perIPLimitTCP),
+		RefusedDenied:     s.floods.total(deniedTCP),
 	}
 	stats.Refused[upstream.UDP] = map[Refusal]uint64{
 		RefusedByBackends: s.floods.total(refusedUDP),
 		RefusedTooMany:    s.floods.total(limitUDP),
 		RefusedTooManyIP:  s.floods.total(perIPLimitUDP),
+		RefusedDenied:     s.floods.total(deniedUDP),
 	}
 	stats.Dropped = map[Drop]uint64{
 		DroppedQueueFull:    s.floods.total(queueFull),

@@ -104,10 +104,13 @@ func (r *Relay) startTCP(ctx context.Context, client stream.Client) (serve func(
 		client.ResetAfterPanic()
 		return nil, true
 	}
-	queued := admission.enqueue(&r.opts, ipOf(t.client))
+	var queued *queuedClient
+	if refusal != RefusedDenied {
+		queued = admission.enqueue(&r.opts, ipOf(t.client))
+	}
 	if queued == nil {
 		r.service.endWait()
-		r.service.refuseAtLimit(t, refusal)
+		r.service.refuse(t, refusal)
 		client.ResetAfterPanic()
 		return nil, true
 	}
@@ -125,7 +128,7 @@ func (t *tcpRelay) startQueued(ctx context.Context, client stream.Client, queued
 	defer service.endWait()
 	place, admitted := service.admission.await(queued)
 	if !admitted {
-		service.refuseAtLimit(t, refusal)
+		service.refuse(t, refusal)
 		client.ResetAfterPanic()
 		return nil
 	}

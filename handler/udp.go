@@ -71,5 +71,7 @@ func (r *Relay) refuseUDP(key Key, refusal Refusal) {
 		r.service.floods.note(r.log, limitUDP, fields...)
 	case RefusedTooManyIP:
 		r.service.floods.note(r.log, perIPLimitUDP, fields...)
+	case RefusedDenied:
+		r.service.floods.note(r.log, deniedUDP, fields...)
 	}
 }

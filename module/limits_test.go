@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -122,6 +123,53 @@ func TestMaxConnectionsPerIP(t *testing.T) {
 		refused := module.StatsOf(serviceAt(at)).Refused
 		if refused[upstream.TCP][handler.RefusedTooManyIP] != 1 || refused[upstream.UDP][handler.RefusedTooManyIP] != 1 {
 			t.Errorf("refused: %v", refused)
+		}
+	})
+}
+
+// Clients that allow and deny refuse get a RST, or no answer, on the direct way and
+// through layer4. A reload changes that for new clients only.
+func TestAllowAndDeny(t *testing.T) {
+	overBoth(t, func(t *testing.T) {
+		backend, at := newMortal(t).addr, freeAddr(t)
+		list := filepath.Join(t.TempDir(), "deny.txt")
+		config := func(refused string) string {
+			relaytest.Check(t, os.WriteFile(list, []byte(refused+" # a comment\n"), 0o600))
+			return fmt.Sprintf("TCP/%s UDP/%s {\n route {\n relay %s {\n name %s\n allow private_ranges\n deny {file.%s}\n }\n }\n }\n",
+				at, at, backend, serviceAt(at), list)
+		}
+		s := start(t, config("192.0.2.0/24"))
+		tcp, udp := dial(t, "tcp", at), dial(t, "udp", at)
+		for _, conn := range []net.Conn{tcp, udp} {
+			if got := ask(t, conn, "x"); got != "b x" {
+				t.Errorf("an allowed client got %q", got)
+			}
+		}
+
+		s.mustReload(config("127.0.0.0/8"))
+		turnedAway(t, at)
+		late := dial(t, "udp", at)
+		unanswered(t, late)
+		s.waitLogged("client refused, address not allowed", 2, 2)
+		for _, conn := range []net.Conn{tcp, udp} {
+			if got := ask(t, conn, "y"); got != "b y" {
+				t.Errorf("a client from before the reload got %q", got)
+			}
+		}
+		refused := module.StatsOf(serviceAt(at)).Refused
+		if refused[upstream.TCP][handler.RefusedDenied] != 1 || refused[upstream.UDP][handler.RefusedDenied] == 0 {
+			t.Errorf("refused: %v", refused)
+		}
+		name := metricPrefix + `refused_total{network="tcp",reason="denied",service="` + serviceAt(at) + `"}`
+		if got := s.scrape()[name]; got != 1 {
+			t.Errorf("%s is %v", name, got)
+		}
+
+		s.mustReload(config("192.0.2.0/24"))
+		for _, conn := range []net.Conn{dial(t, "tcp", at), late} {
+			if got := ask(t, conn, "z"); got != "b z" {
+				t.Errorf("allowed again: got %q", got)
+			}
 		}
 	})
 }

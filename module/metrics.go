@@ -81,7 +81,7 @@ var metrics = [...]struct {
 		[]string{"service", "network", "backend"},
 	},
 	refusedTotal: {
-		"refused_total", "Refused clients, by reason: no_backend, max_connections, max_connections_per_ip.",
+		"refused_total", "Refused clients, by reason: no_backend, max_connections, max_connections_per_ip, denied (by allow or deny; on UDP: datagrams).",
 		[]string{"service", "network", "reason"},
 	},
 	droppedDatagramsTotal: {

@@ -100,6 +100,7 @@ func (r *Relay) handlerOptions(opts caddyfile.Options, log *zap.Logger) handler.
 		UDPResponses:        opts.UDPResponses,
 		MaxUDPSessions:      opts.MaxUDPSessions,
 		MaxConnections:      opts.MaxConnections,
+		Clients:             handler.NewClients(opts.Allow, opts.Deny),
 		MaxConnectionsPerIP: opts.MaxConnectionsPerIP,
 		KeepAlive:           opts.KeepAlive,
 		ProxyProtocol:       handler.ProxyProtocol(opts.ProxyProtocol),

@@ -13,6 +13,7 @@ const (
 	NoFirstByte      Reason = "first_byte_timeout" // the backend sent no byte in time, and the client could not be sent to another one
 	RefusedNoBackend Reason = "refused_no_backend" // no backend accepted the client
 	RefusedLimit     Reason = "refused_limit"      // a limit of the service was reached
+	RefusedDenied    Reason = "refused_denied"     // the address of the client is not served
 	Panicked         Reason = "panic"              // a bug
 	Exhausted        Reason = "exhausted"          // this machine has no free descriptor or memory
 	Removed          Reason = "reload"             // the service left the config and its grace period expired
