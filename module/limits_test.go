@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -132,8 +133,10 @@ func TestMaxConnectionsPerIP(t *testing.T) {
 func TestAllowAndDeny(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		backend, at := newMortal(t).addr, freeAddr(t)
-		list := filepath.Join(t.TempDir(), "deny.txt")
+		dir := t.TempDir()
 		config := func(refused string) string {
+			// Caddy does not load a config that has not changed, so each list has a file.
+			list := filepath.Join(dir, strings.ReplaceAll(refused, "/", "-"))
 			relaytest.Check(t, os.WriteFile(list, []byte(refused+" # a comment\n"), 0o600))
 			return fmt.Sprintf("TCP/%s UDP/%s {\n route {\n relay %s {\n name %s\n allow private_ranges\n deny {file.%s}\n }\n }\n }\n",
 				at, at, backend, serviceAt(at), list)
