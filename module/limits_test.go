@@ -153,7 +153,7 @@ func TestAllowAndDeny(t *testing.T) {
 		turnedAway(t, at)
 		late := dial(t, "udp", at)
 		unanswered(t, late)
-		s.waitLogged("client refused, address not allowed", 2, 2)
+		s.waitLogged("client refused, address not allowed", 1, 1)
 		for _, conn := range []net.Conn{tcp, udp} {
 			if got := ask(t, conn, "y"); got != "b y" {
 				t.Errorf("a client from before the reload got %q", got)
