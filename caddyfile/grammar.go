@@ -3,26 +3,10 @@ package caddyfile
 import (
 	"errors"
 	"fmt"
-	"math"
 	"regexp"
-	"strings"
 
 	cfile "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
-
-// option describes one option of a block. The table of options is the grammar:
-// unknown options, repeated options and wrong argument counts are rejected in
-// the same way for all of them.
-type option struct {
-	name       string // "outer.inner" if it belongs to the block of another option
-	min, max   int    // number of arguments
-	repeatable bool
-	set        func(c *Config, args []string) error
-
-	block block                 // the block that may follow; nil: none
-	check func(c *Config) error // checks the whole option after its block; nil: nothing to check
-	short string                // the option of block that is set by an argument; "": none
-}
 
 // apply sets the option and adds its name to errors.
 func (o option) apply(c *Config, args []string) error {
@@ -33,58 +17,6 @@ func (o option) apply(c *Config, args []string) error {
 		return nil
 	}
 	return o.block[o.short].apply(c, args)
-}
-
-// block holds the options that a block may contain, by their inner names.
-type block map[string]option
-
-var options = optionTable()
-
-func optionTable() block {
-	table := []option{
-		{name: "backend", min: 1, max: math.MaxInt, repeatable: true, set: addBackends},
-		{name: "name", min: 1, max: 1, set: setName},
-		{name: "resolvers", min: 1, max: math.MaxInt, set: setResolvers},
-		{name: "health_check", max: 1, set: setHealthCheck, block: block{}, short: "interval", check: checkHealthCheck},
-		{name: "health_check.http", min: 1, max: math.MaxInt, set: setHTTP},
-		{name: "health_check.host", min: 1, max: 1, set: setHost},
-		{name: "health_check.redis", max: 1, set: setRedis},
-		{name: "health_check.postgres", set: setPostgres},
-		{name: "health_check.dns", min: 1, max: 1, set: setDNS},
-		{name: "allow", min: 1, max: math.MaxInt, repeatable: true, set: addAllow},
-		{name: "deny", min: 1, max: math.MaxInt, repeatable: true, set: addDeny},
-		{name: "failback", max: 1, set: setFailback},
-		{name: "event_hook", min: 1, max: math.MaxInt, set: setEventHook, block: block{}},
-		{name: "event_hook.events", min: 1, max: math.MaxInt, set: setEvents},
-	}
-	one := func(name string, set func(*Config, []string) error) {
-		table = append(table, option{name: name, min: 1, max: 1, set: set})
-	}
-	for _, s := range durationSettings {
-		one(s.field, s.set)
-	}
-	for _, s := range countSettings {
-		one(s.field, s.set)
-	}
-	for _, s := range sizeSettings {
-		one(s.field, s.set)
-	}
-	for _, s := range choiceSettings {
-		one(s.field, s.set)
-	}
-	for _, s := range payloadSettings {
-		one(s.field, s.set)
-	}
-
-	all := make(block, len(table))
-	for _, o := range table {
-		if outer, inner, nested := strings.Cut(o.name, "."); nested {
-			all[outer].block[inner] = o
-		} else {
-			all[o.name] = o
-		}
-	}
-	return all
 }
 
 // UnmarshalCaddyfile sets up the config from Caddyfile tokens:
@@ -298,6 +230,13 @@ func setEventHook(c *Config, args []string) error {
 	}
 	c.EventHook = &EventHook{Command: args[0], Args: args[1:]}
 	return nil
+}
+
+func getEventHook(c *Config) ([]string, bool) {
+	if c.EventHook == nil {
+		return nil, false
+	}
+	return append([]string{c.EventHook.Command}, c.EventHook.Args...), true
 }
 
 func setEvents(c *Config, args []string) error {

@@ -57,6 +57,7 @@ func FuzzCaddyfile(f *testing.F) {
 			return
 		}
 		checkRoundTrip(t, c)
+		checkWrittenAgain(t, c)
 		_ = c.Validate()
 		_ = c.Options()
 		if field, _, _ := Diff(c, c); field != "" {

@@ -83,6 +83,13 @@ func setHTTP(c *Config, args []string) error {
 	return nil
 }
 
+func getHTTP(c *Config) ([]string, bool) {
+	if c.HealthCheck == nil || c.HealthCheck.HTTP == "" {
+		return nil, false
+	}
+	return append([]string{c.HealthCheck.HTTP}, c.HealthCheck.HTTPStatus...), true
+}
+
 func setHost(c *Config, args []string) error {
 	if !placeholder.MatchString(args[0]) {
 		if err := checkHost(args[0]); err != nil {

@@ -1,19 +1,13 @@
 package caddyfile
 
 import (
-	"errors"
 	"fmt"
-	"math"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/dustin/go-humanize"
 )
 
-// The tables in this file list the settings by kind, for the grammar and for
+// The tables in this file and in settings_values.go list the settings by kind, for the grammar and for
 // Validate. The field of a nested object is written "object.field". Its get
 // function returns nil if the config has no such object.
 
@@ -34,26 +28,27 @@ const (
 // durationSetting describes a setting that is a duration.
 type durationSetting struct {
 	field string
+	usage string // for the help of flags and the schema
 	get   func(*Config) **caddy.Duration
 	min   time.Duration
 	zero  bool // whether zero is allowed
 }
 
 var durationSettings = []durationSetting{
-	{"connect_timeout", func(c *Config) **caddy.Duration { return &c.ConnectTimeout }, minDuration, false},
-	{"idle_timeout", func(c *Config) **caddy.Duration { return &c.IdleTimeout }, minDuration, false},
-	{"cooldown", func(c *Config) **caddy.Duration { return &c.Cooldown }, minDuration, true},
-	{"dns_ttl", func(c *Config) **caddy.Duration { return &c.DNSTTL }, minDNSTTL, false},
-	{"health_check.interval", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Interval }), minInterval, false},
-	{"health_check.timeout", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Timeout }), minDuration, false},
-	{"event_hook.timeout", ofEventHook(func(h *EventHook) **caddy.Duration { return &h.Timeout }), minDuration, false},
-	{"hedge", func(c *Config) **caddy.Duration { return &c.Hedge }, minHedge, true},
-	{"first_byte_timeout", func(c *Config) **caddy.Duration { return &c.FirstByteTimeout }, minDuration, true},
-	{"hold", func(c *Config) **caddy.Duration { return &c.Hold }, minDuration, true},
-	{"udp_reply_timeout", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, minDuration, true},
-	{"grace_period", func(c *Config) **caddy.Duration { return &c.GracePeriod }, minDuration, true},
-	{"shutdown_timeout", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, minDuration, true},
-	{keepAliveField, func(c *Config) **caddy.Duration { return &c.KeepAlive }, time.Second, true},
+	{"connect_timeout", "The time limit of one attempt on one backend (default: 5s)", func(c *Config) **caddy.Duration { return &c.ConnectTimeout }, minDuration, false},
+	{"idle_timeout", "Ends a relay in which nothing has passed in either direction for this long (default: 5m)", func(c *Config) **caddy.Duration { return &c.IdleTimeout }, minDuration, false},
+	{"cooldown", "How long a backend is passed over after its second strike (default: off)", func(c *Config) **caddy.Duration { return &c.Cooldown }, minDuration, true},
+	{"dns_ttl", "How long the addresses of a name are used before it is looked up again (default: 1h)", func(c *Config) **caddy.Duration { return &c.DNSTTL }, minDNSTTL, false},
+	{"health_check.interval", "The time between two probes of a backend (default: 60s)", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Interval }), minInterval, false},
+	{"health_check.timeout", "The time limit of one probe (default: 5s)", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Timeout }), minDuration, false},
+	{"event_hook.timeout", "The time limit of the command (default: 30s)", ofEventHook(func(h *EventHook) **caddy.Duration { return &h.Timeout }), minDuration, false},
+	{"hedge", "TCP: dials the next backend in parallel when an attempt has had no result for this long (default: off)", func(c *Config) **caddy.Duration { return &c.Hedge }, minHedge, true},
+	{"first_byte_timeout", "TCP: fails a backend that sends nothing for this long after the first bytes of the client (default: off)", func(c *Config) **caddy.Duration { return &c.FirstByteTimeout }, minDuration, true},
+	{"hold", "How long a client that no backend accepts waits for one to recover (default: off)", func(c *Config) **caddy.Duration { return &c.Hold }, minDuration, true},
+	{"udp_reply_timeout", "UDP: fails a backend that has answered no datagram for this long (default: off)", func(c *Config) **caddy.Duration { return &c.UDPReplyTimeout }, minDuration, true},
+	{"grace_period", "How long relays may continue after a reload removed their service (default: no limit)", func(c *Config) **caddy.Duration { return &c.GracePeriod }, minDuration, true},
+	{"shutdown_timeout", "How long relays may continue after the signal to stop (default: 10s)", func(c *Config) **caddy.Duration { return &c.ShutdownTimeout }, minDuration, true},
+	{keepAliveField, "The idle time before TCP keep-alive probes, and the interval between them (default: 15s)", func(c *Config) **caddy.Duration { return &c.KeepAlive }, time.Second, true},
 }
 
 // keepAliveField is the one duration that the kernel limits: TCP_KEEPIDLE and
@@ -106,136 +101,24 @@ func (s durationSetting) set(c *Config, args []string) error {
 	return nil
 }
 
-// countSetting describes a setting that is a whole number.
-type countSetting struct {
-	field string
-	get   func(*Config) **int
-	min   int
-	max   int
-}
-
-var countSettings = []countSetting{
-	{"health_check.rise", ofHealthCheck(func(h *HealthCheck) **int { return &h.Rise }), 1, math.MaxInt},
-	{"health_check.port", ofHealthCheck(func(h *HealthCheck) **int { return &h.Port }), 1, math.MaxUint16},
-	{"udp_responses", func(c *Config) **int { return &c.UDPResponses }, 0, math.MaxInt},
-	{"max_connections", func(c *Config) **int { return &c.MaxConnections }, 0, math.MaxInt},
-	{"max_connections_per_ip", func(c *Config) **int { return &c.MaxConnectionsPerIP }, 0, math.MaxInt},
-	{"max_udp_sessions", func(c *Config) **int { return &c.MaxUDPSessions }, 1, math.MaxInt},
-}
-
-func (s countSetting) check(n int) error {
-	if n < s.min {
-		return fmt.Errorf("must be at least %d, got %d", s.min, n)
+// text returns the duration as a Caddyfile has it.
+func (s durationSetting) text(c *Config) (string, bool) {
+	d := s.get(c)
+	switch {
+	case d == nil || *d == nil:
+		return "", false
+	case s.field == keepAliveField && **d == 0:
+		return "off", true
 	}
-	if n > s.max {
-		return fmt.Errorf("must be at most %d, got %d", s.max, n)
+	return duration(time.Duration(**d)), true
+}
+
+// value returns what the argument stands for.
+func (s durationSetting) value() string {
+	if s.field == keepAliveField {
+		return "<duration>|off"
 	}
-	return nil
-}
-
-func (s countSetting) set(c *Config, args []string) error {
-	n, err := strconv.Atoi(args[0])
-	if err != nil {
-		return fmt.Errorf("must be a whole number, got %q", args[0])
-	}
-	if err := s.check(n); err != nil {
-		return err
-	}
-	*s.get(c) = &n
-	return nil
-}
-
-// sizeSetting describes a setting that is a number of bytes.
-type sizeSetting struct {
-	field string
-	get   func(*Config) **int
-	max   int
-}
-
-var sizeSettings = []sizeSetting{
-	{"rescue", func(c *Config) **int { return &c.Rescue }, 1 << 20},
-}
-
-func (s sizeSetting) check(n int) error {
-	if n < 0 || n > s.max {
-		return fmt.Errorf("must be a number of bytes from 0 to %d, got %d", s.max, n)
-	}
-	return nil
-}
-
-func (s sizeSetting) set(c *Config, args []string) error {
-	size, err := humanize.ParseBytes(args[0])
-	if err != nil {
-		return fmt.Errorf("must be a size such as 16KiB, got %q", args[0])
-	}
-	n := int(min(size, math.MaxInt32))
-	if err := s.check(n); err != nil {
-		return err
-	}
-	*s.get(c) = &n
-	return nil
-}
-
-// choiceSetting describes a setting that is one of a few words.
-type choiceSetting struct {
-	field string
-	get   func(*Config) *string
-	words []string // the default first
-}
-
-var choiceSettings = []choiceSetting{
-	{"on_down", func(c *Config) *string { return &c.OnDown }, []string{"keep", "cut"}},
-	{"access_log", func(c *Config) *string { return &c.AccessLog }, []string{"off", "tcp", "all"}},
-	{"proxy_protocol", func(c *Config) *string { return &c.ProxyProtocol }, []string{"off", "v1", "v2"}},
-	{"health_check.network", ofHealthCheck(func(h *HealthCheck) *string { return &h.Network }), []string{"tcp", "udp", "both"}},
-	{"proxy_protocol_udp", func(c *Config) *string { return &c.ProxyProtocolUDP }, []string{"first", "every"}},
-}
-
-func (s choiceSetting) check(word string) error {
-	if slices.Contains(s.words, word) {
-		return nil
-	}
-	last := len(s.words) - 1
-	return fmt.Errorf("must be %s or %s, got %s", strings.Join(s.words[:last], ", "), s.words[last], quoted(word))
-}
-
-func (s choiceSetting) set(c *Config, args []string) error {
-	if err := s.check(args[0]); err != nil {
-		return err
-	}
-	*s.get(c) = args[0]
-	return nil
-}
-
-// payloadSetting describes a setting that encodes bytes.
-type payloadSetting struct {
-	field string
-	get   func(*Config) *string
-}
-
-var payloadSettings = []payloadSetting{
-	{"health_check.send", ofHealthCheck(func(h *HealthCheck) *string { return &h.Send })},
-	{"health_check.expect", ofHealthCheck(func(h *HealthCheck) *string { return &h.Expect })},
-}
-
-func (s payloadSetting) check(text string) error {
-	_, err := parsePayload(text)
-	return err
-}
-
-// set does not check text with braces. They may be placeholders, whose values
-// are known only when the config is loaded.
-func (s payloadSetting) set(c *Config, args []string) error {
-	if args[0] == "" {
-		return errors.New("must not be empty")
-	}
-	if !strings.ContainsAny(args[0], "{}") {
-		if err := s.check(args[0]); err != nil {
-			return err
-		}
-	}
-	*s.get(c) = args[0]
-	return nil
+	return "<duration>"
 }
 
 // ofHealthCheck turns the accessor of a field of the health check into one that
@@ -258,5 +141,17 @@ func ofObject[O, T any](object func(*Config) *O, get func(*O) *T) func(*Config) 
 			return get(o)
 		}
 		return nil
+	}
+}
+
+// ofHealthCheckText returns a function that returns a text of the health check as
+// the only argument of an option.
+func ofHealthCheckText(get func(*HealthCheck) string) func(*Config) ([]string, bool) {
+	return func(c *Config) ([]string, bool) {
+		if c.HealthCheck == nil {
+			return nil, false
+		}
+		text := get(c.HealthCheck)
+		return []string{text}, text != ""
 	}
 }
