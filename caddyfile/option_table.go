@@ -17,7 +17,8 @@ type option struct {
 	usage      string // what it does, for the help of flags and the schema
 	min, max   int    // number of arguments
 	repeatable bool
-	list       bool   // each argument is an element of a list
+	list       bool // each argument is an element of a list
+	kind       kind
 	bare       string // the argument that its absence stands for; "": needs an argument
 	set        func(c *Config, args []string) error
 	get        func(c *Config) (args []string, isSet bool) // the inverse of set
@@ -31,6 +32,16 @@ type option struct {
 type block map[string]option
 
 var options, orderedOptions = optionTable()
+
+// kind tells how an argument is written.
+type kind int
+
+const (
+	kindText kind = iota
+	kindDuration
+	kindNumber // of things or bytes
+	kindWord   // one of a few, which value lists
+)
 
 // optionTable returns all options as the blocks of the grammar, and as a list in
 // the order of the fields of [Config].
@@ -49,7 +60,7 @@ func optionTable() (block, []option) {
 			set: setHTTP, get: getHTTP},
 		{name: "health_check.host", value: "<name>", usage: "The Host header of the HTTP request (default: the probed address)", min: 1, max: 1,
 			set: setHost, get: ofHealthCheckText(func(h *HealthCheck) string { return h.Host })},
-		{name: "health_check.redis", value: strings.Join(redisRoles.words, "|"), usage: "Probes a Redis server: any, or one that must be a master", max: 1, bare: redisRoles.words[0],
+		{name: "health_check.redis", value: strings.Join(redisRoles.words, "|"), usage: "Probes a Redis server: any, or one that must be a master", kind: kindWord, max: 1, bare: redisRoles.words[0],
 			set: setRedis, get: ofHealthCheckText(func(h *HealthCheck) string { return h.Redis })},
 		{name: "health_check.postgres", usage: "Probes a PostgreSQL server", bare: "on",
 			set: setPostgres, get: func(c *Config) ([]string, bool) { return nil, c.HealthCheck != nil && c.HealthCheck.Postgres }},
@@ -59,7 +70,7 @@ func optionTable() (block, []option) {
 			set: addAllow, get: func(c *Config) ([]string, bool) { return c.Allow, len(c.Allow) > 0 }},
 		{name: "deny", value: "<prefix>...", usage: "The client addresses that are refused (default: none)", min: 1, max: many, list: true, repeatable: true,
 			set: addDeny, get: func(c *Config) ([]string, bool) { return c.Deny, len(c.Deny) > 0 }},
-		{name: "failback", value: "on|off|move", usage: "Whether a recovered backend returns to its configured place, and whether it takes clients back (move); requires health_check (default: off)", max: 1, bare: "on",
+		{name: "failback", value: "on|off|move", usage: "Whether a recovered backend returns to its configured place, and whether it takes clients back (move); requires health_check (default: off)", kind: kindWord, max: 1, bare: "on",
 			set: setFailback, get: func(c *Config) ([]string, bool) { return []string{c.Failback.word()}, c.Failback != FailbackOff }},
 		{name: "event_hook", value: "<command> [<argument>...]", usage: "A command to run when a backend fails or recovers", min: 1, max: many,
 			set: setEventHook, get: getEventHook, block: block{}},
@@ -71,26 +82,26 @@ func optionTable() (block, []option) {
 				return c.EventHook.Events, len(c.EventHook.Events) > 0
 			}},
 	}
-	one := func(name, value, usage string, set func(*Config, []string) error, get func(*Config) (string, bool)) {
-		table = append(table, option{name: name, value: value, usage: usage, min: 1, max: 1, set: set, get: func(c *Config) ([]string, bool) {
+	one := func(k kind, name, value, usage string, set func(*Config, []string) error, get func(*Config) (string, bool)) {
+		table = append(table, option{kind: k, name: name, value: value, usage: usage, min: 1, max: 1, set: set, get: func(c *Config) ([]string, bool) {
 			text, isSet := get(c)
 			return []string{text}, isSet
 		}})
 	}
 	for _, s := range durationSettings {
-		one(s.field, s.value(), s.usage, s.set, s.text)
+		one(kindDuration, s.field, s.value(), s.usage, s.set, s.text)
 	}
 	for _, s := range countSettings {
-		one(s.field, "<count>", s.usage, s.set, s.text)
+		one(kindNumber, s.field, "<count>", s.usage, s.set, s.text)
 	}
 	for _, s := range sizeSettings {
-		one(s.field, "<size>", s.usage, s.set, s.text)
+		one(kindNumber, s.field, "<size>", s.usage, s.set, s.text)
 	}
 	for _, s := range choiceSettings {
-		one(s.field, strings.Join(s.words, "|"), s.usage, s.set, s.text)
+		one(kindWord, s.field, strings.Join(s.words, "|"), s.usage, s.set, s.text)
 	}
 	for _, s := range payloadSettings {
-		one(s.field, "<payload>", s.usage, s.set, s.text)
+		one(kindText, s.field, "<payload>", s.usage, s.set, s.text)
 	}
 	order := fieldOrder()
 	slices.SortStableFunc(table, func(a, b option) int { return order[a.name] - order[b.name] })

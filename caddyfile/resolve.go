@@ -15,45 +15,50 @@ import (
 // the config is loaded before any client exists, so nothing else has a value.
 func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 	var problems []error
-	resolve := func(field, text string) string {
+	r := c.replaceTexts(func(field, text string) string {
 		out, err := repl.ReplaceFunc(text, loadTimeOnly)
 		if err != nil {
 			problems = append(problems, c.problem(field, err))
 		}
 		return out
-	}
-	resolveAll := func(field string, texts []string) (out []string) {
-		for _, text := range texts {
-			out = append(out, resolve(field, text))
-		}
-		return out
-	}
-
-	r := c
-	r.Name = resolve("name", c.Name)
-	r.Backends = resolveAll("backends", c.Backends)
-	r.Resolvers = resolveAll("resolvers", c.Resolvers)
-	r.Allow = resolveAll("allow", c.Allow)
-	r.Deny = resolveAll("deny", c.Deny)
-	if c.HealthCheck != nil {
-		check := *c.HealthCheck
-		check.Send = resolve("health_check.send", check.Send)
-		check.Expect = resolve("health_check.expect", check.Expect)
-		check.HTTP = resolve("health_check.http", check.HTTP)
-		check.Host = resolve("health_check.host", check.Host)
-		check.DNS = resolve("health_check.dns", check.DNS)
-		r.HealthCheck = &check
-	}
-	if c.EventHook != nil {
-		hook := *c.EventHook
-		hook.Command = resolve("event_hook.command", hook.Command)
-		hook.Args = resolveAll("event_hook.args", hook.Args)
-		r.EventHook = &hook
-	}
+	})
 	if err := errors.Join(problems...); err != nil {
 		return Config{}, err
 	}
 	return r, nil
+}
+
+// replaceTexts returns a copy of the config in which the texts that may have
+// placeholders are replaced.
+func (c Config) replaceTexts(replace func(field, text string) string) Config {
+	replaceAll := func(field string, texts []string) (out []string) {
+		for _, text := range texts {
+			out = append(out, replace(field, text))
+		}
+		return out
+	}
+	r := c
+	r.Name = replace("name", c.Name)
+	r.Backends = replaceAll("backends", c.Backends)
+	r.Resolvers = replaceAll("resolvers", c.Resolvers)
+	r.Allow = replaceAll("allow", c.Allow)
+	r.Deny = replaceAll("deny", c.Deny)
+	if c.HealthCheck != nil {
+		check := *c.HealthCheck
+		check.Send = replace("health_check.send", check.Send)
+		check.Expect = replace("health_check.expect", check.Expect)
+		check.HTTP = replace("health_check.http", check.HTTP)
+		check.Host = replace("health_check.host", check.Host)
+		check.DNS = replace("health_check.dns", check.DNS)
+		r.HealthCheck = &check
+	}
+	if c.EventHook != nil {
+		hook := *c.EventHook
+		hook.Command = replace("event_hook.command", hook.Command)
+		hook.Args = replaceAll("event_hook.args", hook.Args)
+		r.EventHook = &hook
+	}
+	return r
 }
 
 // loadTimeOnly accepts the placeholders that have a value when the config is

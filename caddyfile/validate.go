@@ -19,12 +19,17 @@ import (
 // Call [Config.Resolved] first, because placeholders are not valid here.
 func (c Config) Validate() error {
 	var problems []error
+	c.validate(func(field string, err error) { problems = append(problems, c.problem(field, err)) })
+	return errors.Join(problems...)
+}
+
+// validate calls report for each problem.
+func (c Config) validate(report func(field string, err error)) {
 	fail := func(field string, err error) {
 		if err != nil {
-			problems = append(problems, c.problem(field, err))
+			report(field, err)
 		}
 	}
-
 	fail("name", checkServiceName(c.Name))
 	for _, err := range checkBackends(c.Backends) {
 		fail("backends", err)
@@ -68,7 +73,6 @@ func (c Config) Validate() error {
 	if c.ProxyProtocolUDP != "" && c.ProxyProtocol != "v2" {
 		fail("proxy_protocol_udp", errors.New("requires proxy_protocol v2, because v1 has no header for UDP"))
 	}
-	return errors.Join(problems...)
 }
 
 // problem adds the service and the field to err.

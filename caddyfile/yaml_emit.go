@@ -2,11 +2,14 @@ package caddyfile
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
-// The part of Caddy's JSON that the adapter writes. Durations are text, so that
-// the output of "caddy adapt" is readable.
+// The part of Caddy's JSON that the adapter writes.
 type (
 	caddyJSON struct {
 		Apps appsJSON `json:"apps"`
@@ -24,30 +27,55 @@ type (
 	routeJSON struct {
 		Handle []relayJSON `json:"handle"`
 	}
-	relayJSON struct {
-		Handler  string   `json:"handler"`
-		Name     string   `json:"name"`
-		Backends []string `json:"backends"`
-		Cooldown string   `json:"cooldown"`
-
-		HealthCheck *healthCheckJSON `json:"health_check,omitempty"`
-		EventHook   *eventHookJSON   `json:"event_hook,omitempty"`
-	}
-	healthCheckJSON struct {
-		Interval string `json:"interval"`
-		Timeout  string `json:"timeout"`
-	}
-	eventHookJSON struct {
-		Command string   `json:"command"`
-		Args    []string `json:"args,omitempty"`
-		Events  []string `json:"events"`
-		Timeout string   `json:"timeout"`
-	}
 )
+
+// relayJSON is a config that is encoded as a handler. Its durations are text, so
+// that the output of "caddy adapt" is readable.
+type relayJSON Config
+
+func (r relayJSON) MarshalJSON() ([]byte, error) {
+	return appendFields([]byte(`{"handler":"relay"`), reflect.ValueOf(Config(r)))
+}
+
+// appendFields appends the fields of a struct that are not empty, and the closing
+// brace of an object. before is the object up to there.
+func appendFields(before []byte, object reflect.Value) (out []byte, err error) {
+	out = before
+	for i := range object.NumField() {
+		v := object.Field(i)
+		if v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0 {
+			continue
+		}
+		var text []byte
+		switch d, isDuration := v.Interface().(*caddy.Duration); {
+		case isDuration:
+			text, err = json.Marshal(duration(time.Duration(*d)))
+		case v.Kind() == reflect.Pointer && v.Elem().Kind() == reflect.Struct:
+			text, err = appendFields([]byte("{"), v.Elem())
+		default:
+			text, err = json.Marshal(v.Interface())
+		}
+		if err != nil {
+			return nil, err
+		}
+		name, _, _ := strings.Cut(object.Type().Field(i).Tag.Get("json"), ",")
+		if out[len(out)-1] != '{' {
+			out = append(out, ',')
+		}
+		out = append(out, `"`+name+`":`...)
+		out = append(out, text...)
+	}
+	return append(out, '}'), nil
+}
 
 // braceEscaper escapes braces, which would otherwise be placeholders. The YAML
 // files have no placeholders.
 var braceEscaper = strings.NewReplacer("{", `\{`, "}", `\}`)
+
+// written returns the config of the service as Caddy reads it.
+func (s service) written() Config {
+	return s.config.replaceTexts(func(_, text string) string { return braceEscaper.Replace(text) })
+}
 
 // emit returns the Caddy config of the services as JSON.
 func emit(services []service) ([]byte, error) {
@@ -55,15 +83,7 @@ func emit(services []service) ([]byte, error) {
 	for _, s := range services {
 		servers[s.name] = serverJSON{
 			Listen: s.listenAddresses(),
-			Routes: []routeJSON{{Handle: []relayJSON{{
-				Handler:  "relay",
-				Name:     braceEscaper.Replace(s.name),
-				Backends: s.backends,
-				Cooldown: duration(s.cooldown),
-
-				HealthCheck: s.health,
-				EventHook:   s.hook,
-			}}}},
+			Routes: []routeJSON{{Handle: []relayJSON{relayJSON(s.written())}}},
 		}
 	}
 	return json.Marshal(caddyJSON{appsJSON{layer4JSON{servers}}})

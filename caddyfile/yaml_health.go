@@ -1,11 +1,19 @@
 package caddyfile
 
-// readHealthCheck returns nil if backends are not to be probed. async-relay
-// probes TCP backends by connecting, and never probes UDP backends.
-func readHealthCheck(v value, tcp bool) *healthCheckJSON {
-	f, ok := v.mapping("enabled", "interval", "timeout")
+import (
+	"errors"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// readHealthCheck sets the health check of the service unless its backends are not
+// to be probed. async-relay probes TCP backends by connecting, and never probes UDP
+// backends; the keys that it does not have change that.
+func readHealthCheck(v value, s *service) {
+	f, ok := v.mapping(healthCheckKeys...)
 	if !ok {
-		return nil
+		return
 	}
 	enabled := f.enabled(false)
 	interval := DefaultHealthInterval
@@ -18,14 +26,29 @@ func readHealthCheck(v value, tcp bool) *healthCheckJSON {
 		var read bool
 		if timeout, read = v.seconds(false); read && readable && timeout > interval {
 			v.fail("must be at most the interval of %s, got %s", duration(interval), duration(timeout))
+			timeout = interval
 		}
 	}
+	with := Config{HealthCheck: &HealthCheck{Interval: known(interval), Timeout: known(timeout)}}
+	more := f.readOptions(&with, "health_check.")
+	_, stated := f.get("enabled")
 	switch {
+	case !enabled && more && !stated:
+		v.warn("ignored: not enabled; add enabled: true")
 	case !enabled:
-		return nil
-	case !tcp:
-		v.warn("ignored: a UDP backend is probed only with a payload to send, which this file format does not have")
+	case !s.tcp && !more:
+		v.warn("ignored: a UDP backend is probed only with network: udp and send, dns or http")
+	case !s.tcp && with.HealthCheck.Network != "udp" && with.HealthCheck.Network != "both":
+		f.failOnce("network", errors.New("must be udp, because the service has protocol: udp"))
+	default:
+		s.config.HealthCheck = with.HealthCheck
+	}
+}
+
+// known returns a duration, or nil if it could not be read.
+func known(d time.Duration) *caddy.Duration {
+	if d <= 0 {
 		return nil
 	}
-	return &healthCheckJSON{Interval: duration(interval), Timeout: duration(timeout)}
+	return pointer(d)
 }

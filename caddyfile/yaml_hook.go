@@ -7,15 +7,16 @@ import (
 
 // readEventHook returns nil if the command never runs. async-relay has no key
 // "enabled" here, and runs the command only for the listed events.
-func readEventHook(v value) *eventHookJSON {
+func readEventHook(v value) *EventHook {
 	f, ok := v.mapping("enabled", "command", "args", "events", "timeout")
 	if !ok {
 		return nil
 	}
-	hook := &eventHookJSON{}
+	hook := &EventHook{}
 	if v, ok := f.required("command", commandExpected); ok {
 		command, _ := v.rawText(commandExpected)
-		hook.Command = hookText(v, command)
+		hook.Command = command
+		checkHookText(v, command)
 	}
 	if v, ok := f.get("args"); ok {
 		args, _ := v.list("a list of arguments")
@@ -24,7 +25,8 @@ func readEventHook(v value) *eventHookJSON {
 			if !ok || s.kind == scalarNull {
 				arg.mustBe("text")
 			}
-			hook.Args = append(hook.Args, hookText(arg, s.text))
+			checkHookText(arg, s.text)
+			hook.Args = append(hook.Args, s.text)
 		}
 	}
 	if v, ok := f.get("events"); ok {
@@ -34,7 +36,7 @@ func readEventHook(v value) *eventHookJSON {
 	if v, ok := f.get("timeout"); ok {
 		timeout, _ = v.seconds(false)
 	}
-	hook.Timeout = duration(timeout)
+	hook.Timeout = known(timeout)
 
 	switch {
 	case !f.enabled(true):
@@ -47,12 +49,10 @@ func readEventHook(v value) *eventHookJSON {
 	return hook
 }
 
-// hookText returns a command or argument with its braces escaped.
-func hookText(v value, text string) string {
+func checkHookText(v value, text string) {
 	if err := checkArgument(text); err != nil {
 		v.fail("%v", err)
 	}
-	return braceEscaper.Replace(text)
 }
 
 func readEvents(v value) (names []string) {

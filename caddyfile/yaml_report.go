@@ -28,15 +28,37 @@ func (p place) key(name string) place {
 type report struct {
 	file     string
 	problems []problem
+	unknown  []problem // unknown keys, which are warnings unless there are problems
 	warnings []caddyconfig.Warning
 }
 
 type problem struct {
 	line int
+	at   place
 	text string
 }
 
+// has reports whether there is a problem at a place.
+func (r *report) has(at place) bool {
+	return slices.ContainsFunc(r.problems, func(p problem) bool { return p.at == at })
+}
+
 func (r *report) fail(line int, at place, format string, args ...any) {
+	r.problems = append(r.problems, newProblem(line, at, fmt.Sprintf(format, args...)))
+}
+
+// unknownKey warns about a key that is ignored. meant is the key that it is probably
+// a misspelling of, or "".
+func (r *report) unknownKey(line int, at place, meant string) {
+	text := "unknown key, ignored"
+	if meant != "" {
+		text += fmt.Sprintf("; did you mean %q?", meant)
+	}
+	r.warn(line, at, "%s", text)
+	r.unknown = append(r.unknown, newProblem(line, at, text))
+}
+
+func newProblem(line int, at place, what string) problem {
 	text := fmt.Sprintf("line %d: ", line)
 	if at.service != "" {
 		text += at.service + ": "
@@ -44,7 +66,7 @@ func (r *report) fail(line int, at place, format string, args ...any) {
 	if at.field != "" {
 		text += at.field + ": "
 	}
-	r.problems = append(r.problems, problem{line, text + fmt.Sprintf(format, args...)})
+	return problem{line, at, text + what}
 }
 
 func (r *report) warn(line int, at place, format string, args ...any) {
@@ -64,14 +86,16 @@ func (r *report) allWarnings() []caddyconfig.Warning {
 }
 
 // err returns all problems in the order of their lines, one per line, or nil if
-// there are none.
+// there are none. The unknown keys are among them: a misspelled key is often the
+// reason of a problem.
 func (r *report) err() error {
 	if len(r.problems) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(r.problems, func(a, b problem) int { return a.line - b.line })
-	lines := make([]string, len(r.problems))
-	for i, p := range r.problems {
+	all := append(slices.Clip(r.problems), r.unknown...)
+	slices.SortStableFunc(all, func(a, b problem) int { return a.line - b.line })
+	lines := make([]string, len(all))
+	for i, p := range all {
 		lines[i] = p.text
 	}
 	return errors.New(strings.Join(lines, "\n"))

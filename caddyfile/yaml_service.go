@@ -3,6 +3,9 @@ package caddyfile
 import (
 	"strings"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.yaml.in/yaml/v4"
 )
 
 // defaultCooldown is the cooldown of a YAML service without backend_cooldown, as
@@ -14,12 +17,10 @@ type service struct {
 	name     string
 	label    string // its name in reports
 	line     int
+	node     *yaml.Node // a mapping, unless it has problems
 	listen   listenAddress
 	tcp, udp bool
-	backends []string
-	cooldown time.Duration
-	health   *healthCheckJSON // nil: none
-	hook     *eventHookJSON   // nil: none
+	config   Config // with texts as in the file: braces are not escaped
 }
 
 const servicesExpected = "a list of services"
@@ -55,8 +56,8 @@ func readServices(root fields) (services []service) {
 }
 
 func readService(v value) service {
-	s := service{label: v.at.service, line: v.line, cooldown: defaultCooldown}
-	f, ok := v.mapping("name", "protocol", "listen", "backends", "backend_cooldown", "health_check", "event_hook")
+	s := service{label: v.at.service, line: v.line, node: v.node}
+	f, ok := v.mapping(serviceKeys...)
 	if !ok {
 		return s
 	}
@@ -67,23 +68,31 @@ func readService(v value) service {
 		s.listen = readListen(v)
 	}
 	if v, ok := f.required("backends", backendsExpected); ok {
-		s.backends = readBackends(v)
+		s.config.Backends = readBackends(v)
 	}
 	s.tcp, s.udp = true, true
 	if v, ok := f.get("protocol"); ok {
 		s.tcp, s.udp = readProtocol(v)
 	}
+	cooldown := defaultCooldown
 	if v, ok := f.get("backend_cooldown"); ok {
-		s.cooldown, _ = v.seconds(true)
+		cooldown, _ = v.seconds(true)
 	}
+	s.config.Name, s.config.Cooldown = s.name, pointer(cooldown)
 	if v, ok := f.get("health_check"); ok {
-		s.health = readHealthCheck(v, s.tcp)
+		readHealthCheck(v, &s)
 	}
 	if v, ok := f.get("event_hook"); ok {
-		s.hook = readEventHook(v)
+		s.config.EventHook = readEventHook(v)
 	}
+	f.readOptions(&s.config, "")
+	s.config.validate(func(field string, err error) {
+		f.failOnce(yamlKey(field), err)
+	})
 	return s
 }
+
+func pointer(d time.Duration) *caddy.Duration { return (*caddy.Duration)(&d) }
 
 func readName(v value) string {
 	name, ok := v.rawText("text")

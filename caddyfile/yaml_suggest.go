@@ -1,12 +1,24 @@
 package caddyfile
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
-// suggestKey returns the known key that key is probably a misspelling of, or "".
+// suggestKey returns the known key of a YAML file that key is probably a misspelling
+// of, or "". The option cooldown has another name there.
 func suggestKey(key string, known []string) string {
+	if key == "cooldown" && slices.Contains(known, "backend_cooldown") {
+		return "backend_cooldown"
+	}
+	return Nearest(key, known)
+}
+
+// Nearest returns the known word that word is probably a misspelling of, or "".
+func Nearest(word string, known []string) string {
 	best, least := "", 3
 	for _, k := range known {
-		if d := editDistance(strings.ToLower(key), k); d < least && d < len(k)/2 {
+		if d := editDistance(strings.ToLower(word), strings.ToLower(k)); d < least && d < len(k)/2 {
 			best, least = k, d
 		}
 	}

@@ -63,10 +63,8 @@ func (v value) fields(known ...string) fields {
 		child := value{v.rep, p.val, p.line, v.at.key(p.key)}
 		if slices.Contains(known, p.key) {
 			f.byKey[p.key] = child
-		} else if meant := suggestKey(p.key, known); meant != "" {
-			child.warn("unknown key, ignored; did you mean %q?", meant)
 		} else {
-			child.warn("unknown key, ignored")
+			v.rep.unknownKey(p.line, child.at, suggestKey(p.key, known))
 		}
 	}
 	return f
