@@ -13,6 +13,7 @@ type Directive struct {
 	Args    []string
 	Block   []Directive
 	Above   []string // comment lines, without #
+	Gap     bool     // an empty line precedes it
 	Comment string   // the comment at the end of the line, without #; empty: none
 }
 
@@ -59,6 +60,9 @@ func WriteCaddyfile(b *strings.Builder, tabs int, list []Directive) error {
 }
 
 func (d Directive) write(b *strings.Builder, indent string, tabs int) error {
+	if d.Gap {
+		b.WriteString("\n")
+	}
 	for _, text := range d.Above {
 		b.WriteString(indent + commentLine(text) + "\n")
 	}

@@ -2,6 +2,7 @@ package caddyfile
 
 import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"go.yaml.in/yaml/v4"
 )
 
 // Adapter implements the config adapter "async-relay". It converts the YAML files
@@ -21,7 +22,7 @@ func (Adapter) Adapt(body []byte, options map[string]any) ([]byte, []caddyconfig
 	rep := &report{}
 	rep.file, _ = options["filename"].(string)
 
-	services := readFile(rep, body)
+	services, _ := readFile(rep, body)
 	if err := rep.err(); err != nil {
 		return nil, nil, err
 	}
@@ -33,23 +34,24 @@ func (Adapter) Adapt(body []byte, options map[string]any) ([]byte, []caddyconfig
 }
 
 // readFile reads as much of the file as possible, so that one run reports every
-// problem. The services are complete only if rep has no problems.
-func readFile(rep *report, body []byte) []service {
+// problem. The services are complete only if rep has no problems. tree is the root
+// of the file.
+func readFile(rep *report, body []byte) (services []service, tree *yaml.Node) {
 	node := parseYAML(rep, body)
 	if node == nil {
-		return nil
+		return nil, nil
 	}
 	root := value{rep: rep, node: node, line: node.Line}
 	if root.node.Kind != yamlMapping {
 		root.mustBe(`a mapping with the key "services"`)
-		return nil
+		return nil, nil
 	}
 	fields := root.fields("services", "web_ui", "_meta") // async-relay writes _meta itself
-	services := readServices(fields)
+	services = readServices(fields)
 	if v, ok := fields.get("web_ui"); ok {
 		readWebUI(v, services)
 	}
-	return services
+	return services, node
 }
 
 var _ caddyconfig.Adapter = Adapter{}

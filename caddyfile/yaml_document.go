@@ -48,6 +48,8 @@ func parseYAML(rep *report, body []byte) *yaml.Node {
 	}
 
 	root := document.Content[0]
+	root.HeadComment = strings.Trim(document.HeadComment+"\n"+root.HeadComment, "\n")
+	root.FootComment = strings.Trim(root.FootComment+"\n"+document.FootComment, "\n")
 	if !checkTree(rep, root) {
 		return nil
 	}
@@ -77,6 +79,9 @@ func checkText(rep *report, body []byte) bool {
 
 // versionDirective matches the %YAML directive that may precede the document.
 var versionDirective = regexp.MustCompile(`\A(?:[ \t]*(?:#[^\n]*)?\r?\n)*(%)YAML[ \t]+1\.\d+`)
+
+// versionComment matches the directive after commentOutVersion, without its mark.
+var versionComment = regexp.MustCompile(`^YAML[ \t]+1\.\d+`)
 
 // commentOutVersion turns the version directive into a comment. The parser
 // accepts only version 1.1, and the files have the same meaning in later 1.x
