@@ -92,7 +92,7 @@ func optionTable() (block, []option) {
 		one(kindDuration, s.field, s.value(), s.usage, s.set, s.text)
 	}
 	for _, s := range countSettings {
-		one(kindNumber, s.field, "<count>", s.usage, s.set, s.text)
+		one(kindNumber, s.field, s.value(), s.usage, s.set, s.text)
 	}
 	for _, s := range sizeSettings {
 		one(kindNumber, s.field, "<size>", s.usage, s.set, s.text)

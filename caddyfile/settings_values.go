@@ -51,6 +51,14 @@ func (s countSetting) set(c *Config, args []string) error {
 	return nil
 }
 
+// value returns what the argument stands for.
+func (s countSetting) value() string {
+	if strings.HasSuffix(s.field, ".port") {
+		return "<port>"
+	}
+	return "<count>"
+}
+
 func (s countSetting) text(c *Config) (string, bool) {
 	n := s.get(c)
 	if n == nil || *n == nil {

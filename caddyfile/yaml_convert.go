@@ -217,7 +217,7 @@ func commentLines(text string) (lines []string) {
 	}
 	for line := range strings.SplitSeq(text, "\n") {
 		line = strings.TrimPrefix(strings.TrimSpace(line), "#")
-		if versionComment.MatchString(line) {
+		if versionComment.MatchString(line) || line == "" && len(lines) == 0 {
 			continue
 		}
 		lines = append(lines, strings.TrimPrefix(line, " "))

@@ -8,6 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/caddyfile"
 )
 
 // Admin adds the paths below /relay/ to Caddy's admin API. They show services
@@ -103,6 +105,9 @@ func apiErrorf(status int, format string, args ...any) error {
 func errUnknown(what, name string, known []string) error {
 	if len(known) == 0 {
 		return apiErrorf(http.StatusNotFound, "unknown %s %q (no %ss)", what, name, what)
+	}
+	if meant := caddyfile.Nearest(name, known); meant != "" {
+		return apiErrorf(http.StatusNotFound, "unknown %s %q; did you mean %q? (have %s)", what, name, meant, strings.Join(known, ", "))
 	}
 	return apiErrorf(http.StatusNotFound, "unknown %s %q (have %s)", what, name, strings.Join(known, ", "))
 }

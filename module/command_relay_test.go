@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,14 +171,20 @@ func TestCommandsFail(t *testing.T) {
 		want string
 	}{
 		{[]string{"status", "three"}, `unknown service "three" (have `},
+		{[]string{"status", one[1:]}, fmt.Sprintf("did you mean %q?", one)},
+		{[]string{"drain", one, "x" + live}, fmt.Sprintf("did you mean %q?", live)},
 		{[]string{"drain", one, live}, "it is the last backend that takes new clients"},
 		{[]string{"test", two, dead}, "backend " + dead + " failed the test"},
 		{[]string{"flush", "unknown.test"}, "unknown.test: unknown, nothing flushed"},
-		{[]string{"status", "--address", freeAddr(t)}, "refused"},
+		{[]string{"status", "--address", freeAddr(t)}, "refused: is Caddy running, is its admin endpoint there? Set its address with --address or $CADDY_ADMIN"},
+		{[]string{"status", "--address", "unix//nowhere/admin.sock"}, "is Caddy running"},
+		{[]string{"status", "--address", "https://" + s.admin}, "plain HTTP"},
 		{[]string{"status", "--address", "x:y:z"}, "x:y:z"},
 		{[]string{"explain"}, "received 0"},
 		{[]string{"status", "--unknown"}, "unknown flag"},
-		{[]string{"statsu"}, `unknown command "statsu"`},
+		{[]string{"statsu"}, `unknown command "statsu" for "caddy relay"; did you mean "status"?`},
+		{[]string{"paint"}, "caddy relay --help lists all"},
+		{[]string{"status", "--adress", "x"}, `did you mean "--address"?`},
 	} {
 		_, problems, status := run(t, []string{"CADDY_ADMIN=" + s.admin}, append([]string{"relay"}, test.args...)...)
 		if status != 1 || !strings.Contains(problems, test.want) || strings.Contains(problems, `{"error"`) {
@@ -233,5 +240,52 @@ func TestVersion(t *testing.T) {
 	series := fmt.Sprintf("%sbuild_info{caddy=%q,caddy_l4=%q,goversion=%q,version=%q}", metricPrefix, want.Caddy, want.CaddyL4, want.Go, want.Relay)
 	if s.scrape()[series] != 1 {
 		t.Errorf("no series %s", series)
+	}
+}
+
+// The address of the admin API may be a URL.
+func TestCommandsTakeAURL(t *testing.T) {
+	live, _ := echoTCP(t, "b")
+	name := unique("url")
+	s := start(t, block("relay+tcp/"+freeAddr(t), live+" {\n name "+name+"\n }"))
+	for _, address := range []string{"http://" + s.admin, "http://" + s.admin + "/", "tcp/" + s.admin} {
+		out, problems, status := run(t, nil, "relay", "status", name, "--address", address)
+		if status != 0 || !strings.Contains(out, live) {
+			t.Errorf("%s: status %d, %s", address, status, problems)
+		}
+	}
+}
+
+// Shells complete services and backends of the running Caddy. Without one there is
+// nothing to complete, and no error.
+func TestCompletion(t *testing.T) {
+	live, _ := echoTCP(t, "b")
+	name := unique("complete")
+	s := start(t, block("relay+tcp/"+freeAddr(t), live+" spare.test:80 {\n name "+name+"\n }"))
+	for _, test := range []struct {
+		args []string
+		want []string // in any order, among others if the first is "..."
+	}{
+		{[]string{"status", ""}, []string{"...", name}},
+		{[]string{"status", name, ""}, nil},
+		{[]string{"drain", name, ""}, []string{live, "spare.test:80"}},
+		{[]string{"drain", "unknown", ""}, nil},
+		{[]string{"drill", name, live, ""}, []string{"refuse", "silent", "reset", "slow"}},
+		{[]string{"reset", "--address", freeAddr(t), ""}, nil},
+		{[]string{"convert", "--to", ""}, []string{"caddyfile", "json"}},
+	} {
+		out, problems, status := run(t, []string{"CADDY_ADMIN=" + s.admin}, append([]string{"__complete", "relay"}, test.args...)...)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		offered := lines[:len(lines)-1] // the last line is the directive, such as ":4"
+		if status != 0 || !strings.HasPrefix(lines[len(lines)-1], ":") {
+			t.Errorf("%v: status %d, %s%s", test.args, status, out, problems)
+		}
+		if among := len(test.want) > 0 && test.want[0] == "..."; among {
+			if !slices.Contains(offered, test.want[1]) {
+				t.Errorf("%v: offered %q, want %q", test.args, offered, test.want)
+			}
+		} else if !slices.Equal(offered, test.want) && len(offered)+len(test.want) > 0 {
+			t.Errorf("%v: offered %q, want %q", test.args, offered, test.want)
+		}
 	}
 }

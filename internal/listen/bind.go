@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"syscall"
+
+	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
 // opener opens a socket with package net.
@@ -49,7 +53,24 @@ func (s *Sockets) bind(network string, at netip.AddrPort, open opener) (socket s
 		socket, err = open(listenConfig(sharePort), family, address)
 		s.tables.bound(network, at.Port()) // if that failed, a table was outdated
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		if advice := BindAdvice(at.Port()); advice != "" {
+			err = fmt.Errorf("%w: %s", err, advice)
+		}
+	}
 	return socket, shared, err
+}
+
+// BindAdvice returns what to do when this process may not listen on a port, or "" if
+// that does not depend on the port.
+func BindAdvice(port uint16) string {
+	switch {
+	case !netio.Privileged(int(port)):
+		return ""
+	case runtime.GOOS == "linux":
+		return fmt.Sprintf("port %d needs CAP_NET_BIND_SERVICE: run setcap cap_net_bind_service=+ep on the caddy binary, or set AmbientCapabilities=CAP_NET_BIND_SERVICE in its systemd unit", port)
+	}
+	return fmt.Sprintf("port %d needs the rights of root", port)
 }
 
 // listenArgs returns the network and address for package net. An IPv4 address

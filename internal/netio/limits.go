@@ -18,6 +18,10 @@ func SessionLimit() int {
 // section 6.
 const ianaEphemeralPorts = 65535 - 49152 + 1
 
+// privilegedPorts is the first port that needs no rights, unless the system says
+// otherwise.
+const privilegedPorts = 1024
+
 // SameHostLimit returns how many TCP relays between two addresses of one machine
 // this process can have at most: those that take all descriptors that are not
 // reserved from TCP relays, with two each. It returns [math.MaxInt] if there is no

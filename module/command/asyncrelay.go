@@ -36,9 +36,10 @@ its new content for the delay, the command loads it. Like any reload, this
 interrupts no connection. Errors in the file are logged; the previous config
 stays in force.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.Args = cobra.NoArgs
 			cmd.Version = version.Get().String()
 			cmd.SetVersionTemplate("{{.Version}}\n")
+			cmd.Args = oneConfigFlag
+			cmd.SetFlagErrorFunc(explainFlag)
 			flags := cmd.Flags()
 			flags.StringP("config", "c", "config/config.yaml", "The configuration file")
 			flags.String("log-level", "INFO", strings.Join(logLevels, ", "))

@@ -33,7 +33,7 @@ func newClient(cmd *cobra.Command) (client, error) {
 	if err != nil {
 		return client{}, err
 	}
-	address, err := caddycmd.DetermineAdminAPIAddress(given, nil, "", "")
+	address, err := adminAddress(given)
 	return client{address, make(url.Values), asJSON, cmd.OutOrStdout()}, err
 }
 
@@ -67,7 +67,7 @@ func (c client) request(method, path string, body []byte, response any) (text []
 	}
 	r, err := caddycmd.AdminAPIRequest(c.address, method, path, headers, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("request to the admin API at %s: %w", c.address, apiMessage(err))
+		return nil, fmt.Errorf("request to the admin API at %s: %w%s", c.address, apiMessage(err), c.advice())
 	}
 	defer r.Body.Close()
 	text, err = io.ReadAll(r.Body)

@@ -30,7 +30,8 @@ longer to connect to (slow). The drill ends by itself, by --stop or with the
 process, and changes nothing on the backend. The command waits for its end and
 prints the strikes, the clients that moved to another backend, the slowest of
 them, and the clients that were refused. Ending the command ends the drill.`,
-		Args: cobra.RangeArgs(2, 3),
+		Args:              cobra.RangeArgs(2, 3),
+		ValidArgsFunction: completeNames(3, "refuse", "silent", "reset", "slow"),
 	}
 	lasts := cmd.Flags().String("for", "60s", "How long the drill lasts, at most 1h")
 	force := cmd.Flags().Bool("force", false, "Drill the backend even if no other backend is available")

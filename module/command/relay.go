@@ -16,21 +16,23 @@ func Relay() caddycmd.Command {
 	return caddycmd.Command{
 		Name:  "relay",
 		Usage: "<command>",
-		Short: "Shows and operates the relay services of a running Caddy",
+		Short: "Runs a relay, and shows and operates those of a running Caddy",
 		Long: `
 Shows the services of a running Caddy and why the queue of each is in its
-current state, and operates on them. The commands use Caddy's admin API. With
---json they print its response unchanged.`,
+current state, and operates on them. These commands use Caddy's admin API. With
+--json they print its response unchanged. In addition, run starts a relay from
+its command line, convert turns a file of async-relay into a Caddyfile, and
+doctor checks a config and the machine.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.PersistentFlags().String("address", "", "The address of the admin API, such as localhost:2019 or unix//run/caddy.sock (default: $CADDY_ADMIN, or localhost:2019)")
+			cmd.PersistentFlags().String("address", "", "The address of the admin API, such as localhost:2019, http://10.0.0.1:2019 or unix//run/caddy.sock (default: $CADDY_ADMIN, or localhost:2019)")
 			cmd.PersistentFlags().Bool("json", false, "Print the response as JSON")
 			for _, s := range subcommands {
 				cmd.AddCommand(s.command())
 			}
-			cmd.AddCommand(drillCommand())
-			cmd.AddCommand(versionCommand())
+			cmd.AddCommand(drillCommand(), runCommand(), convertCommand(), versionCommand())
 			// Without Args and RunE, an unknown subcommand prints the help and succeeds.
-			cmd.Args = cobra.NoArgs
+			cmd.Args = knownVerb
+			cmd.SetFlagErrorFunc(explainFlag)
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		},
 	}
@@ -79,6 +81,10 @@ func (s subcommand) command() *cobra.Command {
 			}
 			return s.run(c, args)
 		},
+	}
+	cmd.ValidArgsFunction = completeNames(s.maxArgs)
+	if cmd.Name() == "flush" {
+		cmd.ValidArgsFunction = completeHosts
 	}
 	for _, f := range s.flags {
 		cmd.Flags().String(f.name, "", f.usage)
