@@ -91,7 +91,7 @@ func (v value) arguments(o option) (args []string, isSet bool) {
 	if v.node.Kind == yamlSequence && o.max > 1 {
 		items, _ := v.list("")
 		if len(items) == 0 {
-			v.mustBe(v.expected(o))
+			v.fail("must be %s, got an empty list", v.expected(o))
 			return nil, false
 		}
 		for _, item := range items {
