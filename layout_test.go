@@ -134,7 +134,8 @@ func TestTopLevel(t *testing.T) {
 	want := []string{
 		"module", "handler", "upstream", "resolver", "caddyfile", "internal", "cmd", "tools", "examples", "docs", "bench",
 		"xcaddy.txt", "go.mod", "go.sum", "README.md", "CHANGELOG.md", "LICENSE", "imports.go",
-		"layout_test.go", "docs_test.go", "docs_logs_test.go", // what they test is the top level
+		"CONTRIBUTING.md", "SECURITY.md", "init", // what contributors and packagers look for
+		"layout_test.go", "docs_test.go", "docs_logs_test.go", "moduledoc_test.go", "deploy_test.go", // what they test is the top level
 	}
 	out, err := exec.Command("git", "ls-tree", "--name-only", "HEAD").Output()
 	if err != nil {
