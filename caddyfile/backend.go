@@ -26,7 +26,11 @@ type Backend struct {
 	// includes its zone.
 	Host string
 
-	Port uint16
+	Port uint16 // 0 with ClientPort
+
+	// ClientPort means that the port is the one that the client addressed, as in
+	// "host:{port}".
+	ClientPort bool
 
 	// Addr is the address if Host is one, else the zero Addr. IPv4-mapped IPv6
 	// addresses are converted to IPv4.
@@ -44,8 +48,11 @@ func (b Backend) endpoint() endpoint { return endpoint{b.Host, b.Port} }
 // networkPrefix matches a network in Caddy's notation, as in "tcp/example.com:80".
 var networkPrefix = regexp.MustCompile(`^(?i:[a-z][a-z0-9+]*)/[^/]`)
 
-// ParseBackend parses "host:port", "ipv4:port" or "[ipv6]:port". Its errors
-// quote the text and say what was expected.
+// clientPort is the port of a backend that has the one that the client addressed.
+const clientPort = "{port}"
+
+// ParseBackend parses "host:port", "ipv4:port" or "[ipv6]:port". The port may be
+// "{port}". Its errors quote the text and say what was expected.
 func ParseBackend(text string) (Backend, error) {
 	b, err := parseBackend(text)
 	if err != nil {
@@ -59,9 +66,12 @@ func parseBackend(text string) (Backend, error) {
 	if err != nil {
 		return Backend{}, err
 	}
-	b := Backend{}
-	if b.Port, err = parsePort(port); err != nil {
-		return Backend{}, err
+	b := Backend{ClientPort: port == clientPort}
+	if !b.ClientPort {
+		if b.Port, err = parsePort(port); err != nil {
+			return Backend{}, err
+		}
+		port = strconv.Itoa(int(b.Port))
 	}
 
 	if inner, ok := strings.CutPrefix(host, "["); ok {
@@ -78,7 +88,7 @@ func parseBackend(text string) (Backend, error) {
 		b.Host = b.Addr.String()
 		shown = b.Host
 	}
-	b.Text = net.JoinHostPort(shown, strconv.Itoa(int(b.Port)))
+	b.Text = net.JoinHostPort(shown, port)
 	return b, nil
 }
 

@@ -45,6 +45,19 @@ func TestParseBackend(t *testing.T) {
 	}
 }
 
+// The port may be that of the client.
+func TestParseBackendOfClientPort(t *testing.T) {
+	for in, want := range map[string]Backend{
+		"Media:{port}":         {Text: "Media:{port}", Host: "media", ClientPort: true},
+		"192.168.1.10:{port}":  {Text: "192.168.1.10:{port}", Host: "192.168.1.10", ClientPort: true, Addr: netip.MustParseAddr("192.168.1.10")},
+		"[2001:DB8::1]:{port}": {Text: "[2001:db8::1]:{port}", Host: "2001:db8::1", ClientPort: true, Addr: netip.MustParseAddr("2001:db8::1")},
+	} {
+		if got, err := ParseBackend(in); err != nil || got != want {
+			t.Errorf("%s: got %+v, %v, want %+v", in, got, err, want)
+		}
+	}
+}
+
 func TestParseBackendRejects(t *testing.T) {
 	long := strings.Repeat("a", 63)
 	for in, want := range map[string]string{
@@ -123,7 +136,7 @@ func TestParseBackendRejects(t *testing.T) {
 func FuzzParseBackend(f *testing.F) {
 	for _, text := range []string{
 		"example.com:80", "[2001:db8::1]:443", "[fe80::1%eth0]:80", "10.0.0.1:65535", "bücher.example:80", "my_service:1",
-		"[::ffff:10.0.0.1]:80", "2001:db8::1:80", "tcp/x:80", "http://x:80", "u@x:80", "127.1:80", "a..b:80", "[x]:80", "x:٨٠", "",
+		"[::ffff:10.0.0.1]:80", "2001:db8::1:80", "tcp/x:80", "http://x:80", "u@x:80", "127.1:80", "a..b:80", "[x]:80", "x:٨٠", "", "x:{port}", "[::1]:{port}",
 	} {
 		f.Add(text)
 	}
@@ -138,7 +151,7 @@ func FuzzParseBackend(f *testing.F) {
 		if again, err := ParseBackend(b.Text); err != nil || again != b {
 			t.Fatalf("%+v parsed again as %+v, %v", b, again, err)
 		}
-		if b.Host == "" || b.Port == 0 || strings.ContainsFunc(b.Text, blankOrControl) || b.Addr.Is4In6() {
+		if b.Host == "" || (b.Port == 0) != b.ClientPort || strings.ContainsFunc(b.Text, blankOrControl) || b.Addr.Is4In6() {
 			t.Fatalf("invalid backend: %+v", b)
 		}
 		for _, c := range []byte(b.Host) {

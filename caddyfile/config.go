@@ -39,7 +39,8 @@ type Config struct {
 
 	// The backends in order of preference: at least one, without duplicates.
 	// Each is `host:port`, `ipv4:port` or `[ipv6]:port` with a port from 1 to
-	// 65535. A network prefix such as `tcp/` is not allowed: TCP clients are
+	// 65535. In `host:{port}`, the port is the one that the client addressed,
+	// for ranges of ports. A network prefix such as `tcp/` is not allowed: TCP clients are
 	// relayed over TCP and UDP clients over UDP. May contain `{env.*}` and
 	// `{file.*}` placeholders, which are resolved when the config is loaded.
 	Backends []string `json:"backends,omitempty"`

@@ -12,11 +12,17 @@ import (
 // placeholders replaced. They may be in the name, the backends, the resolvers, the
 // client addresses, the texts of health checks and the command line of the event hook. The
 // error lists every placeholder without a value and every other placeholder:
-// the config is loaded before any client exists, so nothing else has a value.
+// the config is loaded before any client exists, so nothing else has a value. Only
+// the port of a backend may be {port}, which stays.
 func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 	var problems []error
 	r := c.replaceTexts(func(field, text string) string {
-		out, err := repl.ReplaceFunc(text, loadTimeOnly)
+		out, err := repl.ReplaceFunc(text, func(placeholder string, value any) (any, error) {
+			if field == "backends" && "{"+placeholder+"}" == clientPort {
+				return clientPort, nil // has no value before there is a client
+			}
+			return loadTimeOnly(placeholder, value)
+		})
 		if err != nil {
 			problems = append(problems, c.problem(field, err))
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,6 +67,9 @@ func (c Config) validate(report func(field string, err error)) {
 		}
 	}
 	c.HealthCheck.validate(fail)
+	if c.HealthCheck != nil && c.HealthCheck.Port == nil && slices.ContainsFunc(c.Options().Backends, func(b Backend) bool { return b.ClientPort }) {
+		fail("health_check.port", fmt.Errorf("required, because a backend has the port of each client (%s)", clientPort))
+	}
 	if c.Failback != FailbackOff && c.HealthCheck == nil {
 		fail("failback", errors.New("requires health_check, whose probes decide when a backend returns"))
 	}

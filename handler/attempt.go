@@ -278,7 +278,8 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 		o.tried, o.since, first = from.addrs, from.since, from.dialFirst
 	}
 	if o.err == nil {
-		o.conn, o.addr, o.err = t.dialer(a.Backend.Port).Any(ctx, o.tried, a.Backend.Port, first)
+		o.port = t.of.portOf(a.Backend)
+		o.conn, o.addr, o.err = t.dialer(o.port).Any(ctx, o.tried, o.port, first)
 	}
 	return o
 }

@@ -135,8 +135,9 @@ func (h *holds) close() {
 }
 
 // enter counts a held client, and returns a channel that is closed when the client
-// is to look for a backend. The caller calls leave afterwards.
-func (h *holds) enter(r *Relay, recheck bool) (wake <-chan struct{}, err error) {
+// is to look for a backend. The caller calls leave afterwards. port is the one that
+// the client has addressed.
+func (h *holds) enter(r *Relay, recheck bool, port uint16) (wake <-chan struct{}, err error) {
 	current := recheck && !r.isRetired()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -151,7 +152,7 @@ func (h *holds) enter(r *Relay, recheck bool) (wake <-chan struct{}, err error) 
 		h.wake = make(chan struct{})
 	}
 	if recheck {
-		h.startRecheckLocked(r, upstream.TCP, current)
+		h.startRecheckLocked(r, upstream.TCP, current, port)
 	}
 	return h.wake, nil
 }
@@ -229,7 +230,7 @@ func (w *holding) awaitRecovery(ctx context.Context) error {
 // end of that.
 func (w *holding) await(ctx context.Context, recheck bool, timeout <-chan time.Time) (woken bool, err error) {
 	holds := &w.relay.service.holds
-	wake, err := holds.enter(w.relay, recheck)
+	wake, err := holds.enter(w.relay, recheck, addrPortOf(w.client.local).Port())
 	if err != nil {
 		return false, err
 	}

@@ -130,7 +130,7 @@ func TestHeldClientsOfTwoConfigs(t *testing.T) {
 	r.relay = next
 	r.client()
 	waitHeld(t, r, 2)
-	if got := r.service.holds.rechecker(upstream.TCP); got != next {
+	if got, _ := r.service.holds.rechecker(upstream.TCP); got != next {
 		t.Error("the attempts are made by the retired relay")
 	}
 	r.service.Close()

@@ -25,6 +25,7 @@ const (
 type rechecks struct {
 	stop  context.CancelFunc // nil: none run
 	relay *Relay             // makes them: the latest one with a held client
+	port  uint16             // that the latest held client has addressed
 }
 
 func (r *rechecks) end() {
@@ -35,9 +36,11 @@ func (r *rechecks) end() {
 }
 
 // startRecheckLocked starts the attempts for a network, unless they run. current
-// reports that r has the latest settings.
-func (h *holds) startRecheckLocked(r *Relay, n upstream.Network, current bool) {
+// reports that r has the latest settings, and port is the one that the held client
+// has addressed.
+func (h *holds) startRecheckLocked(r *Relay, n upstream.Network, current bool, port uint16) {
 	running := &h.recheck[n]
+	running.port = port
 	if running.relay == nil || current {
 		running.relay = r
 	}
@@ -48,13 +51,13 @@ func (h *holds) startRecheckLocked(r *Relay, n upstream.Network, current bool) {
 	}
 }
 
-// rechecker returns the relay that makes the attempts on behalf of held clients; nil
-// if none is held. After a reload it has the new settings once one of its own clients
-// is held.
-func (h *holds) rechecker(n upstream.Network) *Relay {
+// rechecker returns the relay that makes the attempts on behalf of held clients, and
+// the port that one of them has addressed; nil if none is held. After a reload it has
+// the new settings once one of its own clients is held.
+func (h *holds) rechecker(n upstream.Network) (r *Relay, port uint16) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.recheck[n].relay
+	return h.recheck[n].relay, h.recheck[n].port
 }
 
 // recheck makes attempts on all backends until ctx ends. They wake the held clients
@@ -66,7 +69,7 @@ func (s *Service) recheck(ctx context.Context, n upstream.Network) {
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()
 	for {
-		r := s.holds.rechecker(n)
+		r, port := s.holds.rechecker(n)
 		if r == nil {
 			return // no client is held
 		}
@@ -74,7 +77,7 @@ func (s *Service) recheck(ctx context.Context, n upstream.Network) {
 			if running[b] == nil {
 				running[b] = new(atomic.Int32)
 			}
-			r.startRecheck(ctx, b, n, running[b])
+			r.startRecheck(ctx, b, n, b.PortFor(port), running[b])
 		}
 		select {
 		case <-tick.C:
@@ -85,7 +88,7 @@ func (s *Service) recheck(ctx context.Context, n upstream.Network) {
 }
 
 // startRecheck starts an attempt on a backend, unless enough of them are running.
-func (r *Relay) startRecheck(ctx context.Context, b *upstream.Backend, n upstream.Network, running *atomic.Int32) {
+func (r *Relay) startRecheck(ctx context.Context, b *upstream.Backend, n upstream.Network, port uint16, running *atomic.Int32) {
 	limit := recheckLimit
 	condemned := b.Condemned(n)
 	switch count := running.Load(); {
@@ -111,7 +114,7 @@ func (r *Relay) startRecheck(ctx context.Context, b *upstream.Backend, n upstrea
 		case n == upstream.UDP:
 			r.recheckUDP(ctx, b, limit)
 		default:
-			r.recheckTCP(ctx, b, limit)
+			r.recheckTCP(ctx, b, port, limit)
 		}
 	}()
 }
@@ -123,10 +126,10 @@ func (r *Relay) recheckCondemned(ctx context.Context, b *upstream.Backend, n ups
 }
 
 // recheckTCP dials a backend.
-func (r *Relay) recheckTCP(ctx context.Context, b *upstream.Backend, limit time.Duration) {
+func (r *Relay) recheckTCP(ctx context.Context, b *upstream.Backend, port uint16, limit time.Duration) {
 	walk := r.service.Pool.Probe(b, upstream.TCP, upstream.Listens)
 	a, _ := walk.Next(time.Now())
-	o := outcome{attempt: a}
+	o := outcome{attempt: a, port: port}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errConnectTimeout)
 	defer cancel()
 	if drill := r.service.drills.of(b); drill.delay(ctx) != nil || drill.resets() {
@@ -134,12 +137,12 @@ func (r *Relay) recheckTCP(ctx context.Context, b *upstream.Backend, limit time.
 	}
 	addrs, err := r.resolve(ctx, b, upstream.TCP, recheckQuery(a))
 	if err == nil {
-		addrs, err = r.withoutOwn(upstream.TCP, addrs, b.Port)
+		addrs, err = r.withoutOwn(upstream.TCP, addrs, port)
 	}
 	if err != nil {
 		return
 	}
-	o.conn, o.addr, o.err = r.dialer().Any(ctx, addrs, b.Port, nil)
+	o.conn, o.addr, o.err = r.dialer().Any(ctx, addrs, port, nil)
 	if o.err != nil {
 		return
 	}

@@ -36,10 +36,10 @@ func (r *Relay) recheckUDP(ctx context.Context, b *upstream.Backend, limit time.
 	}
 	walk := r.service.Pool.Probe(b, upstream.UDP, upstream.Listens)
 	a, _ := walk.Next(time.Now())
-	o := outcome{attempt: a}
+	o := outcome{attempt: a, port: b.PortFor(s.key.Local.Port())}
 	addrs, err := r.resolve(ctx, b, upstream.UDP, recheckQuery(a))
 	if err == nil {
-		addrs, err = r.withoutOwn(upstream.UDP, addrs, b.Port)
+		addrs, err = r.withoutOwn(upstream.UDP, addrs, o.port)
 	}
 	if err != nil {
 		return
@@ -49,7 +49,7 @@ func (r *Relay) recheckUDP(ctx context.Context, b *upstream.Backend, limit time.
 		quiet = quietOfClosedPort
 	}
 	for _, o.addr = range addrs {
-		answered, err := r.recheckAddr(ctx, netip.AddrPortFrom(o.addr, b.Port), datagram, limit/time.Duration(len(addrs)), quiet)
+		answered, err := r.recheckAddr(ctx, o.at(), datagram, limit/time.Duration(len(addrs)), quiet)
 		switch {
 		case answered:
 			o.took = time.Since(a.Began)

@@ -90,6 +90,9 @@ func (s *session) resolvedLocked(addrs []netip.Addr, err error) {
 	s.openLocked()
 }
 
+// portLocked returns the port of the attempt's backend for this session.
+func (s *session) portLocked() uint16 { return s.attempt.Backend.PortFor(s.key.Local.Port()) }
+
 // openLocked is openNowLocked, unless a drill of the backend prevents it.
 func (s *session) openLocked() {
 	if d := s.relay.service.drills.of(s.attempt.Backend); d == nil || s.drillLocked(d) {
@@ -102,7 +105,7 @@ func (s *session) openLocked() {
 // fails if there is none.
 func (s *session) openNowLocked() {
 	for ; s.at < len(s.addrs); s.at++ {
-		addr := netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port)
+		addr := netip.AddrPortFrom(s.addrs[s.at], s.portLocked())
 		if !s.admitUnansweredLocked(addr) {
 			s.refuseLocked(errSameHost)
 			return
@@ -178,7 +181,7 @@ func (s *session) makeRoom(a upstream.Attempt, why error) {
 // refuseExhaustedLocked refuses a session for whose attempt this machine lacked
 // something.
 func (s *session) refuseExhaustedLocked(why error) {
-	o := outcome{attempt: s.attempt, addr: s.addrs[s.at], err: why}
+	o := outcome{attempt: s.attempt, addr: s.addrs[s.at], port: s.portLocked(), err: why}
 	s.relay.service.attemptFailedLocally(&s.walk, o, upstream.UDP, &s.key.Client)
 	s.refuseLocked(why)
 }
@@ -203,7 +206,7 @@ func (s *session) attemptFailedLocked(err error) {
 	if !errors.Is(err, errUnchanged) { // the error before tells why the backend has failed
 		s.lastErr = fmt.Errorf("backend %s: %w", a.Backend.Text, err)
 	}
-	o := outcome{attempt: a, tried: s.addrs, since: s.since, took: time.Since(a.Began), err: err}
+	o := outcome{attempt: a, port: s.portLocked(), tried: s.addrs, since: s.since, took: time.Since(a.Began), err: err}
 	if s.at < len(s.addrs) {
 		o.addr = s.addrs[s.at]
 	}
@@ -316,7 +319,7 @@ func (s *session) backendAnsweredLocked(now time.Time) {
 	s.drillServedLocked(now)
 	s.forgetHoldLocked()
 	backend, addr := s.attempt.Backend, s.addrs[s.at]
-	o := outcome{attempt: s.attempt, addr: addr, took: now.Sub(s.attempt.Began)}
+	o := outcome{attempt: s.attempt, addr: addr, port: s.portLocked(), took: now.Sub(s.attempt.Began)}
 	if s.answeredBy != backend {
 		s.recordAttemptLocked(o)
 		s.tallyLocked().connections.Add(1)

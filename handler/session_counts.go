@@ -96,7 +96,7 @@ func (s *session) logEndLocked(why stream.Reason) {
 		if why == stream.RefusedNoBackend { // as in the line of a refused TCP client
 			a.backend, a.dialled = "", 0
 		} else if s.at < len(s.addrs) {
-			a.address = netip.AddrPortFrom(s.addrs[s.at], s.attempt.Backend.Port)
+			a.address = netip.AddrPortFrom(s.addrs[s.at], s.portLocked())
 		}
 		s.relay.accessed(a)
 	}

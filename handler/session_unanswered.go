@@ -82,7 +82,7 @@ func (s *session) checkTaken(t *taken) {
 // backendTookLocked records a success of the attempt, and begins the next one: the
 // client may try every backend again after its next failure.
 func (s *session) backendTookLocked(now time.Time) {
-	o := outcome{attempt: s.attempt, addr: s.addrs[s.at], took: now.Sub(s.attempt.Began)}
+	o := outcome{attempt: s.attempt, addr: s.addrs[s.at], port: s.portLocked(), took: now.Sub(s.attempt.Began)}
 	s.relay.recordSuccess(&s.walk, o, upstream.UDP, &s.key.Client, now, true)
 	s.attempt = s.walk.Resume(s.attempt.Backend, now)
 }

@@ -237,12 +237,21 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 		return
 	}
 	a.addrs, _ = query{}.choose(a.addrs, a.attempt.Backend, upstream.TCP)
-	if t.mayLoop(a.attempt.Backend.Port, a.addrs) {
+	port := t.portOf(a.attempt.Backend)
+	if t.mayLoop(port, a.addrs) {
 		go t.serve(ctx, nil) // ends when a backend was found, or none
 		return
 	}
 	t.first = a
-	m.Connect(netip.AddrPortFrom(a.addrs[0], a.attempt.Backend.Port), r.opts.KeepAlive)
+	m.Connect(netip.AddrPortFrom(a.addrs[0], port), r.opts.KeepAlive)
+}
+
+// portOf returns the port of a backend for this client.
+func (t *tcpRelay) portOf(b *upstream.Backend) uint16 {
+	if b.Port != 0 {
+		return b.Port
+	}
+	return b.PortFor(addrPortOf(t.local).Port())
 }
 
 func (t *tcpRelay) takeFirst() *startedAttempt {
@@ -254,7 +263,7 @@ func (t *tcpRelay) takeFirst() *startedAttempt {
 // Connected implements [stream.Rules].
 func (t *tcpRelay) Connected() stream.Totals {
 	a := t.takeFirst()
-	o := outcome{attempt: a.attempt, addr: a.addrs[0], tried: a.addrs, since: a.since, took: time.Since(a.attempt.Began)}
+	o := outcome{attempt: a.attempt, addr: a.addrs[0], port: t.portOf(a.attempt.Backend), tried: a.addrs, since: a.since, took: time.Since(a.attempt.Began)}
 	t.note(o)
 	t.relay.recordSuccess(&a.walk, o, upstream.TCP, t.client, time.Now(), false)
 	return t.found(o)
@@ -318,7 +327,7 @@ func (t *tcpRelay) found(o outcome) stream.Totals {
 	if t.ended {
 		return stream.Totals{}
 	}
-	t.backend, t.address = o.attempt.Backend, netip.AddrPortFrom(o.addr, o.attempt.Backend.Port)
+	t.backend, t.address = o.attempt.Backend, o.at()
 	t.tally, t.dialled = t.relay.service.tallies.get(t.backend, upstream.TCP), o.took
 	t.countSameHostLocked(t.address)
 	t.tally.enter()

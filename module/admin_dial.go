@@ -69,6 +69,10 @@ func (s *service) newTest() backendTest {
 
 func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) api.Test {
 	result := api.Test{Service: s.Name, Backend: b.Text, Check: t.kind, Dials: []api.TestedDial{}, Untested: t.untested}
+	if t.probe.ProbedPort(b.Port) == 0 {
+		result.Error = "it has the port of each client: set health_check.port to a port that can be tested"
+		return result
+	}
 	addrs := []netip.Addr{b.IP}
 	if !b.IP.IsValid() {
 		began := time.Now()

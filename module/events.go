@@ -126,7 +126,10 @@ func eventData(service string, e handler.Event) map[string]any {
 	if e.Backend != nil {
 		data["backend"] = e.Backend.Text
 		if e.Address.IsValid() {
-			data["address"] = netip.AddrPortFrom(e.Address, e.Backend.Port).String()
+			data["address"] = e.Address.String()
+			if port := e.Backend.Port; port != 0 { // otherwise it has one for each client
+				data["address"] = netip.AddrPortFrom(e.Address, port).String()
+			}
 		}
 	}
 	return data

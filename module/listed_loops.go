@@ -44,6 +44,7 @@ func checkLoops(app *layer4.App, relays serverRelays) error {
 		backends: make(map[string][]listedBackend),
 		networks: make(map[string][]upstream.Network),
 		ports:    make(map[portKey][]listedPort),
+		own:      make(map[string][]uint16),
 	}
 	wanted := make(map[uint16]bool)
 	for name, configs := range relays {
@@ -51,6 +52,9 @@ func checkLoops(app *layer4.App, relays serverRelays) error {
 			for _, text := range config.Backends {
 				if b, err := caddyfile.ParseBackend(text); err == nil {
 					g.backends[name] = append(g.backends[name], listedBackend{b, config.Service(), len(config.Resolvers) > 0})
+					if b.ClientPort {
+						g.addOwnPorts(name, app.Servers[name], wanted)
+					}
 					wanted[b.Port] = true
 				}
 			}
@@ -68,6 +72,7 @@ type loopGraph struct {
 	backends map[string][]listedBackend    // by server, as are networks
 	networks map[string][]upstream.Network // that the server listens on
 	ports    map[portKey][]listedPort
+	own      map[string][]uint16 // by server with a backend that has the port of each client: the ports that it lists
 }
 
 // addPorts adds the ports that a server lists and that some backend has.
@@ -97,6 +102,29 @@ func (g *loopGraph) addPorts(name string, server *layer4.Server, wanted map[uint
 			}
 		}
 	}
+}
+
+// addOwnPorts adds the ports that a server lists to those that some backend has: a
+// backend with the port of each client has all of them.
+func (g *loopGraph) addOwnPorts(name string, server *layer4.Server, wanted map[uint16]bool) {
+	if g.own[name] != nil || server == nil {
+		return
+	}
+	g.own[name] = []uint16{}
+	for _, addr := range parsedAddresses(server) {
+		for port := addr.StartPort; port <= addr.EndPort; port++ {
+			wanted[uint16(port)] = true
+			g.own[name] = append(g.own[name], uint16(port))
+		}
+	}
+}
+
+// portsOf returns the ports of a server's backend.
+func (g *loopGraph) portsOf(server string, b listedBackend) []uint16 {
+	if !b.ClientPort {
+		return []uint16{b.Port}
+	}
+	return g.own[server]
 }
 
 // listenHost returns the host of a listener: an address without brackets, where
@@ -163,10 +191,7 @@ func (g *loopGraph) loopsFrom(n upstream.Network, server string, path []loopEdge
 		return nil
 	}
 	for _, b := range g.backends[server] {
-		for _, listed := range g.ports[portKey{n, b.Port}] {
-			if !reaches(listed, b) {
-				continue
-			}
+		for _, listed := range g.reached(n, server, b) {
 			longer := append(slices.Clip(path), loopEdge{server, b, listed})
 			if begin := slices.IndexFunc(longer, func(e loopEdge) bool { return e.from == listed.server }); begin >= 0 {
 				loops = append(loops, longer[begin:])
@@ -177,6 +202,21 @@ func (g *loopGraph) loopsFrom(n upstream.Network, server string, path []loopEdge
 	}
 	done[server] = true
 	return loops
+}
+
+// reached returns the listings that a backend of a server leads to, one of each
+// server.
+func (g *loopGraph) reached(n upstream.Network, server string, b listedBackend) (list []listedPort) {
+	seen := make(map[string]bool)
+	for _, port := range g.portsOf(server, b) {
+		for _, listed := range g.ports[portKey{n, port}] {
+			if !seen[listed.server] && reaches(listed, b) {
+				seen[listed.server] = true
+				list = append(list, listed)
+			}
+		}
+	}
+	return list
 }
 
 // loopProblem describes a loop.

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -30,9 +31,12 @@ func (n Network) String() string {
 type Address struct {
 	Text string     // as configured and shown, "host:port"; the backend's identity in its pool
 	Host string     // the name to look up, in ASCII; the address as text where IP is valid
-	Port uint16     // 1 to 65535
+	Port uint16     // 1 to 65535; 0: that which the client addressed, see PortFor
 	IP   netip.Addr // valid when the host is an address, which needs no lookup
 }
+
+// PortFor returns the port to dial for a client that addressed a port of the relay.
+func (a *Address) PortFor(addressed uint16) uint16 { return cmp.Or(a.Port, addressed) }
 
 // Backend is one element of a [Pool], which creates it. It remains valid after a
 // reload removed it from the queue.

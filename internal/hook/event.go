@@ -70,7 +70,10 @@ func (e *Event) environ() []string {
 		varTime+"="+Timestamp(e.Time),
 		varJSON+"="+e.json())
 	if b := e.Backend; b != nil {
-		env = append(env, varHost+"="+b.Host, varPort+"="+strconv.Itoa(b.Port))
+		env = append(env, varHost+"="+b.Host)
+		if b.Port != 0 {
+			env = append(env, varPort+"="+strconv.Itoa(b.Port))
+		}
 		if b.IP != "" {
 			env = append(env, varIP+"="+b.IP)
 		}
