@@ -11,14 +11,19 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// NewEngine returns an [Engine] that serves all sockets from a few event loops,
-// about one per processor. An idle socket holds no goroutine, buffer or timer. A
-// loop runs while it has sockets, and for a linger time after the last one.
+// NewEngine returns an [Engine] that serves all sockets from a few event loops. An
+// idle socket holds no goroutine, buffer or timer. A loop runs while it has
+// sockets, and for a linger time after the last one.
+//
+// There is one loop for two processors. The loops do half of the work: the
+// goroutines that read the clients' sockets do the other half. With more busy
+// goroutines than processors, a goroutine whose sockets are ready waits until
+// another one has nothing to do.
 func NewEngine() Engine {
 	if netio.Disabled("engine") {
 		return Goroutines{}
 	}
-	return newLoops(runtime.GOMAXPROCS(0))
+	return newLoops(max(runtime.GOMAXPROCS(0)/2, 1))
 }
 
 // poller is one event loop.

@@ -36,13 +36,12 @@ const (
 // TCP connections need descriptors too and cannot take those of spare sockets.
 func spareLimit() int { return min(maxSpares, netio.SessionLimit()/8) }
 
-// spares are the spare sockets of an engine. Both lists are ordered by the time
-// when the sockets became spare, and are used from the front.
+// spares are the spare sockets of an engine.
 type spares struct {
 	mu       sync.Mutex // guards the fields below; may be locked while a loopSocket's mu is held, and never the other way round
 	limit    int        // 0: none are kept
-	ipv4     []spare
-	ipv6     []spare
+	ipv4     spareList
+	ipv6     spareList
 	sweeping bool // sweep will be called
 }
 
@@ -51,7 +50,43 @@ type spare struct {
 	since  time.Time
 }
 
-func (s *spares) list(ipv4 bool) *[]spare {
+// spareList holds spare sockets in the order in which they became spare. They are
+// used from the front.
+type spareList struct {
+	all  []spare
+	used int // how many at the front of all are empty
+}
+
+func (l *spareList) len() int { return len(l.all) - l.used }
+
+// first returns the socket in front, or the zero spare if there is none.
+func (l *spareList) first() spare {
+	if l.len() == 0 {
+		return spare{}
+	}
+	return l.all[l.used]
+}
+
+// removeFirst removes the socket in front.
+func (l *spareList) removeFirst() {
+	l.all[l.used] = spare{}
+	l.used++
+	if l.used == len(l.all) {
+		l.all, l.used = l.all[:0], 0
+	}
+}
+
+// push adds a socket. It reuses the memory in front if that is at least half.
+func (l *spareList) push(socket spare) {
+	if l.used > 0 && len(l.all) == cap(l.all) && l.used >= l.len() {
+		n := copy(l.all, l.all[l.used:])
+		clear(l.all[n:])
+		l.all, l.used = l.all[:n], 0
+	}
+	l.all = append(l.all, socket)
+}
+
+func (s *spares) list(ipv4 bool) *spareList {
 	if ipv4 {
 		return &s.ipv4
 	}
@@ -62,11 +97,10 @@ func (s *spares) list(ipv4 bool) *[]spare {
 func (s *spares) put(socket *loopSocket, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.ipv4)+len(s.ipv6) >= s.limit {
+	if s.ipv4.len()+s.ipv6.len() >= s.limit {
 		return false
 	}
-	list := s.list(socket.ipv4)
-	*list = append(*list, spare{socket, now})
+	s.list(socket.ipv4).push(spare{socket, now})
 	if !s.sweeping {
 		s.sweeping = true
 		time.AfterFunc(keepTime, s.sweep)
@@ -88,13 +122,12 @@ func (s *spares) take(ipv4 bool, now time.Time, kept time.Duration) *loopSocket 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := s.list(ipv4)
-	if len(*list) == 0 || now.Sub((*list)[0].since) < kept {
+	first := list.first()
+	if first.socket == nil || now.Sub(first.since) < kept {
 		return nil
 	}
-	first := (*list)[0].socket
-	(*list)[0] = spare{}
-	*list = (*list)[1:]
-	return first
+	list.removeFirst()
+	return first.socket
 }
 
 // sweep closes the sockets that have not been used for keepTime, and runs again
@@ -103,7 +136,7 @@ func (s *spares) sweep() {
 	s.closeKept(time.Now(), keepTime)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sweeping = len(s.ipv4)+len(s.ipv6) > 0; s.sweeping {
+	if s.sweeping = s.ipv4.len()+s.ipv6.len() > 0; s.sweeping {
 		time.AfterFunc(keepTime, s.sweep)
 	}
 }

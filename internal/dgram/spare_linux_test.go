@@ -25,7 +25,7 @@ func newUnsweptLoops(t *testing.T, n int) *loops {
 func (s *spares) kept() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.ipv4)
+	return s.ipv4.len()
 }
 
 // reopen opens a socket after the spare socket has paused, and fails the test if
@@ -291,5 +291,39 @@ func TestSpareSocketsReleaseDescriptors(t *testing.T) {
 	restore()
 	if errors.Is(err, syscall.EMFILE) {
 		t.Error(err)
+	}
+}
+
+// A list of spare sockets keeps their order, and does not grow while as many are
+// added as removed.
+func TestSpareList(t *testing.T) {
+	var l spareList
+	if l.first().socket != nil || l.len() != 0 {
+		t.Error("an empty list has a socket")
+	}
+	sockets := make([]loopSocket, 1000)
+	next, largest := 0, 0
+	remove := func() {
+		if got := l.first().socket; got != &sockets[next] {
+			t.Fatalf("socket %d is not in front", next)
+		}
+		l.removeFirst()
+		next++
+	}
+	for i := range sockets {
+		l.push(spare{socket: &sockets[i]})
+		largest = max(largest, cap(l.all))
+		if l.len() > 10 {
+			remove()
+		}
+	}
+	if largest > 4*11 {
+		t.Errorf("memory for %d sockets, at most 11 were spare", largest)
+	}
+	for l.len() > 0 {
+		remove()
+	}
+	if next != len(sockets) {
+		t.Errorf("%d sockets were removed, want %d", next, len(sockets))
 	}
 }

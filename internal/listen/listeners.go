@@ -22,10 +22,10 @@ type Options struct {
 	// that have not declined it.
 	TakeTCP func(net.Conn) (taken bool)
 	// TakeUDP, if set, receives each new client on the reading goroutine instead of
-	// through Accept, and returns the sink for its datagrams. It must not block. At
-	// most maxTakenPerBatch clients of one batch of datagrams are taken; the others
-	// go through Accept. If the sink returns false for a client's first datagrams,
-	// the next listener gets the client, as with TakeTCP.
+	// through Accept, and returns the sink for its datagrams. It must not block. While
+	// datagrams arrive faster than they are delivered, some clients go through Accept,
+	// see maxTaken. If the sink returns false for a client's first datagrams, the next
+	// listener gets the client, as with TakeTCP.
 	TakeUDP func(*Conn) Sink
 }
 

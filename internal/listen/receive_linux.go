@@ -3,6 +3,8 @@ package listen
 import (
 	"errors"
 	"net"
+	"runtime"
+	"sync"
 	"syscall"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
@@ -16,25 +18,28 @@ func (u *udpSocket) read() {
 	if err != nil {
 		return // already closed
 	}
-	var b *batch // nil before the first datagram
-	defer func() {
-		if b != nil {
-			b.receiver.Free()
-		}
-	}()
+	var b *batch // nil while the goroutine waits
 	receive := func(fd uintptr) bool {
 		if b == nil {
-			b, err = newBatch(int(fd))
+			if b, err = u.sockets.batches.take(); err != nil {
+				return true
+			}
 		}
-		if b != nil {
-			b.datagrams, err = b.receiver.ReceiveNonblock(int(fd))
+		b.datagrams, err = b.receiver.ReceiveNonblock(int(fd))
+		if errors.Is(err, syscall.EAGAIN) {
+			u.sockets.batches.put(b)
+			b = nil
+			return false
 		}
-		return !errors.Is(err, syscall.EAGAIN)
+		return true
 	}
 	for {
 		waitErr := raw.Read(receive)
 		switch {
 		case errors.Is(waitErr, net.ErrClosed):
+			if b != nil {
+				u.sockets.batches.put(b)
+			}
 			return
 		case waitErr != nil:
 			err = waitErr
@@ -57,18 +62,41 @@ type batch struct {
 	group     [][]byte          // the datagrams of one client
 }
 
-// newBatch returns a batch once a datagram is waiting. The error is EAGAIN until
-// then. A process may have thousands of sockets that nothing is sent to, and a
-// batch takes 20 KB.
-func newBatch(fd int) (*batch, error) {
-	if err := netio.PeekNonblock(fd); err != nil {
-		return nil, err
+// batches are the batches that no socket uses. A batch takes 20 KB, and up to 4 MiB
+// once it has received large datagrams, and a process may have thousands of sockets.
+// So a socket has one only while datagrams are waiting.
+type batches struct {
+	mu   sync.Mutex // guards free
+	free []*batch   // the last one used is the last
+}
+
+// take returns a batch. The caller passes it to put.
+func (l *batches) take() (*batch, error) {
+	l.mu.Lock()
+	if last := len(l.free) - 1; last >= 0 {
+		b := l.free[last]
+		l.free = l.free[:last]
+		l.mu.Unlock()
+		return b, nil
 	}
+	l.mu.Unlock()
 	receiver, err := netio.NewReceiver(true)
 	if err != nil {
 		return nil, err
 	}
 	return &batch{receiver: receiver}, nil
+}
+
+// put keeps a batch for the next call of take, or frees it if there are enough: one
+// for each processor.
+func (l *batches) put(b *batch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.free) < runtime.GOMAXPROCS(0) {
+		l.free = append(l.free, b)
+		return
+	}
+	b.receiver.Free()
 }
 
 // deliver delivers the datagrams client by client, and those of each in order.
@@ -79,7 +107,7 @@ func (b *batch) deliver(u *udpSocket) {
 			b.keys[i].local = netio.PacketInfoLocal(b.receiver.Control(i))
 		}
 	}
-	u.takenInBatch = 0
+	u.beginBatch(len(b.datagrams) == netio.Batch)
 	clear(b.grouped[:])
 	for i := range b.datagrams {
 		if b.grouped[i] {

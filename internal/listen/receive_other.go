@@ -20,7 +20,7 @@ func (u *udpSocket) read() {
 		switch {
 		case err == nil:
 			backoff.success()
-			u.takenInBatch = 0
+			u.beginBatch(false)
 			u.deliver(key{client: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}, buf[:n])
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -29,6 +29,9 @@ func (u *udpSocket) read() {
 		}
 	}
 }
+
+// batches is empty: a socket reads into a buffer of its own.
+type batches struct{}
 
 // path is empty: the client's address is all that a reply needs.
 type path struct{}

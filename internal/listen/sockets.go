@@ -34,6 +34,7 @@ type Sockets struct {
 	mu  sync.Mutex // guards udp
 	udp map[netip.AddrPort]*udpSocket
 
+	batches batches // for the goroutines that read UDP sockets
 	dropped atomic.Uint64
 	crowded atomic.Int32 // clients that wait in leaveReserve
 }

@@ -50,8 +50,7 @@ func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
 		return nil, err
 	}
 	if opened {
-		go socket.read()  // returns when the socket is closed
-		go socket.sweep() // returns when the socket is closed
+		go socket.read() // returns when the socket is closed
 	}
 	return l, nil
 }

@@ -122,8 +122,6 @@ func TestDeadlineAndTake(t *testing.T) {
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, l := fakeSocket()
-		go u.sweep()
-		defer func() { close(u.closed); synctest.Wait() }()
 		u.deliver(fakeKey(1), []byte("taken"))
 		(<-l.conns).Take(0, each(func([]byte) {}))
 		u.deliver(fakeKey(2), []byte("silent"))
@@ -133,13 +131,21 @@ func TestIdle(t *testing.T) {
 		time.Sleep(idleTimeout - time.Minute)
 		u.deliver(fakeKey(3), []byte("b"))
 		wantCounts(t, u, 4, 3, 2)
-		time.Sleep(time.Minute + idleTimeout/10)
+		time.Sleep(time.Minute + sweepInterval)
 		synctest.Wait()
 		wantCounts(t, u, 3, 2, 1)
 		if _, err := silent.Read(make([]byte, 10)); err != io.EOF {
 			t.Errorf("read: %v", err)
 		}
 		time.Sleep(2 * idleTimeout)
+		synctest.Wait()
+		wantCounts(t, u, 2, 1, 0)
+		if u.sweeping {
+			t.Error("the timer runs without a client that it can end")
+		}
+		u.deliver(fakeKey(4), []byte("later"))
+		<-l.conns
+		time.Sleep(idleTimeout + 2*sweepInterval)
 		synctest.Wait()
 		wantCounts(t, u, 2, 1, 0)
 	})
@@ -149,6 +155,7 @@ func TestIdle(t *testing.T) {
 func TestDatagramBeforeExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := fakeConn("a")
+		conn.socket.sweeper.Stop()
 		time.Sleep(2 * idleTimeout)
 		conn.deliver([]byte("b"))
 		conn.expire()

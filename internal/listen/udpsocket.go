@@ -19,12 +19,18 @@ const (
 	// idleTimeout is the time without datagrams after which a client that was not
 	// taken over ends.
 	idleTimeout = 5 * time.Minute
+	// sweepInterval is how often idle clients are looked for.
+	sweepInterval = idleTimeout / 10
 	// socketBuffer is the requested size of the receive and of the send buffer.
 	socketBuffer = 4 << 20
-	// maxTakenPerBatch is the most new clients of one batch of datagrams that are
-	// passed to TakeUDP. A new client costs about ten times as much as a datagram of
-	// a known one, so a flood of new clients would delay the known ones.
-	maxTakenPerBatch = 16
+	// maxTaken is the most new clients that are passed to TakeUDP one after the other,
+	// until the queue of datagrams is empty. A new client costs about ten times as
+	// much as a datagram of a known one, so a flood of new clients would delay the
+	// known ones.
+	maxTaken = 256
+	// minTaken is how many new clients of each batch of datagrams are passed to
+	// TakeUDP in any case.
+	minTaken = 16
 )
 
 // key identifies a client of a socket.
@@ -42,16 +48,19 @@ type udpSocket struct {
 	packetInfo bool // bound to a wildcard address, so datagrams come with their local address
 	sender     replySender
 
-	listeners    listeners[*UDPListener]
-	closed       chan struct{} // closed when the last user has left
-	released     chan struct{} // closed when the address can be bound again
-	queuedBytes  atomic.Int64  // unread bytes in the queues of all clients
-	takenInBatch int           // new clients of the current batch passed to TakeUDP; only the reading goroutine uses it
+	listeners   listeners[*UDPListener]
+	closed      chan struct{} // closed when the last user has left
+	released    chan struct{} // closed when the address can be bound again
+	queuedBytes atomic.Int64  // unread bytes in the queues of all clients
+	mayTake     int           // how many more new clients may be passed to TakeUDP; only the reading goroutine uses it
 
 	mu      sync.Mutex // guards the fields below
 	users   int        // listeners and clients
 	clients map[key]*Conn
 	untaken int // clients that were not taken over
+
+	sweeper  *time.Timer // calls sweep; nil until first needed
+	sweeping bool        // sweep will be called
 }
 
 // newUDPSocket returns a socket with one user.
@@ -112,6 +121,9 @@ func (u *udpSocket) leave() {
 	u.mu.Lock()
 	u.users--
 	last := u.users == 0
+	if last && u.sweeper != nil {
+		u.sweeper.Stop()
+	}
 	u.mu.Unlock()
 	if !last {
 		return
@@ -132,6 +144,16 @@ func (u *udpSocket) backoff() backoff {
 	}
 }
 
+// beginBatch is called before the datagrams of a batch are delivered. full is true if
+// there may be more datagrams in the socket's queue.
+func (u *udpSocket) beginBatch(full bool) {
+	if full {
+		u.mayTake = max(u.mayTake, minTaken)
+	} else {
+		u.mayTake = maxTaken
+	}
+}
+
 // deliver delivers datagrams of one client, in order. Only the reading goroutine
 // calls it, so no other goroutine adds clients.
 func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
@@ -147,14 +169,14 @@ func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
 		if !ok {
 			return // no config takes new clients here any more
 		}
-		if l.opts.TakeUDP == nil || u.takenInBatch >= maxTakenPerBatch {
+		if l.opts.TakeUDP == nil || u.mayTake == 0 {
 			if c = u.accept(l, k, len(datagrams)); c != nil {
 				c.deliver(datagrams...)
 				u.pass(c)
 			}
 			return
 		}
-		u.takenInBatch++
+		u.mayTake--
 		if c = u.take(l, k); c == nil || c.deliver(datagrams...) {
 			return
 		}
@@ -193,6 +215,7 @@ func (u *udpSocket) accept(l *UDPListener, k key, datagrams int) *Conn {
 	defer u.mu.Unlock()
 	u.clients[k] = c
 	u.untaken++
+	u.sweepLaterLocked()
 	return c
 }
 
@@ -251,22 +274,22 @@ func (u *udpSocket) remove(c *Conn, taken bool) {
 	u.leave()
 }
 
-// sweep ends the idle clients that were not taken over, until the socket is
-// closed.
-func (u *udpSocket) sweep() {
-	tick := time.NewTicker(idleTimeout / 10)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			u.expireIdle()
-		case <-u.closed:
-			return
-		}
+// sweepLaterLocked starts the timer of sweep if there are clients that were not taken
+// over.
+func (u *udpSocket) sweepLaterLocked() {
+	switch {
+	case u.untaken == 0 || u.sweeping:
+		return
+	case u.sweeper == nil:
+		u.sweeper = time.AfterFunc(sweepInterval, u.sweep)
+	default:
+		u.sweeper.Reset(sweepInterval)
 	}
+	u.sweeping = true
 }
 
-func (u *udpSocket) expireIdle() {
+// sweep ends the idle clients that were not taken over.
+func (u *udpSocket) sweep() {
 	u.mu.Lock()
 	var idle []*Conn
 	for _, c := range u.clients {
@@ -274,6 +297,8 @@ func (u *udpSocket) expireIdle() {
 			idle = append(idle, c)
 		}
 	}
+	u.sweeping = false
+	u.sweepLaterLocked()
 	u.mu.Unlock()
 	for _, c := range idle {
 		c.expire()

@@ -113,8 +113,8 @@ func TestTakeUDPDeclines(t *testing.T) {
 	relaytest.Check(t, current.Close())
 }
 
-// At most maxTakenPerBatch new clients of a batch are taken; the others wait for
-// Accept.
+// New clients are taken one after the other while the socket's queue becomes empty in
+// between. Otherwise some of each batch are taken, and the others wait for Accept.
 func TestTakeUDPIsBounded(t *testing.T) {
 	relaytest.NoLeaks(t)
 	s, at := NewSockets(), freeAddr(t, "127.0.0.1")
@@ -128,14 +128,35 @@ func TestTakeUDPIsBounded(t *testing.T) {
 	relaytest.Check(t, err)
 	socket := l.socket
 	// Deliver in place of the reading goroutine, which has nothing to read now.
-	socket.takenInBatch = 0
-	for port := range maxTakenPerBatch + 5 {
-		socket.deliver(key{client: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(1000+port))}, []byte("x"))
+	port, total := uint16(1000), 0
+	for _, batch := range []struct {
+		full          bool
+		clients, want int
+	}{
+		{false, 64, 64},
+		{true, maxTaken - 64, maxTaken - 64},
+		{true, 64, minTaken},
+		{true, minTaken + 5, minTaken},
+		{true, 1, 1},
+		{true, minTaken + 1, minTaken},
+		{false, 64, 64},
+		{false, maxTaken + 3, maxTaken},
+	} {
+		socket.beginBatch(batch.full)
+		before := taken
+		for range batch.clients {
+			socket.deliver(key{client: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)}, []byte("x"))
+			port++
+		}
+		total += batch.clients
+		if got := taken - before; got != batch.want {
+			t.Errorf("%d taken of %+v", got, batch)
+		}
 	}
-	if taken != maxTakenPerBatch || len(l.conns) != 5 {
-		t.Errorf("%d taken, %d queued", taken, len(l.conns))
+	if len(l.conns) != total-taken {
+		t.Errorf("%d queued, want %d", len(l.conns), total-taken)
 	}
-	for range 5 {
+	for range total - taken {
 		accepted[*Conn](t, l).Close()
 	}
 	relaytest.Check(t, l.Close())
