@@ -23,8 +23,8 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	if err == nil && keepAlive > 0 {
 		netio.SetKeepAlive(fd, keepAlive)
 	}
-	buf := netio.GetBuffer()
-	defer buf.Free()
+	w := &workspace{buf: netio.GetBuffer()}
+	defer w.buf.Free()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -39,7 +39,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	}
 	m.sockets[BackendSide] = socket{fd: fd}
 	if done {
-		m.carryLocked(m.rules.Connected(), buf)
+		m.carryLocked(m.rules.Connected(), w)
 		return
 	}
 	m.sockets[BackendSide].watchOut = true
@@ -53,7 +53,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 }
 
 // connectEventLocked handles an event of the connection that is under way.
-func (m *loopMover) connectEventLocked(events netio.Events, buf *netio.Buffer) (more bool) {
+func (m *loopMover) connectEventLocked(events netio.Events, w *workspace) (more bool) {
 	fd := m.sockets[BackendSide].fd
 	var errno syscall.Errno
 	if events&(netio.Failed|netio.HungUp) != 0 {
@@ -62,7 +62,7 @@ func (m *loopMover) connectEventLocked(events netio.Events, buf *netio.Buffer) (
 	m.connecting.Stop()
 	m.connecting = nil
 	if errno == 0 {
-		return m.carryLocked(m.rules.Connected(), buf)
+		return m.carryLocked(m.rules.Connected(), w)
 	}
 	m.releaseBackendLocked()
 	netio.CloseDescriptor(fd)

@@ -17,7 +17,6 @@ type loops struct {
 // loop is an event loop. It runs while it has relays.
 type loop struct {
 	poller *netio.Poller[*loopMover]
-	pipes  *pipes
 
 	inject func(*loopMover) // set by tests to make an event panic; otherwise nil
 }
@@ -33,11 +32,11 @@ func NewEngine() Engine {
 
 func newLoops(n int) *loops {
 	e := &loops{all: make([]*loop, n)}
-	pipes := newPipes()
+	noSplice := netio.Disabled("splice")
 	for i := range e.all {
-		l := &loop{pipes: pipes}
+		l := &loop{}
 		l.poller = netio.NewPoller(func() (netio.Run[*loopMover], error) {
-			return &loopRun{loop: l, buf: netio.GetBuffer()}, nil
+			return &loopRun{work: workspace{buf: netio.GetBuffer(), pipe: &pipe{off: noSplice}}}, nil
 		})
 		e.all[i] = l
 	}
@@ -66,8 +65,7 @@ func (e *loops) NewMover(client Client, rules Rules, wheel *Wheel) Connector {
 
 // loopRun is one run of a loop, the time during which it has a goroutine.
 type loopRun struct {
-	loop *loop
-	buf  *netio.Buffer // what all relays of the loop read into
+	work workspace // of all relays of the loop
 
 	// Relays with more to do than one turn allowed: from the turn before, and
 	// from this one.
@@ -79,11 +77,11 @@ func (r *loopRun) Turn(ready []netio.Ready[*loopMover]) (more bool) {
 	r.before, r.now = r.now, r.before[:0]
 	for _, event := range ready {
 		m := event.Value
-		r.queueIf(m.handleEvent(event.Token, event.Events, r.buf), m)
+		r.queueIf(m.handleEvent(event.Token, event.Events, &r.work), m)
 	}
 	for _, m := range r.before {
 		m.queued = false
-		r.queueIf(m.resume(r.buf), m)
+		r.queueIf(m.resume(&r.work), m)
 	}
 	clear(r.before) // release the relays that ended
 	return len(r.now) > 0
@@ -98,6 +96,6 @@ func (r *loopRun) queueIf(more bool, m *loopMover) {
 
 // End implements [netio.Run].
 func (r *loopRun) End() {
-	r.buf.Free()
-	r.loop.pipes.trim()
+	r.work.buf.Free()
+	r.work.pipe.close()
 }
