@@ -19,7 +19,8 @@ type transfer struct {
 	held     []byte        // bytes that the sink had no room for
 	heldIn   *netio.Buffer // the pooled buffer that they are in; nil: another one
 	noSplice bool          // splice(2) does not work on these sockets
-	bulk     uint8         // how many reads in a row were large
+	bulk     uint8         // how many reads in a row were large, at most largeReads
+	small    uint8         // how many were small, at most smallReads
 	spliced  int           // bytes spliced since the source had nothing to read
 }
 
@@ -28,19 +29,13 @@ type transfer struct {
 const (
 	largeRead  = 32 << 10
 	largeReads = 2
-	// maxCalls and maxBytes are how many reads and writes one direction makes, and
-	// about how many bytes it moves, before other relays of the loop have their
-	// turn.
+	// smallReads in a row show that a direction carries small messages. Bulk data
+	// that arrives in pieces leads to fewer.
+	smallReads = 4
+	// maxCalls is how many reads and writes one direction makes before other relays
+	// of the loop have their turn.
 	maxCalls = 8
-	maxBytes = 256 << 10
 )
-
-// workspace is what relays use while they have their turn. It is used by one
-// goroutine at a time, and holds nothing of a relay between turns.
-type workspace struct {
-	buf  *netio.Buffer
-	pipe *pipe // nil: bytes are copied
-}
 
 // moveLocked moves what can be moved in both directions. more is true if there
 // is more to move than one turn allows.
@@ -61,8 +56,9 @@ func (m *loopMover) canMoveLocked(source Side) bool {
 }
 
 func (m *loopMover) moveOneLocked(source Side, w *workspace) {
-	from, moved := &m.sockets[source], 0
-	for calls := 0; calls < maxCalls && moved < maxBytes && !m.ends.over; calls++ {
+	from := &m.sockets[source]
+	limit, moved := w.bytesPerTurn(), 0
+	for calls := 0; calls < maxCalls && moved < limit && !m.ends.over; calls++ {
 		flow := m.ends.flows[source]
 		switch {
 		case flow.holds():
@@ -73,9 +69,9 @@ func (m *loopMover) moveOneLocked(source Side, w *workspace) {
 		case !flow.reads() || !from.readable:
 			return
 		case flow == flowing && m.splicesLocked(source, w):
-			moved += m.spliceLocked(source, w.pipe, maxBytes-moved)
+			moved += m.spliceLocked(source, w.pipe, min(limit-moved, maxPiece))
 		default:
-			moved += m.copyLocked(source, w.buf)
+			moved += m.copyLocked(source, w)
 		}
 	}
 }
@@ -91,8 +87,8 @@ func (m *loopMover) splicesLocked(source Side, w *workspace) bool {
 }
 
 // copyLocked reads once, and writes what was read. It returns how much that was.
-func (m *loopMover) copyLocked(source Side, buf *netio.Buffer) (n int) {
-	t, from := &m.flows[source], &m.sockets[source]
+func (m *loopMover) copyLocked(source Side, w *workspace) (n int) {
+	t, from, buf := &m.flows[source], &m.sockets[source], w.buf
 	n, errno := netio.ReadNonblock(from.fd, buf[:])
 	if errno == syscall.EAGAIN && from.urgent {
 		// At urgent data, Linux also returns EAGAIN while the thread has a signal
@@ -103,10 +99,11 @@ func (m *loopMover) copyLocked(source Side, buf *netio.Buffer) (n int) {
 		m.noBytesLocked(source, errno)
 		return 0
 	}
-	if n < largeRead {
-		t.bulk = 0
-	} else if t.bulk < largeReads {
-		t.bulk++
+	if n >= largeRead {
+		t.bulk, t.small = min(t.bulk+1, largeReads), 0
+	} else {
+		t.bulk, t.small = 0, min(t.small+1, smallReads)
+		w.small = w.small || t.small == smallReads
 	}
 	// A read that returns less than was asked for has emptied the queue: question
 	// 9 of epoll(7). It stops early at urgent data.

@@ -36,7 +36,7 @@ func newLoops(n int) *loops {
 	for i := range e.all {
 		l := &loop{}
 		l.poller = netio.NewPoller(func() (netio.Run[*loopMover], error) {
-			return &loopRun{work: workspace{buf: netio.GetBuffer(), pipe: &pipe{off: noSplice}}}, nil
+			return &loopRun{work: workspace{buf: netio.GetBuffer(), pipe: &pipe{off: noSplice}, calm: calmTurns}}, nil
 		})
 		e.all[i] = l
 	}
@@ -72,8 +72,15 @@ type loopRun struct {
 	before, now []*loopMover
 }
 
+// yieldEvents is how many events of a turn show that the loop is busy. A busy loop
+// never waits, so another loop, whose events the same thread has noticed, would have
+// to wait until the kernel schedules a thread for it. A loop with few events does
+// not yield, because that also wakes an idle processor.
+const yieldEvents = 4
+
 // Turn implements [netio.Run].
 func (r *loopRun) Turn(ready []netio.Ready[*loopMover]) (more bool) {
+	r.work.nextTurn()
 	r.before, r.now = r.now, r.before[:0]
 	for _, event := range ready {
 		m := event.Value
@@ -84,7 +91,11 @@ func (r *loopRun) Turn(ready []netio.Ready[*loopMover]) (more bool) {
 		r.queueIf(m.resume(&r.work), m)
 	}
 	clear(r.before) // release the relays that ended
-	return len(r.now) > 0
+	more = len(r.now) > 0
+	if len(ready) >= yieldEvents || more && r.work.calm < calmTurns {
+		runtime.Gosched()
+	}
+	return more
 }
 
 func (r *loopRun) queueIf(more bool, m *loopMover) {
