@@ -18,7 +18,9 @@ type loops struct {
 type loop struct {
 	poller *netio.Poller[*loopMover]
 
-	inject func(*loopMover) // set by tests to make an event panic; otherwise nil
+	// Set by tests before the first relay; otherwise nil.
+	inject func(*loopMover) // makes an event panic
+	pipe   *pipe            // of the first run
 }
 
 // NewEngine returns an engine with event loops, or nil if RELAY_DISABLE has
@@ -32,12 +34,9 @@ func NewEngine() Engine {
 
 func newLoops(n int) *loops {
 	e := &loops{all: make([]*loop, n)}
-	noSplice := netio.Disabled("splice")
 	for i := range e.all {
 		l := &loop{}
-		l.poller = netio.NewPoller(func() (netio.Run[*loopMover], error) {
-			return &loopRun{work: workspace{buf: netio.GetBuffer(), pipe: &pipe{off: noSplice}, calm: calmTurns}}, nil
-		})
+		l.poller = netio.NewPoller(func() (netio.Run[*loopMover], error) { return l.newRun(), nil })
 		e.all[i] = l
 	}
 	return e
@@ -77,6 +76,14 @@ type loopRun struct {
 // to wait until the kernel schedules a thread for it. A loop with few events does
 // not yield, because that also wakes an idle processor.
 const yieldEvents = 4
+
+func (l *loop) newRun() *loopRun {
+	p := l.pipe
+	if p == nil {
+		p = &pipe{off: netio.Disabled("splice")}
+	}
+	return &loopRun{work: workspace{buf: netio.GetBuffer(), pipe: p, calm: calmTurns}}
+}
 
 // Turn implements [netio.Run].
 func (r *loopRun) Turn(ready []netio.Ready[*loopMover]) (more bool) {
