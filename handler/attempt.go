@@ -78,6 +78,7 @@ type startedAttempt struct {
 	addrs     []netip.Addr
 	since     time.Time
 	dialFirst dial.Func // returns the result for the first address
+	wait      *slowWait // since the connection is slow; nil: it is not yet
 }
 
 // newAttempts returns a search on the given walk. The end of a client's context
@@ -278,7 +279,11 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 		o.tried, o.since, first = from.addrs, from.since, from.dialFirst
 	}
 	if o.err == nil {
-		o.conn, o.addr, o.err = t.dialer(a.Backend.Port).Any(ctx, o.tried, a.Backend.Port, first)
+		d := t.dialer(a.Backend.Port)
+		if from != nil {
+			d.Since = from.since
+		}
+		o.conn, o.addr, o.err = d.Any(ctx, o.tried, a.Backend.Port, first)
 	}
 	return o
 }

@@ -11,9 +11,8 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// SlowConnect is how long a connection may take on an event loop. Then
-// [Rules.ConnectSlow] takes it over, to dial other addresses in parallel, to
-// notice a client that leaves, and to apply the connect timeout.
+// SlowConnect is how long a connection may take before [Rules.ConnectWaits] is
+// called. Most are faster, and cost nothing for the wait.
 const SlowConnect = 10 * time.Millisecond
 
 // Connect implements [Connector].
@@ -78,6 +77,27 @@ func (m *loopMover) connectIsSlow() {
 	if m.ends.over || m.connecting == nil {
 		return
 	}
+	again := m.rules.ConnectWaits(netio.PeerStateOfFD(m.sockets[ClientSide].fd).Reset())
+	if again > 0 {
+		m.connecting.Reset(again)
+		return
+	}
+	m.handOverLocked()
+}
+
+// HandOver implements [Connector].
+func (m *loopMover) HandOver() {
+	defer m.guard()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ends.over || m.connecting == nil {
+		return
+	}
+	m.connecting.Stop()
+	m.handOverLocked()
+}
+
+func (m *loopMover) handOverLocked() {
 	m.connecting = nil
 	fd := m.sockets[BackendSide].fd
 	m.releaseBackendLocked()
