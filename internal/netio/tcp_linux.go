@@ -158,9 +158,10 @@ func SpliceNonblock(from, to, size int) (n int, errno syscall.Errno) {
 	}
 }
 
-// RoomFD returns how many bytes a stream socket has room for. They are taken if they
-// are spliced. low reports whether poll(2) would say that there is no room: less than
-// a third of the buffer is free. It never blocks.
+// RoomFD returns how many bytes a stream socket has room for; bytes of a pipe that
+// are spliced to it need no more than their number. low reports whether poll(2) would
+// find no room: less than a third of the send buffer is free. It never blocks. The
+// error is that of a kernel without SO_MEMINFO.
 func RoomFD(fd int) (room int, low bool, errno syscall.Errno) {
 	const sndbuf, queued = 3, 5 // SK_MEMINFO_SNDBUF and SK_MEMINFO_WMEM_QUEUED of linux/sock_diag.h
 	var info [9]uint32
