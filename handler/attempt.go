@@ -78,6 +78,7 @@ type startedAttempt struct {
 	addrs     []netip.Addr
 	since     time.Time
 	dialFirst dial.Func // returns the result for the first address
+	wait      *slowWait // since the connection is slow; nil: it is not yet
 }
 
 // newAttempts returns a search on the given walk. The end of a client's context
@@ -279,7 +280,11 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 	}
 	if o.err == nil {
 		o.port = t.of.portOf(a.Backend)
-		o.conn, o.addr, o.err = t.dialer(o.port).Any(ctx, o.tried, o.port, first)
+		d := t.dialer(o.port)
+		if from != nil {
+			d.Since = from.since
+		}
+		o.conn, o.addr, o.err = d.Any(ctx, o.tried, o.port, first)
 	}
 	return o
 }

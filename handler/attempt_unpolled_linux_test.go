@@ -26,6 +26,7 @@ func TestSlowConnectUnpolled(t *testing.T) {
 	r := newRig(t, []string{silent.String()}, func(o *Options) {
 		o.ConnectTimeout = 2 * time.Second
 		o.TCP = running.relay.opts.TCP
+		o.Hedge = 50 * time.Millisecond // after which the connection leaves the event loop
 	})
 	near, far := relaytest.TCPPair(t)
 	relaytest.RejectPolling(t, relaytest.AnyDescriptor)

@@ -31,14 +31,11 @@ type tcpRelay struct {
 	// sameHost is how much the relay counts as one between addresses of one machine.
 	sameHost uint8
 
-	// first is the attempt that the mover makes on an event loop. It is set before
-	// [stream.Connector.Connect], whose result takes it.
-	first *startedAttempt
-
 	prev, next *tcpRelay // in the service's list; guarded by Service.mu
 
 	mu      sync.Mutex        // guards the fields below
 	mover   stream.Mover      // nil before setMover
+	first   *startedAttempt   // that the mover makes on an event loop; nil: none
 	search  *search           // for a backend; nil: there is none
 	cutBy   stream.Reason     // "": the relay was not cut
 	err     error             // why there is no backend
@@ -242,7 +239,9 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 		go t.serve(ctx, nil) // ends when a backend was found, or none
 		return
 	}
+	t.mu.Lock()
 	t.first = a
+	t.mu.Unlock()
 	m.Connect(netip.AddrPortFrom(a.addrs[0], port), r.opts.KeepAlive)
 }
 
@@ -254,9 +253,15 @@ func (t *tcpRelay) portOf(b *upstream.Backend) uint16 {
 	return b.PortFor(addrPortOf(t.local).Port())
 }
 
+// takeFirst returns the attempt that the mover has made, and ends the wait for it.
 func (t *tcpRelay) takeFirst() *startedAttempt {
+	t.mu.Lock()
 	a := t.first
 	t.first = nil
+	t.mu.Unlock()
+	if a != nil && a.wait != nil {
+		a.wait.leave(t)
+	}
 	return a
 }
 
@@ -280,6 +285,29 @@ func (t *tcpRelay) ConnectFailed(err error) {
 		return nil, dial.Failed(addr, err)
 	}
 	go t.serve(a.ctx, a) // ends when a backend was found, or none
+}
+
+// ConnectWaits implements [stream.Rules]. The connection stays on the event loop
+// while nothing has to run in parallel with it: see [slowWaits].
+func (t *tcpRelay) ConnectWaits(clientReset bool) (again time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a := t.first
+	if clientReset {
+		return 0
+	}
+	if a.wait == nil {
+		if t.relay.service.drills.active.Load() > 0 {
+			return 0
+		}
+		a.wait = t.relay.service.slowWaits.enter(t, a)
+	}
+	select {
+	case <-a.attempt.Demoted(): // perhaps before enter
+		return 0
+	default:
+	}
+	return min(time.Until(a.parallel(&t.relay.opts)), watchEvery)
 }
 
 // ConnectSlow implements [stream.Rules]. The attempt continues in the attempt
@@ -360,6 +388,7 @@ func (t *tcpRelay) Panicked(value any) {
 // Ended implements [stream.Rules].
 func (t *tcpRelay) Ended(end stream.End) {
 	defer t.relay.service.leave(t) // also if logging panics
+	t.takeFirst()                  // of a relay that was cut while it connected
 	t.mu.Lock()
 	t.ended = true
 	t.leaveLoopsLocked()

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -9,8 +10,8 @@ import (
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
-// This file tests clients whose backend does not accept at once. The event loop
-// waits for stream.SlowConnect and then passes the client to the attempt loop.
+// This file tests clients whose backend does not accept at once. The connection
+// stays on the event loop until the attempt loop has to do something in parallel.
 
 // waitSearching waits until the attempt loop has the only relay.
 func (r *rig) waitSearching() {
@@ -25,6 +26,22 @@ func (r *rig) waitSearching() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		return t.search != nil
+	})
+}
+
+// waitOnLoop waits until the only relay has a slow connection on the event loop.
+func (r *rig) waitOnLoop() {
+	r.t.Helper()
+	relaytest.Eventually(r.t, "a slow connection on the event loop", func() bool {
+		r.service.mu.Lock()
+		defer r.service.mu.Unlock()
+		t := r.service.relays
+		if t == nil {
+			return false
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.first != nil && t.first.wait != nil
 	})
 }
 
@@ -45,18 +62,30 @@ func newSlowRig(t *testing.T, edit ...func(*Options)) (r *rig, silent *silentTCP
 	}
 }
 
-// A slow connect moves to the attempt loop after ServeTCP has returned, so that no
-// goroutine of the caller waits.
-func TestSlowConnectMovesToAttemptLoop(t *testing.T) {
+// A slow connection stays on the event loop: no goroutine waits for it, neither that
+// of the caller nor a search.
+func TestSlowConnectStaysOnLoop(t *testing.T) {
 	r, silent, _ := newSlowRig(t)
 	near, far := relaytest.TCPPair(t)
 	client := plainClient(far)
 	client.Early = []byte("early ")
 	r.relay.ServeTCP(t.Context(), client)
 	relaytest.Write(t, near, "bird")
-	r.waitSearching()
+	r.waitOnLoop()
+	r.service.mu.Lock()
+	relay := r.service.relays
+	r.service.mu.Unlock()
+	relay.mu.Lock()
+	searched := relay.search != nil
+	relay.mu.Unlock()
 	silent.wake(echo)
 	relaytest.WantRead(t, near, "early bird")
+	relay.mu.Lock()
+	searched = searched || relay.search != nil || relay.first != nil
+	relay.mu.Unlock()
+	if searched {
+		t.Error("the connection has left the event loop")
+	}
 	relaytest.Check(t, near.CloseWrite())
 	wantEnding(t, "the client", near, "FIN")
 	r.wantEnd(stream.ClientClosed, 10, 10)
@@ -64,12 +93,88 @@ func TestSlowConnectMovesToAttemptLoop(t *testing.T) {
 	if s := r.status(silent.String(), upstream.TCP); s.Succeeded != 1 {
 		t.Errorf("%+v", s)
 	}
+	r.wantNoSlowWaits()
+}
+
+// wantNoSlowWaits waits until no relay is left among those with a slow connection.
+func (r *rig) wantNoSlowWaits() {
+	r.t.Helper()
+	relaytest.Eventually(r.t, "the end of all slow waits", func() bool {
+		r.service.slowWaits.mu.Lock()
+		defer r.service.slowWaits.mu.Unlock()
+		return len(r.service.slowWaits.waits) == 0
+	})
+}
+
+// A connection on the event loop moves to the attempt loop, and is still used there,
+// when a hedged attempt is due or its backend is demoted.
+func TestSlowConnectMovesToAttemptLoop(t *testing.T) {
+	for name, hedge := range map[string]time.Duration{"hedge": 50 * time.Millisecond, "demotion": 0} {
+		t.Run(name, func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			first, second := newSilentTCP(t, lo(t, 1)+":0"), newSilentTCP(t, lo(t, 2)+":0")
+			r := newRig(t, []string{first.String(), second.String()}, func(o *Options) { o.ConnectTimeout, o.Hedge = time.Hour, hedge })
+			if r.relay.opts.TCP == nil {
+				t.Skip("event loops are disabled")
+			}
+			client, done := r.client()
+			if hedge == 0 {
+				r.waitOnLoop()
+				r.demote(first.String(), upstream.TCP)
+			}
+			r.waitSearching()
+			first.wake(greet("first"))
+			relaytest.WantRead(t, client, "first")
+			relaytest.Check(t, client.CloseWrite())
+			relaytest.Receive(t, "the end of the relay", done)
+			r.wantNoSlowWaits()
+		})
+	}
+}
+
+// Relays that enter a wait after the demotion that ends it do not stay on the loop.
+func TestSlowWaitAfterADemotion(t *testing.T) {
+	r, silent, _ := newSlowRig(t, func(o *Options) { o.ConnectTimeout = time.Hour })
+	walk := r.relay.walk(upstream.TCP)
+	a := &startedAttempt{ctx: t.Context()}
+	var ok bool
+	if a.attempt, ok = walk.Next(time.Now()); !ok {
+		t.Fatal("no backend")
+	}
+	relay := &tcpRelay{relay: r.relay, first: a}
+	if relay.ConnectWaits(false) <= 0 {
+		t.Error("a slow connection does not stay on the loop")
+	}
+	late := &tcpRelay{relay: r.relay, first: &startedAttempt{ctx: t.Context(), attempt: a.attempt}}
+	r.demote(silent.String(), upstream.TCP)
+	if again := late.ConnectWaits(false); again > 0 {
+		t.Errorf("waits for another %v for a backend that was demoted", again)
+	}
+	relay.takeFirst()
+	late.takeFirst()
+	r.wantNoSlowWaits()
+}
+
+// When the context of the client ends, the relay is refused at once.
+func TestContextEndsDuringSlowConnect(t *testing.T) {
+	r, _, wantDescriptorsClosed := newSlowRig(t, func(o *Options) { o.ConnectTimeout = time.Hour })
+	ctx, cancel := context.WithCancelCause(t.Context())
+	near, far := relaytest.TCPPair(t)
+	done := r.serve(ctx, plainClient(far))
+	r.waitOnLoop()
+	cancel(errStopping)
+	wantEnding(t, "the client", near, "RST")
+	relaytest.Receive(t, "the end of the relay", done)
+	r.wantReasons(stream.Shutdown)
+	r.wantNoSlowWaits()
+	relaytest.Check(t, near.Close())
+	wantDescriptorsClosed()
 }
 
 func TestClientResetsDuringSlowConnect(t *testing.T) {
 	r, _, wantDescriptorsClosed := newSlowRig(t, func(o *Options) { o.ConnectTimeout = time.Hour })
 	client, done := r.client()
-	r.waitSearching()
+	r.waitOnLoop()
 	relaytest.Reset(t, client)
 	relaytest.Receive(t, "the end of the relay", done)
 	r.wantReasons(stream.ClientReset)
@@ -78,17 +183,25 @@ func TestClientResetsDuringSlowConnect(t *testing.T) {
 
 // A cut ends a slow connect in each phase.
 func TestCutOfSlowConnect(t *testing.T) {
-	for _, phase := range []string{"on the event loop", "in the attempt loop", "between them"} {
+	const hedge = 20 * time.Millisecond
+	for _, phase := range []string{"on the event loop", "slow on the event loop", "in the attempt loop", "between them"} {
 		t.Run(phase, func(t *testing.T) {
-			r, _, wantDescriptorsClosed := newSlowRig(t, func(o *Options) { o.ConnectTimeout = time.Hour })
+			r, _, wantDescriptorsClosed := newSlowRig(t, func(o *Options) {
+				o.ConnectTimeout = time.Hour
+				if phase == "in the attempt loop" || phase == "between them" {
+					o.Hedge = hedge
+				}
+			})
 			for i := range 10 {
 				client, far := relaytest.TCPPair(t)
 				r.relay.ServeTCP(t.Context(), plainClient(far))
 				switch phase {
+				case "slow on the event loop":
+					r.waitOnLoop()
 				case "in the attempt loop":
 					r.waitSearching()
 				case "between them":
-					time.Sleep(stream.SlowConnect - time.Millisecond + time.Duration(i)*200*time.Microsecond)
+					time.Sleep(hedge - time.Millisecond + time.Duration(i)*200*time.Microsecond)
 				}
 				r.service.cut(stream.Shutdown)
 				wantEnding(t, "the client", client, "RST")

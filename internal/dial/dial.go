@@ -31,6 +31,16 @@ type Dialer struct {
 	// Around, if set, is called for each address instead of dial, and calls dial or
 	// returns an error.
 	Around func(ctx context.Context, addr netip.AddrPort, dial Func) (net.Conn, error)
+	// Since is when the caller of Any has begun to dial the first address, whose
+	// result its argument first returns. Zero: it has not.
+	Since time.Time
+}
+
+// Delay returns the time between the dials of n addresses that have a timeout
+// together: a [Stagger], or less so that each is dialled, however short the timeout
+// and however many they are.
+func Delay(timeout time.Duration, n int) time.Duration {
+	return min(Stagger, timeout/time.Duration(n+1))
 }
 
 // Any connects to the first of addrs that accepts, and returns which one that
@@ -73,10 +83,13 @@ type result struct {
 }
 
 func (d Dialer) race(ctx context.Context, addrs []netip.Addr, port uint16, first Func) (net.Conn, netip.Addr, error) {
+	since := d.Since
+	if since.IsZero() {
+		since = time.Now()
+	}
 	delay := Stagger
 	if deadline, ok := ctx.Deadline(); ok {
-		// Every address is dialled, however short the time and however many they are.
-		delay = min(delay, time.Until(deadline)/time.Duration(len(addrs)+1))
+		delay = Delay(deadline.Sub(since), len(addrs))
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	results := make(chan result)
@@ -100,12 +113,16 @@ func (d Dialer) race(ctx context.Context, addrs []netip.Addr, port uint16, first
 				if started == 0 {
 					dial = first
 				}
+				wait := delay
+				if started == 0 {
+					wait -= time.Since(since)
+				}
 				started++
 				go func() { // ends with its dial, which ends with ctx; its result is awaited
 					conn, err := dial(ctx, netip.AddrPortFrom(addr, port))
 					results <- result{conn, addr, err}
 				}()
-				next.Reset(delay)
+				next.Reset(wait)
 			}
 		case r := <-results:
 			ended++

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
@@ -52,4 +53,33 @@ func TestLateConnectionsAreClosed(t *testing.T) {
 		return accepted.Load() > won+10
 	})
 	relaytest.Eventually(t, "the end of all connections", func() bool { return open.Load() == 0 })
+}
+
+// The delay before the second address counts from the begin of the first dial, which
+// may be earlier than Any.
+func TestDelayCountsFromTheFirstDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		addrs := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
+		for _, ago := range []time.Duration{0, 100 * time.Millisecond, Stagger, time.Hour} {
+			began := time.Now()
+			silent := func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			var second time.Duration
+			d := Dialer{Since: began.Add(-ago), Around: func(ctx context.Context, addr netip.AddrPort, dial Func) (net.Conn, error) {
+				if addr.Addr() == addrs[0] {
+					return dial(ctx, addr)
+				}
+				second = time.Since(began)
+				return new(net.TCPConn), nil
+			}}
+			if _, addr, err := d.Any(t.Context(), addrs, 1, silent); err != nil || addr != addrs[1] {
+				t.Errorf("%v, %v", addr, err)
+			}
+			if want := max(0, Stagger-ago); second != want {
+				t.Errorf("first dial %v ago: second after %v, want %v", ago, second, want)
+			}
+		}
+	})
 }

@@ -158,6 +158,19 @@ func SpliceNonblock(from, to, size int) (n int, errno syscall.Errno) {
 	}
 }
 
+// RoomFD returns how many bytes a stream socket has room for; bytes of a pipe that
+// are spliced to it need no more than their number. low reports whether poll(2) would
+// find no room: less than a third of the send buffer is free. It never blocks. The
+// error is that of a kernel without SO_MEMINFO.
+func RoomFD(fd int) (room int, low bool, errno syscall.Errno) {
+	const sndbuf, queued = 3, 5 // SK_MEMINFO_SNDBUF and SK_MEMINFO_WMEM_QUEUED of linux/sock_diag.h
+	var info [9]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	room = int(info[sndbuf]) - int(info[queued])
+	return room, room <= 0 || room < int(info[queued])/2, errno
+}
+
 // FinishWriting sends a FIN after the bytes that were written. It never blocks.
 func FinishWriting(fd int) syscall.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0)

@@ -391,6 +391,33 @@ func TestNewPipe(t *testing.T) {
 	}
 }
 
+// A socket is low on room exactly while poll(2) finds no room, and takes what it has
+// room for.
+func TestRoom(t *testing.T) {
+	near, far := descriptorPair(t)
+	room, low, errno := RoomFD(near)
+	if room <= 0 || low || errno != 0 {
+		t.Errorf("an empty socket: %d, %v, %v", room, low, errno)
+	}
+	if n, errno := WriteNonblock(near, make([]byte, min(room/4, 16<<10))); n != min(room/4, 16<<10) || errno != 0 {
+		t.Errorf("took %d bytes, %v", n, errno)
+	}
+	for errno = 0; errno == 0; {
+		_, errno = WriteNonblock(near, make([]byte, 16<<10))
+	}
+	relaytest.Eventually(t, "a full socket", func() bool { _, low, _ := RoomFD(near); return low && !poll(near, unix.POLLOUT) })
+	buf := make([]byte, 64<<10)
+	relaytest.Eventually(t, "room", func() bool {
+		_, _ = ReadNonblock(far, buf)
+		_, low, _ := RoomFD(near)
+		return !low
+	})
+	relaytest.Eventually(t, "room in poll", func() bool { return poll(near, unix.POLLOUT) })
+	if _, _, errno := RoomFD(-1); errno != unix.EBADF {
+		t.Errorf("no descriptor: %v", errno)
+	}
+}
+
 func TestQueues(t *testing.T) {
 	near, far := descriptorPair(t)
 	want := func(what string, unacknowledged, unread int) {

@@ -11,9 +11,8 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// SlowConnect is how long a connection may take on an event loop. Then
-// [Rules.ConnectSlow] takes it over, to dial other addresses in parallel, to
-// notice a client that leaves, and to apply the connect timeout.
+// SlowConnect is how long a connection may take before [Rules.ConnectWaits] is
+// called. Most are faster, and cost nothing for the wait.
 const SlowConnect = 10 * time.Millisecond
 
 // Connect implements [Connector].
@@ -23,8 +22,8 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	if err == nil && keepAlive > 0 {
 		netio.SetKeepAlive(fd, keepAlive)
 	}
-	buf := netio.GetBuffer()
-	defer buf.Free()
+	w := &workspace{buf: netio.GetBuffer()}
+	defer w.buf.Free()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -39,7 +38,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	}
 	m.sockets[BackendSide] = socket{fd: fd}
 	if done {
-		m.carryLocked(m.rules.Connected(), buf)
+		m.carryLocked(m.rules.Connected(), w)
 		return
 	}
 	m.sockets[BackendSide].watchOut = true
@@ -53,7 +52,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 }
 
 // connectEventLocked handles an event of the connection that is under way.
-func (m *loopMover) connectEventLocked(events netio.Events, buf *netio.Buffer) (more bool) {
+func (m *loopMover) connectEventLocked(events netio.Events, w *workspace) (more bool) {
 	fd := m.sockets[BackendSide].fd
 	var errno syscall.Errno
 	if events&(netio.Failed|netio.HungUp) != 0 {
@@ -62,7 +61,7 @@ func (m *loopMover) connectEventLocked(events netio.Events, buf *netio.Buffer) (
 	m.connecting.Stop()
 	m.connecting = nil
 	if errno == 0 {
-		return m.carryLocked(m.rules.Connected(), buf)
+		return m.carryLocked(m.rules.Connected(), w)
 	}
 	m.releaseBackendLocked()
 	netio.CloseDescriptor(fd)
@@ -78,6 +77,27 @@ func (m *loopMover) connectIsSlow() {
 	if m.ends.over || m.connecting == nil {
 		return
 	}
+	again := m.rules.ConnectWaits(netio.PeerStateOfFD(m.sockets[ClientSide].fd).Reset())
+	if again > 0 {
+		m.connecting.Reset(again)
+		return
+	}
+	m.handOverLocked()
+}
+
+// HandOver implements [Connector].
+func (m *loopMover) HandOver() {
+	defer m.guard()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ends.over || m.connecting == nil {
+		return
+	}
+	m.connecting.Stop()
+	m.handOverLocked()
+}
+
+func (m *loopMover) handOverLocked() {
 	m.connecting = nil
 	fd := m.sockets[BackendSide].fd
 	m.releaseBackendLocked()

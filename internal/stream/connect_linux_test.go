@@ -221,6 +221,66 @@ func TestSlowConnect(t *testing.T) {
 	}
 }
 
+// A slow connection stays on the loop as long as the rules say, and moves bytes once
+// it is established. HandOver ends the wait at once. The rules are told of a client
+// that was reset.
+func TestSlowConnectStays(t *testing.T) {
+	for _, end := range []string{"established", "handed over", "client reset"} {
+		t.Run(end, func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			r := newConnectRig(t, oneLoop(t))
+			silent := newSilentServer(t)
+			calls := make(chan bool, 100)
+			r.inWaits = func(clientReset bool) time.Duration {
+				calls <- clientReset
+				if clientReset {
+					return 0
+				}
+				return time.Millisecond
+			}
+			r.m.HandOver() // does nothing: there is no connection
+			say(t, r.client, "early ")
+			r.m.Connect(silent.addr, 0)
+			for range 3 {
+				if relaytest.Receive(t, "a call", calls) {
+					t.Error("the client counts as reset")
+				}
+			}
+			go func() { // ends with the test
+				for range calls {
+				}
+			}()
+			defer close(calls)
+			switch end {
+			case "established":
+				backend := silent.accept()
+				hear(t, backend, "early ")
+				say(t, backend, "answer")
+				hear(t, r.client, "answer")
+				if len(r.slow) > 0 {
+					t.Error("the connection was handed over")
+				}
+				r.m.HandOver() // does nothing
+			case "handed over":
+				r.m.HandOver()
+				pending := relaytest.Receive(t, "the slow connection", r.slow)
+				r.m.HandOver() // does nothing
+				backend := silent.accept()
+				r.carry(pending)
+				hear(t, backend, "early ")
+			case "client reset":
+				resetNow(t, r.client)
+				pending := relaytest.Receive(t, "the slow connection", r.slow)
+				ended, cancel := context.WithCancel(t.Context())
+				cancel()
+				_, _ = pending.Await(ended)
+			}
+			r.m.Cut(Shutdown)
+			relaytest.Receive(t, "the end", r.ended)
+		})
+	}
+}
+
 // The wait for a slow connection ends with its context, and leaves no descriptor.
 func TestAbandonedSlowConnect(t *testing.T) {
 	relaytest.NoLeaks(t)

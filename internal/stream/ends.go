@@ -21,7 +21,7 @@ type flow uint8
 
 const (
 	flowing    flow = iota // bytes are read from the source and written to the sink
-	blocked                // the sink has no room for bytes that were read; the source is not read
+	blocked                // the sink has no room; the source is not read
 	ending                 // the source has ended; the sink has no room for its last bytes
 	finished               // the source has ended, and the sink was sent a FIN
 	failing                // the source was reset; the sink has no room for its last bytes
@@ -33,7 +33,8 @@ const (
 // reads reports whether the source is to be read.
 func (f flow) reads() bool { return f == flowing || f == discarding }
 
-// holds reports whether the mover keeps bytes that the sink had no room for.
+// holds reports whether the flow waits for room in the sink. Only then the mover may
+// keep bytes for it.
 func (f flow) holds() bool { return f == blocked || f == ending || f == failing }
 
 // sourceEnded reports whether nothing more is read from the source.

@@ -43,7 +43,7 @@ func oneLoop(t testing.TB) *loops {
 func (r *loopRig) held() (up, down int) {
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
-	return r.m.flows[ClientSide].bytesHeld(), r.m.flows[BackendSide].bytesHeld()
+	return len(r.m.flows[ClientSide].held), len(r.m.flows[BackendSide].held)
 }
 
 // flow returns the state of a direction.
@@ -64,19 +64,20 @@ func keepRunning(t testing.TB, l *loop) {
 	})
 }
 
-// count returns how many pipes are open, and how many of these are idle.
-func (s *pipes) count() (open, idle int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.open, len(s.idle)
-}
-
-// wantPipes checks the number of open and of idle pipes.
-func wantPipes(t testing.TB, s *pipes, open, idle int) {
+// givePipe opens the pipe that a loop will splice through, before its first relay.
+// A size of 0 is the usual one.
+func givePipe(t testing.TB, l *loop, size int) *pipe {
 	t.Helper()
-	if gotOpen, gotIdle := s.count(); gotOpen != open || gotIdle != idle {
-		t.Errorf("%d pipes are open, %d of them idle; want %d and %d", gotOpen, gotIdle, open, idle)
+	p := &pipe{}
+	if !p.open() {
+		t.Fatal("no pipe")
 	}
+	if size > 0 {
+		_, err := unix.FcntlInt(uintptr(p.Pipe.Write), unix.F_SETPIPE_SZ, size)
+		relaytest.Check(t, err)
+	}
+	l.pipe = p
+	return p
 }
 
 // openFiles returns the number of all descriptors of this process, and of its

@@ -31,8 +31,9 @@ type recorder struct {
 	slow       chan Pending
 	up, down   atomic.Uint64
 	mayPanic   atomic.Bool
-	inEnded    func() // called by Ended
-	inConnects func() // called by Connected
+	inEnded    func()                               // called by Ended
+	inConnects func()                               // called by Connected
+	inWaits    func(clientReset bool) time.Duration // called by ConnectWaits; nil: 0
 }
 
 func newRecorder(t testing.TB) *recorder {
@@ -53,6 +54,12 @@ func (r *recorder) Connected() Totals {
 }
 func (r *recorder) ConnectFailed(err error) { r.failed <- err }
 func (r *recorder) ConnectSlow(p Pending)   { r.slow <- p }
+func (r *recorder) ConnectWaits(clientReset bool) time.Duration {
+	if r.inWaits != nil {
+		return r.inWaits(clientReset)
+	}
+	return 0
+}
 func (r *recorder) Ended(end End) {
 	if r.ends.Add(1) > 1 {
 		r.t.Error("the end is reported twice")

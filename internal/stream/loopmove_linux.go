@@ -10,16 +10,18 @@ import (
 // transfer is what a relay on a loop keeps for one direction, in addition to its
 // state in ends. At rest it has neither a buffer nor a pipe.
 //
-// Invariant: it holds bytes exactly while its flow is blocked, ending or failing.
+// Invariant: it holds bytes only while its flow is blocked, ending or failing. A
+// flow that is spliced is blocked without bytes: they stay in the source's socket
+// until the sink has room.
 type transfer struct {
 	counter
 
 	held     []byte        // bytes that the sink had no room for
 	heldIn   *netio.Buffer // the pooled buffer that they are in; nil: another one
-	pipe     *pipe         // for spliced bytes; they go after held
 	noSplice bool          // splice(2) does not work on these sockets
-	bulk     uint8         // how many reads in a row were large
-	spliced  int           // bytes spliced since the pipe was taken
+	bulk     uint8         // how many reads in a row were large, at most largeReads
+	small    uint8         // how many were small, at most smallReads
+	spliced  int           // bytes spliced since the source had nothing to read
 }
 
 // A direction is copied until largeReads reads in a row have filled at least
@@ -27,16 +29,19 @@ type transfer struct {
 const (
 	largeRead  = 32 << 10
 	largeReads = 2
-	// maxCalls is how many reads and writes one direction makes before other
-	// relays of the loop have their turn.
+	// smallReads in a row show that a direction carries small messages. Bulk data
+	// that arrives in pieces leads to fewer.
+	smallReads = 4
+	// maxCalls is how many reads and writes one direction makes before other relays
+	// of the loop have their turn.
 	maxCalls = 8
 )
 
 // moveLocked moves what can be moved in both directions. more is true if there
 // is more to move than one turn allows.
-func (m *loopMover) moveLocked(buf *netio.Buffer) (more bool) {
+func (m *loopMover) moveLocked(w *workspace) (more bool) {
 	for _, source := range []Side{ClientSide, BackendSide} {
-		m.moveOneLocked(source, buf)
+		m.moveOneLocked(source, w)
 		if m.ends.over {
 			return false
 		}
@@ -50,9 +55,10 @@ func (m *loopMover) canMoveLocked(source Side) bool {
 	return flow.reads() && m.sockets[source].readable || flow.holds() && m.sockets[source.other()].writable
 }
 
-func (m *loopMover) moveOneLocked(source Side, buf *netio.Buffer) {
-	t, from := &m.flows[source], &m.sockets[source]
-	for range maxCalls {
+func (m *loopMover) moveOneLocked(source Side, w *workspace) {
+	from := &m.sockets[source]
+	limit, moved := w.bytesPerTurn(), 0
+	for calls := 0; calls < maxCalls && moved < limit && !m.ends.over; calls++ {
 		flow := m.ends.flows[source]
 		switch {
 		case flow.holds():
@@ -61,41 +67,28 @@ func (m *loopMover) moveOneLocked(source Side, buf *netio.Buffer) {
 			}
 			m.flushLocked(source)
 		case !flow.reads() || !from.readable:
-			t.releasePipe(m.loop.pipes)
 			return
-		case flow == flowing && m.splicesLocked(source):
-			m.spliceLocked(source)
+		case flow == flowing && m.splicesLocked(source, w):
+			moved += m.spliceLocked(source, w.pipe, min(limit-moved, maxPiece))
 		default:
-			m.copyLocked(source, buf)
+			moved += m.copyLocked(source, w)
 		}
-		if m.ends.over {
-			return
-		}
-	}
-	if !m.ends.flows[source].holds() && !m.canMoveLocked(source) {
-		t.releasePipe(m.loop.pipes) // the last call has found nothing
 	}
 }
 
-// splicesLocked reports whether a direction is spliced, and takes a pipe for one
-// that has become bulk.
-func (m *loopMover) splicesLocked(source Side) bool {
+// splicesLocked reports whether a direction is spliced: it has become bulk, and
+// there is a pipe.
+func (m *loopMover) splicesLocked(source Side, w *workspace) bool {
 	t := &m.flows[source]
 	if t.noSplice || m.sockets[source].urgent {
 		t.bulk = 0
 	}
-	switch {
-	case t.bulk < largeReads:
-		t.releasePipe(m.loop.pipes)
-	case t.pipe == nil:
-		t.pipe, t.spliced = m.loop.pipes.get(), 0
-	}
-	return t.pipe != nil
+	return t.bulk == largeReads && w.pipe.open()
 }
 
-// copyLocked reads once, and writes what was read.
-func (m *loopMover) copyLocked(source Side, buf *netio.Buffer) {
-	t, from := &m.flows[source], &m.sockets[source]
+// copyLocked reads once, and writes what was read. It returns how much that was.
+func (m *loopMover) copyLocked(source Side, w *workspace) (n int) {
+	t, from, buf := &m.flows[source], &m.sockets[source], w.buf
 	n, errno := netio.ReadNonblock(from.fd, buf[:])
 	if errno == syscall.EAGAIN && from.urgent {
 		// At urgent data, Linux also returns EAGAIN while the thread has a signal
@@ -104,21 +97,23 @@ func (m *loopMover) copyLocked(source Side, buf *netio.Buffer) {
 	}
 	if n == 0 {
 		m.noBytesLocked(source, errno)
-		return
+		return 0
 	}
-	if n < largeRead {
-		t.bulk = 0
-	} else if t.bulk < largeReads {
-		t.bulk++
+	if n >= largeRead {
+		t.bulk, t.small = min(t.bulk+1, largeReads), 0
+	} else {
+		t.bulk, t.small = 0, min(t.small+1, smallReads)
+		w.small = w.small || t.small == smallReads
 	}
 	// A read that returns less than was asked for has emptied the queue: question
 	// 9 of epoll(7). It stops early at urgent data.
 	from.readable = n == len(buf) || from.finished || from.urgent
 	if m.ends.flows[source] == discarding {
-		return // which is no traffic: an idle timeout ends the relay
+		return n // which is no traffic: an idle timeout ends the relay
 	}
 	m.wheel.touch(&m.idler)
 	m.writeLocked(source, buf[:n])
+	return n
 }
 
 // noBytesLocked handles a read that has returned no bytes.
@@ -160,35 +155,78 @@ func (m *loopMover) writeLocked(source Side, bytes []byte) {
 	m.ends.block(source)
 }
 
-// spliceLocked moves bytes through the pipe once. It stops splicing, without
-// losing a byte, if splice(2) does not work here, and leaves it to a read to tell
-// the end of the stream from urgent data, before which splice(2) returns 0, too.
+// spliceLocked moves at most limit bytes through a pipe once, and returns how many
+// it has read. It reads only what the sink has room for, so a flow that is blocked
+// needs no pipe. It stops splicing, without losing a byte, if splice(2) does not
+// work here, and leaves it to a read to tell the end of the stream from urgent
+// data, before which splice(2) returns 0, too.
 //
-// Invariant: the pipe is empty on entry, so EAGAIN concerns the socket.
-func (m *loopMover) spliceLocked(source Side) {
-	t, from := &m.flows[source], &m.sockets[source]
-	n, errno := netio.SpliceNonblock(from.fd, t.pipe.Write, pipeSize)
+// Invariant: the pipe is empty on entry, so EAGAIN concerns the socket. It is empty
+// on return.
+func (m *loopMover) spliceLocked(source Side, p *pipe, limit int) (n int) {
+	t, from, to := &m.flows[source], &m.sockets[source], &m.sockets[source.other()]
+	room, low, errno := netio.RoomFD(to.fd)
+	switch {
+	case errno != 0:
+		t.noSplice = true
+		return 0
+	case !to.writable || low:
+		m.ends.block(source)
+		m.awaitRoomLocked(to)
+		return 0
+	}
+	n, errno = netio.SpliceNonblock(from.fd, p.Write, min(room, limit))
 	switch {
 	case n > 0:
-		t.pipe.bytes = n
 		t.spliced += n
 		m.wheel.touch(&m.idler)
-		m.ends.block(source)
-		m.flushLocked(source)
-		return
+		m.emptyPipeLocked(source, p, n)
+		return n
 	case errno == syscall.EAGAIN:
 		from.readable = false
 	case errno == 0:
 		t.bulk = 0
-		return
+		return 0
 	case cannotSplice(errno):
 		t.noSplice = true
-		return
+		return 0
 	default:
 		m.noBytesLocked(source, errno)
 	}
 	if t.spliced < largeRead {
-		t.bulk = 0 // too little for a pipe
+		t.bulk = 0 // too little for splicing
+	}
+	t.spliced = 0
+	return 0
+}
+
+// emptyPipeLocked writes the n bytes that a pipe holds. What the sink does not
+// take, although it had room, is moved to memory.
+func (m *loopMover) emptyPipeLocked(source Side, p *pipe, n int) {
+	t, to := &m.flows[source], &m.sockets[source.other()]
+	p.bytes = n
+	for p.bytes > 0 {
+		n, errno := netio.SpliceNonblock(p.Read, to.fd, p.bytes)
+		switch {
+		case n > 0:
+			p.bytes -= n
+			t.add(n)
+			continue
+		case errno == syscall.EAGAIN || errno == 0:
+			m.awaitRoomLocked(to)
+			t.bulk = 0
+		case cannotSplice(errno):
+			t.noSplice = true
+		default:
+			p.close()
+			m.writeFailedLocked(source.other(), errno)
+			return
+		}
+		if t.held, errno = p.drain(); errno != 0 {
+			m.exhaustedLocked(os.NewSyscallError("read", errno)) // never seen
+			return
+		}
+		m.ends.block(source)
 	}
 }
 
@@ -206,97 +244,38 @@ func cannotSplice(errno syscall.Errno) bool {
 // flushLocked writes held bytes until none are left or the sink has no room.
 func (m *loopMover) flushLocked(source Side) {
 	t, to := &m.flows[source], &m.sockets[source.other()]
-	for t.bytesHeld() > 0 {
-		if !to.writable {
-			return
-		}
-		n, errno := 0, syscall.Errno(0)
+	for len(t.held) > 0 {
+		n, errno := netio.WriteNonblock(to.fd, t.held)
 		switch {
-		case len(t.held) > 0:
-			n, errno = netio.WriteNonblock(to.fd, t.held)
-		case t.noSplice:
-			if errno := t.drainPipe(); errno != 0 {
-				m.exhaustedLocked(os.NewSyscallError("read", errno)) // never seen
-				return
-			}
-			continue
-		default:
-			n, errno = netio.SpliceNonblock(t.pipe.Read, to.fd, t.pipe.bytes)
-		}
-		switch {
-		case errno == syscall.EAGAIN || errno == 0 && n == 0:
+		case errno == syscall.EAGAIN:
 			m.awaitRoomLocked(to)
 			return
-		case errno != 0 && len(t.held) == 0 && cannotSplice(errno):
-			t.noSplice = true
-			continue
 		case errno != 0:
 			m.writeFailedLocked(source.other(), errno)
 			return
 		}
 		m.wheel.touch(&m.idler)
 		t.add(n)
-		if len(t.held) == 0 {
-			t.pipe.bytes -= n
-		} else if t.held = t.held[n:]; len(t.held) == 0 {
-			t.freeHeld()
-		}
+		t.held = t.held[n:]
 	}
+	t.drop()
 	m.doLocked(source, m.ends.room(source))
 }
 
 // awaitRoomLocked records that a socket has no room, and has the loop report when
 // it has.
+//
+// The kernel reports room only after a write or a poll has found none. A change of
+// the events is such a poll.
 func (m *loopMover) awaitRoomLocked(s *socket) {
-	s.writable = false
-	if s.watchOut {
-		return
-	}
-	s.watchOut = true
+	s.writable, s.watchOut = false, true
 	if s.token != 0 && m.loop.poller.Change(s.token, s.fd, s.events()) != nil {
 		s.writable = true // cannot happen: the descriptor is watched
 	}
 }
 
-// bytesHeld returns how many bytes were read and not written.
-func (t *transfer) bytesHeld() int {
-	n := len(t.held)
-	if t.pipe != nil {
-		n += t.pipe.bytes
-	}
-	return n
-}
-
-// drainPipe reads from the pipe into memory, as much as a buffer takes.
-//
-// Precondition: no bytes are held in memory.
-func (t *transfer) drainPipe() syscall.Errno {
-	buf := netio.GetBuffer()
-	n, errno := t.pipe.ReadNonblock(buf[:])
-	if errno != 0 {
-		buf.Free()
-		return errno
-	}
-	t.pipe.bytes -= n
-	t.held, t.heldIn = buf[:n], buf
-	return 0
-}
-
-// releasePipe returns the pipe, which the flow needs only while bulk flows.
-func (t *transfer) releasePipe(pipes *pipes) {
-	if t.pipe != nil {
-		pipes.put(t.pipe)
-		t.pipe = nil
-	}
-}
-
-// drop drops the held bytes and returns buffer and pipe.
-func (t *transfer) drop(pipes *pipes) {
-	t.releasePipe(pipes)
-	t.freeHeld()
-}
-
-func (t *transfer) freeHeld() {
+// drop drops the held bytes and returns the buffer.
+func (t *transfer) drop() {
 	if t.heldIn != nil {
 		t.heldIn.Free()
 	}

@@ -19,118 +19,126 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// bitRig makes relays whose only pipe takes a bit at a time, a segment of four
-// bytes. Each read and each write is then one system call per bit.
-type bitRig struct {
-	t      *testing.T
-	engine *loops
-	others *net.TCPConn
-}
-
-func newBitRig(t *testing.T) *bitRig {
-	t.Helper()
+// A turn is a bounded number of system calls, whatever there is to move.
+func TestTurnIsBoundedInCalls(t *testing.T) {
 	t.Setenv("RELAY_DISABLE", "")
 	relaytest.NoLeaks(t)
-	b := &bitRig{t: t, engine: oneLoop(t)}
-	keepRunning(t, b.engine.all[0]) // a loop that stops closes idle pipes
-	pool := b.engine.all[0].pipes
-	narrow := pool.get()
-	if narrow == nil {
-		t.Fatal("no pipe")
-	}
-	_, err := unix.FcntlInt(uintptr(narrow.Write), unix.F_SETPIPE_SZ, os.Getpagesize())
-	relaytest.Check(t, err)
-	pool.put(narrow)
+	engine := oneLoop(t)
+	// A pipe that takes one segment at a time makes each read one of four bytes.
+	w := &workspace{buf: netio.GetBuffer(), pipe: givePipe(t, engine.all[0], os.Getpagesize()), calm: calmTurns}
+	defer w.buf.Free()
 	// On loopback, bytes that a thread sends one after the other are adjacent in
 	// memory, and the kernel would merge them into one segment. Bytes of another
 	// connection in between prevent that.
 	runtime.LockOSThread()
-	t.Cleanup(runtime.UnlockOSThread)
-	b.others, _ = tcpPair(t, 0)
-	return b
-}
-
-// relay returns a relay that was not started, to which a client has sent so many
-// bits.
-func (b *bitRig) relay(bits int) *loopRig {
-	b.t.Helper()
-	r := newLoopRig(b.t, b.engine, setup{delay: true})
+	defer runtime.UnlockOSThread()
+	others, _ := tcpPair(t, 0)
+	const bits = 3 * maxCalls
+	r := newTurnRig(t, engine)
 	for i := range bits {
-		say(b.t, r.client, "bit ")
-		say(b.t, b.others, "gap ")
-		relaytest.Eventually(b.t, "the bit", func() bool {
-			n, ok := netio.UnreadFD(r.m.sockets[ClientSide].fd)
-			return ok && n == 4*(i+1)
-		})
+		say(t, r.client, "bit ")
+		say(t, others, "gap ")
+		r.waitUnread(4 * (i + 1))
 	}
 	r.m.flows[ClientSide].bulk = largeReads
-	return r
-}
-
-// wantNarrow fails if the narrow pipe was not used.
-func (b *bitRig) wantNarrow() {
-	b.t.Helper()
-	wantPipes(b.t, b.engine.all[0].pipes, 1, 1)
-}
-
-// What the first turn of a relay leaves is moved by the loop, though no event of
-// the sockets reports it: the last bytes may be in a pipe. Some number of bits ends
-// with a turn.
-func TestFirstTurnLeavesSomething(t *testing.T) {
-	b := newBitRig(t)
-	for bits := range 3 * maxCalls {
-		r := b.relay(bits)
-		r.start()
-		hear(t, r.backend, strings.Repeat("bit ", bits))
-		// Nor is the pipe kept if the last call of a turn finds that nothing is left.
-		relaytest.Eventually(t, "the pipe to be returned", func() bool { _, idle := b.engine.all[0].pipes.count(); return idle == 1 })
-		r.mover.Cut(ClientReset)
-		r.end()
+	if moved, more := r.turn(w); !more || moved != 4*maxCalls {
+		t.Errorf("moved %d bytes of %d in a turn; more to do: %v", moved, 4*bits, more)
 	}
-	b.wantNarrow()
+	w.pipe.close()
 }
 
-// A turn is a bounded number of system calls, whatever there is to move.
-func TestTurnIsBounded(t *testing.T) {
-	b := newBitRig(t)
-	const bits = 3 * maxCalls
-	r := b.relay(bits)
+// A turn is bounded in bytes, and less so on a loop that carries no small messages.
+func TestTurnIsBoundedInBytes(t *testing.T) {
+	for name, test := range map[string]struct{ calm, least, most int }{
+		"with small messages": {0, smallTurn, smallTurn},
+		"calm":                {calmTurns, maxCalls * netio.BufferSize, maxCalls * netio.BufferSize},
+	} {
+		t.Run(name, func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			w := &workspace{buf: netio.GetBuffer(), calm: test.calm}
+			defer w.buf.Free()
+			r := newTurnRig(t, oneLoop(t))
+			const size = 1 << 20
+			say(t, r.client, string(make([]byte, size)))
+			r.waitUnread(size)
+			if moved, more := r.turn(w); !more || moved < test.least || moved > test.most {
+				t.Errorf("moved %d bytes in a turn, want %d to %d; more to do: %v", moved, test.least, test.most, more)
+			}
+		})
+	}
+}
+
+// turnRig is a relay whose turns the test makes.
+type turnRig struct {
+	*loopRig
+	t *testing.T
+}
+
+func newTurnRig(t *testing.T, engine *loops) turnRig {
+	t.Helper()
+	r := turnRig{newLoopRig(t, engine, setup{delay: true, buffers: 4 << 20}), t}
 	close(r.carried) // which it never is
 	fd, err := netio.Detach(r.backendNear)
 	relaytest.Check(t, err)
 	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
 	r.m.sockets[BackendSide] = socket{fd: fd, writable: true}
-	r.m.moveOneLocked(ClientSide, nil)
-	more := r.m.canMoveLocked(ClientSide)
-	moved, held := r.m.flows[ClientSide].sum, r.m.flows[ClientSide].bytesHeld()
-	r.m.mu.Unlock()
-	r.mover.Cut(ClientReset)
-	if !more || moved == 0 || int(moved)+held > 4*maxCalls {
-		t.Errorf("moved %d bytes of %d in a turn, and holds %d; more to do: %v", moved, 4*bits, held, more)
+	t.Cleanup(func() { r.mover.Cut(ClientReset) })
+	return r
+}
+
+// waitUnread waits until so many bytes of the client have arrived.
+func (r turnRig) waitUnread(bytes int) {
+	r.t.Helper()
+	relaytest.Eventually(r.t, "the client's bytes", func() bool {
+		n, ok := netio.UnreadFD(r.m.sockets[ClientSide].fd)
+		return ok && n == bytes
+	})
+}
+
+// turn makes one turn of the direction to the backend, and returns how many bytes it
+// has moved, and whether there is more to move.
+func (r turnRig) turn(w *workspace) (moved int, more bool) {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	r.m.moveOneLocked(ClientSide, w)
+	return int(r.m.flows[ClientSide].sum), r.m.canMoveLocked(ClientSide)
+}
+
+// What the first turn of a relay leaves is moved by the loop, though no event of
+// the sockets reports it.
+func TestFirstTurnLeavesSomething(t *testing.T) {
+	relaytest.NoLeaks(t)
+	engine := oneLoop(t)
+	for _, size := range []int{smallTurn - 1, smallTurn, smallTurn + 1, smallTurn + netio.BufferSize, 3 * smallTurn} {
+		r := newLoopRig(t, engine, setup{delay: true, buffers: 4 << 20})
+		sent := randomText(size)
+		say(t, r.client, sent)
+		waitAcknowledged(t, r.client)
+		r.start()
+		hear(t, r.backend, sent)
+		r.mover.Cut(ClientReset)
+		r.end()
 	}
 }
 
-// Of what a side does not read, the relay holds one buffer or one pipe, however
-// much the other side has to send, and loses none of it.
+// Of what a side does not read, the relay holds at most one buffer, however much the
+// other side has to send, and loses none of it.
 func TestBackpressure(t *testing.T) {
-	for _, test := range []struct {
-		name, disable string
-		most          int
-	}{{"copied", "splice", netio.BufferSize}, {"spliced", "", pipeSize}} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Setenv("RELAY_DISABLE", test.disable)
+	for name, disable := range map[string]string{"copied": "splice", "spliced": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("RELAY_DISABLE", disable)
 			relaytest.NoLeaks(t)
 			r := newLoopRig(t, oneLoop(t), setup{})
 			say(t, r.client, "hello")
 			hear(t, r.backend, "hello")
-			var sentUp, sentDown, up, down int
-			relaytest.Eventually(t, "held bytes in both directions", func() bool {
+			var sentUp, sentDown int
+			relaytest.Eventually(t, "two blocked directions", func() bool {
 				sentUp, sentDown = sentUp+sendUntilFull(t, r.client), sentDown+sendUntilFull(t, r.backend)
-				up, down = r.held()
-				return up > 0 && down > 0
+				return r.flow(ClientSide) == blocked && r.flow(BackendSide) == blocked
 			})
-			if up > test.most || down > test.most {
-				t.Errorf("holds %d and %d bytes, want at most %d", up, down, test.most)
+			if up, down := r.held(); up > netio.BufferSize || down > netio.BufferSize {
+				t.Errorf("holds %d and %d bytes, want at most %d", up, down, netio.BufferSize)
 			}
 			relaytest.Check(t, r.client.CloseWrite())
 			relaytest.Check(t, r.backend.CloseWrite())
@@ -314,7 +322,7 @@ func deny(t *testing.T, call int, errno syscall.Errno, argument int, fds ...int)
 }
 
 // Where splice(2) is refused, into a pipe or out of it, before anything was spliced
-// or later with bytes in the pipe, the relay copies and loses nothing.
+// or later, the relay copies and loses nothing.
 func TestSpliceErrors(t *testing.T) {
 	errors := []syscall.Errno{unix.EINVAL, unix.ENOSYS, unix.EPERM, unix.ENOMEM}
 	if testing.Short() {
@@ -344,16 +352,12 @@ func randomText(n int) string {
 
 func testSpliceError(t *testing.T, errno syscall.Errno, into, later bool) {
 	engine := oneLoop(t)
-	pool := engine.all[0].pipes
-	lent := []*pipe{pool.get(), pool.get()} // those that the two directions will get
-	for _, p := range lent {
-		pool.put(p)
-	}
+	p := givePipe(t, engine.all[0], 0)
 	denySplice := func() {
 		if into {
-			deny(t, unix.SYS_SPLICE, errno, 2, lent[0].Write, lent[1].Write)
+			deny(t, unix.SYS_SPLICE, errno, 2, p.Write)
 		} else {
-			deny(t, unix.SYS_SPLICE, errno, 0, lent[0].Read, lent[1].Read)
+			deny(t, unix.SYS_SPLICE, errno, 0, p.Read)
 		}
 	}
 	if !later {
@@ -367,29 +371,18 @@ func testSpliceError(t *testing.T, errno syscall.Errno, into, later bool) {
 		async(func() { say(t, r.backend, down); relaytest.Check(t, r.backend.CloseWrite()) }),
 	}
 	var got [2][]byte // by source
-	if later {
-		relaytest.Eventually(t, "bytes in both pipes", func() bool {
-			r.m.mu.Lock()
-			defer r.m.mu.Unlock()
-			ready := true
-			for source := range r.m.flows {
-				flow := &r.m.flows[source]
-				if flow.pipe != nil && flow.pipe.bytes > 0 {
-					continue
-				}
-				ready = false
-				if flow.bytesHeld() > 0 { // it was blocked before it was spliced
-					buf := make([]byte, 64<<10)
-					n, err := r.side(Side(source).other()).Read(buf)
-					relaytest.Check(t, err)
-					got[source] = append(got[source], buf[:n]...)
-				}
-			}
-			if ready {
-				denySplice() // under the lock, so that no bytes move before
-			}
-			return ready
-		})
+	for ready := !later; !ready; {
+		for source := range got { // until both directions are bulk
+			buf := make([]byte, 64<<10)
+			n, err := r.side(Side(source).other()).Read(buf)
+			relaytest.Check(t, err)
+			got[source] = append(got[source], buf[:n]...)
+		}
+		r.m.mu.Lock()
+		if ready = r.m.flows[ClientSide].spliced > 0 && r.m.flows[BackendSide].spliced > 0; ready {
+			denySplice() // under the lock, so that no bytes move before
+		}
+		r.m.mu.Unlock()
 	}
 	reading := []func(){
 		async(func() { wantStallingStream(t, "the backend", r.backend, got[ClientSide], up) }),
@@ -406,9 +399,6 @@ func testSpliceError(t *testing.T, errno syscall.Errno, into, later bool) {
 			t.Error("splice was not refused")
 		}
 	}
-	if open, idle := pool.count(); open != idle {
-		t.Errorf("%d pipes are open, %d of them idle", open, idle)
-	}
 }
 
 // A pipe whose bytes can be neither spliced nor read ends its relay with resets, so
@@ -419,9 +409,7 @@ func TestPipeThatCannotBeRead(t *testing.T) {
 	}
 	relaytest.NoLeaks(t)
 	engine := oneLoop(t)
-	pool := engine.all[0].pipes
-	p := pool.get()
-	pool.put(p)
+	p := givePipe(t, engine.all[0], 0)
 	deny(t, unix.SYS_SPLICE, unix.EINVAL, 0, p.Read)
 	deny(t, unix.SYS_READ, unix.EIO, 0, p.Read)
 	r := newLoopRig(t, engine, setup{})
@@ -433,7 +421,6 @@ func TestPipeThatCannotBeRead(t *testing.T) {
 	if end := r.end(); end.Reason != Exhausted || !errors.Is(end.Err, unix.EIO) {
 		t.Errorf("ended as %+v", end)
 	}
-	wantPipes(t, pool, 0, 0)
 }
 
 // wantStallingStream is wantStream for a FIN and a reader that has read some bytes

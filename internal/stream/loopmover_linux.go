@@ -84,8 +84,8 @@ func (m *loopMover) Carry(backend net.Conn, totals Totals) {
 	if err != nil {
 		netio.Reset(backend)
 	}
-	buf := netio.GetBuffer()
-	defer buf.Free()
+	w := &workspace{buf: netio.GetBuffer()}
+	defer w.buf.Free()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -97,17 +97,17 @@ func (m *loopMover) Carry(backend net.Conn, totals Totals) {
 		m.exhaustedLocked(err)
 	default:
 		m.sockets[BackendSide] = socket{fd: fd}
-		m.carryLocked(totals, buf)
+		m.carryLocked(totals, w)
 	}
 }
 
 // carryLocked starts to move bytes, first those that are there already: most
 // clients have sent something by now.
-func (m *loopMover) carryLocked(totals Totals, buf *netio.Buffer) (more bool) {
+func (m *loopMover) carryLocked(totals Totals, w *workspace) (more bool) {
 	m.sockets[BackendSide].writable = true
 	m.flows[ClientSide].total, m.flows[BackendSide].total = totals.Up, totals.Down
 	m.wheel.add(&m.idler)
-	more = m.moveLocked(buf)
+	more = m.moveLocked(w)
 	if m.ends.over {
 		return false
 	}
@@ -142,7 +142,7 @@ func (m *loopMover) watchLocked(sides ...Side) (err error) {
 
 // handleEvent is called by the loop. It ignores events of a socket that has left
 // the loop since. more is true if there is more to do than one turn allows.
-func (m *loopMover) handleEvent(token netio.Token, events netio.Events, buf *netio.Buffer) (more bool) {
+func (m *loopMover) handleEvent(token netio.Token, events netio.Events, w *workspace) (more bool) {
 	defer m.guard()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -160,7 +160,7 @@ func (m *loopMover) handleEvent(token netio.Token, events netio.Events, buf *net
 		s.urgent = s.urgent || events&netio.Urgent != 0
 	}
 	if m.connecting != nil {
-		return m.connectEventLocked(events, buf)
+		return m.connectEventLocked(events, w)
 	}
 	if events&netio.Writable != 0 {
 		s.writable = true
@@ -173,15 +173,15 @@ func (m *loopMover) handleEvent(token netio.Token, events netio.Events, buf *net
 			m.doLocked(side.other(), m.ends.resetAfterEnd(side))
 		}
 	}
-	return !m.ends.over && m.moveLocked(buf)
+	return !m.ends.over && m.moveLocked(w)
 }
 
 // resume is called by the loop for a relay that had more to do.
-func (m *loopMover) resume(buf *netio.Buffer) (more bool) {
+func (m *loopMover) resume(w *workspace) (more bool) {
 	defer m.guard()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !m.ends.over && m.moveLocked(buf)
+	return !m.ends.over && m.moveLocked(w)
 }
 
 // expireIfIdle is called by the wheel.
@@ -202,7 +202,7 @@ func (m *loopMover) expireIfIdle() {
 func (m *loopMover) owedLocked() (owed [2]bool) {
 	for _, sink := range []Side{ClientSide, BackendSide} {
 		source := sink.other()
-		owed[sink] = m.flows[source].bytesHeld() > 0 ||
+		owed[sink] = len(m.flows[source].held) > 0 ||
 			some(netio.UnreadFD(m.sockets[source].fd)) || some(netio.UnacknowledgedFD(m.sockets[sink].fd))
 	}
 	return owed
@@ -260,7 +260,7 @@ func (m *loopMover) doLocked(source Side, out output) {
 func (m *loopMover) dropHeldLocked() {
 	for source := range m.flows {
 		if !m.ends.flows[source].holds() {
-			m.flows[source].drop(m.loop.pipes)
+			m.flows[source].drop()
 		}
 	}
 }
@@ -295,7 +295,7 @@ func (m *loopMover) closeLocked(err error) {
 		m.acks.timer.Stop()
 	}
 	for side := range m.sockets {
-		m.flows[side].drop(m.loop.pipes)
+		m.flows[side].drop()
 		fd := m.sockets[side].fd
 		if fd < 0 {
 			continue

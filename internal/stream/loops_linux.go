@@ -17,9 +17,10 @@ type loops struct {
 // loop is an event loop. It runs while it has relays.
 type loop struct {
 	poller *netio.Poller[*loopMover]
-	pipes  *pipes
 
-	inject func(*loopMover) // set by tests to make an event panic; otherwise nil
+	// Set by tests before the first relay; otherwise nil.
+	inject func(*loopMover) // makes an event panic
+	pipe   *pipe            // of the first run
 }
 
 // NewEngine returns an engine with event loops, or nil if RELAY_DISABLE has
@@ -33,12 +34,9 @@ func NewEngine() Engine {
 
 func newLoops(n int) *loops {
 	e := &loops{all: make([]*loop, n)}
-	pipes := newPipes()
 	for i := range e.all {
-		l := &loop{pipes: pipes}
-		l.poller = netio.NewPoller(func() (netio.Run[*loopMover], error) {
-			return &loopRun{loop: l, buf: netio.GetBuffer()}, nil
-		})
+		l := &loop{}
+		l.poller = netio.NewPoller(func() (netio.Run[*loopMover], error) { return l.newRun(), nil })
 		e.all[i] = l
 	}
 	return e
@@ -66,27 +64,45 @@ func (e *loops) NewMover(client Client, rules Rules, wheel *Wheel) Connector {
 
 // loopRun is one run of a loop, the time during which it has a goroutine.
 type loopRun struct {
-	loop *loop
-	buf  *netio.Buffer // what all relays of the loop read into
+	work workspace // of all relays of the loop
 
 	// Relays with more to do than one turn allowed: from the turn before, and
 	// from this one.
 	before, now []*loopMover
 }
 
+// yieldEvents is how many events of a turn show that the loop is busy. A busy loop
+// never waits, so another loop, whose events the same thread has noticed, would have
+// to wait until the kernel schedules a thread for it. A loop with few events does
+// not yield, because that also wakes an idle processor.
+const yieldEvents = 4
+
+func (l *loop) newRun() *loopRun {
+	p := l.pipe
+	if p == nil {
+		p = &pipe{off: netio.Disabled("splice")}
+	}
+	return &loopRun{work: workspace{buf: netio.GetBuffer(), pipe: p, calm: calmTurns}}
+}
+
 // Turn implements [netio.Run].
 func (r *loopRun) Turn(ready []netio.Ready[*loopMover]) (more bool) {
+	r.work.nextTurn()
 	r.before, r.now = r.now, r.before[:0]
 	for _, event := range ready {
 		m := event.Value
-		r.queueIf(m.handleEvent(event.Token, event.Events, r.buf), m)
+		r.queueIf(m.handleEvent(event.Token, event.Events, &r.work), m)
 	}
 	for _, m := range r.before {
 		m.queued = false
-		r.queueIf(m.resume(r.buf), m)
+		r.queueIf(m.resume(&r.work), m)
 	}
 	clear(r.before) // release the relays that ended
-	return len(r.now) > 0
+	more = len(r.now) > 0
+	if len(ready) >= yieldEvents || more && r.work.calm < calmTurns {
+		runtime.Gosched()
+	}
+	return more
 }
 
 func (r *loopRun) queueIf(more bool, m *loopMover) {
@@ -98,6 +114,6 @@ func (r *loopRun) queueIf(more bool, m *loopMover) {
 
 // End implements [netio.Run].
 func (r *loopRun) End() {
-	r.buf.Free()
-	r.loop.pipes.trim()
+	r.work.buf.Free()
+	r.work.pipe.close()
 }

@@ -1,85 +1,62 @@
 package stream
 
 import (
-	"sync"
+	"syscall"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-const (
-	// pipeSize is the capacity requested for a pipe, the largest that users
-	// without privileges get (pipe-max-size of pipe(7)). With the default of 64
-	// KiB, splicing costs as much as copying.
-	pipeSize = 1 << 20
-	// maxPipes bounds the pipes of a process to half of the pipe memory of a user
-	// without privileges (pipe-user-pages-soft of pipe(7): 64 MiB).
-	maxPipes = 32
-	// maxIdlePipes is how many empty pipes are kept for later flows.
-	maxIdlePipes = 8
-)
+// pipeSize is the capacity requested for a pipe, the largest that users without
+// privileges get (pipe-max-size of pipe(7)). With the default of 64 KiB, splicing
+// costs as much as copying.
+const pipeSize = 1 << 20
 
-// pipe holds spliced bytes between two sockets.
+// pipe is what a loop splices through. Its relays use it one after the other, and
+// each leaves it empty, so bytes of one never reach another. Its zero value opens
+// a pipe when it is first needed.
 type pipe struct {
 	netio.Pipe
-	bytes int // in the pipe
+	off    bool // splice(2) is not used
+	opened bool
+	bytes  int // in the pipe; not 0 on entry if a relay has panicked
 }
 
-// pipes lends pipes to flows of bulk data. All loops of an engine share one.
-type pipes struct {
-	off bool // set once: RELAY_DISABLE has splice
-
-	mu   sync.Mutex // guards the fields below
-	idle []*pipe
-	open int
+// open reports whether there is an empty pipe, which it opens if necessary.
+func (p *pipe) open() bool {
+	if p == nil || p.off {
+		return false
+	}
+	if p.bytes > 0 {
+		p.close()
+	}
+	if !p.opened {
+		opened, err := netio.NewPipe(pipeSize)
+		if err != nil {
+			return false
+		}
+		p.Pipe, p.opened = opened, true
+	}
+	return true
 }
 
-func newPipes() *pipes { return &pipes{off: netio.Disabled("splice")} }
-
-// get returns an empty pipe, or nil if there is none: then bytes are copied.
-func (s *pipes) get() *pipe {
-	if s.off {
-		return nil
+// close closes the pipe. What it holds is lost.
+func (p *pipe) close() {
+	if p.opened {
+		p.Close()
+		p.opened, p.bytes = false, 0
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if last := len(s.idle) - 1; last >= 0 {
-		p := s.idle[last]
-		s.idle = s.idle[:last]
-		return p
-	}
-	if s.open == maxPipes {
-		return nil
-	}
-	opened, err := netio.NewPipe(pipeSize)
-	if err != nil {
-		return nil
-	}
-	s.open++
-	return &pipe{Pipe: opened}
 }
 
-// put takes a pipe back. It closes a pipe that is not empty.
-func (s *pipes) put(p *pipe) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p.bytes == 0 && len(s.idle) < maxIdlePipes {
-		s.idle = append(s.idle, p)
-		return
+// drain moves what the pipe holds to memory.
+func (p *pipe) drain() ([]byte, syscall.Errno) {
+	bytes := make([]byte, p.bytes)
+	for rest := bytes; len(rest) > 0; {
+		n, errno := p.ReadNonblock(rest)
+		if errno != 0 {
+			return nil, errno
+		}
+		rest = rest[n:]
+		p.bytes -= n
 	}
-	s.closeLocked(p)
-}
-
-func (s *pipes) closeLocked(p *pipe) {
-	p.Close()
-	s.open--
-}
-
-// trim closes the idle pipes.
-func (s *pipes) trim() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range s.idle {
-		s.closeLocked(p)
-	}
-	s.idle = nil
+	return bytes, 0
 }
