@@ -8,13 +8,14 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// read delivers datagrams to their clients until the socket is closed. It waits
+// read delivers datagrams to their clients until the socket is closed or, with the
+// result true, suspended. It waits
 // in the runtime's poller and receives all queued datagrams of a batch at once.
-func (u *udpSocket) read() {
+func (u *udpSocket) read() (suspended bool) {
 	backoff := u.backoff()
 	raw, err := u.conn.SyscallConn()
 	if err != nil {
-		return // already closed
+		return false // already closed
 	}
 	var b *batch // nil before the first datagram
 	defer func() {
@@ -35,7 +36,9 @@ func (u *udpSocket) read() {
 		waitErr := raw.Read(receive)
 		switch {
 		case errors.Is(waitErr, net.ErrClosed):
-			return
+			return false
+		case waitErr != nil && u.gate.suspended.Load():
+			return true
 		case waitErr != nil:
 			err = waitErr
 		}
@@ -79,6 +82,8 @@ func (b *batch) deliver(u *udpSocket) {
 			b.keys[i].local = netio.PacketInfoLocal(b.receiver.Control(i))
 		}
 	}
+	u.delivering.Lock()
+	defer u.delivering.Unlock()
 	u.takenInBatch = 0
 	clear(b.grouped[:])
 	for i := range b.datagrams {

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/takeover"
 )
 
 const (
@@ -34,7 +35,8 @@ type key struct {
 }
 
 // udpSocket is a kernel socket and its clients. One goroutine reads it. That
-// goroutine never waits for a client, a listener or a sink.
+// goroutine never waits for a client, a listener or a sink. After a takeover by
+// another process, the datagrams of the clients come from a link instead.
 type udpSocket struct {
 	sockets    *Sockets
 	at         netip.AddrPort
@@ -42,16 +44,21 @@ type udpSocket struct {
 	packetInfo bool // bound to a wildcard address, so datagrams come with their local address
 	sender     replySender
 
-	listeners    listeners[*UDPListener]
-	closed       chan struct{} // closed when the last user has left
-	released     chan struct{} // closed when the address can be bound again
-	queuedBytes  atomic.Int64  // unread bytes in the queues of all clients
-	takenInBatch int           // new clients of the current batch passed to TakeUDP; only the reading goroutine uses it
+	listeners   listeners[*UDPListener]
+	closed      chan struct{} // closed when the last user has left
+	released    chan struct{} // closed when the address can be bound again
+	queuedBytes atomic.Int64  // unread bytes in the queues of all clients
+	gate        gate
 
-	mu      sync.Mutex // guards the fields below
-	users   int        // listeners and clients
-	clients map[key]*Conn
-	untaken int // clients that were not taken over
+	delivering   sync.Mutex // held by calls of deliver; guards the field below
+	takenInBatch int        // new clients of the current batch passed to TakeUDP
+
+	mu        sync.Mutex // guards the fields below
+	users     int        // listeners, clients, and clients of other processes
+	clients   map[key]*Conn
+	untaken   int                    // clients that were not taken over
+	elsewhere map[key]*takeover.Link // clients of older processes
+	successor *takeover.Link         // to the process that reads the socket now; nil: this one
 }
 
 // newUDPSocket returns a socket with one user.
@@ -124,6 +131,23 @@ func (u *udpSocket) leave() {
 	close(u.released)
 }
 
+// start implements boundSocket.
+func (u *udpSocket) start() {
+	_ = u.conn.SetReadDeadline(interruption(false))
+	if u.gate.open() {
+		go u.gate.run(u.read) // returns when the socket is suspended or closed
+	}
+}
+
+// suspend implements boundSocket.
+func (u *udpSocket) suspend() {
+	u.gate.suspend()
+	_ = u.conn.SetReadDeadline(interruption(true))
+}
+
+// stopped implements boundSocket.
+func (u *udpSocket) stopped() bool { return u.gate.stopped() }
+
 // backoff returns the backoff of the reading goroutine.
 func (u *udpSocket) backoff() backoff {
 	return backoff{
@@ -132,13 +156,17 @@ func (u *udpSocket) backoff() backoff {
 	}
 }
 
-// deliver delivers datagrams of one client, in order. Only the reading goroutine
-// calls it, so no other goroutine adds clients.
+// deliver delivers datagrams of one client, in order. The caller holds u.delivering,
+// so no other goroutine adds clients.
 func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
 	u.mu.Lock()
-	c := u.clients[k]
+	c, link := u.clients[k], u.elsewhere[k]
 	u.mu.Unlock()
 	if c != nil && c.deliver(datagrams...) {
+		return
+	}
+	if link != nil {
+		u.sockets.dropped.Add(uint64(link.Send(u.keyFor(k), datagrams...)))
 		return
 	}
 	var declined []*UDPListener
@@ -246,6 +274,9 @@ func (u *udpSocket) remove(c *Conn, taken bool) {
 	}
 	if !taken {
 		u.untaken--
+	}
+	if u.successor != nil {
+		u.successor.End(u.keyFor(c.key))
 	}
 	u.mu.Unlock()
 	u.leave()
