@@ -52,3 +52,13 @@ func recordInvocation() {
 		}
 	}
 }
+
+// runsConfig reports whether a command runs a config until the process ends.
+func runsConfig(args []string) bool {
+	for _, command := range [][]string{{"run"}, {"async-relay"}, {"relay", "run"}} {
+		if len(args) >= len(command) && slices.Equal(args[:len(command)], command) {
+			return true
+		}
+	}
+	return false
+}

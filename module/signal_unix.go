@@ -5,14 +5,13 @@ package module
 import (
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 )
 
 // upgradeOnSignal makes SIGUSR2 begin an upgrade, if this process runs a config.
 // Caddy logs that it does not implement the signal.
 func upgradeOnSignal() {
-	if len(os.Args) < 2 || !slices.Contains([]string{"run", "async-relay"}, os.Args[1]) {
+	if !runsConfig(os.Args[1:]) {
 		return
 	}
 	signals := make(chan os.Signal, 1)

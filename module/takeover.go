@@ -15,6 +15,7 @@ import (
 
 	"github.com/async-relay/caddy-relay/internal/listen"
 	"github.com/async-relay/caddy-relay/internal/takeover"
+	"github.com/async-relay/caddy-relay/internal/version"
 )
 
 // This file has the side of a new process that replaces an old one, see upgrade.go.
@@ -95,7 +96,7 @@ func takeOver(conn *takeover.Conn, offer *takeover.Offer) {
 		processLog().Warn("the old process was killed during the takeover, its clients are lost", zap.Int("pid", offer.PID))
 		return
 	}
-	processLog().Info("replaced another process", zap.Int("pid", offer.PID), zap.Int("sockets", len(offer.Sockets)), zap.Duration("duration", time.Since(began)))
+	processLog().Info("replaced another process", zap.Int("pid", offer.PID), zap.String("version", version.Get().Relay), zap.Int("sockets", len(offer.Sockets)), zap.Duration("duration", time.Since(began)))
 }
 
 // allListenedOn returns an error if the config does not listen on a socket that the old
