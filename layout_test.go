@@ -34,13 +34,14 @@ var arrows = map[string][]string{
 	"internal/dgram":         {"internal/netio"},
 	"internal/dial":          {"internal/netio"},
 	"internal/hook":          {"internal/loglimit"},
-	"internal/listen":        {"internal/netio"},
+	"internal/listen":        {"internal/netio", "internal/takeover"},
 	"internal/loglimit":      {},
 	"internal/logqueue":      {},
 	"internal/netio":         {},
 	"internal/relaytest":     {},
 	"internal/relaytest/lab": {"internal/relaytest"},
 	"internal/stream":        {"internal/netio"},
+	"internal/takeover":      {"internal/netio"},
 	"internal/version":       {},
 	"internal/watch":         {},
 }
@@ -152,7 +153,7 @@ func TestTopLevel(t *testing.T) {
 // functions of package syscall, with the reason.
 var systemCallers = map[string]string{
 	"internal/netio":         "it exists for that",
-	"internal/hook":          "signals to process groups, which concern no socket: package os signals single processes only",
+	"internal/hook":          "signals to process groups and waits for orphans, which concern no socket: package os does neither",
 	"internal/relaytest":     "descriptor limits, backlogs and socket buffers of tests, and system calls that seccomp rejects",
 	"internal/relaytest/lab": "makes TUN devices for tests",
 	"bench":                  "measures processes from outside and is not part of the plugin",

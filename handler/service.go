@@ -203,16 +203,28 @@ const (
 // finished and how many were cut.
 func (s *Service) Drain(timeout time.Duration) (finished, cut int) {
 	s.stopAccepting()
+	return s.finish(timeout, true)
+}
+
+// Finish is Drain for a process that has given its listening sockets to another one.
+// UDP sessions without traffic do not count as finished, because their clients would
+// get another source port. New clients are not refused: none come, but for those that
+// are in routes.
+func (s *Service) Finish(timeout time.Duration) (finished, cut int) { return s.finish(timeout, false) }
+
+// finish waits at most timeout for the active relays to finish, and cuts the rest.
+// With endQuiet, UDP sessions without traffic count as finished.
+func (s *Service) finish(timeout time.Duration, endQuiet bool) (finished, cut int) {
 	tcp, udp := s.Active()
 	all := tcp + udp
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	if udp > 0 {
+	if udp > 0 && endQuiet {
 		check := time.NewTicker(quietCheck)
 		defer check.Stop()
 		stop := make(chan struct{})
 		defer close(stop)
-		go func() { // ends quiet sessions until Drain returns
+		go func() { // ends quiet sessions until finish returns
 			for {
 				select {
 				case <-check.C:

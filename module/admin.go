@@ -48,6 +48,7 @@ var endpoints = []endpoint{
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill", handle: postDrill, get: getDrill},
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill/stop", handle: postDrillStop},
 	{method: http.MethodGet, pattern: "/relay/explain", handle: getExplanation},
+	{method: http.MethodPost, pattern: "/relay/upgrade", handle: postUpgrade},
 	{method: http.MethodGet, pattern: "/relay/dns", handle: getDNS},
 	{method: http.MethodPost, pattern: "/relay/dns/flush", handle: postFlush},
 }

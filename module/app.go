@@ -50,6 +50,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	queueStd.Store(true)
 	a.logs, a.ctx = logs.New(ctx.Logger(new(Relay))), ctx
 	addConfig(ctx)
+	if err := extendStopTimeout(ctx); err != nil {
+		return err
+	}
 	return registerMetrics(ctx)
 }
 
@@ -144,7 +147,7 @@ func (a *App) Stop() error {
 // So they are closed before the user gets the error. It also writes the lines that
 // wait for the logs of this config. At exit, shutDown does that.
 func (a *App) Cleanup() error {
-	if a.logs != nil && !caddy.Exiting() {
+	if a.logs != nil && !leaving() {
 		defer a.logs.Release(logFlushTimeout)
 	}
 	a.mu.Lock()
@@ -193,7 +196,7 @@ var lastLog atomic.Pointer[zap.Logger]
 // processLog returns the relay's log for what outlives a config: the log of the
 // running config or, while the process exits, of the last one.
 func processLog() *zap.Logger {
-	if ctx := caddy.ActiveContext(); ctx.Context != nil {
+	if ctx := caddy.ActiveContext(); ctx.Context != nil && !replaced.Load() {
 		return configLog(ctx)
 	}
 	if log := lastLog.Load(); log != nil {

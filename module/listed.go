@@ -31,13 +31,16 @@ func newListenAddress(network, host string, port uint16) listenAddress {
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		host = addr.Unmap().String()
-	} else {
+	} else if _, activated := activatedName(host); !activated { // whose names have upper case too
 		host = strings.ToLower(host)
 	}
 	return listenAddress{network, host, port}
 }
 
 func (a listenAddress) String() string {
+	if _, activated := activatedName(a.host); activated {
+		return a.network + "/" + a.host
+	}
 	return a.network + "/" + net.JoinHostPort(a.host, strconv.Itoa(int(a.port)))
 }
 
@@ -94,7 +97,7 @@ func checkListed(app *layer4.App) error {
 			other, twice := first[listed.address]
 			if !twice {
 				first[listed.address] = by
-			} else if pair := [2]string{other, by}; !reported[pair] && listed.address.port != 0 {
+			} else if pair := [2]string{other, by}; !reported[pair] && (listed.address.port != 0 || strings.HasPrefix(listed.address.host, "fd/")) {
 				reported[pair] = true
 				problems = append(problems, fmt.Errorf("%s is listed more than once: by %s and by %s; list it in one", listed.address, other, by))
 			}
@@ -104,11 +107,14 @@ func checkListed(app *layer4.App) error {
 }
 
 // checkNetwork returns an error for a network that looks like one of ours and is
-// not, or for one of ours without a port.
+// not, or for one of ours without a port or with a wrong name of a socket.
 func checkNetwork(addr caddy.NetworkAddress) error {
+	name, activated := activatedName(addr.Host)
 	switch ours := addr.Network == networkTCP || addr.Network == networkUDP; {
 	case !ours && strings.HasPrefix(addr.Network, "relay"):
 		return fmt.Errorf("unknown network %s, use %s or %s; 0.0.0.0 is IPv4 only", addr.Network, networkTCP, networkUDP)
+	case ours && activated:
+		return checkActivated(name, addr.StartPort)
 	case ours && addr.StartPort == 0:
 		return errors.New("a port from 1 to 65535 is needed")
 	}

@@ -29,8 +29,19 @@ func init() {
 	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
 	caddy.RegisterNetwork(networkTCP, listenTCP)
 	caddy.RegisterNetwork(networkUDP, listenUDP)
-	caddycmd.RegisterCommand(command.Relay())
+	caddycmd.RegisterCommand(rootedRelayCommand())
 	caddycmd.RegisterCommand(command.AsyncRelay(processLog))
-	cobra.OnInitialize(openStdStreams) // runs before the command that was called
+	cobra.OnInitialize(recordInvocation, openStdStreams, receiveSockets, upgradeOnSignal) // run before the command that was called
 	caddy.OnExit(shutDown)
+}
+
+// rootedRelayCommand returns the command `caddy relay`, which sets rootCommand.
+func rootedRelayCommand() caddycmd.Command {
+	relay := command.Relay()
+	setUp := relay.CobraFunc
+	relay.CobraFunc = func(cmd *cobra.Command) {
+		setUp(cmd)
+		rootCommand = cmd.Root // the parent is known only later
+	}
+	return relay
 }

@@ -23,6 +23,7 @@ var sockets = newSockets()
 func newSockets() *listen.Sockets {
 	s := listen.NewSockets()
 	s.FreeDescriptor = sessionBudget.FreeDescriptor
+	s.Exiting = caddy.Exiting
 	return s
 }
 
@@ -52,13 +53,28 @@ func addConfig(ctx caddy.Context) {
 	sockets.AddConfig(ctx.Context, ctx.Logger(new(Relay))) // Caddy has one Context.Context for each config
 }
 
+// socketAddress returns the address of the socket for a listed address, which may be
+// one of the service manager, such as relay+tcp/fd/web.
+func socketAddress(network, host string, port uint16) (netip.AddrPort, error) {
+	name, activated := activatedName(host)
+	if !activated {
+		return listen.Address(host, port)
+	}
+	at, err := sockets.FindInherited(strings.TrimPrefix(network, "relay+"), name)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%s: %w", host, err)
+	}
+	return at, nil
+}
+
 func openListener[L net.Listener](ctx context.Context, network, host, portRange string, offset uint, open func(at netip.AddrPort, opts listen.Options) (L, error)) (any, error) {
 	first, _, _ := strings.Cut(portRange, "-")
 	port, err := strconv.ParseUint(first, 10, 16)
 	if err != nil {
 		return nil, fmt.Errorf("%s/%s: port %q: %w", network, host, portRange, err)
 	}
-	at, err := listen.Address(host, uint16(port)+uint16(offset))
+	listed := uint16(port) + uint16(offset)
+	at, err := socketAddress(network, host, listed)
 	if err != nil {
 		return nil, fmt.Errorf("%s/%w", network, err)
 	}
@@ -74,7 +90,7 @@ func openListener[L net.Listener](ctx context.Context, network, host, portRange 
 			app = found.(*App)
 		}
 		if _, is := cctx.Module().(*layer4.App); is && app != nil {
-			if relay := app.directRelay(network, host, at.Port(), cctx.Logger()); relay != nil {
+			if relay := app.directRelay(network, host, listed, cctx.Logger()); relay != nil {
 				opts.TakeTCP, opts.TakeUDP = relay.startTCP, relay.startUDP
 			}
 		}

@@ -130,20 +130,26 @@ func startProcess(t *testing.T, layer4 string, files int) *caddyProcess {
 		cmd = exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), self, "run", "--config", path)
 	}
 	p := &caddyProcess{server: s, process: spawn(t, "caddy", cmd)}
+	p.waitRunning(t)
+	return p
+}
+
+// waitRunning waits until the process has loaded its config.
+func (p *caddyProcess) waitRunning(t *testing.T) {
+	t.Helper()
 	relaytest.Eventually(t, "the other Caddy to run", func() bool {
 		select {
 		case <-p.ended:
 			t.Fatalf("the process exited: %v", p.err)
 		default:
 		}
-		answer, err := http.Get("http://" + s.admin + "/config/")
+		answer, err := http.Get("http://" + p.admin + "/config/")
 		if err != nil {
 			return false
 		}
 		answer.Body.Close()
 		return answer.StatusCode == http.StatusOK
 	})
-	return p
 }
 
 // hold is a program other than Caddy. It listens on the given addresses, on TCP and

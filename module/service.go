@@ -200,11 +200,11 @@ func (s *service) retire(set *settings) (removed context.Context) {
 
 // linger keeps a removed service until its last client has ended, and then calls
 // release. After the grace period it cuts the remaining relays. It returns early
-// if a config has the service again. When the process exits, there is no grace
-// period: shutDown ends the relays.
+// if a config has the service again. When the process exits, or was replaced by
+// another one, there is no grace period: shutDown or finish ends the relays.
 func (s *service) linger(removed context.Context, set *settings, release func()) {
 	defer release()
-	if set.gracePeriod > 0 && !caddy.Exiting() {
+	if set.gracePeriod > 0 && !leaving() {
 		grace, cancel := context.WithTimeout(removed, set.gracePeriod)
 		defer cancel()
 		if s.WaitIdle(grace) == nil {

@@ -54,7 +54,9 @@ var (
 	errClosed = errors.New("relay is exiting")
 )
 
-// Runner runs commands. An idle Runner has no goroutines.
+// Runner runs commands. An idle Runner has no goroutines. In a process with the PID 1,
+// it removes what commands have left running once that has ended, on one goroutine
+// until Close.
 type Runner struct {
 	limits  Limits
 	execute func(context.Context, job) // runs one command until it ends; replaced by tests
@@ -62,6 +64,7 @@ type Runner struct {
 	cancel  context.CancelCauseFunc
 	stopped chan struct{} // closed once Close was called and no command runs
 	drops   loglimit.Limiter
+	reaping sync.Once
 
 	mu      sync.Mutex      // guards the fields below
 	busy    map[string]bool // the services whose command runs; each has one goroutine
@@ -94,6 +97,9 @@ func New(limits Limits) *Runner {
 func (r *Runner) Run(cfg Config, e Event) {
 	if !cfg.wants(e) {
 		return
+	}
+	if adoptsOrphans() {
+		r.reaping.Do(func() { go reap(r.ctx.Done()) }) // returns after Close
 	}
 	j := job{cfg, e}
 	r.mu.Lock()

@@ -1,6 +1,9 @@
 package listen
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // acceptor is a listening TCP socket.
 type acceptor interface {
@@ -10,6 +13,9 @@ type acceptor interface {
 	// helper returns a non-blocking accept for a second goroutine. It yields nil
 	// when no client is queued, when accepting fails, or if the acceptor cannot tell.
 	helper() (acceptQueued func() net.Conn)
+	// interrupt makes accept return os.ErrDeadlineExceeded from now on, also if it
+	// waits, or ends that.
+	interrupt(on bool)
 	// control calls f with the descriptor, unless the socket is closed.
 	control(f func(fd uintptr)) error
 	Addr() net.Addr
@@ -25,6 +31,16 @@ func (a netAcceptor) accept() (client net.Conn, waited bool, err error) {
 }
 
 func (a netAcceptor) helper() (acceptQueued func() net.Conn) { return func() net.Conn { return nil } }
+
+func (a netAcceptor) interrupt(on bool) { _ = a.SetDeadline(interruption(on)) }
+
+// interruption returns the deadline that interrupts calls on a socket, or none.
+func interruption(on bool) (deadline time.Time) {
+	if on {
+		return time.Unix(1, 0)
+	}
+	return time.Time{}
+}
 
 func (a netAcceptor) control(f func(fd uintptr)) error {
 	raw, err := a.SyscallConn()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -23,6 +24,7 @@ type descriptorAcceptor struct {
 	ln     *net.TCPListener // the listening socket until file is open, then nil
 	file   *os.File         // the listening socket in the runtime's poller
 	closed bool
+	until  time.Time // the read deadline of file, see interrupt
 }
 
 // acceptCall holds the result of one non-blocking accept.
@@ -72,8 +74,19 @@ func (a *descriptorAcceptor) watch() (syscall.RawConn, error) {
 		return nil, err
 	}
 	_ = a.ln.Close()
+	_ = file.SetReadDeadline(a.until)
 	a.file, a.ln = file, nil
 	return raw, nil
+}
+
+// interrupt implements acceptor.
+func (a *descriptorAcceptor) interrupt(on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.until = interruption(on)
+	if a.file != nil {
+		_ = a.file.SetReadDeadline(a.until)
+	}
 }
 
 // Addr implements acceptor.

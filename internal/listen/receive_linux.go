@@ -10,13 +10,13 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// read delivers datagrams to their clients until the socket is closed. It waits
-// in the runtime's poller and receives all queued datagrams of a batch at once.
-func (u *udpSocket) read() {
+// read delivers datagrams to their clients until the socket is closed or, with the
+// result true, suspended. It waits in the runtime's poller and receives all queued datagrams of a batch at once.
+func (u *udpSocket) read() (suspended bool) {
 	backoff := u.backoff()
 	raw, err := u.conn.SyscallConn()
 	if err != nil {
-		return // already closed
+		return false // already closed
 	}
 	var b *batch // nil while the goroutine waits
 	receive := func(fd uintptr) bool {
@@ -40,7 +40,12 @@ func (u *udpSocket) read() {
 			if b != nil {
 				u.sockets.batches.put(b)
 			}
-			return
+			return false
+		case waitErr != nil && u.gate.suspended.Load():
+			if b != nil {
+				u.sockets.batches.put(b)
+			}
+			return true
 		case waitErr != nil:
 			err = waitErr
 		}
@@ -107,6 +112,8 @@ func (b *batch) deliver(u *udpSocket) {
 			b.keys[i].local = netio.PacketInfoLocal(b.receiver.Control(i))
 		}
 	}
+	u.delivering.Lock()
+	defer u.delivering.Unlock()
 	u.beginBatch(len(b.datagrams) == netio.Batch)
 	clear(b.grouped[:])
 	for i := range b.datagrams {

@@ -10,8 +10,9 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// read delivers datagrams to their clients until the socket is closed.
-func (u *udpSocket) read() {
+// read delivers datagrams to their clients until the socket is closed or, with the
+// result true, suspended.
+func (u *udpSocket) read() (suspended bool) {
 	backoff := u.backoff()
 	buf := netio.GetBuffer()
 	defer buf.Free()
@@ -20,10 +21,14 @@ func (u *udpSocket) read() {
 		switch {
 		case err == nil:
 			backoff.success()
+			u.delivering.Lock()
 			u.beginBatch(false)
 			u.deliver(key{client: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}, buf[:n])
+			u.delivering.Unlock()
 		case errors.Is(err, net.ErrClosed):
-			return
+			return false
+		case u.gate.suspended.Load():
+			return true
 		default:
 			backoff.failure(err)
 		}

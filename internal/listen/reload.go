@@ -20,6 +20,9 @@ type boundSocket interface {
 	address() netip.AddrPort
 	// control calls f with the descriptor, unless the socket is closed.
 	control(f func(fd uintptr)) error
+	start()        // takes clients from now on, for the first time or after suspend
+	suspend()      // takes none, without waiting for those that are being taken
+	stopped() bool // reports whether none is being taken, once the socket is suspended
 }
 
 // AddConfig records a config until ctx ends. It must be called before the config

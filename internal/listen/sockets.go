@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 
 	"go.uber.org/zap"
+
+	"github.com/async-relay/caddy-relay/internal/takeover"
 )
 
 // Sockets holds the open sockets of a process.
@@ -25,11 +27,19 @@ type Sockets struct {
 	// FreeDescriptor frees a descriptor for a client, and reports whether it could.
 	// It must be set before the first socket is opened; nil: there is no way.
 	FreeDescriptor func() bool
+	// Exiting reports whether the process is exiting, see [Sockets.Inherit]. It must be
+	// set before the first socket is opened; nil: never.
+	Exiting func() bool
 
-	binding sync.Mutex                      // guards the fields up to mu, and tcpSocket.users
-	tcp     map[netip.AddrPort]*tcpSocket   // by the address they are bound to
-	configs map[context.Context]*zap.Logger // see AddConfig
-	tables  tables                          // see share
+	binding   sync.Mutex                      // guards the fields up to mu, and tcpSocket.users
+	tcp       map[netip.AddrPort]*tcpSocket   // by the address they are bound to
+	configs   map[context.Context]*zap.Logger // see AddConfig
+	tables    tables                          // see share
+	inherited map[SocketAddress]*inheritance
+	waiting   []boundSocket    // opened and not started, see Expect
+	suspended []boundSocket    // by Suspend
+	successor *takeover.Link   // to the process that has taken over from this one
+	older     []*takeover.Link // to older processes that still have UDP clients
 
 	mu  sync.Mutex // guards udp
 	udp map[netip.AddrPort]*udpSocket
@@ -42,10 +52,11 @@ type Sockets struct {
 // NewSockets returns an empty set.
 func NewSockets() *Sockets {
 	return &Sockets{
-		tcp:     make(map[netip.AddrPort]*tcpSocket),
-		configs: make(map[context.Context]*zap.Logger),
-		tables:  make(tables),
-		udp:     make(map[netip.AddrPort]*udpSocket),
+		tcp:       make(map[netip.AddrPort]*tcpSocket),
+		configs:   make(map[context.Context]*zap.Logger),
+		tables:    make(tables),
+		inherited: make(map[SocketAddress]*inheritance),
+		udp:       make(map[netip.AddrPort]*udpSocket),
 	}
 }
 

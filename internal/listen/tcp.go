@@ -21,6 +21,7 @@ type tcpSocket struct {
 	users     int // open listeners; guarded by Sockets.binding
 	listeners listeners[*TCPListener]
 	closed    chan struct{}
+	gate      gate
 	accepting sync.WaitGroup // the goroutines that accept clients
 	helpers   atomic.Int32   // those of startHelper
 }
@@ -43,7 +44,7 @@ func (s *Sockets) TCP(at netip.AddrPort, opts Options) (*TCPListener, error) {
 	socket := s.tcp[at]
 	opened := socket == nil
 	if opened {
-		bound, shared, err := s.bind("tcp", at, listenTCP)
+		bound, shared, err := s.open("tcp", at, listenTCP)
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +60,7 @@ func (s *Sockets) TCP(at netip.AddrPort, opts Options) (*TCPListener, error) {
 	}
 	socket.users++
 	if opened {
-		socket.accepting.Go(socket.accept) // returns when the socket is closed
+		s.start(socket)
 	}
 	return l, nil
 }
@@ -96,6 +97,23 @@ func (l *TCPListener) Close() error {
 	return nil
 }
 
+// start implements boundSocket.
+func (t *tcpSocket) start() {
+	t.ln.interrupt(false)
+	if t.gate.open() {
+		t.accepting.Go(func() { t.gate.run(t.accept) }) // returns when the socket is suspended or closed
+	}
+}
+
+// suspend implements boundSocket.
+func (t *tcpSocket) suspend() {
+	t.gate.suspend()
+	t.ln.interrupt(true)
+}
+
+// stopped implements boundSocket.
+func (t *tcpSocket) stopped() bool { return t.gate.stopped() && t.helpers.Load() == 0 }
+
 // network implements boundSocket.
 func (t *tcpSocket) network() string { return "tcp" }
 
@@ -114,13 +132,16 @@ func (t *tcpSocket) backoff() backoff {
 }
 
 // accept accepts clients and passes them to the latest listener until the socket
-// is closed. When descriptors or memory run out, it frees descriptors, and clients
-// wait in the kernel's queue.
-func (t *tcpSocket) accept() {
+// is suspended or closed. When descriptors or memory run out, it frees descriptors,
+// and clients wait in the kernel's queue. It returns true if the socket was suspended.
+func (t *tcpSocket) accept() (suspended bool) {
 	backoff := t.backoff()
 	for queued := 0; ; { // clients in a row that were already queued
+		if t.gate.suspended.Load() {
+			return true
+		}
 		if !t.awaitDescriptor(&backoff) {
-			return
+			return t.gate.suspended.Load()
 		}
 		conn, waited, err := t.ln.accept()
 		if queued++; waited {
@@ -129,7 +150,7 @@ func (t *tcpSocket) accept() {
 		switch {
 		case err == nil:
 			if conn = t.leaveReserve(conn, &backoff); conn == nil {
-				return
+				return false
 			}
 			backoff.success()
 			if queued >= helperThreshold {
@@ -138,7 +159,8 @@ func (t *tcpSocket) accept() {
 			}
 			t.pass(conn)
 		case errors.Is(err, net.ErrClosed):
-			return
+			return false
+		case t.gate.suspended.Load():
 		case netio.OutOfDescriptors(err) && t.sockets.freeDescriptor():
 		default:
 			backoff.failure(err)
@@ -147,10 +169,11 @@ func (t *tcpSocket) accept() {
 }
 
 // awaitDescriptor waits until there is a descriptor for a client, if a client of
-// any socket waits in leaveReserve. It returns false if the socket was closed.
+// any socket waits in leaveReserve. It returns false if the socket was suspended or
+// closed.
 func (t *tcpSocket) awaitDescriptor(backoff *backoff) bool {
 	for t.sockets.crowded.Load() > 0 && !netio.HasDescriptor() {
-		if !backoff.failure(netio.ErrReserved) {
+		if t.gate.suspended.Load() || !backoff.failure(netio.ErrReserved) {
 			return false
 		}
 	}
@@ -212,7 +235,7 @@ func (t *tcpSocket) startHelper() {
 		defer t.helpers.Add(-1)
 		backoff := t.backoff()
 		accept := t.ln.helper()
-		for t.sockets.crowded.Load() == 0 {
+		for t.sockets.crowded.Load() == 0 && !t.gate.suspended.Load() {
 			conn := accept()
 			if conn == nil {
 				return

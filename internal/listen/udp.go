@@ -30,7 +30,7 @@ func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
 	socket := s.joinUDP(at)
 	opened := socket == nil
 	if opened {
-		conn, shared, err := s.bind("udp", at, listenUDP)
+		conn, shared, err := s.open("udp", at, listenUDP)
 		if err != nil {
 			return nil, err
 		}
@@ -50,7 +50,7 @@ func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
 		return nil, err
 	}
 	if opened {
-		go socket.read() // returns when the socket is closed
+		s.start(socket)
 	}
 	return l, nil
 }
@@ -90,6 +90,9 @@ func (l *UDPListener) Close() error {
 		l.socket.listeners.remove(l)
 		close(l.done)
 		l.passWaiting()
+		if l.socket.forNextProcess() {
+			l.socket.suspend()
+		}
 		l.socket.leave()
 	})
 	return nil

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/internal/takeover"
 )
 
 const (
@@ -40,7 +41,8 @@ type key struct {
 }
 
 // udpSocket is a kernel socket and its clients. One goroutine reads it. That
-// goroutine never waits for a client, a listener or a sink.
+// goroutine never waits for a client, a listener or a sink. After a takeover by
+// another process, the datagrams of the clients come from a link instead.
 type udpSocket struct {
 	sockets    *Sockets
 	at         netip.AddrPort
@@ -52,12 +54,17 @@ type udpSocket struct {
 	closed      chan struct{} // closed when the last user has left
 	released    chan struct{} // closed when the address can be bound again
 	queuedBytes atomic.Int64  // unread bytes in the queues of all clients
-	mayTake     int           // how many more new clients may be passed to TakeUDP; only the reading goroutine uses it
+	gate        gate
 
-	mu      sync.Mutex // guards the fields below
-	users   int        // listeners and clients
-	clients map[key]*Conn
-	untaken int // clients that were not taken over
+	delivering sync.Mutex // held by calls of deliver; guards the field below
+	mayTake    int        // how many more new clients may be passed to TakeUDP
+
+	mu        sync.Mutex // guards the fields below
+	users     int        // listeners, clients, and clients of other processes
+	clients   map[key]*Conn
+	untaken   int                    // clients that were not taken over
+	elsewhere map[key]*takeover.Link // clients of older processes
+	successor *takeover.Link         // to the process that reads the socket now; nil: this one
 
 	sweeper  *time.Timer // calls sweep; nil until first needed
 	sweeping bool        // sweep will be called
@@ -136,6 +143,23 @@ func (u *udpSocket) leave() {
 	close(u.released)
 }
 
+// start implements boundSocket.
+func (u *udpSocket) start() {
+	_ = u.conn.SetReadDeadline(interruption(false))
+	if u.gate.open() {
+		go u.gate.run(u.read) // returns when the socket is suspended or closed
+	}
+}
+
+// suspend implements boundSocket.
+func (u *udpSocket) suspend() {
+	u.gate.suspend()
+	_ = u.conn.SetReadDeadline(interruption(true))
+}
+
+// stopped implements boundSocket.
+func (u *udpSocket) stopped() bool { return u.gate.stopped() }
+
 // backoff returns the backoff of the reading goroutine.
 func (u *udpSocket) backoff() backoff {
 	return backoff{
@@ -144,8 +168,8 @@ func (u *udpSocket) backoff() backoff {
 	}
 }
 
-// beginBatch is called before the datagrams of a batch are delivered. full is true if
-// there may be more datagrams in the socket's queue.
+// beginBatch is called before the datagrams of a batch are delivered, with
+// u.delivering held. full is true if there may be more datagrams in the socket's queue.
 func (u *udpSocket) beginBatch(full bool) {
 	if full {
 		u.mayTake = max(u.mayTake, minTaken)
@@ -154,13 +178,17 @@ func (u *udpSocket) beginBatch(full bool) {
 	}
 }
 
-// deliver delivers datagrams of one client, in order. Only the reading goroutine
-// calls it, so no other goroutine adds clients.
+// deliver delivers datagrams of one client, in order. The caller holds u.delivering,
+// so no other goroutine adds clients.
 func (u *udpSocket) deliver(k key, datagrams ...[]byte) {
 	u.mu.Lock()
-	c := u.clients[k]
+	c, link := u.clients[k], u.elsewhere[k]
 	u.mu.Unlock()
 	if c != nil && c.deliver(datagrams...) {
+		return
+	}
+	if link != nil {
+		u.sockets.dropped.Add(uint64(link.Send(u.keyFor(k), datagrams...)))
 		return
 	}
 	var declined []*UDPListener
@@ -269,6 +297,9 @@ func (u *udpSocket) remove(c *Conn, taken bool) {
 	}
 	if !taken {
 		u.untaken--
+	}
+	if u.successor != nil {
+		u.successor.End(u.keyFor(c.key))
 	}
 	u.mu.Unlock()
 	u.leave()

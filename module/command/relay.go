@@ -60,6 +60,7 @@ var subcommands = []subcommand{
 	{"hold <service>", "Makes new clients wait", 1, 1, runHold("hold"), []queryFlag{{"for", "for", "How long clients wait unless they are released, at most 1h (default: 30s)"}}},
 	{"release <service>", "Ends a hold", 1, 1, runHold("release"), nil},
 	{"reset <service>", "Restores the configured order and clears all strikes", 1, 1, runReset, nil},
+	{"upgrade", "Replaces the running process by a new one of the installed program, without losing a client", 0, 0, runUpgrade, nil},
 	{"dns", "Shows the DNS cache", 0, 0, runDNS, nil},
 	{"flush [host]", "Flushes one name, or all names, from the DNS cache", 0, 1, runFlush, nil},
 }
@@ -136,6 +137,11 @@ func runHold(action string) func(client, []string) error {
 		var s api.Service
 		return c.show(http.MethodPost, servicePath(args[0])+"/"+action, &s, func(p *printer) { p.hold(s) })
 	}
+}
+
+func runUpgrade(c client, _ []string) error {
+	var u api.Upgrade
+	return c.show(http.MethodPost, "/relay/upgrade", &u, func(p *printer) { p.upgrade(u) })
 }
 
 func runDNS(c client, _ []string) error {
