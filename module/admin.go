@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/module/page"
 )
 
 // Admin adds the paths below /relay/ to Caddy's admin API. They show services
@@ -112,8 +113,12 @@ func errUnknown(what, name string, known []string) error {
 	return apiErrorf(http.StatusNotFound, "unknown %s %q (have %s)", what, name, strings.Join(known, ", "))
 }
 
-// requester returns the client address of a request, for the log and the journal.
+// requester returns who sent a request, for the log and the journal: the operator
+// of the live page, or the client's address.
 func requester(r *http.Request) string {
+	if operator := page.OperatorOf(r.Context()); operator != "" {
+		return operator
+	}
 	if r.RemoteAddr == "" || r.RemoteAddr == "@" {
 		return "unix socket"
 	}

@@ -1,0 +1,33 @@
+package module
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/async-relay/caddy-relay/module/api"
+	"github.com/async-relay/caddy-relay/module/page"
+)
+
+// pageRelays gives the live page access to the running relays.
+type pageRelays struct{}
+
+// Endpoints implements page.Relays. The page has all endpoints that change
+// something, and those GETs that its events do not cover. It leaves out the DNS
+// caches, whose resolvers may have a secret in their path.
+func (pageRelays) Endpoints() (list []page.Endpoint) {
+	for _, e := range endpoints {
+		if e.method != http.MethodGet || e.pattern == "/relay/explain" {
+			list = append(list, page.Endpoint{Method: e.method, Pattern: e.pattern, Handle: e.handle})
+		}
+		if e.get != nil {
+			list = append(list, page.Endpoint{Method: http.MethodGet, Pattern: e.pattern, Handle: e.get})
+		}
+	}
+	return list
+}
+
+// Services implements page.Relays.
+func (pageRelays) Services() []api.Service { return apiServices(time.Now()) }
+
+// Interface guard.
+var _ page.Relays = pageRelays{}
