@@ -89,11 +89,13 @@ func (p *HTTPProbe) exchange(ctx context.Context, conn net.Conn, header []byte, 
 	}
 }
 
+// failed returns the error of a request. It leaves out the path, which may have a
+// secret from a placeholder: the error goes to logs, the journal and the page.
 func (p *HTTPProbe) failed(ctx context.Context, request *http.Request, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return fmt.Errorf("GET %s: %w", request.URL, err)
+	return fmt.Errorf("health check GET from %s: %w", request.URL.Host, err)
 }
 
 func (p *HTTPProbe) ranges() []StatusRange {

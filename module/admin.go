@@ -48,6 +48,7 @@ var endpoints = []endpoint{
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/resume", handle: postResume},
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill", handle: postDrill, get: getDrill},
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill/stop", handle: postDrillStop},
+	{method: http.MethodPost, pattern: "/relay/test", handle: postTestAddress},
 	{method: http.MethodGet, pattern: "/relay/explain", handle: getExplanation},
 	{method: http.MethodGet, pattern: "/relay/dns", handle: getDNS},
 	{method: http.MethodPost, pattern: "/relay/dns/flush", handle: postFlush},
@@ -128,7 +129,11 @@ func requester(r *http.Request) string {
 // logOperation logs a change that an operator made.
 func logOperation(r *http.Request, action string, fields ...zap.Field) {
 	fields = append([]zap.Field{zap.String("action", action), zap.String("remote", requester(r))}, fields...)
-	processLog().Info("changed through the admin API", fields...)
+	message := "changed through the admin API"
+	if page.OperatorOf(r.Context()) != "" {
+		message = "changed through the page"
+	}
+	processLog().Info(message, fields...)
 }
 
 // Interface guards.

@@ -27,7 +27,21 @@ func (pageRelays) Endpoints() (list []page.Endpoint) {
 }
 
 // Services implements page.Relays.
-func (pageRelays) Services() []api.Service { return apiServices(time.Now()) }
+func (pageRelays) Services() []page.Service {
+	now := time.Now()
+	visible := visibleServices()
+	list := make([]page.Service, len(visible))
+	for i, s := range visible {
+		list[i] = page.Service{
+			Key: s.key, Entries: s.Journal.Added(), Service: s.apiService(now),
+			Journal: func(n uint64) []api.JournalEntry { return apiJournal(s.Journal.After(n)) },
+		}
+	}
+	return list
+}
+
+// DNS implements page.Relays.
+func (pageRelays) DNS() []api.DNSEntry { return apiDNS(time.Now()) }
 
 // Interface guard.
 var _ page.Relays = pageRelays{}

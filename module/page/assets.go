@@ -12,6 +12,11 @@ var static embed.FS
 func (p *RelayPage) pageRoutes() []route {
 	routes := []route{
 		{method: http.MethodGet, pattern: "/{$}", handle: serveFile("index.html")},
+		{method: http.MethodGet, pattern: "/app.js", handle: serveFile("app.js")},
+		{method: http.MethodGet, pattern: "/style.css", handle: serveFile("style.css")},
+		{method: http.MethodGet, pattern: "/icon.svg", handle: serveFile("icon.svg")},
+		{method: http.MethodGet, pattern: "/table", handle: p.serveTable},
+		{method: http.MethodGet, pattern: "/events", handle: p.serveEvents},
 	}
 	for _, e := range p.relays.Endpoints() {
 		routes = append(routes, route{method: e.Method, pattern: e.Pattern, changes: e.Method != http.MethodGet, handle: serveEndpoint(e)})

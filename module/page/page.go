@@ -23,8 +23,9 @@ type RelayPage struct {
 	ReadOnly bool `json:"read_only,omitempty"`
 
 	relays Relays
-	ctx    context.Context // of the config; streams end with it
+	hub    *hub            // held from Provision to Cleanup; nil if Provision failed before
 	paths  *http.ServeMux  // of the routes
+	ended  <-chan struct{} // closed when the server or the config ends; streams end then
 }
 
 // New returns the handler to register with Caddy. All instances that Caddy creates
@@ -41,8 +42,24 @@ func (p *RelayPage) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements caddy.Provisioner.
 func (p *RelayPage) Provision(ctx caddy.Context) error {
-	p.ctx = ctx
+	ended, end := context.WithCancel(ctx)
+	p.ended = ended.Done()
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		server.RegisterOnShutdown(end) // at exit, Caddy waits for all responses before it ends the config
+	}
+	var err error
+	if p.hub, err = loadHub(p.relays); err != nil {
+		return err
+	}
 	p.paths = newPaths(p.routes(), p.ReadOnly)
+	return nil
+}
+
+// Cleanup implements caddy.CleanerUpper.
+func (p *RelayPage) Cleanup() error {
+	if p.hub != nil {
+		p.hub.release()
+	}
 	return nil
 }
 
@@ -99,6 +116,7 @@ func (p *RelayPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Interface guards.
 var (
 	_ caddy.Provisioner           = (*RelayPage)(nil)
+	_ caddy.CleanerUpper          = (*RelayPage)(nil)
 	_ caddyhttp.MiddlewareHandler = (*RelayPage)(nil)
 	_ caddyfile.Unmarshaler       = (*RelayPage)(nil)
 )
