@@ -12,11 +12,11 @@ import (
 type pageRelays struct{}
 
 // Endpoints implements page.Relays. The page has all endpoints that change
-// something, and those GETs that its events do not cover. It leaves out the DNS
-// caches, whose resolvers may have a secret in their path.
+// something. What it shows comes with its events. They leave out what may be secret:
+// the resolvers of the DNS caches, which may have a token in their path.
 func (pageRelays) Endpoints() (list []page.Endpoint) {
 	for _, e := range endpoints {
-		if e.method != http.MethodGet || e.pattern == "/relay/explain" {
+		if e.method != http.MethodGet {
 			list = append(list, page.Endpoint{Method: e.method, Pattern: e.pattern, Handle: e.handle})
 		}
 		if e.get != nil {

@@ -3,8 +3,12 @@ package page
 import (
 	"embed"
 	"net/http"
+	"path"
 )
 
+// static holds the files of the page. They are served as they are; only table.html
+// is a template.
+//
 //go:embed static
 var static embed.FS
 
@@ -12,11 +16,15 @@ var static embed.FS
 func (p *RelayPage) pageRoutes() []route {
 	routes := []route{
 		{method: http.MethodGet, pattern: "/{$}", handle: serveFile("index.html")},
-		{method: http.MethodGet, pattern: "/app.js", handle: serveFile("app.js")},
-		{method: http.MethodGet, pattern: "/style.css", handle: serveFile("style.css")},
-		{method: http.MethodGet, pattern: "/icon.svg", handle: serveFile("icon.svg")},
 		{method: http.MethodGet, pattern: "/table", handle: p.serveTable},
 		{method: http.MethodGet, pattern: "/events", handle: p.serveEvents},
+		{method: http.MethodGet, pattern: "/journal", handle: p.serveJournal},
+	}
+	files, _ := static.ReadDir("static") // cannot fail: the directory is in the program
+	for _, file := range files {
+		if path.Ext(file.Name()) != ".html" {
+			routes = append(routes, route{method: http.MethodGet, pattern: "/" + file.Name(), handle: serveFile(file.Name())})
+		}
 	}
 	for _, e := range p.relays.Endpoints() {
 		routes = append(routes, route{method: e.Method, pattern: e.Pattern, changes: e.Method != http.MethodGet, handle: serveEndpoint(e)})
@@ -40,4 +48,20 @@ func serveEndpoint(e Endpoint) func(http.ResponseWriter, *http.Request) error {
 		}
 		return writeJSON(w, http.StatusOK, response)
 	}
+}
+
+// serveJournal serves the journal of a service, the oldest entry first.
+func (p *RelayPage) serveJournal(w http.ResponseWriter, r *http.Request) error {
+	name := r.URL.Query().Get("service")
+	for _, s := range p.relays.Services() {
+		if s.Name != name {
+			continue
+		}
+		entries := []entryView{}
+		for _, e := range s.Journal(0) {
+			entries = append(entries, newEntryView(e, 0))
+		}
+		return writeJSON(w, http.StatusOK, entries)
+	}
+	return statusErrorf(http.StatusNotFound, "unknown service %q", name)
 }
