@@ -23,7 +23,7 @@ export function amount(n) {
 export const rate = (n) => (n >= 100 ? whole.format(n) : n >= 10 ? n.toFixed(0) : n > 0 ? n.toFixed(1) : "0") + "/s";
 
 // millis is a time to connect.
-export const millis = (ms) => (ms >= 1000 ? (ms / 1000).toPrecision(3) + " s" : ms.toPrecision(ms >= 100 ? 3 : 2) + " ms");
+export const millis = (ms) => (ms >= 1000 ? (ms / 1000).toPrecision(3) + " s" : (ms >= 100 ? ms.toFixed(0) : ms >= 1 ? ms.toPrecision(2) : ms.toFixed(2)) + " ms");
 
 // span is a length of time, in its two largest units: "2m 07s".
 export function span(ms) {

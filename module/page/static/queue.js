@@ -29,6 +29,7 @@ export class Queue {
   update(service) {
     const first = entrance(service);
     const networks = Object.keys(first);
+    const all = new Set(service.backends.flatMap((b) => (b.networks ?? []).map((n) => n.network))).size;
     const list = service.backends.map((backend) => {
       let row = this.rows.get(backend.address);
       if (!row) {
@@ -36,7 +37,7 @@ export class Queue {
         this.rows.set(backend.address, row);
       }
       const gets = networks.filter((n) => first[n] === backend.address);
-      row.update(service, backend, gets, networks.length);
+      row.update(service, backend, gets, all);
       return row.node;
     });
     placeVisibly(this.node, list);
@@ -98,7 +99,7 @@ class Row {
         line = new Line(n.network);
         this.lines.set(n.network, line);
       }
-      line.update(n, backend.networks.length > 1);
+      line.update(n);
       return line.node;
     });
     if (list.length !== this.networks.children.length || list.some((node, i) => this.networks.children[i] !== node)) this.networks.replaceChildren(...list);
@@ -145,10 +146,21 @@ class Line {
     this.network = el("span", { class: "network", text: network.toUpperCase() });
     this.node = el("div", { class: "line" }, this.network, this.state,
       figure("active", "active"), figure("total", "served"), figure("failed", "failed"),
-      figure("up", "up"), figure("down", "down"), figure("p50", "p50"), figure("p99", "p99"));
+      this.pair("traffic", ["↑", "from clients"], ["↓", "to clients"]), this.pair("connect", ["p50", "to connect"], ["p99", "to connect"]));
   }
 
-  update(n, named) {
+  // pair returns the element of two figures. Each has a sign, and what a screen
+  // reader reads in addition.
+  pair(name, first, second) {
+    const [one, other] = [first, second].map(([sign, words]) => ({ node: el("span", { class: "half" }, sign + " ", el("span", { class: "visually-hidden", text: words + " " })), value: el("b") }));
+    one.node.append(one.value);
+    other.node.append(other.value);
+    const node = el("span", { class: "figure figure-" + name }, one.node, " ", other.node);
+    this.figures[name] = { node, one: one.value, other: other.value };
+    return node;
+  }
+
+  update(n) {
     setClass(this.state, "state state-word-" + n.state);
     setIcon(this.symbol, icons[n.state] ?? "removed");
     const word = (words[n.state] ?? n.state) + (n.by_check && (n.state === "down" || n.state === "struck") ? " (check)" : "");
@@ -166,10 +178,14 @@ class Line {
     set("active", count(n.active ?? 0), !n.active);
     set("total", count(n.connections ?? 0), !n.connections);
     set("failed", count(n.failures ?? 0), !n.failures);
-    set("up", amount(n.up ?? 0), !n.up);
-    set("down", amount(n.down ?? 0), !n.down);
-    set("p50", n.p50 ? millis(n.p50) : "–", !n.p50);
-    set("p99", n.p99 ? millis(n.p99) : "–", !n.p99);
+    const setPair = (name, one, other, quiet) => {
+      const pair = this.figures[name];
+      setText(pair.one, one);
+      setText(pair.other, other);
+      setClass(pair.node, `figure figure-${name}` + (quiet ? " quiet" : ""));
+    };
+    setPair("traffic", amount(n.up ?? 0), amount(n.down ?? 0), !n.up && !n.down);
+    setPair("connect", n.p50 ? millis(n.p50) : "–", n.p99 ? millis(n.p99) : "–", !n.p50);
   }
 }
 

@@ -8,7 +8,7 @@ import { Queue, clients, entrance } from "./queue.js";
 import { actOnService } from "./actions.js";
 import { showJournal } from "./journal.js";
 
-const levelWords = { ok: "works", notice: "look", warn: "problem", bad: "down" };
+const levelWords = { ok: "works", notice: "note", warn: "problem", bad: "down" };
 const levelIcons = { ok: "ok", notice: "notice", warn: "warn", bad: "bad" };
 const refusals = { no_backend: "no backend left", max_connections: "too many connections", max_connections_per_ip: "too many from one address" };
 
@@ -29,6 +29,7 @@ export class Card {
       icon("open"), el("span", { class: "level" }, this.symbol, this.word), this.name);
     this.head = el("div", { class: "head" }, el("h2", {}, this.button), this.listen, this.route, this.load, this.spark.node);
     this.remarks = el("ul", { class: "problems" });
+    this.remarks.hidden = true;
     this.node = el("article", { class: "service" }, this.head, this.remarks);
   }
 
