@@ -69,6 +69,10 @@ func (p *HTTPProbe) exchange(ctx context.Context, conn net.Conn, header []byte, 
 	request.Header.Set("User-Agent", "caddy-relay health check")
 	response, err := transport.RoundTrip(request) // not a Client's: that follows redirects
 	if err != nil {
+		if strings.Contains(err.Error(), "malformed") {
+			// The error quotes the answer, and an echo server answers with the request.
+			err = errors.New("the answer is not HTTP")
+		}
 		return p.failed(ctx, request, err)
 	}
 	defer response.Body.Close()

@@ -54,7 +54,7 @@ func judge(s *api.Service, refused uint64) judgement {
 	case !s.HeldTill.IsZero():
 		j.add(levelNotice, "new clients are held, %d wait", s.Held)
 	case s.Held > 0:
-		j.add(levelWarn, "%s wait for a backend", clients(uint64(s.Held)))
+		j.add(levelWarn, "%s waiting for a backend", clients(uint64(s.Held)))
 	}
 	for _, b := range s.Backends {
 		if b.Drill != "" {

@@ -23,8 +23,9 @@ var tableTemplate = template.Must(template.New("table.html").Funcs(template.Func
 // tableEntries is the number of journal entries in the table.
 const tableEntries = 30
 
-// serveTable serves the state of this moment as a table that refreshes itself.
-func (p *RelayPage) serveTable(w http.ResponseWriter, _ *http.Request) error {
+// serveTable serves the state of this moment as a table that refreshes itself, unless
+// the query has "still": a page that moves must be able to stop.
+func (p *RelayPage) serveTable(w http.ResponseWriter, r *http.Request) error {
 	now := time.Now()
 	var list []*serviceView
 	var entries []entryView
@@ -44,6 +45,7 @@ func (p *RelayPage) serveTable(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	return tableTemplate.Execute(w, map[string]any{
 		"Services": list, "Entries": entries[:min(len(entries), tableEntries)], "Now": now.UnixMilli(), "Summary": summarize(list),
+		"Still": r.URL.Query().Has("still"),
 	})
 }
 

@@ -1,7 +1,7 @@
 // The live page. It gets the state of all services as server-sent events, and draws
 // once a frame what has changed.
 
-import { placeVisibly, setClass, setIcon, setText, show } from "./dom.js";
+import { place, placeVisibly, setClass, setIcon, setText, show } from "./dom.js";
 import { clock, count, plural } from "./format.js";
 import { sync } from "./clock.js";
 import { History } from "./spark.js";
@@ -14,8 +14,10 @@ import { testAny } from "./actions.js";
 const id = (name) => document.getElementById(name);
 
 const openUpTo = 12; // with more services, only those with a problem are open at first
-const openProblems = 10;
-const pageSize = 100; // services that are drawn at once
+const openProblems = 6;
+const pageSize = 100; // services that are listed at once
+const drawingTime = 12; // milliseconds of one frame for services; the others follow in the next frames
+const glideUpTo = 40; // listed services
 const entriesKept = 200;
 const silentAfter = 12000; // milliseconds without an event: not connected
 const announceAfter = 4000; // between two announcements to screen readers
@@ -174,16 +176,16 @@ class Page {
       this.timings.push((this.spent ?? 0) + performance.now() - began);
       if (this.timings.length > 500) this.timings.shift();
       this.spent = 0;
-      if (this.services.size && !this.ready) this.ready = performance.now();
+      if (this.redraw.list) this.schedule();
+      else if (!this.ready && this.order.length) this.ready = performance.now();
     });
   }
 
   draw() {
-    if (this.redraw.list) this.drawList();
-    else for (const n of this.dirty) if (this.cards.get(n)?.node.isConnected && this.services.has(n)) this.cards.get(n).update(this.services.get(n), this.isOpen(n));
-    if (this.redraw.histories) for (const card of this.cards.values()) if (card.node.isConnected) card.drawHistory();
-    this.dirty.clear();
+    const { list, histories } = this.redraw;
     this.redraw = { list: false, histories: false };
+    if (histories) for (const card of this.cards.values()) if (card.node.isConnected) card.drawHistory();
+    if (list || this.dirty.size) this.drawList();
   }
 
   // drawList draws the services that match the search, those with problems first.
@@ -198,24 +200,46 @@ class Page {
     const matching = (this.problemsOnly ? problems : all).filter((s) => this.matches(s));
     matching.sort((a, b) => rankOf[a.level] - rankOf[b.level]); // stable: the server's order within a level
     const shown = matching.slice(0, this.limit);
-    const nodes = shown.map((service) => {
-      let card = this.cards.get(service.id);
-      const fresh = !card;
-      if (fresh) {
-        card = new Card(this, service.id);
-        this.cards.set(service.id, card);
-      }
-      if (fresh || this.dirty.has(service.id) || !card.node.isConnected || card.wasOpen !== this.isOpen(service.id)) card.update(service, this.isOpen(service.id));
-      card.wasOpen = this.isOpen(service.id);
-      return card.node;
-    });
-    placeVisibly(id("list"), nodes);
+    const { nodes, late } = this.drawCards(shown);
+    this.dirty = late;
+    if (nodes.length < shown.length || late.size) this.redraw.list = true;
+    document.body.classList.toggle("many", all.length > openUpTo);
+    if (nodes.length > glideUpTo) place(id("list"), nodes);
+    else placeVisibly(id("list"), nodes);
     const rest = matching.length - shown.length;
     show(id("more"), rest > 0);
     if (rest > 0) setText(id("more"), `Show ${Math.min(rest, pageSize)} more of ${count(rest)}`);
     show(id("empty"), matching.length === 0);
     setText(id("empty"), all.length === 0 ? "This config has no relay." : this.problemsOnly && !this.query ? "No problems." : "No service or backend matches.");
     this.summarize(all, problems);
+  }
+
+  // drawCards draws the services that need it, as many as fit in a frame. It returns
+  // the elements to list, and the ids of the services that are to be drawn later.
+  // Services that were never drawn are not listed until they are.
+  drawCards(shown) {
+    const deadline = performance.now() + drawingTime;
+    const nodes = [];
+    const late = new Set();
+    for (const service of shown) {
+      const open = this.isOpen(service.id);
+      let card = this.cards.get(service.id);
+      if (!card || this.dirty.has(service.id) || !card.node.isConnected || card.wasOpen !== open) {
+        if (performance.now() > deadline) {
+          if (!card) break;
+          late.add(service.id);
+        } else {
+          if (!card) {
+            card = new Card(this, service.id);
+            this.cards.set(service.id, card);
+          }
+          card.update(service, open);
+          card.wasOpen = open;
+        }
+      }
+      nodes.push(card.node);
+    }
+    return { nodes, late };
   }
 
   matches(service) {

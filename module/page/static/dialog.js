@@ -3,6 +3,14 @@
 import { el, icon } from "./dom.js";
 
 const dialog = document.getElementById("dialog");
+let opener = null; // the button that opened it
+
+// The browser gives the focus back to the button that opened the dialog. If the
+// action has hidden that button, the one that took its place gets it.
+dialog.addEventListener("close", () => {
+  if (opener?.isConnected && !opener.hidden) return;
+  opener?.closest(".actions")?.querySelector("button:not([hidden])")?.focus();
+});
 
 // openDialog opens the dialog.
 //
@@ -39,6 +47,7 @@ export function openDialog({ title, content = [], confirm, act, danger = false, 
       go.focus();
     }
   });
+  if (!dialog.open) opener = document.activeElement;
   dialog.className = wide ? "wide" : "";
   dialog.replaceChildren(form);
   if (!dialog.open) dialog.showModal();

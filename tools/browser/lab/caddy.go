@@ -40,7 +40,8 @@ type Caddy struct {
 	Admin string // address of its admin API
 
 	command *exec.Cmd
-	log     bytes.Buffer // may be read after Stop
+	log     bytes.Buffer  // may be read after ended
+	ended   chan struct{} // closed when the process has ended
 }
 
 // Start starts a Caddy with a Caddyfile, whose global options come from this
@@ -54,7 +55,17 @@ func Start(program, dir, admin, options, sites string) (*Caddy, error) {
 	if err := c.command.Start(); err != nil {
 		return nil, err
 	}
+	c.ended = make(chan struct{})
+	go func() { // ends with the process
+		_ = c.command.Wait()
+		close(c.ended)
+	}()
 	for range 600 {
+		select {
+		case <-c.ended:
+			return nil, fmt.Errorf("caddy has ended; its log:\n%s", c.log.Bytes())
+		default:
+		}
 		if response, err := http.Get("http://" + admin + "/relay/services"); err == nil {
 			_ = response.Body.Close()
 			return c, nil
@@ -92,14 +103,12 @@ func (c *Caddy) Post(path, contentType string, body []byte) ([]byte, error) {
 // end in time.
 func (c *Caddy) Stop() error {
 	_ = c.command.Process.Signal(os.Interrupt)
-	ended := make(chan error, 1)
-	go func() { ended <- c.command.Wait() }()
 	select {
-	case <-ended:
+	case <-c.ended:
 		return nil
 	case <-time.After(15 * time.Second):
 		_ = c.command.Process.Kill()
-		<-ended
+		<-c.ended
 		return fmt.Errorf("caddy did not end in 15s; its log:\n%s", c.log.Bytes())
 	}
 }

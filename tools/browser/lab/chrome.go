@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 )
@@ -55,6 +57,16 @@ type View struct {
 	Dark          bool
 	Mobile        bool
 	NoScript      bool
+
+	User, Password string // of basic_auth; no user: none
+}
+
+// headers returns the headers that the browser adds to its requests.
+func (v View) headers() network.Headers {
+	if v.User == "" {
+		return network.Headers{}
+	}
+	return network.Headers{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte(v.User+":"+v.Password))}
 }
 
 // Tab is a tab of chromium.
@@ -77,6 +89,7 @@ func Open(browser context.Context, url string, view View) (*Tab, error) {
 	err := tab.Do(
 		chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error { return chromedp.Listen(ctx, tab.listen) }),
 		command(log.Enable, cdp.Empty{}),
+		command(network.SetExtraHTTPHeaders, network.SetExtraHTTPHeadersParams{Headers: view.headers()}),
 		command(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: view.Width, Height: view.Height, DeviceScaleFactor: 1, Mobile: view.Mobile}),
 		command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}),
 		command(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: view.NoScript}),
