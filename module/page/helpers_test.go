@@ -62,8 +62,8 @@ func (f *fakeRelays) DNS() []api.DNSEntry {
 	return f.names
 }
 
-// event is a decoded event.
-type event struct {
+// received is a decoded event.
+type received struct {
 	name string
 	update
 	Steps map[int][3]uint64 `json:"steps"`
@@ -71,7 +71,7 @@ type event struct {
 
 // next returns the next event of a watcher. It fails the test if the watcher has lost
 // its stream.
-func next(t *testing.T, w *watcher) (e event) {
+func next(t *testing.T, w *watcher) (e received) {
 	t.Helper()
 	frame, open := <-w.frames
 	if !open {

@@ -41,8 +41,8 @@ type hub struct {
 	done   chan struct{} // closed when the goroutine has ended
 	joined chan *watcher // watchers that wait for the first event
 
-	mu       sync.Mutex            // guards the fields below
-	watchers map[*watcher]struct{} // including those in joined
+	mu       sync.Mutex        // guards the fields below
+	watchers map[*watcher]bool // true: had its first event; false: is in joined
 
 	// The fields below belong to the goroutine.
 
@@ -84,7 +84,7 @@ func loadHub(relays Relays) (*hub, error) {
 func newHub(relays Relays) *hub {
 	return &hub{
 		relays: relays, done: make(chan struct{}), joined: make(chan *watcher, maxWatchers),
-		watchers: make(map[*watcher]struct{}), services: make(map[string]*known),
+		watchers: make(map[*watcher]bool), services: make(map[string]*known),
 	}
 }
 
@@ -106,7 +106,7 @@ func (h *hub) watch() (*watcher, error) {
 		return nil, errTooManyWatchers
 	}
 	w := &watcher{frames: make(chan []byte, frameQueue)}
-	h.watchers[w] = struct{}{}
+	h.watchers[w] = false
 	h.joined <- w // has room for all watchers
 	return w, nil
 }
@@ -132,8 +132,10 @@ func (h *hub) send(frame []byte, now time.Time) {
 	h.sentAt = now
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for w := range h.watchers {
-		h.sendLocked(w, frame)
+	for w, welcomed := range h.watchers {
+		if welcomed {
+			h.sendLocked(w, frame)
+		}
 	}
 }
 
@@ -242,13 +244,6 @@ func (h *hub) publish(now time.Time) {
 
 // welcome sends the whole state to a new watcher, and what changed to all others.
 func (h *hub) welcome(w *watcher, now time.Time) {
-	h.mu.Lock()
-	_, stays := h.watchers[w]
-	delete(h.watchers, w) // so that it does not get what changed before it gets all
-	h.mu.Unlock()
-	if !stays {
-		return
-	}
 	h.publish(now)
 	state := update{Now: now.UnixMilli(), Journal: h.journal, Names: h.names, History: make(map[int]*historyView), Step: sampleEvery.Milliseconds(), Order: []int{}}
 	for _, k := range slices.SortedFunc(maps.Values(h.services), func(a, b *known) int { return cmp.Compare(a.id, b.id) }) {
@@ -262,10 +257,13 @@ func (h *hub) welcome(w *watcher, now time.Time) {
 		}
 		state.Sampled = k.history.last.at.UnixMilli()
 	}
+	frame := encode("state", state)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.watchers[w] = struct{}{}
-	h.sendLocked(w, encode("state", state))
+	if _, stays := h.watchers[w]; stays {
+		h.watchers[w] = true
+		h.sendLocked(w, frame)
+	}
 }
 
 // read reads all services and returns what changed since it was called last.
