@@ -141,6 +141,16 @@ func (h *HealthCheck) options() *HealthCheckOptions {
 	return o
 }
 
+// Describe describes the probe in words, or returns "" if there is none. The text
+// has the placeholders of the config, not their values, unless the config is
+// resolved.
+func (h *HealthCheck) Describe() string {
+	if h == nil {
+		return ""
+	}
+	return h.kind()
+}
+
 // kind describes the probe.
 func (h *HealthCheck) kind() string {
 	text := "connect"

@@ -69,6 +69,10 @@ func (p *HTTPProbe) exchange(ctx context.Context, conn net.Conn, header []byte, 
 	request.Header.Set("User-Agent", "caddy-relay health check")
 	response, err := transport.RoundTrip(request) // not a Client's: that follows redirects
 	if err != nil {
+		if strings.Contains(err.Error(), "malformed") {
+			// The error quotes the answer, and an echo server answers with the request.
+			err = errors.New("the answer is not HTTP")
+		}
 		return p.failed(ctx, request, err)
 	}
 	defer response.Body.Close()
@@ -89,11 +93,13 @@ func (p *HTTPProbe) exchange(ctx context.Context, conn net.Conn, header []byte, 
 	}
 }
 
+// failed returns the error of a request. It leaves out the path, which may have a
+// secret from a placeholder: the error goes to logs, the journal and the page.
 func (p *HTTPProbe) failed(ctx context.Context, request *http.Request, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return fmt.Errorf("GET %s: %w", request.URL, err)
+	return fmt.Errorf("health check GET from %s: %w", request.URL.Host, err)
 }
 
 func (p *HTTPProbe) ranges() []StatusRange {

@@ -51,7 +51,7 @@ func TestHTTPProbe(t *testing.T) {
 		"body":                      {nil, "lead", "HTTP/1.1 200 OK\n" + body, ""},
 		"wrong body":                {nil, "replica", "HTTP/1.1 200 OK\n" + body, "expected answer not in the first 6 bytes of the body"},
 		"body beyond the limit":     {nil, "end", "HTTP/1.1 200 OK\n\n" + strings.Repeat("-", 64<<10) + "end", "not in the first 65536 bytes"},
-		"not HTTP":                  {nil, "", "220 mail\n", "malformed HTTP"},
+		"not HTTP":                  {nil, "", "220 mail\n", "the answer is not HTTP"},
 		"endless header":            {nil, "", "HTTP/1.1 200 OK\n" + strings.Repeat("A: b\n", 64<<10), "exceeded"},
 		"silence":                   {nil, "", "", "health check timeout"},
 	} {

@@ -30,6 +30,7 @@ const (
 	KindDrillEnd Kind = "drill_ended" // the receipt of a drill
 	KindHold     Kind = "hold"        // new clients wait
 	KindRelease  Kind = "release"     // the end of a hold
+	KindFlush    Kind = "flush"       // the addresses of a backend's name are looked up at its next use
 )
 
 // Entry is one change of the queue of a service, or of what it depends on.
@@ -56,9 +57,10 @@ type Journal struct {
 	// mu guards the fields below. A change of the queue and its entry are made
 	// in one step under mu, so that the entries stand in the order of the
 	// changes; it is taken before the pool's own lock.
-	mu   sync.Mutex
-	ring []Entry // allocated in full with the first entry
-	next int     // index of the oldest entry, once the ring is full
+	mu    sync.Mutex
+	ring  []Entry // allocated in full with the first entry
+	next  int     // index of the oldest entry, once the ring is full
+	added uint64  // number of entries ever added
 }
 
 // Add appends an entry, in place of the oldest one if the journal is full. An
@@ -76,6 +78,7 @@ func (j *Journal) addLocked(e Entry) {
 	if j.ring == nil {
 		j.ring = make([]Entry, 0, journalSize)
 	}
+	j.added++
 	if len(j.ring) < journalSize {
 		j.ring = append(j.ring, e)
 		return
@@ -89,6 +92,25 @@ func (j *Journal) Entries() []Entry {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Concat(j.ring[j.next:], j.ring[:j.next])
+}
+
+// Added returns the number of entries that were ever added.
+func (j *Journal) Added() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.added
+}
+
+// After returns a copy of the entries that were added after the first n, the
+// oldest first, as far as the journal still holds them.
+func (j *Journal) After(n uint64) []Entry {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	entries := slices.Concat(j.ring[j.next:], j.ring[:j.next])
+	if n >= j.added {
+		return nil
+	}
+	return entries[max(0, len(entries)-int(min(j.added-n, journalSize))):]
 }
 
 // addAttemptLocked adds an entry if the result of an attempt was a strike, a
@@ -175,6 +197,8 @@ func (e Entry) summary() string {
 		return "release: new clients are served again"
 	case KindReload:
 		return "reload: settings changed"
+	case KindFlush:
+		return "flush: " + e.Backend + " is looked up at its next use"
 	default:
 		return string(e.Kind) + ": " + e.Backend
 	}

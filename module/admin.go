@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/module/page"
 )
 
 // Admin adds the paths below /relay/ to Caddy's admin API. They show services
@@ -47,6 +48,7 @@ var endpoints = []endpoint{
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/resume", handle: postResume},
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill", handle: postDrill, get: getDrill},
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill/stop", handle: postDrillStop},
+	{method: http.MethodPost, pattern: "/relay/test", handle: postTestAddress},
 	{method: http.MethodGet, pattern: "/relay/explain", handle: getExplanation},
 	{method: http.MethodPost, pattern: "/relay/upgrade", handle: postUpgrade},
 	{method: http.MethodGet, pattern: "/relay/dns", handle: getDNS},
@@ -113,8 +115,12 @@ func errUnknown(what, name string, known []string) error {
 	return apiErrorf(http.StatusNotFound, "unknown %s %q (have %s)", what, name, strings.Join(known, ", "))
 }
 
-// requester returns the client address of a request, for the log and the journal.
+// requester returns who sent a request, for the log and the journal: the operator
+// of the live page, or the client's address.
 func requester(r *http.Request) string {
+	if operator := page.OperatorOf(r.Context()); operator != "" {
+		return operator
+	}
 	if r.RemoteAddr == "" || r.RemoteAddr == "@" {
 		return "unix socket"
 	}
@@ -124,7 +130,11 @@ func requester(r *http.Request) string {
 // logOperation logs a change that an operator made.
 func logOperation(r *http.Request, action string, fields ...zap.Field) {
 	fields = append([]zap.Field{zap.String("action", action), zap.String("remote", requester(r))}, fields...)
-	processLog().Info("changed through the admin API", fields...)
+	message := "changed through the admin API"
+	if page.OperatorOf(r.Context()) != "" {
+		message = "changed through the page"
+	}
+	processLog().Info(message, fields...)
 }
 
 // Interface guards.

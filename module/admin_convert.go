@@ -26,6 +26,10 @@ func (s *service) apiService(now time.Time) api.Service {
 	}
 	if current := s.current.Load(); current != nil {
 		v.Check = current.describeCheck()
+		v.Listen = current.listened.addrs
+		for _, n := range current.listened.networks {
+			v.Networks = append(v.Networks, n.String())
+		}
 	}
 	for _, reasons := range stats.Refused {
 		for reason, n := range reasons {
@@ -63,6 +67,11 @@ func (s *service) apiBackend(b handler.BackendStats) api.Backend {
 		Addresses:  s.cachedAddresses(b.Backend),
 		Drill:      string(b.Drill),
 		Active:     api.Active{TCP: b.Use[upstream.TCP].Active, UDP: b.Use[upstream.UDP].Active},
+	}
+	if b.Drill != "" {
+		if receipt, ok := s.Drill(b.Backend); ok {
+			v.DrillEnds = receipt.Ends
+		}
 	}
 	for i, status := range b.Networks {
 		n := apiNetwork(status, b.Use[i])

@@ -2,12 +2,16 @@ package module
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
@@ -26,13 +30,49 @@ func postTest(r *http.Request) (any, error) {
 	}
 	// The test must not end with the request's context. The admin server cancels
 	// that after its read timeout of ten seconds, and connect_timeout may be longer.
-	return s.newTest().run(context.WithoutCancel(r.Context()), s, b), nil
+	return s.newTest().run(context.WithoutCancel(r.Context()), b), nil
+}
+
+// postTestAddress tests an address that need not be in a config.
+func postTestAddress(r *http.Request) (any, error) {
+	var request api.TestRequest
+	body := json.NewDecoder(http.MaxBytesReader(nil, r.Body, 4096))
+	body.DisallowUnknownFields()
+	if err := body.Decode(&request); err != nil {
+		return nil, apiErrorf(http.StatusBadRequest, `body must be {"address": "host:port"}: %w`, err)
+	}
+	result, err := testAddress(context.WithoutCancel(r.Context()), request.Service, request.Address)
+	if err == nil {
+		logOperation(r, "test", zap.String("service", request.Service), zap.String("address", request.Address), zap.Bool("ok", result.OK))
+	}
+	return result, err
+}
+
+// testAddress tests an address "host:port" as if it were a backend of a service:
+// with its probe, its settings and its DNS servers. If the service is "", it makes a
+// TCP connect and queries the system's resolver.
+func testAddress(ctx context.Context, service, address string) (api.Test, error) {
+	parsed, err := caddyfile.ParseBackend(address)
+	if err != nil {
+		return api.Test{}, apiErrorf(http.StatusBadRequest, "address: %w", err)
+	}
+	b := &upstream.Backend{Address: upstream.Address{Text: parsed.Text, Host: parsed.Host, Port: parsed.Port, IP: parsed.Addr}}
+	t := backendTest{timeout: caddyfile.DefaultConnectTimeout, networks: []upstream.Network{upstream.TCP}, kind: "connect"}
+	if service != "" {
+		s, err := findService(service)
+		if err != nil {
+			return api.Test{}, err
+		}
+		t = s.newTest()
+	}
+	return t.run(ctx, b), nil
 }
 
 // backendTest is a test of a backend. It uses the probe of the service's health
 // check, or a TCP connect if the service has none. UDP is tested only if the
 // health check gets an answer to something, because silence proves nothing.
 type backendTest struct {
+	service  *service      // nil: of no service
 	timeout  time.Duration // of the lookup, and of each address
 	networks []upstream.Network
 	probe    handler.HealthCheck
@@ -42,7 +82,7 @@ type backendTest struct {
 
 // newTest returns the test for the current settings of the service.
 func (s *service) newTest() backendTest {
-	t := backendTest{timeout: caddyfile.DefaultConnectTimeout, kind: "connect (no health_check)", untested: make(map[string]string)}
+	t := backendTest{service: s, timeout: caddyfile.DefaultConnectTimeout, kind: "connect (no health_check)", untested: make(map[string]string)}
 	g := s.current.Load()
 	if g == nil {
 		t.networks = []upstream.Network{upstream.TCP}
@@ -67,8 +107,11 @@ func (s *service) newTest() backendTest {
 	return t
 }
 
-func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) api.Test {
-	result := api.Test{Service: s.Name, Backend: b.Text, Check: t.kind, Dials: []api.TestedDial{}, Untested: t.untested}
+func (t backendTest) run(ctx context.Context, b *upstream.Backend) api.Test {
+	result := api.Test{Backend: b.Text, Check: t.kind, Dials: []api.TestedDial{}, Untested: t.untested}
+	if t.service != nil {
+		result.Service = t.service.Name
+	}
 	if t.probe.ProbedPort(b.Port) == 0 {
 		result.Error = "it has the port of each client: set health_check.port to a port that can be tested"
 		return result
@@ -77,7 +120,7 @@ func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) a
 	if !b.IP.IsValid() {
 		began := time.Now()
 		var err error
-		addrs, err = t.lookup(ctx, s, b.Host)
+		addrs, err = t.lookup(ctx, b.Host)
 		result.Lookup = handler.Milliseconds(time.Since(began))
 		if err != nil {
 			result.Error = err.Error()
@@ -89,7 +132,7 @@ func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) a
 	for i, n := range t.networks {
 		for j, addr := range addrs {
 			d := &result.Dials[i*len(addrs)+j]
-			dialling.Go(func() { *d = t.dial(ctx, s, b, n, netip.AddrPortFrom(addr, t.probe.ProbedPort(b.Port))) }) // ends with its timeout at the latest
+			dialling.Go(func() { *d = t.dial(ctx, b, n, netip.AddrPortFrom(addr, t.probe.ProbedPort(b.Port))) }) // ends with its timeout at the latest
 		}
 	}
 	dialling.Wait()
@@ -100,20 +143,31 @@ func (t backendTest) run(ctx context.Context, s *service, b *upstream.Backend) a
 	return result
 }
 
-func (t backendTest) lookup(ctx context.Context, s *service, host string) ([]netip.Addr, error) {
+func (t backendTest) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, t.timeout, errTestTimeout)
 	defer cancel()
-	return s.Lookup(ctx, host, t.timeout)
+	if t.service == nil {
+		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	}
+	return t.service.Lookup(ctx, host, t.timeout)
 }
 
-func (t backendTest) dial(ctx context.Context, s *service, b *upstream.Backend, n upstream.Network, addr netip.AddrPort) api.TestedDial {
+func (t backendTest) dial(ctx context.Context, b *upstream.Backend, n upstream.Network, addr netip.AddrPort) api.TestedDial {
 	ctx, cancel := context.WithTimeoutCause(ctx, t.timeout, errTestTimeout)
 	defer cancel()
 	began := time.Now()
-	err := s.Probe(ctx, b, &t.probe, n, addr)
+	err := t.probeAddress(ctx, b, n, addr)
 	d := api.TestedDial{Network: n.String(), Address: addr.String(), OK: err == nil, Latency: handler.Milliseconds(time.Since(began))}
 	if err != nil {
 		d.Error = err.Error()
 	}
 	return d
+}
+
+// probeAddress probes one address of a backend.
+func (t backendTest) probeAddress(ctx context.Context, b *upstream.Backend, n upstream.Network, addr netip.AddrPort) error {
+	if t.service == nil {
+		return t.probe.Probe(ctx, n, addr)
+	}
+	return t.service.Probe(ctx, b, &t.probe, n, addr) // fails as a drill of the backend says
 }

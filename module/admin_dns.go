@@ -30,8 +30,9 @@ func dnsCaches() []*resolver.Cache {
 	return list
 }
 
-func getDNS(*http.Request) (any, error) {
-	now := time.Now()
+func getDNS(*http.Request) (any, error) { return apiDNS(time.Now()), nil }
+
+func apiDNS(now time.Time) []api.DNSEntry {
 	list := []api.DNSEntry{}
 	for _, c := range dnsCaches() {
 		for _, entry := range c.Entries() {
@@ -39,7 +40,7 @@ func getDNS(*http.Request) (any, error) {
 		}
 	}
 	slices.SortStableFunc(list, func(a, b api.DNSEntry) int { return cmp.Compare(a.Host, b.Host) })
-	return list, nil
+	return list
 }
 
 func apiDNSEntry(entry resolver.Entry, c *resolver.Cache, now time.Time) api.DNSEntry {
@@ -84,7 +85,9 @@ func postFlush(r *http.Request) (any, error) {
 		f.Flushed += c.Flush(host)
 	}
 	services.Range(func(_, value any) bool {
-		value.(*service).lookUpUsedByUDP()
+		s := value.(*service)
+		s.lookUpUsedByUDP()
+		s.recordFlush(host, requester(r))
 		return true
 	})
 	logOperation(r, "flush", zap.String("host", host), zap.Int("names", f.Flushed))

@@ -56,13 +56,16 @@ func findService(name string) (*service, error) {
 	}
 }
 
-func getServices(*http.Request) (any, error) {
-	now := time.Now()
+func apiServices(now time.Time) []api.Service {
 	list := []api.Service{}
 	for _, s := range visibleServices() {
 		list = append(list, s.apiService(now))
 	}
-	return list, nil
+	return list
+}
+
+func getServices(*http.Request) (any, error) {
+	return apiServices(time.Now()), nil
 }
 
 func getService(r *http.Request) (any, error) {

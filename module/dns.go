@@ -143,3 +143,13 @@ func (s *service) recordAddressChange(host string, old, new []netip.Addr) {
 		}
 	}
 }
+
+// recordFlush records in the journal that the names of backends are looked up at
+// their next use. host is one name; "" means all.
+func (s *service) recordFlush(host, by string) {
+	for _, b := range s.Pool.Snapshot(time.Now()) {
+		if !b.Backend.IP.IsValid() && (host == "" || b.Backend.Host == host) {
+			s.Journal.Add(handler.Entry{Kind: handler.KindFlush, Backend: b.Backend.Text, By: by})
+		}
+	}
+}

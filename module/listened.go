@@ -19,7 +19,8 @@ import (
 // another app, or a server may have an address that is not known here.
 type listened struct {
 	networks []upstream.Network
-	where    string // the servers and their addresses, for messages
+	addrs    []string // as written, with their networks
+	where    string   // the servers and their addresses, for messages
 }
 
 // alone reports whether the service listens on one network only, which is n.
@@ -67,6 +68,11 @@ func findListened(app *layer4.App, relays serverRelays) map[string]listened {
 			for _, n := range networks {
 				if !slices.Contains(l.networks, n) {
 					l.networks = append(l.networks, n)
+				}
+			}
+			for _, addr := range server.Listen {
+				if !slices.Contains(l.addrs, addr) {
+					l.addrs = append(l.addrs, addr)
 				}
 			}
 			if text := fmt.Sprintf("layer4 server %q lists %s", name, strings.Join(server.Listen, ", ")); !strings.Contains(l.where, text) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/module/command"
+	"github.com/async-relay/caddy-relay/module/page"
 )
 
 // This is the only init of the project. It registers everything with Caddy.
@@ -25,6 +26,8 @@ func init() {
 	caddy.RegisterModule(new(adminMetrics))
 	caddy.RegisterModule(new(Admin))
 	caddy.RegisterModule(new(LogWriter))
+	caddy.RegisterModule(page.New(pageRelays{}))
+	page.RegisterDirective()
 	caddy.RegisterModule(stdStream{})
 	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
 	caddy.RegisterNetwork(networkTCP, listenTCP)

@@ -58,6 +58,7 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 	if err := config.Validate(); err != nil {
 		return err
 	}
+	written := r.Config
 	r.Config = config
 	value, err := ctx.App("relay")
 	if err != nil {
@@ -69,6 +70,7 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("service %q: dns cache: %w", opts.Service, err)
 	}
 	r.settings = newSettings(opts, r.dns, app.log())
+	r.settings.checkKind = written.HealthCheck.Describe()
 	if err := r.settings.setEvents(ctx, opts); err != nil {
 		return fmt.Errorf("service %q: events: %w", opts.Service, err)
 	}

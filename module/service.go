@@ -75,7 +75,7 @@ type settings struct {
 	events          *caddyevents.App
 	ctx             caddy.Context        // for emitting events
 	check           *handler.HealthCheck // nil: backends are not probed
-	checkKind       string               // check in words; "" if there is none
+	checkKind       string               // check in words, without the values of placeholders; "" if there is none
 	proxyProtocol   handler.ProxyProtocol
 	listened        listened
 	relay           *handler.Relay // probes the backends
@@ -91,9 +91,6 @@ func newSettings(opts caddyfile.Options, dns *cacheRef, log *zap.Logger) *settin
 		log:             log,
 		check:           newHealthCheck(opts),
 		proxyProtocol:   handler.ProxyProtocol(opts.ProxyProtocol),
-	}
-	if opts.HealthCheck != nil {
-		set.checkKind = opts.HealthCheck.Kind
 	}
 	for _, b := range opts.Backends {
 		set.addresses = append(set.addresses, upstream.Address{Text: b.Text, Host: b.Host, Port: b.Port, IP: b.Addr})

@@ -10,8 +10,10 @@ import (
 type Service struct {
 	Name     string            `json:"name"`
 	Policy   string            `json:"policy"`
-	Removed  bool              `json:"removed,omitempty"` // no config has it; its last relays are ending
-	Backends []Backend         `json:"backends"`          // in queue order
+	Removed  bool              `json:"removed,omitempty"`  // no config has it; its last relays are ending
+	Listen   []string          `json:"listen,omitempty"`   // the addresses of its layer4 servers, as written; absent if unknown
+	Networks []string          `json:"networks,omitempty"` // tcp, udp: what it listens on; absent if unknown
+	Backends []Backend         `json:"backends"`           // in queue order
 	Active   Active            `json:"active"`
 	Totals   Totals            `json:"totals"`
 	Refused  map[string]uint64 `json:"refused"` // clients by reason
@@ -42,7 +44,8 @@ type Backend struct {
 	Cooling    time.Time          `json:"cooling_until,omitzero"`
 	Networks   map[string]Network `json:"networks"`        // keys: tcp, udp
 	Drill      string             `json:"drill,omitempty"` // the fault that a drill injects now
-	Addresses  []string           `json:"addresses"`       // from the DNS cache, including stale ones
+	DrillEnds  time.Time          `json:"drill_until,omitzero"`
+	Addresses  []string           `json:"addresses"` // from the DNS cache, including stale ones
 	Active     Active             `json:"active"`
 	Totals     Totals             `json:"totals"`
 	Failure    *Failure           `json:"last_failure,omitempty"`

@@ -1,0 +1,122 @@
+package page
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// RelayPage serves the live page of the relay: every service with its queue as it
+// changes, the reasons for the changes, and the operators' actions. It responds to
+// all requests that reach it, so a site limits it with a matcher or with
+// `handle_path`. It works below any path prefix.
+//
+// The page has no login of its own. Put `basic_auth`, `forward_auth` or client
+// certificates in front of it, or set read_only.
+type RelayPage struct {
+	// Leaves out all actions. The requests that change something do not exist then.
+	// Default: false.
+	ReadOnly bool `json:"read_only,omitempty"`
+
+	relays Relays
+	hub    *hub            // held from Provision to Cleanup; nil if Provision failed before
+	paths  *http.ServeMux  // of the routes
+	ended  <-chan struct{} // closed when the server or the config ends; streams end then
+}
+
+// New returns the handler to register with Caddy. All instances that Caddy creates
+// show these relays.
+func New(relays Relays) *RelayPage { return &RelayPage{relays: relays} }
+
+// CaddyModule returns the Caddy module information.
+func (p *RelayPage) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.relay_page",
+		New: func() caddy.Module { return New(p.relays) },
+	}
+}
+
+// Provision implements caddy.Provisioner.
+func (p *RelayPage) Provision(ctx caddy.Context) error {
+	ended, end := context.WithCancel(ctx)
+	p.ended = ended.Done()
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		server.RegisterOnShutdown(end) // at exit, Caddy waits for all responses before it ends the config
+	}
+	var err error
+	if p.hub, err = loadHub(p.relays); err != nil {
+		return err
+	}
+	p.paths = newPaths(p.routes(), p.ReadOnly)
+	return nil
+}
+
+// Cleanup implements caddy.CleanerUpper.
+func (p *RelayPage) Cleanup() error {
+	if p.hub != nil {
+		p.hub.release()
+	}
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (p *RelayPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if r.URL.Path == "" { // a prefix was stripped that did not end in a slash
+		return redirectToDirectory(w, r)
+	}
+	if err := checkOrigin(r); err != nil {
+		return writeError(w, errForbidden(err))
+	}
+	setHeaders(w.Header())
+	if _, pattern := p.paths.Handler(r); pattern == "" {
+		return writeError(w, p.errNoRoute(r))
+	}
+	p.paths.ServeHTTP(w, r)
+	return nil
+}
+
+// redirectToDirectory adds a slash to the path of the original request, because
+// the URLs of the page are relative to it.
+func redirectToDirectory(w http.ResponseWriter, r *http.Request) error {
+	path := r.RequestURI
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		path = original.URL.EscapedPath()
+	}
+	// Relative to the last segment, so that it cannot name another host. Not by
+	// http.Redirect, which would resolve it against the stripped path.
+	w.Header().Set("Location", "./"+path[strings.LastIndexByte(path, '/')+1:]+"/")
+	w.WriteHeader(http.StatusPermanentRedirect)
+	return nil
+}
+
+// UnmarshalCaddyfile implements caddyfile.Unmarshaler. Syntax:
+//
+//	relay_page [<matcher>] [read_only]
+func (p *RelayPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive
+	for d.NextArg() {
+		switch {
+		case d.Val() != "read_only":
+			return d.Errf("unknown argument %q, the only one is read_only", d.Val())
+		case p.ReadOnly:
+			return d.Err("duplicate argument read_only")
+		}
+		p.ReadOnly = true
+	}
+	if d.NextBlock(0) {
+		return d.Errf("relay_page has no block, got %q", d.Val())
+	}
+	return nil
+}
+
+// Interface guards.
+var (
+	_ caddy.Provisioner           = (*RelayPage)(nil)
+	_ caddy.CleanerUpper          = (*RelayPage)(nil)
+	_ caddyhttp.MiddlewareHandler = (*RelayPage)(nil)
+	_ caddyfile.Unmarshaler       = (*RelayPage)(nil)
+)
