@@ -14,16 +14,16 @@ import (
 )
 
 // dnsCaches returns all DNS caches in the order of their settings.
-func dnsCaches() []*resolver.Cache {
-	byKey := make(map[string]*resolver.Cache)
+func dnsCaches() []*cache {
+	byKey := make(map[string]*cache)
 	var keys []string
 	caches.Range(func(key, value any) bool {
-		byKey[key.(string)] = value.(cache).Cache
+		byKey[key.(string)] = value.(*cache)
 		keys = append(keys, key.(string))
 		return true
 	})
 	slices.Sort(keys)
-	list := make([]*resolver.Cache, len(keys))
+	list := make([]*cache, len(keys))
 	for i, key := range keys {
 		list[i] = byKey[key]
 	}
@@ -42,8 +42,8 @@ func getDNS(*http.Request) (any, error) {
 	return list, nil
 }
 
-func apiDNSEntry(entry resolver.Entry, c *resolver.Cache, now time.Time) api.DNSEntry {
-	e := api.DNSEntry{Host: entry.Host, Source: api.DNSFresh, Addresses: []string{}, Resolved: entry.ResolvedAt, TTL: c.TTL().Seconds()}
+func apiDNSEntry(entry resolver.Entry, c *cache, now time.Time) api.DNSEntry {
+	e := api.DNSEntry{Host: entry.Host, Source: api.DNSFresh, Addresses: []string{}, Resolved: entry.ResolvedAt, TTL: entry.Lifetime.Seconds(), Resolvers: c.servers}
 	for _, addr := range entry.Addrs {
 		e.Addresses = append(e.Addresses, addr.String())
 	}
@@ -60,9 +60,6 @@ func apiDNSEntry(entry resolver.Entry, c *resolver.Cache, now time.Time) api.DNS
 	}
 	if entry.Err != nil {
 		e.Error = entry.Err.Error()
-	}
-	for _, server := range c.Servers() {
-		e.Resolvers = append(e.Resolvers, server.String())
 	}
 	return e
 }

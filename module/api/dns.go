@@ -2,8 +2,8 @@ package api
 
 import "time"
 
-// DNSEntry describes a name in a DNS cache. Services that differ in dns_ttl or
-// resolvers have separate caches, so a name can have several entries.
+// DNSEntry describes a name in a DNS cache. Services that differ in dns_ttl,
+// resolvers, prefer or only have separate caches, so a name can have several entries.
 type DNSEntry struct {
 	Host      string    `json:"host"`
 	Source    DNSSource `json:"source"`
