@@ -38,8 +38,32 @@ func getDNS(*http.Request) (any, error) {
 			list = append(list, apiDNSEntry(entry, c, now))
 		}
 	}
+	for _, s := range visibleServices() {
+		for _, f := range s.followers() {
+			list = append(list, f.apiEntry(now))
+		}
+	}
 	slices.SortStableFunc(list, func(a, b api.DNSEntry) int { return cmp.Compare(a.Host, b.Host) })
 	return list, nil
+}
+
+// apiEntry describes the SRV records that f follows, with its targets as addresses.
+func (f *follower) apiEntry(now time.Time) api.DNSEntry {
+	list, err := f.targets.List()
+	entry := resolver.Entry{
+		Host: f.text(), ResolvedAt: list.ResolvedAt, ExpiresAt: list.ExpiresAt, Stale: now.After(list.ExpiresAt),
+		Lifetime: list.ExpiresAt.Sub(list.ResolvedAt), Err: err,
+	}
+	e := apiDNSEntry(entry, f.settings.dns.cache, now)
+	if e.Addresses = textsOf(list.Targets); len(list.Targets) > 0 {
+		e.Source = api.DNSFresh
+		if entry.Stale {
+			e.Source = api.DNSStale
+		} else {
+			e.TTLLeft = seconds(entry.ExpiresAt.Sub(now))
+		}
+	}
+	return e
 }
 
 func apiDNSEntry(entry resolver.Entry, c *cache, now time.Time) api.DNSEntry {
@@ -81,7 +105,15 @@ func postFlush(r *http.Request) (any, error) {
 		f.Flushed += c.Flush(host)
 	}
 	services.Range(func(_, value any) bool {
-		value.(*service).lookUpUsedByUDP()
+		s := value.(*service)
+		s.lookUpUsedByUDP()
+		for _, target := range s.followers() {
+			if host == "" || host == target.name || host == target.text() {
+				f.Known++
+				f.Flushed++
+				target.targets.Refresh()
+			}
+		}
 		return true
 	})
 	logOperation(r, "flush", zap.String("host", host), zap.Int("names", f.Flushed))

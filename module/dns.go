@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -116,12 +117,19 @@ func (s *service) Cached(host string) ([]netip.Addr, bool) {
 
 // Lookup implements handler.Resolver.
 func (s *service) Lookup(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error) {
+	if name, isSRV := strings.CutPrefix(host, srvPrefix); isSRV {
+		return nil, s.awaitTargets(ctx, name)
+	}
 	answer, err := s.dns.Load().cache.Lookup(ctx, host, patience)
 	return answer.Addrs, err
 }
 
 // Refresh implements handler.Resolver.
 func (s *service) Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) ([]netip.Addr, error) {
+	if name, isSRV := strings.CutPrefix(host, srvPrefix); isSRV {
+		return nil, s.awaitTargets(ctx, name)
+	}
+	s.refreshTargets() // the backend has failed, and may have been replaced
 	answer, err := s.dns.Load().cache.Refresh(ctx, host, since, patience)
 	return answer.Addrs, err
 }

@@ -81,6 +81,7 @@ type Targets struct {
 	reported bool          // this outage was reported
 	life     time.Duration // lifetime of list
 	querying bool          // a query is requested or in flight
+	ready    bool          // the observer knows list
 	queried  time.Time     // end of the last query
 	done     chan struct{} // closed at the end of the next query
 }
@@ -92,7 +93,7 @@ func Follow(cfg TargetsConfig) *Targets {
 		cfg.Counts = new(Counts)
 	}
 	t := &Targets{
-		cfg: cfg, list: cfg.Known, life: cfg.Lifetime.Longest(),
+		cfg: cfg, list: cfg.Known, life: cfg.Lifetime.Longest(), ready: len(cfg.Known.Targets) > 0,
 		poke: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
@@ -143,7 +144,7 @@ func (t *Targets) requestLocked() {
 // failure at once.
 func (t *Targets) Wait(ctx context.Context) error {
 	t.mu.Lock()
-	known, err, done := len(t.list.Targets) > 0, t.err, t.done
+	known, err, done := t.ready, t.err, t.done
 	recent := err != nil && time.Since(t.failedAt) < failureMemory
 	if !known && err != nil && !recent {
 		t.requestLocked()
@@ -164,7 +165,7 @@ func (t *Targets) Wait(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.list.Targets) > 0 {
+	if t.ready {
 		return nil
 	}
 	return t.err
@@ -293,7 +294,7 @@ func (t *Targets) failed(err error) time.Duration {
 func (t *Targets) endQuery(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.queried, t.querying = now, false
+	t.queried, t.querying, t.ready = now, false, len(t.list.Targets) > 0
 	close(t.done)
 	t.done = make(chan struct{})
 }
