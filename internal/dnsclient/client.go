@@ -93,6 +93,9 @@ func (c *Client) Addrs(ctx context.Context, host string) (Addrs, error) {
 	if err != nil {
 		return Addrs{}, l.failure(err)
 	}
+	for i := range list {
+		list[i] = list[i].Unmap() // those of the hosts file are IPv4-mapped
+	}
 	switch c.families {
 	case PreferIPv4:
 		slices.SortStableFunc(list, func(a, b netip.Addr) int { return isIPv6(a) - isIPv6(b) })
@@ -105,7 +108,7 @@ func (c *Client) Addrs(ctx context.Context, host string) (Addrs, error) {
 }
 
 func isIPv6(addr netip.Addr) int {
-	if addr.Unmap().Is4() {
+	if addr.Is4() {
 		return 0
 	}
 	return 1

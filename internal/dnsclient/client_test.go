@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 var bothFamilies = map[string][]string{"a.example.": {"60 A 192.0.2.1", "30 AAAA 2001:db8::1"}}
@@ -38,6 +40,15 @@ func TestAddrsAndTTL(t *testing.T) {
 	}
 	if got, err := c.Addrs(limited(t), "localhost"); err != nil || !got.List[0].IsLoopback() || got.TTL != 0 {
 		t.Errorf("localhost of the hosts file: %v, error %v", got, err)
+	}
+}
+
+// Where the system's resolver is libc, which queries the servers of resolv.conf only,
+// it is not used for servers of the config.
+func TestServersAreNotQueriedByLibc(t *testing.T) {
+	if relaytest.InChild(t, "GODEBUG=netdns=cgo") {
+		s := startDNS(t, bothFamilies)
+		wantAddrs(t, newClient(t, Both, s), "a.example", "192.0.2.1", "2001:db8::1")
 	}
 }
 

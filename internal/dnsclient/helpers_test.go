@@ -1,7 +1,3 @@
-// These tests run with libc as the system's resolver, whatever the host's configuration is. It does
-// not query the servers of a Config, so they must be queried without it.
-//go:debug netdns=cgo
-
 package dnsclient
 
 import (
