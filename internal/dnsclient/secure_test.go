@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 // certificate returns a certificate for 127.0.0.1 and example.com, and its roots.
@@ -24,6 +26,7 @@ func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 }
 
 func TestDNSOverTLS(t *testing.T) {
+	relaytest.NoLeaks(t)
 	s := startDNS(t, bothFamilies)
 	cert, roots := certificate(t)
 	addr := s.startTLS(t, cert)
@@ -102,6 +105,7 @@ func startHTTPS(t *testing.T, s *dnsServer, header http.Header) Server {
 }
 
 func TestDNSOverHTTPS(t *testing.T) {
+	relaytest.NoLeaks(t)
 	s := startDNS(t, bothFamilies)
 	server := startHTTPS(t, s, http.Header{"Age": {"10"}})
 	c := clientOf(t, Config{Servers: []Server{server}})
