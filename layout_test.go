@@ -33,6 +33,7 @@ var arrows = map[string][]string{
 	"resolver":               {},
 	"internal/chaos":         {},
 	"internal/dgram":         {"internal/netio"},
+	"internal/dnsclient":     {},
 	"internal/dial":          {"internal/netio"},
 	"internal/hook":          {"internal/loglimit"},
 	"internal/listen":        {"internal/netio", "internal/takeover"},

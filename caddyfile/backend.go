@@ -14,7 +14,7 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// Backend is one target of a relay.
+// Backend is one target of a relay, or the targets that SRV records list.
 type Backend struct {
 	// Text is the backend as logs show it: "host:port". A name is spelled as in
 	// the config. An address has its canonical spelling, with brackets around
@@ -26,11 +26,16 @@ type Backend struct {
 	// includes its zone.
 	Host string
 
-	Port uint16 // 0 with ClientPort
+	Port uint16 // 0 with ClientPort and SRV
 
 	// ClientPort means that the port is the one that the client addressed, as in
 	// "host:{port}".
 	ClientPort bool
+
+	// SRV is the name whose SRV records list the targets that the backend stands
+	// for, as in "srv/_pg._tcp.example.com". Text is then "srv/" and the name, and
+	// Host is empty. "" for other backends.
+	SRV string
 
 	// Addr is the address if Host is one, else the zero Addr. IPv4-mapped IPv6
 	// addresses are converted to IPv4.
@@ -43,7 +48,15 @@ type endpoint struct {
 	port uint16
 }
 
-func (b Backend) endpoint() endpoint { return endpoint{b.Host, b.Port} }
+func (b Backend) endpoint() endpoint {
+	if b.SRV != "" {
+		return endpoint{srvPrefix + b.SRV, 0}
+	}
+	return endpoint{b.Host, b.Port}
+}
+
+// srvPrefix precedes the name of SRV records.
+const srvPrefix = "srv/"
 
 // networkPrefix matches a network in Caddy's notation, as in "tcp/example.com:80".
 var networkPrefix = regexp.MustCompile(`^(?i:[a-z][a-z0-9+]*)/[^/]`)
@@ -51,8 +64,8 @@ var networkPrefix = regexp.MustCompile(`^(?i:[a-z][a-z0-9+]*)/[^/]`)
 // clientPort is the port of a backend that has the one that the client addressed.
 const clientPort = "{port}"
 
-// ParseBackend parses "host:port", "ipv4:port" or "[ipv6]:port". The port may be
-// "{port}". Its errors quote the text and say what was expected.
+// ParseBackend parses "host:port", "ipv4:port", "[ipv6]:port" or "srv/name". The port
+// may be "{port}". Its errors quote the text and say what was expected.
 func ParseBackend(text string) (Backend, error) {
 	b, err := parseBackend(text)
 	if err != nil {
@@ -62,6 +75,9 @@ func ParseBackend(text string) (Backend, error) {
 }
 
 func parseBackend(text string) (Backend, error) {
+	if name, isSRV := strings.CutPrefix(text, srvPrefix); isSRV {
+		return parseSRV(name)
+	}
 	host, port, err := splitBackend(text)
 	if err != nil {
 		return Backend{}, err
@@ -90,6 +106,26 @@ func parseBackend(text string) (Backend, error) {
 	}
 	b.Text = net.JoinHostPort(shown, port)
 	return b, nil
+}
+
+// parseSRV parses the name of SRV records.
+func parseSRV(text string) (Backend, error) {
+	switch {
+	case text == "":
+		return Backend{}, errors.New("the name is missing; expected srv/_service._proto.name")
+	case !utf8.ValidString(text) || strings.ContainsFunc(text, blankOrControl):
+		return Backend{}, errors.New("blanks and control characters are not allowed; expected srv/_service._proto.name")
+	case strings.Contains(text, ":"):
+		return Backend{}, errors.New("a port is not allowed, because the SRV records have it; expected srv/_service._proto.name")
+	}
+	name, addr, err := parseHost(text)
+	if err != nil {
+		return Backend{}, err
+	}
+	if addr.IsValid() {
+		return Backend{}, errors.New("an address has no SRV records; expected srv/_service._proto.name")
+	}
+	return Backend{Text: srvPrefix + text, SRV: name}, nil
 }
 
 // splitBackend splits text at the colon before the port. The host keeps its

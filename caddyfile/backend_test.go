@@ -80,6 +80,11 @@ func TestParseBackendRejects(t *testing.T) {
 		"http://example.com:80":     "a URL",
 		"user@example.com:22":       "a user name",
 		"tcp/example.com:80":        "a network prefix is not allowed",
+		"srv/":                      "the name is missing",
+		"srv/_pg._tcp.example:5432": "a port is not allowed",
+		"srv/1.2.3.4":               "an address has no SRV records",
+		"srv/a b":                   "blanks",
+		"srv/_pg..example":          "a part between dots is empty",
 		"UDP/1.2.3.4:80":            "a network prefix is not allowed",
 		"relay+tcp/x:80":            "a network prefix is not allowed",
 		"example.com/x:80":          "'/' is not allowed",
@@ -168,4 +173,19 @@ func FuzzParseBackend(f *testing.F) {
 			t.Fatalf("host of %+v parsed as %+v, %v", b, again, err)
 		}
 	})
+}
+
+func TestParseSRVBackend(t *testing.T) {
+	for in, want := range map[string]Backend{
+		"srv/_pg._tcp.DB.example": {Text: "srv/_pg._tcp.DB.example", SRV: "_pg._tcp.db.example"},
+		"srv/pg.consul.":          {Text: "srv/pg.consul.", SRV: "pg.consul."},
+	} {
+		if got, err := ParseBackend(in); err != nil || got != want {
+			t.Errorf("%s: got %+v, %v, want %+v", in, got, err, want)
+		}
+	}
+	config := Config{Name: "web", Backends: []string{"srv/_a.example", "a:1", "srv/_A.example"}}
+	if err := config.Validate(); err == nil || !strings.Contains(err.Error(), `"srv/_A.example": listed twice, first as "srv/_a.example"`) {
+		t.Errorf("error %v, want one about the SRV backend that is listed twice", err)
+	}
 }

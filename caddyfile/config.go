@@ -40,7 +40,9 @@ type Config struct {
 	// The backends in order of preference: at least one, without duplicates.
 	// Each is `host:port`, `ipv4:port` or `[ipv6]:port` with a port from 1 to
 	// 65535. In `host:{port}`, the port is the one that the client addressed,
-	// for ranges of ports. A network prefix such as `tcp/` is not allowed: TCP clients are
+	// for ranges of ports. `srv/NAME` stands for the targets of the SRV records
+	// of NAME, in the order of priority and then weight. A network prefix such as
+	// `tcp/` is not allowed: TCP clients are
 	// relayed over TCP and UDP clients over UDP. May contain `{env.*}` and
 	// `{file.*}` placeholders, which are resolved when the config is loaded.
 	Backends []string `json:"backends,omitempty"`
@@ -61,14 +63,27 @@ type Config struct {
 	Cooldown *caddy.Duration `json:"cooldown,omitempty"`
 
 	// How long the addresses of a backend's name are used before the name is
-	// looked up again. After a failed attempt the name is looked up at once,
-	// whatever its age. Must be at least 1s. Default: 1h.
-	DNSTTL *caddy.Duration `json:"dns_ttl,omitempty"`
+	// looked up again: a duration of at least 1s, or `record` for the TTL of the
+	// DNS records. `record MIN MAX` sets the bounds of that TTL (default: 5s and
+	// 1h). Names in use are looked up before that time ends. After a failed
+	// attempt a name is looked up at once, whatever its age. Default: 1h.
+	DNSTTL DNSTTL `json:"dns_ttl,omitzero"`
 
-	// The DNS servers to query for the names of backends, each `ip` or
-	// `ip:port`. The default port is 53. Default: the system's resolver. May
-	// contain `{env.*}` and `{file.*}` placeholders.
+	// The DNS servers to query for the names of backends: `ip` or `ip:port` (UDP
+	// and TCP, default port 53), `tls://host[:port][#name]` (DNS over TLS, default
+	// port 853, with the name in its certificate if that is not the host) or
+	// `https://host[:port]/path` (DNS over HTTPS). If the first one does not
+	// answer within 200 ms, the next one is queried in parallel. Default: the
+	// system's resolver. May contain `{env.*}` and `{file.*}` placeholders.
 	Resolvers []string `json:"resolvers,omitempty"`
+
+	// Which addresses of a name are tried first: `ipv4` or `ipv6`. Default: in the
+	// order of RFC 6724, which begins with IPv6 where this machine has it.
+	Prefer string `json:"prefer,omitempty"`
+
+	// Which addresses of a name are looked up and tried: only `ipv4` or only
+	// `ipv6`. Backends that are addresses are not affected. Default: both.
+	Only string `json:"only,omitempty"`
 
 	// Probes all backends at regular intervals. A failed backend is thus found
 	// before a client is sent to it, and a recovered one before it is needed.

@@ -88,8 +88,8 @@ func TestAllFieldsAreCovered(t *testing.T) {
 func fieldsOf(t *testing.T, object reflect.Type, prefix string) (names []string) {
 	for i := range object.NumField() {
 		name, rest, _ := strings.Cut(object.Field(i).Tag.Get("json"), ",")
-		if rest != "omitempty" {
-			t.Errorf("%s: missing omitempty", name)
+		if rest != "omitempty" && rest != "omitzero" {
+			t.Errorf("%s: missing omitempty or omitzero", name)
 		}
 		names = append(names, prefix+name)
 		if inner := object.Field(i).Type; inner.Kind() == reflect.Pointer && inner.Elem().Kind() == reflect.Struct {

@@ -22,7 +22,7 @@ func TestDiff(t *testing.T) {
 		{web(func(c *Config) { c.Backends = []string{"A:01", "b:1"} }), "", "", ""},
 		{web(func(c *Config) {
 			c.ConnectTimeout, c.IdleTimeout, c.Cooldown = durationPtr(DefaultConnectTimeout), durationPtr(DefaultIdleTimeout), durationPtr(0)
-			c.DNSTTL, c.UDPReplyTimeout, c.UDPResponses = durationPtr(DefaultDNSTTL), durationPtr(0), intPtr(0)
+			c.DNSTTL, c.UDPReplyTimeout, c.UDPResponses = DNSTTL{Fixed: DefaultDNSTTL}, durationPtr(0), intPtr(0)
 			c.GracePeriod, c.ShutdownTimeout = durationPtr(0), durationPtr(DefaultShutdownTimeout)
 		}), "", "", ""},
 		{web(func(c *Config) { c.Name = "x" }), "name", "web", "x"},
@@ -31,7 +31,10 @@ func TestDiff(t *testing.T) {
 		{web(func(c *Config) { c.ConnectTimeout = durationPtr(time.Second); c.Cooldown = durationPtr(1) }), "connect_timeout", "5s", "1s"},
 		{web(func(c *Config) { c.IdleTimeout = durationPtr(90 * time.Minute) }), "idle_timeout", "5m", "1h30m"},
 		{web(func(c *Config) { c.Cooldown = durationPtr(100 * time.Hour) }), "cooldown", "0s", "100h"},
-		{web(func(c *Config) { c.DNSTTL = durationPtr(10 * time.Second) }), "dns_ttl", "1h", "10s"},
+		{web(func(c *Config) { c.DNSTTL = DNSTTL{Fixed: 10 * time.Second} }), "dns_ttl", "1h", "10s"},
+		{web(func(c *Config) { c.DNSTTL = DNSTTL{Record: true, Min: time.Second, Max: time.Minute} }), "dns_ttl", "1h", "record 1s 1m"},
+		{web(func(c *Config) { c.Prefer = "ipv4" }), "prefer", "none", "ipv4"},
+		{web(func(c *Config) { c.Only = "ipv6" }), "only", "both", "ipv6"},
 		{web(func(c *Config) { c.Resolvers = []string{"1.1.1.1"} }), "resolvers", "the system's", "1.1.1.1"},
 		{web(func(c *Config) { c.Hedge = durationPtr(time.Second) }), "hedge", "0s", "1s"},
 		{web(func(c *Config) { c.FirstByteTimeout = durationPtr(time.Second) }), "first_byte_timeout", "0s", "1s"},

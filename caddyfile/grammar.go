@@ -27,8 +27,10 @@ func (o option) apply(c *Config, args []string) error {
 //		connect_timeout        <duration>
 //		idle_timeout           <duration>
 //		cooldown               <duration>
-//		dns_ttl                <duration>
-//		resolvers              <address...>
+//		dns_ttl                <duration>|record [<min> [<max>]]
+//		resolvers              <server...>
+//		prefer                 ipv4|ipv6
+//		only                   ipv4|ipv6
 //		health_check [<interval>] {
 //			network  tcp|udp|both
 //			interval <duration>

@@ -16,8 +16,10 @@ type Options struct {
 	ConnectTimeout      time.Duration
 	IdleTimeout         time.Duration
 	Cooldown            time.Duration // 0: off
-	DNSTTL              time.Duration
-	Resolvers           []netip.AddrPort    // empty: the system's resolver
+	DNSTTL              DNSLifetime
+	Resolvers           []Resolver          // empty: the system's resolver
+	Prefer              string              // "ipv4", "ipv6" or "": RFC 6724
+	Only                string              // "ipv4", "ipv6" or "": both families
 	HealthCheck         *HealthCheckOptions // nil: off
 	Failback            Failback            // only with HealthCheck
 	EventHook           *EventHookOptions   // nil: off
@@ -51,7 +53,9 @@ func (c Config) Options() Options {
 		ConnectTimeout:      durationOr(c.ConnectTimeout, DefaultConnectTimeout),
 		IdleTimeout:         durationOr(c.IdleTimeout, DefaultIdleTimeout),
 		Cooldown:            durationOr(c.Cooldown, 0),
-		DNSTTL:              durationOr(c.DNSTTL, DefaultDNSTTL),
+		DNSTTL:              c.DNSTTL.lifetime(),
+		Prefer:              c.Prefer,
+		Only:                c.Only,
 		HealthCheck:         c.HealthCheck.options(),
 		Failback:            c.Failback,
 		EventHook:           c.EventHook.options(),

@@ -15,7 +15,7 @@ func TestOptions(t *testing.T) {
 			{Text: "a:1", Host: "a", Port: 1},
 			{Text: "1.2.3.4:2", Host: "1.2.3.4", Port: 2, Addr: netip.MustParseAddr("1.2.3.4")},
 		},
-		ConnectTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute, DNSTTL: time.Hour,
+		ConnectTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute, DNSTTL: DNSLifetime{Fixed: time.Hour},
 		ShutdownTimeout: 10 * time.Second, KeepAlive: 15 * time.Second, AccessLog: "off",
 	}
 	if got := plain.Options(); !reflect.DeepEqual(got, want) {
@@ -24,7 +24,7 @@ func TestOptions(t *testing.T) {
 
 	full := Config{
 		Name: "x", Backends: []string{"a:1"}, ConnectTimeout: durationPtr(1), IdleTimeout: durationPtr(2), Cooldown: durationPtr(3),
-		DNSTTL: durationPtr(4), Resolvers: []string{"1.1.1.1", "::ffff:1.1.1.2", "[::1]:5353", "fe80::1%eth0"}, UDPReplyTimeout: durationPtr(5),
+		DNSTTL: DNSTTL{Fixed: 4}, Prefer: "ipv6", Only: "ipv4", Resolvers: []string{"1.1.1.1", "::ffff:1.1.1.2", "[::1]:5353", "fe80::1%eth0"}, UDPReplyTimeout: durationPtr(5),
 		UDPResponses: intPtr(6), MaxUDPSessions: intPtr(7), GracePeriod: durationPtr(8), ShutdownTimeout: durationPtr(9), KeepAlive: durationPtr(12),
 		MaxConnections: intPtr(10), MaxConnectionsPerIP: intPtr(11), AccessLog: "all", ProxyProtocol: "v2", ProxyProtocolUDP: "every",
 		HealthCheck: &HealthCheck{Interval: durationPtr(12), Timeout: durationPtr(13), Rise: intPtr(14), Send: `A\r\n`, Expect: "hex:00ff"},
@@ -33,7 +33,7 @@ func TestOptions(t *testing.T) {
 	}
 	want = Options{
 		Service: "x", Named: true, Backends: []Backend{{Text: "a:1", Host: "a", Port: 1}},
-		ConnectTimeout: 1, IdleTimeout: 2, Cooldown: 3, DNSTTL: 4, UDPReplyTimeout: 5, UDPResponses: 6, MaxUDPSessions: 7,
+		ConnectTimeout: 1, IdleTimeout: 2, Cooldown: 3, DNSTTL: DNSLifetime{Fixed: 4}, Prefer: "ipv6", Only: "ipv4", UDPReplyTimeout: 5, UDPResponses: 6, MaxUDPSessions: 7,
 		GracePeriod: 8, ShutdownTimeout: 9, KeepAlive: 12,
 		MaxConnections: 10, MaxConnectionsPerIP: 11, AccessLog: "all", ProxyProtocol: 2, ProxyProtocolEvery: true,
 		HealthCheck: &HealthCheckOptions{
@@ -42,8 +42,10 @@ func TestOptions(t *testing.T) {
 		},
 		EventHook: &EventHookOptions{Command: "c", Args: []string{"a"}, Events: []string{"backend_recovered"}, Timeout: 15},
 		Failback:  FailbackMove,
-		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("1.1.1.1:53"), netip.MustParseAddrPort("1.1.1.2:53"),
-			netip.MustParseAddrPort("[::1]:5353"), netip.MustParseAddrPort("[fe80::1%eth0]:53")},
+		Resolvers: []Resolver{
+			{Text: "1.1.1.1:53", Addr: "1.1.1.1:53"}, {Text: "1.1.1.2:53", Addr: "1.1.1.2:53"},
+			{Text: "[::1]:5353", Addr: "[::1]:5353"}, {Text: "[fe80::1%eth0]:53", Addr: "[fe80::1%eth0]:53"},
+		},
 	}
 	if got := full.Options(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

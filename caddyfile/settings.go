@@ -38,7 +38,6 @@ var durationSettings = []durationSetting{
 	{"connect_timeout", "The time limit of one attempt on one backend (default: 5s)", func(c *Config) **caddy.Duration { return &c.ConnectTimeout }, minDuration, false},
 	{"idle_timeout", "Ends a relay in which nothing has passed in either direction for this long (default: 5m)", func(c *Config) **caddy.Duration { return &c.IdleTimeout }, minDuration, false},
 	{"cooldown", "How long a backend is passed over after its second strike (default: off)", func(c *Config) **caddy.Duration { return &c.Cooldown }, minDuration, true},
-	{"dns_ttl", "How long the addresses of a name are used before it is looked up again (default: 1h)", func(c *Config) **caddy.Duration { return &c.DNSTTL }, minDNSTTL, false},
 	{"health_check.interval", "The time between two probes of a backend (default: 60s)", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Interval }), minInterval, false},
 	{"health_check.timeout", "The time limit of one probe (default: 5s)", ofHealthCheck(func(h *HealthCheck) **caddy.Duration { return &h.Timeout }), minDuration, false},
 	{"event_hook.timeout", "The time limit of the command (default: 30s)", ofEventHook(func(h *EventHook) **caddy.Duration { return &h.Timeout }), minDuration, false},

@@ -116,10 +116,12 @@ type choiceSetting struct {
 	field string
 	usage string // for the help of flags and the schema
 	get   func(*Config) *string
-	words []string // the default first
+	words []string // the default first, where one of them is the default
 }
 
 var choiceSettings = []choiceSetting{
+	{"prefer", "The address family of names that is tried first (default: the order of RFC 6724)", func(c *Config) *string { return &c.Prefer }, []string{"ipv4", "ipv6"}},
+	{"only", "The address family of names that is looked up and tried (default: both)", func(c *Config) *string { return &c.Only }, []string{"ipv4", "ipv6"}},
 	{"on_down", "What a demotion does to the clients of the backend (default: keep)", func(c *Config) *string { return &c.OnDown }, []string{"keep", "cut"}},
 	{"access_log", "Which relays write a log line when they end (default: off)", func(c *Config) *string { return &c.AccessLog }, []string{"off", "tcp", "all"}},
 	{"proxy_protocol", "The version of the PROXY protocol header that is sent to backends (default: off)", func(c *Config) *string { return &c.ProxyProtocol }, []string{"off", "v1", "v2"}},

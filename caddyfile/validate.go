@@ -3,7 +3,6 @@ package caddyfile
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +42,10 @@ func (c Config) validate(report func(field string, err error)) {
 	for _, text := range c.Resolvers {
 		_, err := parseResolver(text)
 		fail("resolvers", err)
+	}
+	fail("dns_ttl", c.DNSTTL.check())
+	if c.Prefer != "" && c.Only != "" {
+		fail("prefer", errors.New("has no effect with only, which leaves one address family"))
 	}
 	fail("allow", checkAllow(c.Allow))
 	fail("deny", checkPrefixes(c.Deny))
@@ -122,21 +125,4 @@ func checkBackends(texts []string) (problems []error) {
 		seen[b.endpoint()] = text
 	}
 	return problems
-}
-
-// parseResolver parses "ip" or "ip:port". An IPv6 address needs brackets only if
-// a port follows.
-func parseResolver(text string) (netip.AddrPort, error) {
-	const dns = "53"
-	r, err := netip.ParseAddrPort(text)
-	if err != nil {
-		r, err = netip.ParseAddrPort(text + ":" + dns)
-	}
-	if err != nil {
-		r, err = netip.ParseAddrPort("[" + text + "]:" + dns)
-	}
-	if err != nil || r.Port() == 0 || strings.ContainsFunc(text, blankOrControl) || !plainZone(r.Addr()) {
-		return netip.AddrPort{}, fmt.Errorf("%q: must be an IP address or ip:port, with a port from 1 to 65535", text)
-	}
-	return netip.AddrPortFrom(r.Addr().Unmap(), r.Port()), nil
 }

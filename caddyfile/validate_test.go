@@ -18,9 +18,10 @@ func TestValidateAccepts(t *testing.T) {
 		{Backends: []string{"example.com:80", "example.com:81", "[::1]:80", "127.0.0.1:80"}, Name: "Büro – 1"},
 		{
 			Backends: []string{"a:1"}, ConnectTimeout: durationPtr(minDuration), IdleTimeout: durationPtr(maxDuration), Cooldown: durationPtr(0),
-			DNSTTL: durationPtr(time.Hour), UDPReplyTimeout: durationPtr(0), UDPResponses: intPtr(0), MaxUDPSessions: intPtr(1),
+			DNSTTL: DNSTTL{Fixed: time.Hour}, UDPReplyTimeout: durationPtr(0), UDPResponses: intPtr(0), MaxUDPSessions: intPtr(1),
 			GracePeriod: durationPtr(0), ShutdownTimeout: durationPtr(0),
-			Resolvers: []string{"1.1.1.1", "1.1.1.1:5353", "::1", "[::1]", "[::1]:5353", "fe80::1%eth0"},
+			Resolvers: []string{"1.1.1.1", "1.1.1.1:5353", "::1", "[::1]", "[::1]:5353", "fe80::1%eth0",
+				"tls://9.9.9.9", "TLS://dns.example:8853", "tls://[::1]#dns.example", "https://dns.example/dns-query", "https://[::1]:444/q?x=1"},
 		},
 		{Backends: []string{"a:1"}, GracePeriod: durationPtr(maxDuration), ShutdownTimeout: durationPtr(maxDuration)},
 		{Backends: []string{"a:1"}, HealthCheck: &HealthCheck{}, Failback: FailbackOn, EventHook: &EventHook{Command: "x"}},
@@ -63,7 +64,7 @@ func TestValidateRejects(t *testing.T) {
 			`service "web": backends: "[::ffff:1.2.3.4]:80": listed twice, first as "1.2.3.4:80"`},
 		{web(func(c *Config) { c.ConnectTimeout = durationPtr(0) }), `service "web": connect_timeout: must be greater than zero, got 0s`},
 		{web(func(c *Config) { c.IdleTimeout = durationPtr(-time.Second) }), `service "web": idle_timeout: must be greater than zero, got -1s`},
-		{web(func(c *Config) { c.DNSTTL = durationPtr(0) }), `service "web": dns_ttl: must be greater than zero, got 0s`},
+		{web(func(c *Config) { c.DNSTTL.Fixed = -1 }), `service "web": dns_ttl: must be greater than zero, got -1ns`},
 		{web(func(c *Config) { c.Cooldown = durationPtr(-1) }), `service "web": cooldown: must not be negative, got -1ns`},
 		{web(func(c *Config) { c.UDPReplyTimeout = durationPtr(-1) }), `service "web": udp_reply_timeout: must not be negative, got -1ns`},
 		{web(func(c *Config) { c.GracePeriod = durationPtr(-1) }), `service "web": grace_period: must not be negative, got -1ns`},
@@ -114,7 +115,9 @@ func TestValidateRejectsShortDurations(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{Config{DNSTTL: durationPtr(999 * time.Millisecond)}, "dns_ttl: must be at least 1s, got 999ms"},
+		{Config{DNSTTL: DNSTTL{Fixed: 999 * time.Millisecond}}, "dns_ttl: must be at least 1s, got 999ms"},
+		{Config{DNSTTL: DNSTTL{Record: true, Min: 2 * time.Second, Max: time.Second}}, "dns_ttl: the lower bound must not be above the upper one, got 2s and 1s"},
+		{Config{Prefer: "ipv4", Only: "ipv4"}, "prefer: has no effect with only, which leaves one address family"},
 		{Config{HealthCheck: &HealthCheck{Interval: durationPtr(9 * time.Millisecond)}}, "health_check.interval: must be at least 10ms, got 9ms"},
 	} {
 		test.c.Name, test.c.Backends = "web", []string{"a:1"}
@@ -206,9 +209,9 @@ func TestValidateRejectsHooksAndLimits(t *testing.T) {
 
 func TestValidateRejectsResolvers(t *testing.T) {
 	for _, text := range []string{"", "dns.example", "1.1.1.1:", "1.1.1.1:0", "1.1.1.1:65536", "1.1.1.1:dns", " 1.1.1.1",
-		"[1.1.1.1]", "[::1", "::1]", "[::1]x", "udp/1.1.1.1", "1.1.1", "fe80::1%a b"} {
+		"[1.1.1.1]", "[::1", "::1]", "[::1]x", "udp/1.1.1.1", "1.1.1", "fe80::1%a b", "tcp://1.1.1.1"} {
 		err := Config{Name: "web", Backends: []string{"a:1"}, Resolvers: []string{text}}.Validate()
-		if err == nil || !strings.HasPrefix(err.Error(), `service "web": resolvers: `+strconv.Quote(text)+": must be an IP address or ip:port, ") {
+		if err == nil || !strings.HasPrefix(err.Error(), `service "web": resolvers: `+strconv.Quote(text)+": must be an IP address, ip:port, tls://host[:port][#name] or https://host[:port]/path") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

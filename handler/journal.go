@@ -24,6 +24,7 @@ const (
 	KindResume   Kind = "resume"
 	KindFailback Kind = "failback"
 	KindDNS      Kind = "dns"
+	KindBackends Kind = "backends" // the targets of an SRV backend changed
 	KindReload   Kind = "reload"
 	KindCut      Kind = "cut"         // clients were taken away from a backend
 	KindDrill    Kind = "drill"       // faults are injected into attempts on a backend
@@ -185,6 +186,8 @@ func (e Entry) summary() string {
 		return "failback: " + e.Backend + " is healthy and back in its configured position"
 	case KindDNS:
 		return "dns: addresses of " + e.Backend + " changed"
+	case KindBackends:
+		return "backends: targets of " + e.Backend + " changed"
 	case KindCut:
 		return "cut: clients left " + e.Backend
 	case KindDrill:

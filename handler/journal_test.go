@@ -129,6 +129,7 @@ func TestEntryStrings(t *testing.T) {
 		"drain: a:1 gets no new clients, requested by 127.0.0.1:2019":                                            {Kind: KindDrain, Backend: "a:1", By: admin},
 		"resume: a:1 gets new clients again, requested by 127.0.0.1:2019":                                        {Kind: KindResume, Backend: "a:1", By: admin},
 		"failback: a:1 is healthy and back in its configured position, seen by the health check; order a:1, b:1": {Kind: KindFailback, Backend: "a:1", By: "health check", Order: []string{"a:1", "b:1"}},
+		"backends: targets of srv/_a.test changed (added a:1; removed b:2); order a:1":                           {Kind: KindBackends, Backend: "srv/_a.test", Cause: "added a:1; removed b:2", Order: []string{"a:1"}},
 		"dns: addresses of a:1 changed (10.0.0.2 instead of 10.0.0.1)":                                           {Kind: KindDNS, Backend: "a:1", Cause: "10.0.0.2 instead of 10.0.0.1"},
 		"reload: settings changed (added c:1); order a:1, c:1":                                                   {Kind: KindReload, Cause: "added c:1", Order: []string{"a:1", "c:1"}},
 		"else: a:1": {Kind: "else", Backend: "a:1"},

@@ -38,6 +38,14 @@ type query struct {
 // errUnchanged is returned by an ifChanged query that found the same addresses.
 var errUnchanged = errors.New("addresses unchanged")
 
+// ErrReplaced is returned by a [Resolver] for a backend that stands for others, which
+// have taken its place in the queue. The attempt is not counted, and the client
+// continues with the next backend.
+var ErrReplaced = errors.New("backend replaced in the queue")
+
+// notMade reports whether err means that no attempt was made on the backend.
+func notMade(err error) bool { return errors.Is(err, errUnchanged) || errors.Is(err, ErrReplaced) }
+
 // resolve returns the addresses of a backend in the order to try them.
 func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Network, q query) (addrs []netip.Addr, err error) {
 	if b.IP.IsValid() {

@@ -37,7 +37,7 @@ func (r *Relay) recordSuccess(walk *upstream.Walk, o outcome, n upstream.Network
 // attempt would fail in the same way. A local failure is logged once in an episode.
 func (r *Relay) recordFailure(walk *upstream.Walk, o outcome, n upstream.Network, client fmt.Stringer) (upstream.Verdict, upstream.Change) {
 	switch {
-	case errors.Is(o.err, errUnchanged), errors.As(o.err, new(cutError)), errors.Is(o.err, errSameHost):
+	case notMade(o.err), errors.As(o.err, new(cutError)), errors.Is(o.err, errSameHost):
 		walk.Exhaust(o.attempt.Backend)
 		r.logAttempt(zapcore.DebugLevel, "attempt not counted", o, n, client)
 		return upstream.Next, upstream.Change{}

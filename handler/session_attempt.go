@@ -203,7 +203,7 @@ func (s *session) socketFailedLocked(err error) {
 // two-strike rule says.
 func (s *session) attemptFailedLocked(err error) {
 	a := s.attempt
-	if !errors.Is(err, errUnchanged) { // the error before tells why the backend has failed
+	if !notMade(err) { // the error before tells why the backend has failed
 		s.lastErr = fmt.Errorf("backend %s: %w", a.Backend.Text, err)
 	}
 	o := outcome{attempt: a, port: s.portLocked(), tried: s.addrs, since: s.since, took: time.Since(a.Began), err: err}

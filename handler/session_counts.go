@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"time"
@@ -49,7 +48,7 @@ func (s *session) tallyLocked() *tally {
 
 // recordAttemptLocked keeps the result of an attempt for the access log.
 func (s *session) recordAttemptLocked(o outcome) {
-	if s.relay.logs(upstream.UDP) && !errors.Is(o.err, errUnchanged) {
+	if s.relay.logs(upstream.UDP) && !notMade(o.err) {
 		e := s.extrasLocked()
 		e.tried.add(o)
 		e.dialled = o.took

@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,7 +15,7 @@ import (
 
 // note keeps the outcome of an attempt for the access log.
 func (t *tcpRelay) note(o outcome) {
-	if t.relay.logs(upstream.TCP) && !errors.Is(o.err, errUnchanged) { // after errUnchanged no backend was dialled
+	if t.relay.logs(upstream.TCP) && !notMade(o.err) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.notesLocked().tried.add(o)

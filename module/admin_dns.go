@@ -14,16 +14,16 @@ import (
 )
 
 // dnsCaches returns all DNS caches in the order of their settings.
-func dnsCaches() []*resolver.Cache {
-	byKey := make(map[string]*resolver.Cache)
+func dnsCaches() []*cache {
+	byKey := make(map[string]*cache)
 	var keys []string
 	caches.Range(func(key, value any) bool {
-		byKey[key.(string)] = value.(cache).Cache
+		byKey[key.(string)] = value.(*cache)
 		keys = append(keys, key.(string))
 		return true
 	})
 	slices.Sort(keys)
-	list := make([]*resolver.Cache, len(keys))
+	list := make([]*cache, len(keys))
 	for i, key := range keys {
 		list[i] = byKey[key]
 	}
@@ -39,12 +39,36 @@ func apiDNS(now time.Time) []api.DNSEntry {
 			list = append(list, apiDNSEntry(entry, c, now))
 		}
 	}
+	for _, s := range visibleServices() {
+		for _, f := range s.followers() {
+			list = append(list, f.apiEntry(now))
+		}
+	}
 	slices.SortStableFunc(list, func(a, b api.DNSEntry) int { return cmp.Compare(a.Host, b.Host) })
 	return list
 }
 
-func apiDNSEntry(entry resolver.Entry, c *resolver.Cache, now time.Time) api.DNSEntry {
-	e := api.DNSEntry{Host: entry.Host, Source: api.DNSFresh, Addresses: []string{}, Resolved: entry.ResolvedAt, TTL: c.TTL().Seconds()}
+// apiEntry describes the SRV records that f follows, with its targets as addresses.
+func (f *follower) apiEntry(now time.Time) api.DNSEntry {
+	list, err := f.targets.List()
+	entry := resolver.Entry{
+		Host: f.text(), ResolvedAt: list.ResolvedAt, ExpiresAt: list.ExpiresAt, Stale: now.After(list.ExpiresAt),
+		Lifetime: list.ExpiresAt.Sub(list.ResolvedAt), Err: err,
+	}
+	e := apiDNSEntry(entry, f.settings.dns.cache, now)
+	if e.Addresses = textsOf(list.Targets); len(list.Targets) > 0 {
+		e.Source = api.DNSFresh
+		if entry.Stale {
+			e.Source = api.DNSStale
+		} else {
+			e.TTLLeft = seconds(entry.ExpiresAt.Sub(now))
+		}
+	}
+	return e
+}
+
+func apiDNSEntry(entry resolver.Entry, c *cache, now time.Time) api.DNSEntry {
+	e := api.DNSEntry{Host: entry.Host, Source: api.DNSFresh, Addresses: []string{}, Resolved: entry.ResolvedAt, TTL: entry.Lifetime.Seconds(), Resolvers: c.servers}
 	for _, addr := range entry.Addrs {
 		e.Addresses = append(e.Addresses, addr.String())
 	}
@@ -61,9 +85,6 @@ func apiDNSEntry(entry resolver.Entry, c *resolver.Cache, now time.Time) api.DNS
 	}
 	if entry.Err != nil {
 		e.Error = entry.Err.Error()
-	}
-	for _, server := range c.Servers() {
-		e.Resolvers = append(e.Resolvers, server.String())
 	}
 	return e
 }
@@ -87,6 +108,13 @@ func postFlush(r *http.Request) (any, error) {
 	services.Range(func(_, value any) bool {
 		s := value.(*service)
 		s.lookUpUsedByUDP()
+		for _, target := range s.followers() {
+			if host == "" || host == target.name || host == target.text() {
+				f.Known++
+				f.Flushed++
+				target.targets.Refresh()
+			}
+		}
 		s.recordFlush(host, requester(r))
 		return true
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -11,25 +12,74 @@ import (
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/dnsclient"
 	"github.com/async-relay/caddy-relay/resolver"
 )
 
-// caches holds the DNS caches across reloads, one for each (ttl, resolvers).
+// caches holds the DNS caches across reloads, one for each combination of dns_ttl,
+// resolvers, prefer and only.
 var caches = caddy.NewUsagePool()
 
-// cache is a DNS cache in caches. It closes when its last user releases it.
-type cache struct{ *resolver.Cache }
+// cache is a DNS cache in caches, and the client that queries for it. It closes when
+// its last user releases it.
+type cache struct {
+	*resolver.Cache
+	client   *dnsclient.Client
+	lifetime resolver.Lifetime
+	servers  []string // as the admin API shows them; empty: the system's
+}
+
+// newCache returns the DNS cache for the options.
+func newCache(opts caddyfile.Options, key string) *cache {
+	c := &cache{client: newDNSClient(opts), lifetime: resolver.Lifetime(opts.DNSTTL)}
+	for _, r := range opts.Resolvers {
+		c.servers = append(c.servers, r.Text)
+	}
+	c.Cache = resolver.New(resolver.Config{Lifetime: c.lifetime, Lookup: c.lookUpAddrs, Observer: dnsLog{key}, Counts: &collected.lookups})
+	return c
+}
+
+// newDNSClient returns the client for the options.
+func newDNSClient(opts caddyfile.Options) *dnsclient.Client {
+	cfg := dnsclient.Config{Families: families[[2]string{opts.Prefer, opts.Only}]}
+	for _, r := range opts.Resolvers {
+		server := dnsclient.Server{Addr: r.Addr, TLSName: r.TLSName, URL: r.URL}
+		switch r.Scheme {
+		case "tls":
+			server.Protocol = dnsclient.TLS
+		case "https":
+			server.Protocol = dnsclient.HTTPS
+		}
+		cfg.Servers = append(cfg.Servers, server)
+	}
+	return dnsclient.New(cfg)
+}
+
+// families holds the meaning of the options prefer and only.
+var families = map[[2]string]dnsclient.Families{
+	{"ipv4", ""}: dnsclient.PreferIPv4,
+	{"ipv6", ""}: dnsclient.PreferIPv6,
+	{"", "ipv4"}: dnsclient.OnlyIPv4,
+	{"", "ipv6"}: dnsclient.OnlyIPv6,
+}
+
+// lookUpAddrs is the Lookup of the cache.
+func (c *cache) lookUpAddrs(ctx context.Context, host string) (resolver.Result, error) {
+	a, err := c.client.Addrs(ctx, host)
+	return resolver.Result{Addrs: a.List, TTL: a.TTL, Partial: a.Partial}, err
+}
 
 // Destruct implements caddy.Destructor.
-func (c cache) Destruct() error {
+func (c *cache) Destruct() error {
 	c.Close()
+	c.client.Close()
 	return nil
 }
 
 // cacheRef is a handler's reference to a DNS cache. As long as it is held, the
 // cache keeps the handler's hosts fresh.
 type cacheRef struct {
-	cache *resolver.Cache
+	cache *cache
 	key   string // in caches
 	hosts []string
 }
@@ -37,16 +87,14 @@ type cacheRef struct {
 // loadCache finds or creates the cache for the options. The caller must release
 // the reference.
 func loadCache(opts caddyfile.Options) (*cacheRef, error) {
-	ref := &cacheRef{key: fmt.Sprint(opts.DNSTTL, opts.Resolvers)}
-	value, _, err := caches.LoadOrNew(ref.key, func() (caddy.Destructor, error) {
-		return cache{resolver.New(resolver.Config{TTL: opts.DNSTTL, Servers: opts.Resolvers, Observer: dnsLog{ref.key}, Counts: &collected.lookups})}, nil
-	})
+	ref := &cacheRef{key: fmt.Sprint(opts.DNSTTL, opts.Resolvers, opts.Prefer, opts.Only)}
+	value, _, err := caches.LoadOrNew(ref.key, func() (caddy.Destructor, error) { return newCache(opts, ref.key), nil })
 	if err != nil {
 		return nil, err
 	}
-	ref.cache = value.(cache).Cache
+	ref.cache = value.(*cache)
 	for _, b := range opts.Backends {
-		if !b.Addr.IsValid() {
+		if !b.Addr.IsValid() && b.SRV == "" {
 			ref.hosts = append(ref.hosts, b.Host)
 		}
 	}
@@ -69,12 +117,19 @@ func (s *service) Cached(host string) ([]netip.Addr, bool) {
 
 // Lookup implements handler.Resolver.
 func (s *service) Lookup(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error) {
+	if name, isSRV := strings.CutPrefix(host, srvPrefix); isSRV {
+		return nil, s.awaitTargets(ctx, name)
+	}
 	answer, err := s.dns.Load().cache.Lookup(ctx, host, patience)
 	return answer.Addrs, err
 }
 
 // Refresh implements handler.Resolver.
 func (s *service) Refresh(ctx context.Context, host string, since time.Time, patience time.Duration) ([]netip.Addr, error) {
+	if name, isSRV := strings.CutPrefix(host, srvPrefix); isSRV {
+		return nil, s.awaitTargets(ctx, name)
+	}
+	s.refreshTargets() // the backend has failed, and may have been replaced
 	answer, err := s.dns.Load().cache.Refresh(ctx, host, since, patience)
 	return answer.Addrs, err
 }

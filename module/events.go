@@ -26,6 +26,9 @@ var emitter eventQueue
 // subscribers. It does not block: the caller may be any goroutine and may hold a
 // session's lock.
 func (s *service) onEvent(e handler.Event) {
+	if e.Type == handler.BackendFailed {
+		s.refreshTargets()
+	}
 	if !s.early.keep(e) {
 		s.passOn(e)
 	}

@@ -14,30 +14,18 @@ type reloadSummary struct {
 	added, removed, moved []string // backends, as "service backend"
 }
 
-// summarize compares the queue with the order before the reload. A backend is
-// moved if its place among the backends of both orders has changed.
+// summarize compares the queue with the order before the reload.
 func (s *service) summarize(before []string) reloadSummary {
-	after := s.Pool.Order()
 	sum := reloadSummary{services: 1}
 	sum.relays, sum.sessions = s.Active()
-	onlyIn := func(order, other []string) (list []string) {
-		for _, b := range order {
-			if !slices.Contains(other, b) {
-				list = append(list, s.Name+" "+b)
-			}
+	change := diffOrder(before, s.Pool.Order())
+	named := func(list []string) (texts []string) {
+		for _, b := range list {
+			texts = append(texts, s.Name+" "+b)
 		}
-		return list
+		return texts
 	}
-	sum.added, sum.removed = onlyIn(after, before), onlyIn(before, after)
-	common := func(order, other []string) []string {
-		return slices.DeleteFunc(slices.Clone(order), func(b string) bool { return !slices.Contains(other, b) })
-	}
-	old, new := common(before, after), common(after, before)
-	for i := range new {
-		if old[i] != new[i] {
-			sum.moved = append(sum.moved, s.Name+" "+new[i])
-		}
-	}
+	sum.added, sum.removed, sum.moved = named(change.added), named(change.removed), named(change.moved)
 	return sum
 }
 

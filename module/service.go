@@ -49,10 +49,12 @@ type service struct {
 	key string                   // in services
 	dns atomic.Pointer[cacheRef] // of the latest settings; relays of older settings use it too
 
-	shutdown atomic.Int64             // the shutdown_timeout of the latest settings, a time.Duration
-	current  atomic.Pointer[settings] // nil: no started config has the service
-	early    earlyEvents
-	dropped  loglimit.Limiter // events that found the emitter's queue full
+	shutdown  atomic.Int64                // the shutdown_timeout of the latest settings, a time.Duration
+	current   atomic.Pointer[settings]    // nil: no started config has the service
+	applied   chan struct{}               // closed when the first settings are current
+	following atomic.Pointer[[]*follower] // of the SRV backends; written under mu
+	early     earlyEvents
+	dropped   loglimit.Limiter // events that found the emitter's queue full
 
 	mu           sync.Mutex         // guards the fields below
 	running      []*settings        // of the started configs; the queue follows the last one
@@ -64,8 +66,8 @@ type service struct {
 // settings are the settings of a service in one config, as far as they concern
 // the service as a whole.
 type settings struct {
-	addresses       []upstream.Address
-	connectTimeout  time.Duration // for tests through the admin API
+	addresses       []upstream.Address // as configured: the host of an SRV backend is its text
+	connectTimeout  time.Duration      // for tests through the admin API
 	cooldown        time.Duration
 	gracePeriod     time.Duration
 	shutdownTimeout time.Duration
@@ -93,7 +95,11 @@ func newSettings(opts caddyfile.Options, dns *cacheRef, log *zap.Logger) *settin
 		proxyProtocol:   handler.ProxyProtocol(opts.ProxyProtocol),
 	}
 	for _, b := range opts.Backends {
-		set.addresses = append(set.addresses, upstream.Address{Text: b.Text, Host: b.Host, Port: b.Port, IP: b.Addr})
+		host := b.Host
+		if b.SRV != "" {
+			host = srvPrefix + b.SRV
+		}
+		set.addresses = append(set.addresses, upstream.Address{Text: b.Text, Host: host, Port: b.Port, IP: b.Addr})
 	}
 	return set
 }
@@ -117,7 +123,7 @@ func loadService(config caddyfile.Config, set *settings) (*service, error) {
 	}
 	value, _, err := services.LoadOrNew(key, func() (caddy.Destructor, error) {
 		pool := upstream.NewPool(set.addresses, set.cooldown, time.Now())
-		s := &service{key: key}
+		s := &service{key: key, applied: make(chan struct{})}
 		s.Service = handler.NewService(config.Service(), pool, s.onEvent, sessionBudget)
 		s.dns.Store(set.dns)
 		return s, nil
@@ -131,6 +137,16 @@ func loadService(config caddyfile.Config, set *settings) (*service, error) {
 // apply makes the settings of a config that starts the current ones. It returns a
 // summary of the changes.
 func (s *service) apply(set *settings) reloadSummary {
+	sum, ended := s.applySettings(set)
+	for _, f := range ended {
+		f.close()
+	}
+	return sum
+}
+
+// applySettings does the work of apply. The caller must close the followers that it
+// returns.
+func (s *service) applySettings(set *settings) (sum reloadSummary, ended []*follower) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = append(s.running, set)
@@ -143,22 +159,28 @@ func (s *service) apply(set *settings) reloadSummary {
 	before := s.Pool.Order()
 	s.dns.Store(set.dns)
 	s.shutdown.Store(int64(set.shutdownTimeout))
-	s.Pool.Update(set.addresses, set.cooldown)
+	ended = s.restartFollowersLocked(set)
+	s.Pool.Update(s.addressesLocked(set), set.cooldown)
 	s.EndRemoved("reload")
 	s.restartProbesLocked()
+	select {
+	case <-s.applied:
+	default:
+		close(s.applied)
+	}
 	if len(s.running) == 1 {
 		growDescriptorTable()
 		set.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
-		return reloadSummary{}
+		return reloadSummary{}, ended
 	}
-	sum := s.summarize(before)
+	sum = s.summarize(before)
 	if sum.queueChanged() {
 		s.Journal.Add(handler.Entry{Kind: handler.KindReload, Order: s.Pool.Order()})
 	}
 	if s.allDrained() {
 		set.log.Warn("all backends are drained, new clients are refused", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
 	}
-	return sum
+	return sum, ended
 }
 
 // allDrained reports whether every backend is drained. The admin API does not
@@ -174,6 +196,16 @@ func (s *service) allDrained() bool {
 // no started config has the service, it returns a context that ends when one has it
 // again. Otherwise it returns nil.
 func (s *service) retire(set *settings) (removed context.Context) {
+	removed, ended := s.retireSettings(set)
+	for _, f := range ended {
+		f.close()
+	}
+	return removed
+}
+
+// retireSettings does the work of retire. The caller must close the followers that it
+// returns.
+func (s *service) retireSettings(set *settings) (removed context.Context, ended []*follower) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if i := slices.Index(s.running, set); i >= 0 {
@@ -182,17 +214,18 @@ func (s *service) retire(set *settings) (removed context.Context) {
 			s.current.Store(s.running[last])
 		} else {
 			s.current.Store(nil)
+			ended = s.restartFollowersLocked(nil)
 			s.restartProbesLocked()
 			set.log.Info("service stopped", zap.String("service", s.Name))
 		}
 	}
 	if len(s.running) > 0 {
-		return nil
+		return nil, ended
 	}
 	if s.removed == nil {
 		s.removed, s.cancelLinger = context.WithCancel(context.Background())
 	}
-	return s.removed
+	return s.removed, ended
 }
 
 // linger keeps a removed service until its last client has ended, and then calls

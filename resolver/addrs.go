@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// normalize returns the spelling of a name that the cache uses: lower case, without a trailing dot.
-// DNS ignores the case of letters (RFC 4343), and a trailing dot only marks the name as complete.
-func normalize(host string) string {
-	return strings.ToLower(strings.TrimSuffix(host, "."))
-}
+// normalize returns the spelling of a name that the cache uses: lower case, because DNS ignores the
+// case of letters (RFC 4343). A dot at the end stays: without it, search domains apply to the name.
+func normalize(host string) string { return strings.ToLower(host) }
+
+// trimDot returns a name without the dot at its end.
+func trimDot(host string) string { return strings.TrimSuffix(host, ".") }
 
 // literal returns the answer for an IP address. host must not be normalized, because IPv6 zones are
 // case-sensitive.
@@ -57,6 +58,21 @@ func tidy(addrs, old []netip.Addr) (kept, unusable []netip.Addr, surplus int) {
 	kept = interleave(usable)
 	surplus = max(0, len(kept)-maxAddrs)
 	return kept[:len(kept)-surplus], unusable, surplus
+}
+
+// withMissingFamily returns addrs with the old addresses of the family that addrs lacks: the query
+// for that family failed, which removes no addresses.
+func withMissingFamily(addrs, old []netip.Addr) []netip.Addr {
+	has := func(list []netip.Addr, is4 bool) bool {
+		return slices.ContainsFunc(list, func(a netip.Addr) bool { return a.Unmap().Is4() == is4 })
+	}
+	all := slices.Clone(addrs)
+	for _, addr := range old {
+		if len(addrs) > 0 && !has(addrs, addr.Is4()) {
+			all = append(all, addr)
+		}
+	}
+	return all
 }
 
 // canBeBackend reports whether an address can be that of a backend. The kernel would connect the

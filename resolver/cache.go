@@ -2,7 +2,6 @@ package resolver
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -10,8 +9,6 @@ import (
 )
 
 const (
-	defaultTTL = time.Hour
-
 	// maxEntries limits the memory of a Cache.
 	maxEntries = 10_000
 
@@ -27,30 +24,29 @@ const (
 
 // Config holds the settings of a Cache.
 type Config struct {
-	// TTL is the lifetime of an entry. Default: 1 h. Values of zero and less give the default.
-	TTL time.Duration
+	// Lifetime returns the lifetime of the entries. Default: one hour.
+	Lifetime Lifetime
 
-	// Servers lists DNS servers to query instead of the system's resolver. Default: the system's
-	// resolver.
-	//
-	// The servers are queried in their order. The next one is queried at once if the previous one
-	// fails, and in parallel if it has not answered within a second. The first good answer or "no
-	// such host" is the result. Queries use UDP, and TCP if an answer is truncated.
-	//
-	// Names are queried as written, as if they ended with a dot: the search domains of the host do
-	// not apply. (nginx's resolver directive does the same.) The hosts file of the host still
-	// applies.
-	Servers []netip.AddrPort
-
-	// Lookup queries the addresses of host. It must return when ctx ends, and may be called
-	// concurrently. Default: queries Servers.
-	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Lookup queries the addresses of host, which is in lower case. A dot at its end
+	// means that search domains do not apply. It must return when ctx ends, and may
+	// be called concurrently. Required.
+	Lookup func(ctx context.Context, host string) (Result, error)
 
 	// Observer is notified of results. Default: none.
 	Observer Observer
 
 	// Counts counts the queries. Caches may share one. Default: none.
 	Counts *Counts
+}
+
+// Result is the result of a query.
+type Result struct {
+	Addrs []netip.Addr
+	TTL   time.Duration // least TTL of the records; 0: unknown
+
+	// Partial reports that only one address family was answered. The addresses of
+	// the other one are then kept, and the entry lives for 30 s at most.
+	Partial bool
 }
 
 // Counts counts queries by their result, including those of the background. It does not count
@@ -78,7 +74,7 @@ type Observer interface {
 	Ignored(host string, unusable []netip.Addr, surplus int)
 
 	// Stale reports that a query failed and that the old answer, resolved age ago, is kept. It is
-	// called once per outage of a name, and again at most every TTL.
+	// called once per outage of a name, and again at most every [Lifetime.Longest].
 	Stale(host string, addrs []netip.Addr, age time.Duration, err error)
 
 	// Failed reports that a query failed and that there is no old answer. It is called once per
@@ -103,9 +99,8 @@ type Answer struct {
 // Cache caches the addresses of names. It is safe for concurrent use. Create it with [New].
 type Cache struct {
 	// Set once by New.
-	ttl      time.Duration
-	servers  []netip.AddrPort
-	lookup   lookupFunc
+	lifetime Lifetime
+	lookup   func(ctx context.Context, host string) (Result, error)
 	observer Observer // may be nil
 	counts   *Counts
 	created  time.Time // entry.used is relative to this
@@ -127,8 +122,7 @@ type Cache struct {
 // New returns a Cache, which sends its first query at the first lookup. The caller must close it.
 func New(cfg Config) *Cache {
 	c := &Cache{
-		ttl:      cfg.TTL,
-		servers:  cfg.Servers,
+		lifetime: cfg.Lifetime.orDefault(),
 		lookup:   cfg.Lookup,
 		observer: cfg.Observer,
 		counts:   cfg.Counts,
@@ -137,33 +131,12 @@ func New(cfg Config) *Cache {
 		entries:  make(map[string]*entry),
 		held:     make(map[string]int),
 	}
-	if c.ttl <= 0 {
-		c.ttl = defaultTTL
-	}
-	if c.lookup == nil {
-		c.lookup = lookupSystem
-		if len(cfg.Servers) > 0 {
-			c.lookup = newServerList(cfg.Servers).lookup
-		}
-	}
 	if c.counts == nil {
 		c.counts = new(Counts)
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.running.Go(c.refreshLoop)
 	return c
-}
-
-// TTL returns the lifetime of an entry.
-func (c *Cache) TTL() time.Duration { return c.ttl }
-
-// Servers returns the DNS servers that are queried instead of the system's resolver. The caller
-// must not modify them.
-func (c *Cache) Servers() []netip.AddrPort { return c.servers }
-
-// lookupSystem queries the system's resolver, as other programs on the host do.
-func lookupSystem(ctx context.Context, host string) ([]netip.Addr, error) {
-	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
 // Close ends the background refresh and all queries in flight, and waits for their goroutines.
@@ -177,7 +150,7 @@ func (c *Cache) Close() {
 	c.running.Wait()
 }
 
-// Cached returns the answer if a fresh entry is cached, that is, one not older than the TTL and not
+// Cached returns the answer if a fresh entry is cached, that is, one within its lifetime and not
 // dropped by [Cache.Refresh] or [Cache.Flush]. It neither queries nor waits, takes no exclusive lock
 // and, for a name, does not allocate. A hit marks the name as used. The answer for an IP address is
 // the address itself.

@@ -26,7 +26,7 @@ func TestHitSendsNoQuery(t *testing.T) {
 		resolved := time.Now()
 		time.Sleep(time.Minute)
 		start = time.Now()
-		for _, host := range []string{"a.example", "A.Example", "a.example."} {
+		for _, host := range []string{"a.example", "A.Example"} {
 			lookup(t, c, host, false, "192.0.2.1")
 			answer, ok := c.Cached(host)
 			if !ok || !answer.ResolvedAt.Equal(resolved) {
@@ -146,7 +146,7 @@ func TestRefresh(t *testing.T) {
 		lookup(t, c, "a.example", false, "192.0.2.1")
 
 		// The entry was resolved after the attempt began, so it is returned.
-		answer, err := c.Refresh(t.Context(), "A.example.", began, patience)
+		answer, err := c.Refresh(t.Context(), "A.example", began, patience)
 		wantAnswer(t, answer, err, false, "192.0.2.1")
 		dns.wantQueries(t, 1)
 		if _, ok := c.Cached("a.example"); !ok {

@@ -5,7 +5,7 @@
 // in the background before an answer expires. If DNS fails, it keeps the last good answer. After a
 // failed connection, call [Cache.Refresh] to look the name up at once.
 //
-//	cache := resolver.New(resolver.Config{TTL: time.Hour})
+//	cache := resolver.New(resolver.Config{Lookup: lookup, Lifetime: resolver.Lifetime{Fixed: time.Hour}})
 //	defer cache.Close()
 //
 //	began := time.Now()
@@ -21,7 +21,7 @@
 //
 // # Life of an entry
 //
-//	        first answer         TTL passed, Refresh or Flush
+//	        first answer       lifetime over, Refresh or Flush
 //	(none) --------------> fresh ----------------------------> stale
 //	                         ^                                   |
 //	                         +-----------------------------------+
@@ -29,8 +29,10 @@
 //
 // Fresh entries are answered at once. Stale entries are queried again. Their addresses are used if
 // the new answer is late or does not come. A failed lookup never removes addresses. Names that are
-// neither used nor held ([Cache.Hold]) for two TTLs are removed. The cache holds at most 10,000
+// neither used nor held ([Cache.Hold]) for two lifetimes are removed. The cache holds at most 10,000
 // names in addition to the held ones.
 //
-// The TTL of the DNS records themselves is ignored. [Config.TTL] is the lifetime of all entries.
+// The lifetime is fixed, or it is the TTL of the DNS records within bounds ([Lifetime]).
+//
+// [Targets] follows the SRV records of a name in the same way.
 package resolver

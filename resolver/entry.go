@@ -16,26 +16,28 @@ type entry struct {
 	used atomic.Int64
 
 	// Guarded by Cache.mu.
-	addrs      []netip.Addr // the last good answer; nil before the first; never modified
-	resolvedAt time.Time    // when addrs were resolved
-	expiresAt  time.Time    // end of being fresh
-	err        error        // failure of the last query; nil if it succeeded
-	failedAt   time.Time    // when it failed; zero: no failure to return
-	reportedAt time.Time    // when the observer was last notified of this outage; zero: never
-	ignored    bool         // addresses of the last good answer are not used
-	flight     *flight      // query in flight; nil: none
-	due        time.Time    // when refreshLoop must visit the entry; unused in flight
-	index      int          // index in Cache.due; -1: not in the heap
+	addrs      []netip.Addr  // the last good answer; nil before the first; never modified
+	resolvedAt time.Time     // when addrs were resolved
+	life       time.Duration // lifetime of addrs; before the first answer, the longest one
+	expiresAt  time.Time     // end of being fresh
+	err        error         // failure of the last query; nil if it succeeded
+	failedAt   time.Time     // when it failed; zero: no failure to return
+	reportedAt time.Time     // when the observer was last notified of this outage; zero: never
+	ignored    bool          // addresses of the last good answer are not used
+	flight     *flight       // query in flight; nil: none
+	due        time.Time     // when refreshLoop must visit the entry; unused in flight
+	index      int           // index in Cache.due; -1: not in the heap
 }
 
 // Entry holds the state of one name, for status pages.
 type Entry struct {
-	Host       string       // lower case, without trailing dot
-	Addrs      []netip.Addr // empty if the name never resolved; must not be modified
-	ResolvedAt time.Time    // when Addrs were resolved
-	ExpiresAt  time.Time    // when Addrs become or became stale, by age or by being dropped
-	Stale      bool         // Addrs are expired or were dropped
-	Err        error        // failure of the last query; nil if it succeeded
+	Host       string        // lower case; ends with a dot if search domains do not apply
+	Addrs      []netip.Addr  // empty if the name never resolved; must not be modified
+	ResolvedAt time.Time     // when Addrs were resolved
+	ExpiresAt  time.Time     // when Addrs become or became stale, by age or by being dropped
+	Stale      bool          // Addrs are expired or were dropped
+	Lifetime   time.Duration // of the last answer
+	Err        error         // failure of the last query; nil if it succeeded
 }
 
 func (e *entry) fresh(now time.Time) bool { return now.Before(e.expiresAt) }
@@ -57,11 +59,11 @@ func (e *entry) drop(now time.Time) {
 	}
 }
 
-// markUsed records a lookup of the name. It writes only if 1 % of the TTL has passed since the last
+// markUsed records a lookup of the name. It writes only if 1 % of the lifetime has passed since the last
 // write. Cores that look up one name at the same time therefore do not contend for its cache line.
 func (c *Cache) markUsed(e *entry, now time.Time) {
 	used := now.Sub(c.created)
-	if used-time.Duration(e.used.Load()) >= c.ttl/100 {
+	if used-time.Duration(e.used.Load()) >= e.life/100 {
 		e.used.Store(int64(used))
 	}
 }
@@ -76,7 +78,7 @@ func (c *Cache) addLocked(name string, now time.Time) *entry {
 	if len(c.entries) >= maxEntries {
 		c.evictLocked()
 	}
-	e := &entry{name: name, index: -1}
+	e := &entry{name: name, index: -1, life: c.lifetime.Longest()}
 	e.used.Store(int64(now.Sub(c.created)))
 	c.entries[name] = e
 	return e
@@ -103,17 +105,17 @@ func (c *Cache) removeLocked(e *entry) {
 	delete(c.entries, e.name)
 }
 
-// Flush drops one name or, with "", all names. The next lookup of a dropped name queries DNS or joins
+// Flush drops one name, with and without a dot at its end, or with "" all names. The next lookup of a dropped name queries DNS or joins
 // a query in flight. The addresses are kept as stale ones, remembered failures are removed. Flush
 // returns the number of entries that it dropped.
 func (c *Cache) Flush(host string) int {
-	name := normalize(host)
+	name := trimDot(normalize(host))
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	dropped := 0
 	for _, e := range c.entries {
-		if host != "" && e.name != name {
+		if host != "" && trimDot(e.name) != name {
 			continue
 		}
 		if e.fresh(now) || e.failedWithin(now, failureMemory) {
@@ -132,17 +134,25 @@ func (e *entry) export(now time.Time) Entry {
 		Addrs:      e.addrs,
 		ResolvedAt: e.resolvedAt,
 		ExpiresAt:  e.expiresAt,
+		Lifetime:   e.life,
 		Stale:      e.addrs != nil && !e.fresh(now),
 		Err:        e.err,
 	}
 }
 
 // Entry returns the state of one name, and false if the name is not in the cache or its first query
-// is in flight. It does not mark the name as used.
+// is in flight. If the cache has the name only with a dot at its end, or only without it, Entry
+// returns that one. It does not mark the name as used.
 func (c *Cache) Entry(host string) (Entry, bool) {
+	name := normalize(host)
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	e := c.entries[normalize(host)]
+	e := c.entries[name]
+	if bare := trimDot(name); e == nil && bare != name {
+		e = c.entries[bare]
+	} else if e == nil {
+		e = c.entries[bare+"."]
+	}
 	if e == nil || e.addrs == nil && e.err == nil {
 		return Entry{}, false
 	}

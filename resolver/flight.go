@@ -38,25 +38,29 @@ func (c *Cache) startLocked(e *entry, now time.Time, background bool) *flight {
 
 // run queries DNS and finishes the flight, even if the lookup function panics or ends its goroutine.
 func (c *Cache) run(e *entry, f *flight) {
-	var addrs []netip.Addr
+	var result Result
 	var err error
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v", r)
 		}
-		c.finish(e, f, addrs, err)
+		c.finish(e, f, result, err)
 	}()
 	ctx, cancel := context.WithTimeout(c.ctx, flightTimeout)
 	defer cancel()
-	addrs, err = c.lookup(ctx, e.name)
+	result, err = c.lookup(ctx, e.name)
 }
 
 // finish ends a flight. It updates the entry, wakes the waiting callers and notifies the observer.
-func (c *Cache) finish(e *entry, f *flight, addrs []netip.Addr, err error) {
+func (c *Cache) finish(e *entry, f *flight, result Result, err error) {
 	var notify, ignored func(Observer)
 	now := time.Now()
 	c.mu.Lock()
-	addrs, unusable, surplus := tidy(addrs, e.addrs)
+	answered := result.Addrs
+	if result.Partial {
+		answered = withMissingFamily(answered, e.addrs)
+	}
+	addrs, unusable, surplus := tidy(answered, e.addrs)
 	e.flight = nil
 	if f.background {
 		c.refreshing--
@@ -64,20 +68,27 @@ func (c *Cache) finish(e *entry, f *flight, addrs []netip.Addr, err error) {
 	switch {
 	case err == nil && len(addrs) > 0:
 		c.counts.OK.Add(1)
-		notify = c.succeededLocked(e, now, addrs)
+		life := c.lifetime.Of(result.TTL)
+		if result.Partial {
+			life = min(life, partialLifetime)
+		}
+		notify = c.succeededLocked(e, now, addrs, life)
 		ignored = e.ignoredLocked(unusable, surplus)
-		e.due = c.dueAfterAnswer(now)
+		e.due = now.Add(untilRefresh(life))
 	case c.closed:
 		// Close ended the query, so this is not an outage of the name.
 		f.err = newLookupError(e.name, errClosed)
-		e.due = now.Add(c.ttl)
+		e.due = now.Add(e.life)
 	default:
 		if err == nil {
 			err = noAddresses(e.name, unusable)
 		}
 		f.err = newLookupError(e.name, err)
 		notify = c.failedLocked(e, now, f.err)
-		e.due = c.dueAfterFailure(e, now)
+		e.due = now.Add(e.life)
+		if e.addrs != nil {
+			e.due = now.Add(pauseAfterFailure(e.life))
+		}
 	}
 	if e.addrs != nil {
 		f.answer, f.err = e.answer(now), nil
@@ -110,10 +121,10 @@ func (e *entry) ignoredLocked(unusable []netip.Addr, surplus int) func(Observer)
 
 // succeededLocked stores a good answer in e. It returns the call of the observer to make after
 // unlocking, or nil.
-func (c *Cache) succeededLocked(e *entry, now time.Time, addrs []netip.Addr) func(Observer) {
+func (c *Cache) succeededLocked(e *entry, now time.Time, addrs []netip.Addr, life time.Duration) func(Observer) {
 	name, old := e.name, e.addrs
-	e.addrs = addrs
-	e.resolvedAt, e.expiresAt = now, now.Add(c.ttl)
+	e.addrs, e.life = addrs, life
+	e.resolvedAt, e.expiresAt = now, now.Add(life)
 	e.err, e.failedAt, e.reportedAt = nil, time.Time{}, time.Time{}
 	switch {
 	case old == nil:
@@ -139,7 +150,7 @@ func (c *Cache) failedLocked(e *entry, now time.Time, err error) func(Observer) 
 	case addrs == nil && first:
 		e.reportedAt = now
 		return func(o Observer) { o.Failed(name, err) }
-	case addrs != nil && (first || now.Sub(e.reportedAt) >= c.ttl):
+	case addrs != nil && (first || now.Sub(e.reportedAt) >= c.lifetime.Longest()):
 		e.reportedAt = now
 		return func(o Observer) { o.Stale(name, addrs, age, err) }
 	}

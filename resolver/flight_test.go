@@ -113,13 +113,13 @@ func TestPanicIsAnError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var healthy atomic.Bool
-				c := New(Config{Lookup: func(context.Context, string) ([]netip.Addr, error) {
+				c := New(Config{Lookup: func(context.Context, string) (Result, error) {
 					if healthy.Load() {
-						return ips("192.0.2.1"), nil
+						return Result{Addrs: ips("192.0.2.1")}, nil
 					}
 					time.Sleep(time.Second)
 					test.end()
-					return nil, nil
+					return Result{}, nil
 				}})
 				defer c.Close()
 				var waiters sync.WaitGroup
@@ -145,14 +145,14 @@ func TestCloseEndsEverything(t *testing.T) {
 		var returned atomic.Int32
 		events := &eventLog{}
 		hang := false
-		c := New(Config{Observer: events, Lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+		c := New(Config{Observer: events, Lookup: func(ctx context.Context, host string) (Result, error) {
 			if !hang {
-				return ips("192.0.2.1"), nil
+				return Result{Addrs: ips("192.0.2.1")}, nil
 			}
 			<-ctx.Done()
 			time.Sleep(time.Second) // returns late
 			returned.Add(1)
-			return nil, ctx.Err()
+			return Result{}, ctx.Err()
 		}})
 		lookup(t, c, "old.example", false, "192.0.2.1")
 		lookup(t, c, "fresh.example", false, "192.0.2.1")

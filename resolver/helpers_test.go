@@ -20,6 +20,8 @@ const patience = time.Second
 type fakeDNS struct {
 	mu    sync.Mutex
 	addrs map[string][]netip.Addr // a name not in here gets an empty answer
+	ttl   time.Duration           // of all records
+	part  bool                    // answers are partial
 	err   error                   // the result of every query, if set
 	takes time.Duration           // time until an answer
 	hangs bool                    // queries fail when ctx ends
@@ -34,7 +36,7 @@ type query struct {
 	at   time.Time
 }
 
-func (d *fakeDNS) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+func (d *fakeDNS) lookup(ctx context.Context, host string) (Result, error) {
 	d.mu.Lock()
 	d.queried = append(d.queried, query{host, time.Now()})
 	d.busy++
@@ -59,9 +61,9 @@ func (d *fakeDNS) lookup(ctx context.Context, host string) ([]netip.Addr, error)
 		err = d.err
 	}
 	if err != nil {
-		return nil, err
+		return Result{}, err
 	}
-	return slices.Clone(d.addrs[host]), nil
+	return Result{Addrs: slices.Clone(d.addrs[host]), TTL: d.ttl, Partial: d.part}, nil
 }
 
 // set changes the answers of the DNS.

@@ -2,18 +2,11 @@ package resolver
 
 import (
 	"container/heap"
-	"math/rand/v2"
 	"time"
 )
 
-const (
-	// maxRefreshing is the maximum number of concurrent background queries.
-	maxRefreshing = 4
-
-	// The pause after a failed refresh is a tenth of the TTL, within these bounds.
-	minPause = 5 * time.Second
-	maxPause = time.Minute
-)
+// maxRefreshing is the maximum number of concurrent background queries.
+const maxRefreshing = 4
 
 // refreshLoop refreshes entries when they are due and removes unused ones. It runs until Close.
 func (c *Cache) refreshLoop() {
@@ -37,9 +30,9 @@ func (c *Cache) refreshLoop() {
 // refreshDue handles the entries that are due at now. It returns the time until the next one is due,
 // or false if there is nothing to do before a flight ends.
 //
-// An entry is wanted if it is held or was used within the last TTL. Wanted entries are refreshed.
-// Other entries expire, and are removed when they were not used for two TTLs. Together with
-// maxEntries this limits the memory.
+// An entry is wanted if it is held or was used within the last lifetime. Wanted entries are
+// refreshed. Other entries expire, and are removed when they were not used for two lifetimes.
+// Together with maxEntries this limits the memory.
 func (c *Cache) refreshDue(now time.Time) (time.Duration, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -48,16 +41,16 @@ func (c *Cache) refreshDue(now time.Time) (time.Duration, bool) {
 		if wait := e.due.Sub(now); wait > 0 {
 			return wait, true
 		}
-		idle := c.idle(e, now)
-		wanted := idle < c.ttl || c.held[e.name] > 0
+		idle, life := c.idle(e, now), e.life
+		wanted := idle < life || c.held[e.name] > 0
 		switch {
-		case !wanted && idle >= 2*c.ttl:
+		case !wanted && idle >= 2*life:
 			c.removeLocked(e)
 		case !wanted:
-			c.due.postpone(e, now.Add(2*c.ttl-idle))
+			c.due.postpone(e, now.Add(2*life-idle))
 		case e.addrs == nil:
 			// The name never resolved. Only lookups query it.
-			c.due.postpone(e, now.Add(c.ttl))
+			c.due.postpone(e, now.Add(life))
 		case c.refreshing == maxRefreshing:
 			return 0, false
 		default:
@@ -65,21 +58,6 @@ func (c *Cache) refreshDue(now time.Time) (time.Duration, bool) {
 		}
 	}
 	return 0, false
-}
-
-// dueAfterAnswer returns when to refresh an entry resolved at now: at a random time in the last tenth
-// of its lifetime, so that names resolved together are not refreshed together. The end of that tenth
-// is left out, so that the new answer arrives before the old one expires.
-func (c *Cache) dueAfterAnswer(now time.Time) time.Time {
-	return now.Add(c.ttl - c.ttl/10 + rand.N(c.ttl/12+1))
-}
-
-// dueAfterFailure returns when refreshLoop visits an entry whose query failed at now.
-func (c *Cache) dueAfterFailure(e *entry, now time.Time) time.Time {
-	if e.addrs == nil {
-		return now.Add(c.ttl)
-	}
-	return now.Add(min(max(c.ttl/10, minPause), maxPause))
 }
 
 // dueHeap is a heap of entries. The entry that is due first is at the top.

@@ -72,7 +72,7 @@ func TestHeldNamesAreRefreshed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
 		c, _ := newCache(t, dns)
-		c.Hold("A.example.", "never-used.example", "192.0.2.1")
+		c.Hold("A.example", "never-used.example", "192.0.2.1")
 		c.Hold("a.example")
 		time.Sleep(24 * time.Hour)
 		dns.wantQueries(t, 0) // Hold sends no query
@@ -262,7 +262,7 @@ func TestPauseAfterFailure(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			dns := &fakeDNS{addrs: names("a.example", "192.0.2.1")}
-			c := New(Config{TTL: ttl, Lookup: dns.lookup})
+			c := New(Config{Lifetime: Lifetime{Fixed: ttl}, Lookup: dns.lookup})
 			defer c.Close()
 			c.Hold("a.example")
 			lookup(t, c, "a.example", false, "192.0.2.1")

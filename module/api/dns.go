@@ -2,10 +2,10 @@ package api
 
 import "time"
 
-// DNSEntry describes a name in a DNS cache. Services that differ in dns_ttl or
-// resolvers have separate caches, so a name can have several entries.
+// DNSEntry describes a name in a DNS cache. Services that differ in dns_ttl,
+// resolvers, prefer or only have separate caches, so a name can have several entries.
 type DNSEntry struct {
-	Host      string    `json:"host"`
+	Host      string    `json:"host"` // srv/NAME: an SRV backend, whose addresses are targets, host:port
 	Source    DNSSource `json:"source"`
 	Addresses []string  `json:"addresses"`
 	Resolved  time.Time `json:"resolved_at,omitzero"`

@@ -16,6 +16,11 @@ import (
 // returns true in the child, like [relaytest.InChild].
 func InNamespace(t *testing.T) bool {
 	t.Helper()
+	return inNamespaces(t, syscall.CLONE_NEWNET)
+}
+
+func inNamespaces(t *testing.T, flags uintptr) bool {
+	t.Helper()
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for a network namespace")
@@ -25,7 +30,7 @@ func InNamespace(t *testing.T) bool {
 	}
 	child := relaytest.InChildCommand(t, func(cmd *exec.Cmd) {
 		cmd.Args = append(cmd.Args, "-test.parallel=16") // parts of a test mostly wait
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
 	})
 	if child {
 		run(t, "ip", "link", "set", "lo", "up")
