@@ -32,11 +32,7 @@ func init() {
 	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
 	caddy.RegisterNetwork(networkTCP, listenTCP)
 	caddy.RegisterNetwork(networkUDP, listenUDP)
-<<<<<<< HEAD
 	caddycmd.RegisterCommand(rootedRelayCommand())
-=======
-	caddycmd.RegisterCommand(command.Relay(testOffline))
->>>>>>> 5ba286b (doctor, command: check a config and its machine, and say what to do)
 	caddycmd.RegisterCommand(command.AsyncRelay(processLog))
 	cobra.OnInitialize(recordInvocation, openStdStreams, receiveSockets, upgradeOnSignal) // run before the command that was called
 	caddy.OnExit(shutDown)
@@ -44,7 +40,7 @@ func init() {
 
 // rootedRelayCommand returns the command `caddy relay`, which sets rootCommand.
 func rootedRelayCommand() caddycmd.Command {
-	relay := command.Relay()
+	relay := command.Relay(testOffline)
 	setUp := relay.CobraFunc
 	relay.CobraFunc = func(cmd *cobra.Command) {
 		setUp(cmd)

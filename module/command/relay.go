@@ -31,7 +31,7 @@ doctor checks a config and the machine.`,
 			for _, s := range subcommands {
 				cmd.AddCommand(s.command())
 			}
-			cmd.AddCommand(drillCommand(), runCommand(), convertCommand(), doctorCommand(test), versionCommand())
+			cmd.AddCommand(drillCommand(), runCommand(), convertCommand(), schemaCommand(), doctorCommand(test), versionCommand())
 			// Without Args and RunE, an unknown subcommand prints the help and succeeds.
 			cmd.Args = knownVerb
 			cmd.SetFlagErrorFunc(explainFlag)
