@@ -72,7 +72,8 @@ func testAddress(ctx context.Context, service, address string) (api.Test, error)
 // check, or a TCP connect if the service has none. UDP is tested only if the
 // health check gets an answer to something, because silence proves nothing.
 type backendTest struct {
-	service  *service      // nil: of no service
+	service  *service      // nil: of no running service
+	names    lookupFunc    // nil: the system's resolver
 	timeout  time.Duration // of the lookup, and of each address
 	networks []upstream.Network
 	probe    handler.HealthCheck
@@ -80,10 +81,21 @@ type backendTest struct {
 	untested map[string]string // reasons, by network
 }
 
+// lookupFunc returns the addresses of a name. patience is how long it may take before
+// a stale answer is used.
+type lookupFunc func(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error)
+
 // newTest returns the test for the current settings of the service.
 func (s *service) newTest() backendTest {
-	t := backendTest{service: s, timeout: caddyfile.DefaultConnectTimeout, kind: "connect (no health_check)", untested: make(map[string]string)}
-	g := s.current.Load()
+	t := newBackendTest(s.current.Load())
+	t.service, t.names = s, s.Lookup
+	return t
+}
+
+// newBackendTest returns the test for settings. They are nil if no config has the
+// service.
+func newBackendTest(g *settings) backendTest {
+	t := backendTest{timeout: caddyfile.DefaultConnectTimeout, kind: "connect (no health_check)", untested: make(map[string]string)}
 	if g == nil {
 		t.networks = []upstream.Network{upstream.TCP}
 		return t
@@ -146,10 +158,10 @@ func (t backendTest) run(ctx context.Context, b *upstream.Backend) api.Test {
 func (t backendTest) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, t.timeout, errTestTimeout)
 	defer cancel()
-	if t.service == nil {
+	if t.names == nil {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
-	return t.service.Lookup(ctx, host, t.timeout)
+	return t.names(ctx, host, t.timeout)
 }
 
 func (t backendTest) dial(ctx context.Context, b *upstream.Backend, n upstream.Network, addr netip.AddrPort) api.TestedDial {

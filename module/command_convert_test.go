@@ -106,3 +106,13 @@ func TestConvertCommand(t *testing.T) {
 		}
 	}
 }
+
+// The command prints the published schema.
+func TestSchemaCommand(t *testing.T) {
+	out, problems, status := run(t, nil, "relay", "schema")
+	want, err := os.ReadFile("../docs/async-relay.schema.json")
+	relaytest.Check(t, err)
+	if status != 0 || out != string(want) {
+		t.Errorf("status %d, %s: %d bytes, the file has %d", status, problems, len(out), len(want))
+	}
+}

@@ -40,7 +40,7 @@ func init() {
 
 // rootedRelayCommand returns the command `caddy relay`, which sets rootCommand.
 func rootedRelayCommand() caddycmd.Command {
-	relay := command.Relay()
+	relay := command.Relay(testOffline)
 	setUp := relay.CobraFunc
 	relay.CobraFunc = func(cmd *cobra.Command) {
 		setUp(cmd)

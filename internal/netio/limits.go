@@ -14,6 +14,10 @@ func SessionLimit() int {
 	return max(limit, 1)
 }
 
+// DescriptorLimit returns how many descriptors this process may have, or 0 if there
+// is no limit.
+func DescriptorLimit() int { return descriptorLimit() }
+
 // ianaEphemeralPorts is the number of ports in the range 49152-65535 of RFC 6335,
 // section 6.
 const ianaEphemeralPorts = 65535 - 49152 + 1

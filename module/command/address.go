@@ -52,10 +52,10 @@ func withAdminPort(address string) string {
 		return address
 	case strings.Trim(address, "0123456789") == "":
 		return net.JoinHostPort("localhost", address)
-	case strings.HasPrefix(address, ":"):
-		return "localhost" + address
 	case !strings.Contains(address, ":") || net.ParseIP(bare) != nil:
 		return net.JoinHostPort(bare, adminPort)
+	case strings.HasPrefix(address, ":"):
+		return "localhost" + address
 	}
 	return address
 }

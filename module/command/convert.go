@@ -63,6 +63,25 @@ of the file are reported together, and settings that have no effect as warnings.
 	return cmd
 }
 
+// schemaCommand returns the command `caddy relay schema`.
+func schemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Prints the JSON schema of configuration files of async-relay",
+		Long: `
+Prints the JSON schema of YAML files of async-relay. An editor with the YAML
+language server uses it if the file begins with:
+
+  # yaml-language-server: $schema=async-relay.schema.json`,
+		Example: "  caddy relay schema > async-relay.schema.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(caddyfile.Schema())
+			return err
+		},
+	}
+}
+
 func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 	if file == "-" {
 		return io.ReadAll(cmd.InOrStdin())

@@ -9,10 +9,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/async-relay/caddy-relay/module/api"
+	"github.com/async-relay/caddy-relay/module/doctor"
 )
 
-// Relay returns the command `caddy relay`.
-func Relay() caddycmd.Command {
+// Relay returns the command `caddy relay`. test tests a backend of a relay that does
+// not run in this process.
+func Relay(test doctor.Tester) caddycmd.Command {
 	return caddycmd.Command{
 		Name:  "relay",
 		Usage: "<command>",
@@ -29,7 +31,7 @@ doctor checks a config and the machine.`,
 			for _, s := range subcommands {
 				cmd.AddCommand(s.command())
 			}
-			cmd.AddCommand(drillCommand(), runCommand(), convertCommand(), versionCommand())
+			cmd.AddCommand(drillCommand(), runCommand(), convertCommand(), schemaCommand(), doctorCommand(test), versionCommand())
 			// Without Args and RunE, an unknown subcommand prints the help and succeeds.
 			cmd.Args = knownVerb
 			cmd.SetFlagErrorFunc(explainFlag)
