@@ -3,6 +3,7 @@ module github.com/async-relay/caddy-relay
 go 1.25.1
 
 require (
+	github.com/HdrHistogram/hdrhistogram-go v1.3.0
 	github.com/caddyserver/caddy/v2 v2.11.4
 	github.com/dustin/go-humanize v1.0.1
 	github.com/florianl/go-nfqueue/v2 v2.0.2

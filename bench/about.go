@@ -13,26 +13,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// about returns the facts that a reader needs to judge and repeat the numbers.
-func (b *bench) about() about {
-	a := about{facts: []string{
+// describe records the facts that a reader needs to judge and repeat the numbers.
+func (r *results) describe(b *bench) {
+	earlier := r.Facts
+	r.Facts = []string{
 		fmt.Sprintf("%s, `%s`", time.Now().UTC().Format("2006-01-02"), commandLine()),
 		fmt.Sprintf("Linux %s, %s, %d cores, %s", kernel(), runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
 		fmt.Sprintf("median of %d rounds of %v", b.rounds, b.window),
-	}}
+	}
 	if b.built != "" {
-		a.facts = append(a.facts, "this relay at "+b.built)
+		r.Facts = append(r.Facts, "this relay at "+b.built)
 	}
 	var peers []string
+	r.Columns = nil
 	for _, t := range b.targets {
-		a.order = append(a.order, t.name)
+		r.Columns = append(r.Columns, t.name)
 		if t.version != "" {
 			peers = append(peers, t.name+" "+t.version)
 		}
 	}
-	a.facts = append(a.facts, "peers: "+strings.Join(peers, ", "),
-		fmt.Sprintf("workers: nginx 2, haproxy 2 threads, Caddy unchanged (GOMAXPROCS %d)", runtime.NumCPU()))
-	return a
+	r.Facts = append(r.Facts, "peers: "+strings.Join(peers, ", "),
+		fmt.Sprintf("workers: nginx 2, haproxy 2 threads, Caddy unchanged (GOMAXPROCS %d); limit of %d descriptors", runtime.NumCPU(), b.files))
+	if b.from != "" {
+		r.Facts = append(r.Facts, "rows that this run did not measure are of an earlier run: "+strings.Join(earlier, "; "))
+	}
 }
 
 // commit returns the commit of the work tree. It is read at the start, because

@@ -22,8 +22,6 @@ const (
 	hungBackend    = "a backend that accepts and answers nothing"
 	namedBackend   = "a name with a silent and a live address"
 
-	failover = "Failover" // the group of these rows
-
 	pairName = "pair.bench"
 	deadIP   = "127.0.3.1"
 	liveIP   = "127.0.3.2"
@@ -31,7 +29,7 @@ const (
 )
 
 func failoverRows() []row {
-	metrics := []metric{{"first", "ms to the first byte, first client", true}, {"next", "ms to the first byte, next clients", true}}
+	metrics := []metric{single("first", "ms to the first byte, first client", true), single("next", "ms to the first byte, next clients", true)}
 	rows := []row{
 		{name: "First backend refuses", backends: refusedBackend},
 		{name: "First backend is silent, 1 s connect timeout", backends: silentBackend},
