@@ -16,16 +16,16 @@ func udpRows() []row {
 	trips := roundTrips()
 	var rows []row
 	for _, size := range []int{64, 1200} {
-		rows = append(rows, row{name: fmt.Sprintf("UDP ping-pong, %d B, 64 clients", size), backends: udpEcho,
+		rows = append(rows, row{slow: size == 1200, name: fmt.Sprintf("UDP ping-pong, %d B, 64 clients", size), backends: udpEcho,
 			job: job{Kind: "UDP ping-pong", Count: 64, Size: size}, metrics: trips})
 	}
 	oneWay := []metric{cpuPer("µs per datagram"), single("loss", "% lost", false), single("rate", "datagrams/s sent", false), latency()}
 	for _, rate := range []int{50, 100, 200, 400} {
-		rows = append(rows, row{name: fmt.Sprintf("UDP client to backend, %dk/s", rate), backends: udpSink,
+		rows = append(rows, row{slow: rate != 200, name: fmt.Sprintf("UDP client to backend, %dk/s", rate), backends: udpSink,
 			job: job{Kind: "UDP up", Count: oneWayClients, Size: 64, Rate: rate * 1000}, metrics: oneWay})
 	}
 	for _, rate := range []int{50, 100, 200, 400} {
-		rows = append(rows, row{name: fmt.Sprintf("UDP backend to client, %dk/s", rate), backends: udpSource,
+		rows = append(rows, row{slow: rate != 200, name: fmt.Sprintf("UDP backend to client, %dk/s", rate), backends: udpSource,
 			job: job{Kind: "UDP down", Count: oneWayClients, Size: 64, Rate: rate * 1000}, metrics: oneWay})
 	}
 	rows = append(rows,
