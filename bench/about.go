@@ -7,22 +7,23 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// describe records the facts that a reader needs to judge and repeat the numbers.
+// describe records the facts that a reader needs to judge and repeat the numbers. It
+// keeps those of an earlier run whose results these are added to.
 func (r *results) describe(b *bench) {
-	earlier := r.Facts
-	r.Facts = []string{
+	facts := []string{
 		fmt.Sprintf("%s, `%s`", time.Now().UTC().Format("2006-01-02"), commandLine()),
 		fmt.Sprintf("Linux %s, %s, %d cores, %s", kernel(), runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
 		fmt.Sprintf("median of %d rounds of %v", b.rounds, b.window),
 	}
 	if b.built != "" {
-		r.Facts = append(r.Facts, "this relay at "+b.built)
+		facts = append(facts, "this relay at "+b.built)
 	}
 	var peers []string
 	r.Columns = nil
@@ -32,10 +33,12 @@ func (r *results) describe(b *bench) {
 			peers = append(peers, t.name+" "+t.version)
 		}
 	}
-	r.Facts = append(r.Facts, "peers: "+strings.Join(peers, ", "),
-		fmt.Sprintf("workers: nginx 2, haproxy 2 threads, Caddy unchanged (GOMAXPROCS %d); limit of %d descriptors", runtime.NumCPU(), b.files))
-	if b.from != "" {
-		r.Facts = append(r.Facts, "rows that this run did not measure are of an earlier run: "+strings.Join(earlier, "; "))
+	facts = append(facts, "peers: "+strings.Join(peers, ", "),
+		fmt.Sprintf("workers: nginx 2, haproxy 2 threads, Caddy unchanged (GOMAXPROCS %d), but in rows on one core; limit of %d descriptors", runtime.NumCPU(), b.files))
+	for _, fact := range facts {
+		if !slices.Contains(r.Facts, fact) {
+			r.Facts = append(r.Facts, fact)
+		}
 	}
 }
 

@@ -95,15 +95,16 @@ func runCaddy(binary, own string, s setup, handler func(setup, int) object) ([]s
 	return []string{binary, "run", "--config", file}, os.WriteFile(file, text, 0o600)
 }
 
-// runHAProxy sets maxconn to what the descriptors allow: two for a connection, and two
-// for each of the pipes, which are enough for 64 streams in both directions.
+// runHAProxy sets maxconn to what the descriptors allow: two for a connection, and one for
+// a listener, and two for each of the pipes, which are enough for 64 streams in both
+// directions.
 func runHAProxy(binary, splice string, s setup) ([]string, error) {
 	var c strings.Builder
 	threads := 2
 	if s.oneCore {
 		threads = 1
 	}
-	fmt.Fprintf(&c, "global\n  nbthread %d\n  maxpipes 150\n  maxconn %d\n", threads, (s.files-800)/2)
+	fmt.Fprintf(&c, "global\n  nbthread %d\n  maxpipes 150\n  maxconn %d\n", threads, (s.files-800-uint64(len(s.services)))/2)
 	c.WriteString("defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 5m\n  timeout server 5m\n")
 	c.WriteString("  balance first\n  option redispatch 1\n")
 	for n, one := range s.services {

@@ -4,17 +4,23 @@
 // Backends and load run in processes of their own, so that the CPU time, memory
 // and descriptors that it reads are those of the relay alone.
 //
-//	go run ./bench                       # everything, about half an hour
+//	go run ./bench                       # everything
+//	go run ./bench -quick                # what the aims need
 //	go run ./bench -short                # only checks that everything runs
 //	go run ./bench -rows 'UDP' -rounds 5 # some rows, more often
-//	go run ./bench -write docs/performance.md
+//	go run ./bench -write docs/performance.md -json now.json
+//	go run ./bench -compare old.json
 //
-// Run it from the root of the repository. It uses loopback addresses only and
-// stops by itself. haproxy and nginx are measured if they are installed.
+// Run it from the root of the repository. It uses loopback addresses and network
+// namespaces of its own, and stops by itself. haproxy and nginx are measured if they
+// are installed.
 //
-// main.go has the command, targets.go the relays that are measured, and
-// rows_tcp.go, rows_udp.go, failover.go, killed.go and rows_load.go the rows of the
-// table, each with its load. backend.go has the backends, and table.go the report.
+// main.go has the command, and bench.go the run. The relays that are measured are in
+// targets.go, their configs in configs.go. rows_*.go, oneway.go, failover.go and
+// killed.go have the rows, each with its load; backend.go has the backends, and
+// slowpath.go a slow network. What is read of the kernel is in proc.go,
+// measure_linux.go and span_linux.go. results.go holds the results; table.go, aims.go,
+// compare.go and report.go show them. goals.go has what the results should be.
 package main
 
 import (
@@ -25,6 +31,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -130,13 +137,15 @@ func runBench() error {
 			return err
 		}
 	}
-	b, err := newBench(o, dir)
-	if err != nil {
-		return err
-	}
-	defer b.stop()
-	b.run(all)
 	rows := allRows(o)
+	if slices.ContainsFunc(rows, func(r row) bool { return o.rows.MatchString(r.name) }) {
+		b, err := newBench(o, dir)
+		if err != nil {
+			return err
+		}
+		defer b.stop()
+		b.run(all)
+	}
 	fmt.Print("\n", all.about(), "\n", judgement(all.verdicts(goals(rows))), all.tables(rows))
 	if old != nil {
 		fmt.Print("\n", all.compare(old))

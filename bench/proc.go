@@ -8,18 +8,34 @@ import (
 	"time"
 )
 
-// parentOf returns the parent's id from the text of /proc/PID/stat. The program
-// name in it may contain blanks and parentheses.
+// parentOf returns the parent's id from the text of /proc/PID/stat.
 func parentOf(stat string) (int, error) {
+	fields, err := statFields(stat)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(fields[1])
+}
+
+// ended reports whether /proc/PID/stat is that of a process that has ended and not
+// been waited for.
+func ended(stat string) bool {
+	fields, err := statFields(stat)
+	return err == nil && fields[0] == "Z"
+}
+
+// statFields returns the fields of /proc/PID/stat from the state on. They come after
+// the program's name, which may contain blanks and parentheses.
+func statFields(stat string) ([]string, error) {
 	i := strings.LastIndexByte(stat, ')')
 	if i < 0 {
-		return 0, fmt.Errorf("not a stat line: %q", stat)
+		return nil, fmt.Errorf("not a stat line: %q", stat)
 	}
 	fields := strings.Fields(stat[i+1:])
 	if len(fields) < 2 {
-		return 0, fmt.Errorf("short stat line: %q", stat)
+		return nil, fmt.Errorf("short stat line: %q", stat)
 	}
-	return strconv.Atoi(fields[1])
+	return fields, nil
 }
 
 // residentKiB returns the resident set size from the text of /proc/PID/status.

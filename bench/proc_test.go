@@ -17,6 +17,12 @@ func TestParentOf(t *testing.T) {
 	}
 }
 
+func TestEnded(t *testing.T) {
+	if !ended("4711 (Z) Z 17 4711") || ended("4711 (Z Z) S 17 4711") || ended("") {
+		t.Error("the state of a process is misread")
+	}
+}
+
 func TestResidentKiB(t *testing.T) {
 	got, err := residentKiB("Name:\tx\nVmHWM:\t    9 kB\nVmRSS:\t   12345 kB\nThreads:\t3\n")
 	if err != nil || got != 12345 {

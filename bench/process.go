@@ -126,6 +126,9 @@ func (c *child) waitListening(network, addr string, count int) error {
 			time.Sleep(100 * time.Millisecond) // until the rest of the start is done
 			return nil
 		}
+		if stat, err := os.ReadFile(procFile(c.cmd.Process.Pid, "stat")); err == nil && ended(string(stat)) {
+			return fmt.Errorf("ended at its start: %s", c.logged())
+		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	return fmt.Errorf("not listening on %s after 20s: %s", addr, c.logged())

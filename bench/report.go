@@ -35,19 +35,16 @@ var summaryLines = []struct {
 	key   string
 	rows  []string
 }{
-	{"TCP bulk, 1 stream, up and down, machine", "machine", []string{"TCP bulk, client to backend, 1 stream", "TCP bulk, backend to client, 1 stream"}},
-	{"the same, relay alone", "cpu", []string{"TCP bulk, client to backend, 1 stream", "TCP bulk, backend to client, 1 stream"}},
-	{"TCP bulk, 16 streams, up and down, machine", "machine", []string{"TCP bulk, client to backend, 16 streams", "TCP bulk, backend to client, 16 streams"}},
-	{"the same, relay alone", "cpu", []string{"TCP bulk, client to backend, 16 streams", "TCP bulk, backend to client, 16 streams"}},
-	{"TCP ping-pong, 64 connections", "cpu", []string{"TCP ping-pong, 64 B, 64 connections"}},
-	{"its 99th percentile of latency", "p99", []string{"TCP ping-pong, 64 B, 64 connections"}},
-	{"a new TCP connection", "cpu", []string{"TCP connect, echo, close"}},
-	{"UDP ping-pong, 64 clients", "cpu", []string{"UDP ping-pong, 64 B, 64 clients"}},
-	{"its 99th percentile of latency", "p99", []string{"UDP ping-pong, 64 B, 64 clients"}},
-	{"UDP, 200,000 datagrams/s, up and down", "cpu", []string{"UDP client to backend, 200k/s", "UDP backend to client, 200k/s"}},
-	{"a new UDP session", "cpu", []string{"UDP sessions, one request and one reply"}},
-	{"memory of an idle TCP connection", "memory", []string{"TCP idle connections, 5,000"}},
-	{"memory of a UDP session", "memory", []string{"UDP concurrent sessions, 10,000"}},
+	{"CPU, TCP bulk, 16 streams, up and down", "cpu", []string{"TCP bulk, client to backend, 16 streams", "TCP bulk, backend to client, 16 streams"}},
+	{"CPU of the whole machine for the same", "machine", []string{"TCP bulk, client to backend, 16 streams", "TCP bulk, backend to client, 16 streams"}},
+	{"CPU, TCP ping-pong, 64 connections", "cpu", []string{"TCP ping-pong, 64 B, 64 connections"}},
+	{"its latency, 99th percentile", "p99", []string{"TCP ping-pong, 64 B, 64 connections"}},
+	{"CPU, a new TCP connection", "cpu", []string{"TCP connect, echo, close"}},
+	{"CPU, UDP ping-pong, 64 clients", "cpu", []string{"UDP ping-pong, 64 B, 64 clients"}},
+	{"CPU, UDP, 200,000 datagrams/s, up and down", "cpu", []string{"UDP client to backend, 200k/s", "UDP backend to client, 200k/s"}},
+	{"CPU, a new UDP session", "cpu", []string{"UDP sessions, one request and one reply"}},
+	{"memory, an idle TCP connection", "memory", []string{"TCP idle connections, 5,000"}},
+	{"memory, a UDP session", "memory", []string{"UDP concurrent sessions, 10,000"}},
 }
 
 // summary returns README's table: the ratios of our CPU to that of the peers.
