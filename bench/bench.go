@@ -151,7 +151,7 @@ func (b *bench) setup(r row) (setup, error) {
 		if r.services > 1 {
 			host = fmt.Sprintf("127.4.%d.%d", i/250, i%250+1)
 		}
-		s.services = append(s.services, service{listen: net.JoinHostPort(host, strconv.Itoa(port)), both: r.both, backends: backends})
+		s.services = append(s.services, service{listen: net.JoinHostPort(host, strconv.Itoa(port)), both: r.group == loading && i%2 == 0, backends: backends})
 	}
 	if r.beside != nil {
 		if port, err = freePort("tcp", b.turn+500); err != nil {

@@ -29,7 +29,6 @@ type row struct {
 	backends  string // a service of backend.go, or a case of failover.go
 	responses bool   // a UDP session ends after one answer
 	full      bool   // the table of UDP sessions is full
-	both      bool   // the services listen on TCP and UDP
 	services  int    // number of services; 0 for one
 	files     uint64 // descriptors that the relay needs, if more than usual
 	oneCore   bool   // the target runs on one CPU, all else on another one

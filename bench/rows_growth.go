@@ -4,9 +4,10 @@ package main
 
 import "fmt"
 
-// mostRelays is the greatest number of TCP relays, each with two descriptors, that a
-// common limit of 20,000 allows.
-const mostRelays = 9500
+// mostRelays is a number of TCP relays, each with two descriptors, that a limit of
+// 20,000 allows. The relay refuses more from the backends' own machine: they could be a
+// loop.
+const mostRelays = 8000
 
 // growthRows are about the cost of the same work among more connections, sessions
 // and services.

@@ -32,6 +32,8 @@ func udpRows() []row {
 		row{name: "UDP sessions, one request and one reply", backends: udpEcho, responses: true,
 			job:     job{Kind: "UDP sessions", Count: 12_000, Size: 64},
 			metrics: perSession()},
+		row{name: "UDP sessions, the table fills to 10,000", backends: udpEcho,
+			job: job{Kind: "UDP sessions", Count: 9_000, Fill: 100, Size: 64}, metrics: perSession()},
 		row{name: "UDP sessions, the table of 10,000 is full", backends: udpEcho, full: true, relay: object{"max_udp_sessions": 10_000},
 			job: job{Kind: "UDP sessions", Count: 24_000, Fill: 10_000, Size: 64}, metrics: perSession()},
 		row{name: "UDP sessions, the table of 10,000 is full, `udp_responses 1`", backends: udpEcho, full: true, responses: true,
