@@ -33,9 +33,9 @@ func failoverRows() []row {
 	rows := []row{
 		{name: "First backend refuses", backends: refusedBackend},
 		{name: "First backend is silent, 1 s connect timeout", backends: silentBackend},
-		{name: "First backend is silent, 1 s connect timeout, `hedge 300ms`", backends: silentBackend, relay: object{"hedge": "300ms"}},
+		{name: "First backend is silent, 1 s connect timeout, `hedge 300ms`", backends: silentBackend, slow: true, relay: object{"hedge": "300ms"}},
 		{name: "First backend resets each request, `rescue 16KiB`", backends: resetBackend, relay: object{"rescue": 16 << 10}},
-		{name: "First backend accepts and hangs, `rescue 16KiB`, `first_byte_timeout 500ms`", backends: hungBackend,
+		{name: "First backend accepts and hangs, `rescue 16KiB`, `first_byte_timeout 500ms`", backends: hungBackend, slow: true,
 			relay: object{"rescue": 16 << 10, "first_byte_timeout": "500ms"}},
 		{name: "First of two addresses of a name is silent", backends: namedBackend},
 	}

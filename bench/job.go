@@ -26,9 +26,6 @@ func allRows(o options) []row {
 	rows := slices.Concat(tcpRows(), crowdRows(), udpRows(), growthRows(), failoverRows(), killedRows(), loadRows())
 	if o.quick {
 		rows = slices.DeleteFunc(rows, func(r row) bool { return r.slow })
-		for i := range rows {
-			rows[i].job.Kills = min(rows[i].job.Kills, 5)
-		}
 	}
 	if o.short {
 		for i := range rows {

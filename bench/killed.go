@@ -46,7 +46,7 @@ func killedRows() []row {
 			job: job{Kind: "gap", Size: 100, Gap: gap}, relay: object{"hold": "15s"}},
 	}
 	for i := range rows {
-		rows[i].group, rows[i].network = failover, "tcp"
+		rows[i].group, rows[i].network, rows[i].slow = failover, "tcp", true
 	}
 	return rows
 }

@@ -24,7 +24,6 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -80,7 +79,7 @@ func parseFlags() (options, error) {
 	flag.IntVar(&o.rounds, "rounds", 3, "how many times to measure each target in each row")
 	flag.DurationVar(&o.window, "window", time.Second, "the length of one measurement")
 	flag.BoolVar(&o.short, "short", false, "one short round with little load, which only checks that everything runs")
-	flag.BoolVar(&o.quick, "quick", false, "leave out the targets and rows that no aim depends on, and most kills")
+	flag.BoolVar(&o.quick, "quick", false, "leave out the targets that no aim depends on, and rows that are long or similar to others")
 	flag.StringVar(&o.write, "write", "", "replace the generated parts of this `file` and of README.md next to its directory")
 	flag.StringVar(&o.json, "json", "", "write the results to this `file`")
 	flag.StringVar(&o.from, "from", "", "begin with the results of this `file` of -json; rows that are measured replace its rows")
@@ -144,17 +143,16 @@ func runBench() error {
 			return err
 		}
 		defer b.stop()
-		b.run(all)
+		if err := b.run(all); err != nil {
+			return err
+		}
 	}
 	fmt.Print("\n", all.about(), "\n", judgement(all.verdicts(goals(rows))), all.tables(rows))
 	if old != nil {
 		fmt.Print("\n", all.compare(old))
 	}
-	if o.json != "" {
-		err = all.save(o.json)
+	if o.write == "" {
+		return nil
 	}
-	if o.write != "" {
-		err = errors.Join(err, all.write(o.write, rows))
-	}
-	return err
+	return all.write(o.write, rows)
 }

@@ -53,11 +53,15 @@ func (r *results) summary() string {
 	var out strings.Builder
 	out.WriteString("| | nginx, tuned | haproxy, splice | caddy-l4 `proxy` |\n|---|---:|---:|---:|\n")
 	for _, line := range summaryLines {
-		fmt.Fprintf(&out, "| %s |", line.title)
+		cells, measured := "", false
 		for _, peer := range peers {
-			fmt.Fprintf(&out, " %s |", r.ratios(line.rows, line.key, peer))
+			ratios := r.ratios(line.rows, line.key, peer)
+			cells += " " + ratios + " |"
+			measured = measured || ratios != ""
 		}
-		out.WriteString("\n")
+		if measured {
+			fmt.Fprintf(&out, "| %s |%s\n", line.title, cells)
+		}
 	}
 	return out.String()
 }

@@ -26,6 +26,10 @@ func latency() metric {
 	return metric{"ms p50 / p99 / p99.9", []string{"p50", "p99", "p99.9"}, true}
 }
 
+func roundTrips() []metric {
+	return []metric{cpuPer("µs per round trip"), single("rate", "round trips/s", true), latency()}
+}
+
 // values are the results of one measurement, by key.
 type values map[string]float64
 

@@ -55,10 +55,6 @@ func bulk() []metric {
 		{"ms for a MiB of a stream, p50 / p99 / p99.9", []string{"p50", "p99", "p99.9"}, true}}
 }
 
-func roundTrips() []metric {
-	return []metric{cpuPer("µs per round trip"), single("rate", "round trips/s", true), latency()}
-}
-
 // stream connects workers and measures them once all are connected.
 func stream(j job, scale, perCPU float64, work func(*net.TCPConn, *progress) error) (values, error) {
 	var p progress
