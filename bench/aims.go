@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -112,41 +113,57 @@ func (r *results) verdicts(all []aim) (list []verdict) {
 
 // judgement returns the aims and what was reached, and the causes of misses.
 func judgement(list []verdict) string {
-	var out strings.Builder
+	var out, causes strings.Builder
 	met := 0
 	out.WriteString("| row | value | aim | reached | |\n|---|---|---|---:|---|\n")
+	ofAllRows := make(map[string][]verdict) // by target
 	for _, v := range list {
-		mark := "**missed**"
 		if v.met {
 			met++
-			mark = "met"
+		} else if v.why != "" {
+			fmt.Fprintf(&causes, "- %s, %s: %s\n", v.row, title(v.key), v.why)
+		}
+		if v.of != "" {
+			ofAllRows[v.of] = append(ofAllRows[v.of], v)
+			continue
 		}
 		reached := fmt.Sprintf("%.2fx", v.reached)
 		if v.peer > 0 {
 			reached += fmt.Sprintf(" (%s %.2fx)", nginx, v.peer)
 		}
-		name := v.row
-		if v.of != "" {
-			name += ", " + v.of
-		}
-		fmt.Fprintf(&out, "| %s | %s | %s | %s | %s |\n", name, title(v.key), v.goal(), reached, mark)
+		fmt.Fprintf(&out, "| %s | %s | %s | %s | %s |\n", v.row, title(v.key), v.goal(), reached, mark(v.met))
+	}
+	for _, target := range slices.Sorted(maps.Keys(ofAllRows)) {
+		out.WriteString(inAllRows(target, ofAllRows[target]))
 	}
 	fmt.Fprintf(&out, "\n%d of %d aims are met.", met, len(list))
-	if met == len(list) {
+	if causes.Len() > 0 {
+		out.WriteString(" Causes that are known:\n\n" + causes.String())
+	} else {
 		out.WriteString("\n")
-		return out.String()
-	}
-	out.WriteString(" What is known of the causes of the rest:\n\n")
-	var reasons []string
-	for _, v := range list {
-		reason := fmt.Sprintf("- %s, %s: %s\n", v.row, title(v.key), v.why)
-		if v.of != "" {
-			reason = fmt.Sprintf("- %s: %s\n", v.of, v.why)
-		}
-		if !v.met && v.why != "" && !slices.Contains(reasons, reason) {
-			reasons = append(reasons, reason)
-			out.WriteString(reason)
-		}
 	}
 	return out.String()
+}
+
+func mark(met bool) string {
+	if met {
+		return "met"
+	}
+	return "**missed**"
+}
+
+// inAllRows returns one line for an aim that each row has.
+func inAllRows(target string, list []verdict) string {
+	least, most, missed := list[0].reached, list[0].reached, ""
+	for _, v := range list {
+		least, most = min(least, v.reached), max(most, v.reached)
+		if !v.met {
+			missed += fmt.Sprintf("; %s %.2fx", v.row, v.reached)
+		}
+	}
+	result := mark(true)
+	if missed != "" {
+		result = mark(false) + ": " + missed[2:]
+	}
+	return fmt.Sprintf("| all %d rows, %s | CPU or memory | %s | %.2fx to %.2fx | %s |\n", len(list), target, list[0].goal(), least, most, result)
 }

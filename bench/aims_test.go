@@ -42,24 +42,33 @@ func TestJudge(t *testing.T) {
 }
 
 func TestJudgement(t *testing.T) {
-	r := resultsOf("row", map[string]values{ours: {"cpu": 3, "p99": 1}, nginx: {"cpu": 2, "p99": 1}})
+	r := resultsOf("row", map[string]values{ours: {"cpu": 3, "p99": 1}, nginx: {"cpu": 2, "p99": 1}, portable: {"cpu": 5}, proxy: {"cpu": 4}})
+	r.begin("other")
+	r.add("other", portable, values{"cpu": 8})
+	r.add("other", proxy, values{"cpu": 4})
 	got := judgement(r.verdicts([]aim{
 		{row: "row", key: "p99", than: nginx, ratio: 1.1, why: "never shown"},
 		{row: "row", key: "cpu", than: nginx, ratio: 1, why: "the cause"},
 		{row: "absent", key: "cpu", than: nginx, ratio: 1},
+		{row: "row", key: "cpu", of: portable, than: proxy, ratio: 1.3},
+		{row: "other", key: "cpu", of: portable, than: proxy, ratio: 1.3},
 	}))
 	want := strings.Join([]string{
 		"| row | value | aim | reached | |",
 		"|---|---|---|---:|---|",
 		"| row | p99 | at most 1.10x nginx tuned | 1.00x | met |",
 		"| row | CPU | at most 1.00x nginx tuned | 1.50x | **missed** |",
+		"| all 2 rows, relay, portable | CPU or memory | at most 1.30x caddy-l4 proxy | 1.25x to 2.00x | **missed**: other 2.00x |",
 		"",
-		"1 of 2 aims are met. What is known of the causes of the rest:",
+		"2 of 4 aims are met. Causes that are known:",
 		"",
 		"- row, CPU: the cause",
 		"",
 	}, "\n")
 	if got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+	if got := judgement(r.verdicts([]aim{{row: "row", key: "p99", than: nginx, ratio: 1.1, why: "never shown"}})); !strings.HasSuffix(got, "\n1 of 1 aims are met.\n") {
+		t.Errorf("got:\n%s", got)
 	}
 }

@@ -43,8 +43,7 @@ var summaryLines = []struct {
 	{"CPU, UDP ping-pong, 64 clients", "cpu", []string{"UDP ping-pong, 64 B, 64 clients"}},
 	{"CPU, UDP, 200,000 datagrams/s, up and down", "cpu", []string{"UDP client to backend, 200k/s", "UDP backend to client, 200k/s"}},
 	{"CPU, a new UDP session", "cpu", []string{"UDP sessions, one request and one reply"}},
-	{"memory, an idle TCP connection", "memory", []string{"TCP idle connections, 5,000"}},
-	{"memory, a UDP session", "memory", []string{"UDP concurrent sessions, 10,000"}},
+	{"memory, an idle TCP connection, a UDP session", "memory", []string{"TCP idle connections, 5,000", "UDP concurrent sessions, 10,000"}},
 }
 
 // summary returns README's table: the ratios of our CPU to that of the peers.

@@ -60,7 +60,7 @@ func TestWriteDocuments(t *testing.T) {
 func TestSummaryLeavesOut(t *testing.T) {
 	r := resultsOf("TCP idle connections, 5,000", map[string]values{ours: {"memory": 1}, nginx: {"memory": 8}, proxy: {"memory": 40}})
 	want := "| | nginx, tuned | haproxy, splice | caddy-l4 `proxy` |\n|---|---:|---:|---:|\n" +
-		"| memory, an idle TCP connection | 0.12 |  | 0.03 |\n"
+		"| memory, an idle TCP connection, a UDP session | 0.12 |  | 0.03 |\n"
 	if got := r.summary(); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
