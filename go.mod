@@ -3,6 +3,7 @@ module github.com/async-relay/caddy-relay
 go 1.26.0
 
 require (
+	github.com/HdrHistogram/hdrhistogram-go v1.3.0
 	github.com/caddyserver/caddy/v2 v2.11.9
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/dustin/go-humanize v1.1.0

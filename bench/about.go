@@ -7,32 +7,39 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// about returns the facts that a reader needs to judge and repeat the numbers.
-func (b *bench) about() about {
-	a := about{facts: []string{
+// describe records the facts that a reader needs to judge and repeat the numbers. It
+// keeps those of an earlier run whose results these are added to.
+func (r *results) describe(b *bench) {
+	facts := []string{
 		fmt.Sprintf("%s, `%s`", time.Now().UTC().Format("2006-01-02"), commandLine()),
 		fmt.Sprintf("Linux %s, %s, %d cores, %s", kernel(), runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
 		fmt.Sprintf("median of %d rounds of %v", b.rounds, b.window),
-	}}
+	}
 	if b.built != "" {
-		a.facts = append(a.facts, "this relay at "+b.built)
+		facts = append(facts, "this relay at "+b.built)
 	}
 	var peers []string
+	r.Columns = nil
 	for _, t := range b.targets {
-		a.order = append(a.order, t.name)
+		r.Columns = append(r.Columns, t.name)
 		if t.version != "" {
 			peers = append(peers, t.name+" "+t.version)
 		}
 	}
-	a.facts = append(a.facts, "peers: "+strings.Join(peers, ", "),
-		fmt.Sprintf("workers: nginx 2, haproxy 2 threads, Caddy unchanged (GOMAXPROCS %d)", runtime.NumCPU()))
-	return a
+	facts = append(facts, "peers: "+strings.Join(peers, ", "),
+		fmt.Sprintf("workers: nginx 2, haproxy 2 threads, Caddy unchanged (GOMAXPROCS %d), but in rows on one core; limit of %d descriptors", runtime.NumCPU(), b.files))
+	for _, fact := range facts {
+		if !slices.Contains(r.Facts, fact) {
+			r.Facts = append(r.Facts, fact)
+		}
+	}
 }
 
 // commit returns the commit of the work tree. It is read at the start, because

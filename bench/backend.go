@@ -4,12 +4,13 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -150,13 +151,12 @@ func reset(conn *net.TCPConn) {
 }
 
 func discard(conn *net.TCPConn) {
-	var bytes atomic.Int64
-	_ = discardCounted(conn, &bytes)
+	_ = discardCounted(conn, func(int) {})
 }
 
 // discardCounted reads from a connection and counts the bytes. With MSG_TRUNC
 // the kernel discards them without copying.
-func discardCounted(conn *net.TCPConn, bytes *atomic.Int64) error {
+func discardCounted(conn *net.TCPConn, count func(int)) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func discardCounted(conn *net.TCPConn, bytes *atomic.Int64) error {
 		case n == 0:
 			return io.EOF
 		}
-		bytes.Add(int64(n))
+		count(n)
 	}
 }
 
@@ -195,7 +195,7 @@ func fill(conn *net.TCPConn) {
 
 // command is a request of a load process to the backend's UDP services.
 type command struct {
-	Op     string // count, forget or send
+	Op     string // send, forget, count, forget latencies, or a quantile
 	Rate   int
 	Size   int
 	Window time.Duration
@@ -237,4 +237,30 @@ func (c *control) call(request command) (n int64, err error) {
 		return 0, err
 	}
 	return n, c.in.Decode(&n)
+}
+
+// serveEcho runs an echo service in a process of its own, prints its address, and
+// returns when its input ends.
+func serveEcho(addr string, in io.Reader, out io.Writer) error {
+	runtime.GOMAXPROCS(1)
+	at, err := accept(addr, echo)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(out).Encode(at); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, in)
+	return err
+}
+
+// startEcho starts serveEcho and returns its address.
+func startEcho(dir, addr string) (c *child, at string, err error) {
+	if c, err = startChild(dir, os.Args[0], "echo", addr); err != nil {
+		return nil, "", err
+	}
+	if err := json.NewDecoder(c.out).Decode(&at); err != nil {
+		return nil, "", fmt.Errorf("echo on %s: %w: %s", addr, err, c.errorOutput())
+	}
+	return c, at, nil
 }

@@ -21,6 +21,7 @@ const (
 // udpServices are the UDP services of the backend process.
 type udpServices struct {
 	sunk   atomic.Int64 // datagrams that the sink received
+	took   progress     // their latencies
 	source *net.UDPConn
 	mu     sync.Mutex
 	peers  map[netip.AddrPort]bool // clients that the source sends to
@@ -101,6 +102,7 @@ func (u *udpServices) sink(conn *net.UDPConn) {
 	in := messages(2048)
 	for {
 		if n, err := p.ReadBatch(in, 0); err == nil {
+			u.took.arrived(in[:n])
 			u.sunk.Add(int64(n))
 		}
 	}
@@ -130,8 +132,16 @@ func (u *udpServices) execute(c command) int64 {
 		clear(u.peers)
 	case "send":
 		return u.send(c)
+	case "count":
+		return u.sunk.Load()
+	case "forget latencies":
+		u.took.forget()
+	default: // a quantile of the latencies of the sink, in microseconds
+		v := values{}
+		u.took.addTo(v)
+		return int64(1000 * v[c.Op])
 	}
-	return u.sunk.Load()
+	return 0
 }
 
 // send sends datagrams to all peers evenly and returns how many it sent.
@@ -150,7 +160,10 @@ func (u *udpServices) send(c command) int64 {
 	if len(lists) == 0 {
 		return 0
 	}
-	return pace(c.Rate, c.Window, len(lists), func(i, n int) int { return writeAll(p, lists[i][:n]) })
+	return pace(c.Rate, c.Window, len(lists), func(i, n int) int {
+		stamp(lists[i][:n])
+		return writeAll(p, lists[i][:n])
+	})
 }
 
 // pace calls send for senders 0 to count-1 in small steps, evenly, at the given

@@ -22,8 +22,6 @@ const (
 	hungBackend    = "a backend that accepts and answers nothing"
 	namedBackend   = "a name with a silent and a live address"
 
-	failover = "Failover" // the group of these rows
-
 	pairName = "pair.bench"
 	deadIP   = "127.0.3.1"
 	liveIP   = "127.0.3.2"
@@ -31,13 +29,13 @@ const (
 )
 
 func failoverRows() []row {
-	metrics := []metric{{"first", "ms to the first byte, first client", true}, {"next", "ms to the first byte, next clients", true}}
+	metrics := []metric{single("first", "ms to the first byte, first client", true), single("next", "ms to the first byte, next clients", true)}
 	rows := []row{
 		{name: "First backend refuses", backends: refusedBackend},
 		{name: "First backend is silent, 1 s connect timeout", backends: silentBackend},
-		{name: "First backend is silent, 1 s connect timeout, `hedge 300ms`", backends: silentBackend, relay: object{"hedge": "300ms"}},
+		{name: "First backend is silent, 1 s connect timeout, `hedge 300ms`", backends: silentBackend, slow: true, relay: object{"hedge": "300ms"}},
 		{name: "First backend resets each request, `rescue 16KiB`", backends: resetBackend, relay: object{"rescue": 16 << 10}},
-		{name: "First backend accepts and hangs, `rescue 16KiB`, `first_byte_timeout 500ms`", backends: hungBackend,
+		{name: "First backend accepts and hangs, `rescue 16KiB`, `first_byte_timeout 500ms`", backends: hungBackend, slow: true,
 			relay: object{"rescue": 16 << 10, "first_byte_timeout": "500ms"}},
 		{name: "First of two addresses of a name is silent", backends: namedBackend},
 	}

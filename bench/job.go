@@ -11,44 +11,26 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
-// row is one kind of work, on which all targets are measured.
-type row struct {
-	name      string
-	group     string // the table that it is part of
-	network   string // tcp, udp
-	backends  string // a service of backend.go, or a case of failover.go
-	responses bool   // a UDP session ends after one answer
-	relay     object // more options of the relay
-	relayOnly bool   // peers are not measured
-	job       job
-	metrics   []metric
+// addr returns the address for client i. The clients are spread over all services.
+func (j job) addr(i int) string {
+	if len(j.Addrs) == 0 {
+		return j.Addr
+	}
+	return j.Addrs[i%len(j.Addrs)]
 }
 
-// job is the input of a load process.
-type job struct {
-	Kind    string
-	Addr    string // of the relay, or of the backend itself
-	Control string // address of the backend's serveControl
-	PIDs    []int  // of the relay; none if the load connects to the backend itself
-	Count   int    // of streams, connections, clients or sessions
-	Size    int    // of a message
-	Rate    int    // datagrams a second
-	Window  time.Duration
-
-	Backends []string      // those that the load kills
-	Kills    int           // how often it kills one
-	Gap      time.Duration // from the end of a killed backend to its next start
-}
-
-func allRows(short bool) []row {
-	rows := slices.Concat(tcpRows(), udpRows(), failoverRows(), killedRows(), loadRows())
-	if short {
+func allRows(o options) []row {
+	rows := slices.Concat(tcpRows(), crowdRows(), udpRows(), growthRows(), failoverRows(), killedRows(), loadRows())
+	if o.quick {
+		rows = slices.DeleteFunc(rows, func(r row) bool { return r.slow })
+	}
+	if o.short {
 		for i := range rows {
 			rows[i].job.Count = min(rows[i].job.Count, 300)
+			rows[i].job.Fill = min(rows[i].job.Fill, 300)
 			rows[i].job.Rate = min(rows[i].job.Rate, 20_000)
 			rows[i].job.Kills = min(rows[i].job.Kills, 2)
 			rows[i].job.Gap = min(rows[i].job.Gap, 200*time.Millisecond)
@@ -64,6 +46,7 @@ var loads = map[string]func(job) (values, error){
 	"ping-pong":      pingPong,
 	"connections":    connections,
 	"idle":           idleConnections,
+	"stalled":        stalledClients,
 	"UDP ping-pong":  pingPongUDP,
 	"UDP up":         oneWayUp,
 	"UDP down":       oneWayDown,
@@ -76,18 +59,26 @@ var loads = map[string]func(job) (values, error){
 
 // runLoad runs a job in a new process.
 func runLoad(dir string, j job) (values, error) {
-	text, err := json.Marshal(j)
-	if err != nil {
-		return nil, err
-	}
-	c, err := startChildWith(dir, bytes.NewReader(text), os.Args[0], "load")
+	c, err := startLoad(dir, j)
 	if err != nil {
 		return nil, err
 	}
 	defer c.stop()
+	return c.result(j)
+}
+
+func startLoad(dir string, j job) (*child, error) {
+	text, err := json.Marshal(j)
+	if err != nil {
+		return nil, err
+	}
+	return startChildWith(dir, bytes.NewReader(text), nil, os.Args[0], "load")
+}
+
+// result waits for the result of a load process.
+func (c *child) result(j job) (v values, err error) {
 	late := time.AfterFunc(5*j.Window+time.Minute, c.stop)
 	defer late.Stop()
-	var v values
 	if err := json.NewDecoder(c.out).Decode(&v); err != nil {
 		return nil, fmt.Errorf("load: %s", strings.TrimSpace(c.errorOutput()))
 	}
@@ -110,57 +101,4 @@ func load(in io.Reader, out io.Writer) error {
 		return err
 	}
 	return json.NewEncoder(out).Encode(v)
-}
-
-// span measures units of work, the relay's CPU time and wall time from begin to
-// end.
-type span struct {
-	relay meter
-	units *atomic.Int64
-	n     int64
-	cpu   time.Duration
-	at    time.Time
-}
-
-func begin(j job, units *atomic.Int64) (s span, err error) {
-	s = span{relay: j.PIDs, units: units, n: units.Load(), at: time.Now()}
-	s.cpu, err = s.relay.cpu()
-	return s, err
-}
-
-// end returns the rate in units per second divided by scale, and the CPU seconds
-// per scale units multiplied by perCPU.
-func (s span) end(scale, perCPU float64) (values, error) {
-	cpu, err := s.relay.cpu()
-	if err != nil {
-		return nil, err
-	}
-	n, took := float64(s.units.Load()-s.n)/scale, time.Since(s.at)
-	if n <= 0 {
-		return nil, fmt.Errorf("no unit of work was done in %v", took)
-	}
-	v := values{"rate": n / took.Seconds()}
-	if len(s.relay) > 0 {
-		v["cpu"] = (cpu - s.cpu).Seconds() * perCPU / n
-	}
-	return v, nil
-}
-
-// window measures workers that run continuously, after a warm-up.
-func window(j job, units *atomic.Int64, failed <-chan error, scale, perCPU float64) (values, error) {
-	select {
-	case err := <-failed:
-		return nil, err
-	case <-time.After(j.Window/4 + 50*time.Millisecond):
-	}
-	s, err := begin(j, units)
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case err := <-failed:
-		return nil, err
-	case <-time.After(j.Window):
-	}
-	return s.end(scale, perCPU)
 }

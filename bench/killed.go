@@ -29,13 +29,13 @@ const killRequest = 'K'
 func killedRows() []row {
 	const kills, gap = 20, 5 * time.Second
 	failed := []metric{
-		{"failed", fmt.Sprintf("requests failed in %d kills", kills), false},
-		{"slowest", "ms, slowest request that was served", false},
-		{"rate", "requests/s", false},
+		single("failed", fmt.Sprintf("requests failed in %d kills", kills), false),
+		single("slowest", "ms, slowest request that was served", false),
+		single("rate", "requests/s", false),
 	}
 	refused := []metric{
-		{"refused", "clients refused", false},
-		{"wait", "ms from the recovery to the answer, slowest held client", false},
+		single("refused", "clients refused", false),
+		single("wait", "ms from the recovery to the answer, slowest held client", false),
 	}
 	killed := job{Kind: "kills", Count: 64, Size: 100, Kills: kills, Gap: 300 * time.Millisecond}
 	rows := []row{
@@ -46,7 +46,7 @@ func killedRows() []row {
 			job: job{Kind: "gap", Size: 100, Gap: gap}, relay: object{"hold": "15s"}},
 	}
 	for i := range rows {
-		rows[i].group, rows[i].network = failover, "tcp"
+		rows[i].group, rows[i].network, rows[i].slow = failover, "tcp", true
 	}
 	return rows
 }

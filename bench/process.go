@@ -40,17 +40,19 @@ func stopAll() {
 
 // startChild starts a program whose standard input stays open until stop.
 func startChild(dir string, argv ...string) (*child, error) {
-	return startChildWith(dir, nil, argv...)
+	return startChildWith(dir, nil, nil, argv...)
 }
 
-func startChildWith(dir string, in io.Reader, argv ...string) (*child, error) {
+// startChildWith starts a program with a standard input, unless in is nil, and with
+// more open files, from number 3 on.
+func startChildWith(dir string, in io.Reader, files []*os.File, argv ...string) (*child, error) {
 	log, err := os.CreateTemp(dir, "log-")
 	if err != nil {
 		return nil, err
 	}
 	c := &child{cmd: exec.Command(argv[0], argv[1:]...), log: log}
 	c.cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-	c.cmd.Stdin, c.cmd.Stderr = in, log
+	c.cmd.Stdin, c.cmd.Stderr, c.cmd.ExtraFiles = in, log, files
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if in == nil {
 		if c.in, err = c.cmd.StdinPipe(); err != nil {
@@ -104,9 +106,9 @@ func (c *child) family() ([]int, error) {
 	return append([]int{c.cmd.Process.Pid}, children...), err
 }
 
-// waitListening waits until the kernel's list of sockets has one at the address.
-// A connection attempt instead would be the target's first client.
-func (c *child) waitListening(network, addr string) error {
+// waitListening waits until the kernel's list of sockets has count on the port of
+// the address. A connection attempt instead would be the target's first client.
+func (c *child) waitListening(network, addr string, count int) error {
 	_, text, err := net.SplitHostPort(addr)
 	if err != nil {
 		return err
@@ -115,18 +117,21 @@ func (c *child) waitListening(network, addr string) error {
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		table, err := os.ReadFile("/proc/net/" + network)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		table, err := os.ReadFile("/proc/thread-self/net/" + network)
 		if err != nil {
 			return err
 		}
-		if listens(string(table), port) {
+		if listening(string(table), port) >= count {
 			time.Sleep(100 * time.Millisecond) // until the rest of the start is done
 			return nil
 		}
+		if stat, err := os.ReadFile(procFile(c.cmd.Process.Pid, "stat")); err == nil && ended(string(stat)) {
+			return fmt.Errorf("ended at its start: %s", c.logged())
+		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return fmt.Errorf("not listening on %s after 10s: %s", addr, c.logged())
+	return fmt.Errorf("not listening on %s after 20s: %s", addr, c.logged())
 }
 
 // freePort returns a port that is not in use, below the range that the kernel

@@ -7,49 +7,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"time"
 )
 
-// loading is the group of the rows of this file.
-const loading = "Loading"
-
-// The peers listen anew at each reload, so for a moment they need two descriptors
-// for each of the 8,000 addresses, and 20,000 have to be enough.
+// loadRows are about configs with many services, each on its own address on TCP, and
+// every second one on UDP too. In a reload, peers need two descriptors for each address.
 func loadRows() []row {
 	return []row{{
-		name: "Start and reload with 4,000 services", group: loading, network: "tcp", backends: refusedBackend,
-		job: job{Count: 4000},
+		name: "Start and reload with 5,000 services", group: loading, network: "tcp", backends: refusedBackend, services: 5000, files: 17_000,
 		metrics: []metric{
-			{"start cpu", "CPU s to start", true}, {"start", "s to start", true}, {"start memory", "MiB RSS then", true},
-			{"reload cpu", "CPU s to reload", true}, {"reload", "s to reload", true}, {"reload memory", "MiB RSS after three reloads", true},
+			{"CPU s to start, relay / machine", []string{"start cpu", "start machine"}, true}, single("start", "s to start", true), single("start memory", "MiB RSS then", true),
+			{"CPU s to reload, relay / machine", []string{"reload cpu", "reload machine"}, true}, single("reload", "s to reload", true), single("reload memory", "MiB RSS after three reloads", true),
 		},
 	}}
-}
-
-// servers returns the servers of a config with many services, each on its own
-// address of loopback, over TCP and UDP.
-func servers(own string, s setup, handler object) object {
-	_, port, _ := net.SplitHostPort(s.listen)
-	all := make(object)
-	for i := range s.services {
-		at := net.JoinHostPort(fmt.Sprintf("127.4.%d.%d", i/250, i%250+1), port)
-		one := make(object)
-		for key, value := range handler {
-			one[key] = value
-		}
-		if one["name"] != nil {
-			one["name"] = "bench" + strconv.Itoa(i)
-		}
-		all["bench"+strconv.Itoa(i)] = object{
-			"listen": []string{own + "tcp/" + at, own + "udp/" + at},
-			"routes": []object{{"handle": []object{one}}},
-		}
-	}
-	return all
 }
 
 // measureLoading measures how long a Caddy target needs to load its config: at its
@@ -63,7 +35,10 @@ func (b *bench) measureLoading(t target, s setup) (values, error) {
 	if err != nil {
 		return nil, err
 	}
-	began := time.Now()
+	began, err := machineTime()
+	if err != nil {
+		return nil, err
+	}
 	c, err := startChild(b.dir, argv...)
 	if err != nil {
 		return nil, err
@@ -72,31 +47,35 @@ func (b *bench) measureLoading(t target, s setup) (values, error) {
 	if err := c.waitLoaded(s.admin); err != nil {
 		return nil, err
 	}
-	v := values{"start": time.Since(began).Seconds()}
-	process := meter{c.cmd.Process.Pid}
-	record := func(prefix string, since time.Duration, times float64) (time.Duration, error) {
+	v, process, before := values{}, meter{c.cmd.Process.Pid}, time.Duration(0)
+	record := func(phase string, times float64) error {
+		now, err := machineTime()
+		if err != nil {
+			return err
+		}
 		cpu, err := process.cpu()
 		if err != nil {
-			return 0, err
+			return err
 		}
 		kib, err := process.resident()
-		v[prefix+" cpu"], v[prefix+" memory"] = (cpu-since).Seconds()/times, kib/1024
-		return cpu, err
+		v[phase], v[phase+" memory"] = now.at.Sub(began.at).Seconds()/times, kib/1024
+		v[phase+" cpu"], v[phase+" machine"] = (cpu-before).Seconds()/times, now.since(began).Seconds()/times
+		before = cpu
+		return err
 	}
-	cpu, err := record("start", 0, 1)
-	if err != nil {
+	if err := record("start", 1); err != nil {
 		return nil, err
 	}
 	const reloads = 3
-	began = time.Now()
+	if began, err = machineTime(); err != nil {
+		return nil, err
+	}
 	for range reloads {
 		if err := reload(s.admin, config); err != nil {
 			return nil, err
 		}
 	}
-	v["reload"] = time.Since(began).Seconds() / reloads
-	_, err = record("reload", cpu, reloads)
-	return v, err
+	return v, record("reload", reloads)
 }
 
 // waitLoaded waits until Caddy has loaded its first config. The admin API starts

@@ -13,20 +13,19 @@ import (
 )
 
 func tcpRows() []row {
-	bulk := []metric{{"cpu", "CPU s per GiB", true}, {"rate", "GiB/s", true}}
 	var rows []row
-	for _, streams := range []int{1, 16} {
+	for _, streams := range []int{1, 16, 64} {
 		many := fmt.Sprintf("%d streams", streams)
 		if streams == 1 {
 			many = "1 stream"
 		}
 		rows = append(rows,
 			row{name: "TCP bulk, client to backend, " + many, backends: tcpSink,
-				job: job{Kind: "bulk up", Count: streams}, metrics: bulk},
+				job: job{Kind: "bulk up", Count: streams}, metrics: bulk()},
 			row{name: "TCP bulk, backend to client, " + many, backends: tcpSource,
-				job: job{Kind: "bulk down", Count: streams}, metrics: bulk})
+				job: job{Kind: "bulk down", Count: streams}, metrics: bulk()})
 	}
-	trips := []metric{{"cpu", "CPU µs per round trip", true}, {"rate", "round trips/s", true}}
+	trips := roundTrips()
 	for _, count := range []int{1, 64} {
 		many := fmt.Sprintf("%d connections", count)
 		if count == 1 {
@@ -36,10 +35,10 @@ func tcpRows() []row {
 			job: job{Kind: "ping-pong", Count: count, Size: 64}, metrics: trips})
 	}
 	rows = append(rows,
-		row{name: "TCP connect, echo, close", backends: tcpEcho, job: job{Kind: "connections", Count: 4000, Size: 64},
-			metrics: []metric{{"cpu", "CPU µs per connection", true}, {"rate", "connections/s", true}}},
+		row{name: "TCP connect, echo, close", backends: tcpEcho, job: job{Kind: "connections", Count: 4000, AtATime: 8, Size: 64},
+			metrics: []metric{cpuPer("µs per connection"), single("rate", "connections/s", true), latency()}},
 		row{name: "TCP idle connections, 5,000", backends: tcpEcho, job: job{Kind: "idle", Count: 5000, Size: 64},
-			metrics: []metric{{"memory", "KiB RSS per connection", true}, {"files", "descriptors per connection", false}}})
+			metrics: []metric{single("memory", "KiB RSS per connection", true), single("files", "descriptors per connection", false)}})
 	for i := range rows {
 		rows[i].group, rows[i].network = "TCP", "tcp"
 	}
@@ -51,51 +50,98 @@ const (
 	micro = 1e6 // CPU in microseconds
 )
 
-// stream connects workers, which count their units of work, and measures them
-// once all are connected.
-func stream(j job, scale, perCPU float64, work func(*net.TCPConn, *atomic.Int64) error) (values, error) {
-	var units atomic.Int64
+func bulk() []metric {
+	return []metric{cpuPer("s per GiB"), single("kernel", "CPU s per GiB in the kernel's own threads", true), single("rate", "GiB/s", true),
+		{"ms for a MiB of a stream, p50 / p99 / p99.9", []string{"p50", "p99", "p99.9"}, true}}
+}
+
+// stream connects workers and measures them once all are connected.
+func stream(j job, scale, perCPU float64, work func(*net.TCPConn, *progress) error) (values, error) {
+	var p progress
 	failed := make(chan error, j.Count)
 	for range j.Count {
 		conn, err := net.Dial("tcp", j.Addr)
 		if err != nil {
 			return nil, err
 		}
-		go func() { failed <- work(conn.(*net.TCPConn), &units) }()
+		go func() { failed <- work(conn.(*net.TCPConn), &p) }()
 	}
-	return window(j, &units, failed, scale, perCPU)
+	return window(j, &p, failed, scale, perCPU)
 }
 
 // bulkUp counts the bytes that it has written. A few MiB of them are in flight,
 // both at the beginning of the window and at its end.
 func bulkUp(j job) (values, error) {
-	return stream(j, gib, 1, func(conn *net.TCPConn, bytes *atomic.Int64) error {
+	return stream(j, gib, 1, func(conn *net.TCPConn, p *progress) error {
+		count := p.bytes()
 		for {
 			n, err := conn.Write(filler)
 			if err != nil {
 				return err
 			}
-			bytes.Add(int64(n))
+			count(n)
 		}
 	})
 }
 
 func bulkDown(j job) (values, error) {
-	return stream(j, gib, 1, func(conn *net.TCPConn, bytes *atomic.Int64) error {
-		return discardCounted(conn, bytes)
-	})
+	return stream(j, gib, 1, func(conn *net.TCPConn, p *progress) error { return discardCounted(conn, p.bytes()) })
 }
 
+// active is how many connections or sessions are waiting for an answer at a time. If
+// there are more, they take turns, so that the load does not depend on their number.
+const active = 64
+
+// pingPong exchanges messages on all connections.
 func pingPong(j job) (values, error) {
-	return stream(j, 1, micro, func(conn *net.TCPConn, trips *atomic.Int64) error {
-		buf := make([]byte, j.Size)
-		for {
-			if err := trip(conn, buf); err != nil {
-				return err
-			}
-			trips.Add(1)
+	m := meter(j.PIDs)
+	if j.Count >= manyRelays {
+		if err := warmUp(j); err != nil {
+			return nil, err
 		}
-	})
+	}
+	memory, err := m.resident()
+	if err != nil {
+		return nil, err
+	}
+	conns := make([]net.Conn, j.Count)
+	if err := spread(active, j.Count, func(i int) (err error) {
+		if conns[i], err = net.Dial("tcp", j.addr(i)); err == nil {
+			err = trip(conns[i], make([]byte, j.Size))
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	var p progress
+	v, err := window(j, &p, inTurn(j.Count, func(i int, buf []byte) error {
+		began := time.Now()
+		err := trip(conns[i], buf[:j.Size])
+		p.done(began)
+		return err
+	}), 1, micro)
+	return v, m.addMemory(v, memory, j.Count, err)
+}
+
+// inTurn runs workers until one fails. Each of them does its share of count in turn.
+func inTurn(count int, do func(i int, buf []byte) error) (failed <-chan error) {
+	workers := min(active, count)
+	ended := make(chan error, workers)
+	for w := range workers {
+		go func() {
+			buf := make([]byte, 2048)
+			for i := w; ; i += workers {
+				if i >= count {
+					i = w
+				}
+				if err := do(i, buf); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+	}
+	return ended
 }
 
 // trip sends a message and reads its echo.
@@ -107,46 +153,26 @@ func trip(conn net.Conn, buf []byte) error {
 	return err
 }
 
-// connections opens connections, eight at a time. Each sends a message, reads its
+// connections opens connections, some at a time. Each sends a message, reads its
 // echo and closes.
 func connections(j job) (values, error) {
-	const atATime = 8
-	var units atomic.Int64
+	var p progress
 	connect := func(count int) error {
-		return spread(atATime, count, func(int) error {
+		return spread(j.AtATime, count, func(int) error {
+			began := time.Now()
 			conn, err := net.Dial("tcp", j.Addr)
 			if err != nil {
 				return err
 			}
+			defer p.done(began)
 			defer conn.Close()
-			defer units.Add(1)
 			return trip(conn, make([]byte, j.Size))
 		})
 	}
 	if err := connect(j.Count / 10); err != nil {
 		return nil, err
 	}
-	return counted(j, &units, func() error { return connect(j.Count) })
-}
-
-// counted measures work of a fixed number of units. It includes the CPU time that
-// a relay uses shortly after the last one.
-func counted(j job, units *atomic.Int64, work func() error) (values, error) {
-	time.Sleep(100 * time.Millisecond)
-	s, err := begin(j, units)
-	if err != nil {
-		return nil, err
-	}
-	if err := work(); err != nil {
-		return nil, err
-	}
-	took := time.Since(s.at)
-	time.Sleep(100 * time.Millisecond)
-	v, err := s.end(1, micro)
-	if err == nil {
-		v["rate"] = float64(units.Load()-s.n) / took.Seconds()
-	}
-	return v, err
+	return counted(j, &p, func() error { return connect(j.Count) })
 }
 
 // spread calls do for 0 to count-1 on several workers and returns the first error.
@@ -179,14 +205,9 @@ func idleConnections(j job) (values, error) {
 		conns[i] = conn
 		return trip(conn, make([]byte, j.Size))
 	}
-	const warm = 100 // connections before the measurement, for what a relay allocates once
-	if err := spread(warm, warm, connect); err != nil {
+	if err := warmUp(j); err != nil {
 		return nil, err
 	}
-	for i := range warm {
-		conns[i].Close()
-	}
-	time.Sleep(300 * time.Millisecond)
 	v, err := meter(j.PIDs).held(j.Count, func() error {
 		err := spread(64, j.Count, connect)
 		time.Sleep(j.Window)
@@ -194,4 +215,24 @@ func idleConnections(j job) (values, error) {
 	})
 	runtime.KeepAlive(conns)
 	return v, err
+}
+
+// warmUp opens and closes connections, for what a relay allocates once.
+func warmUp(j job) error {
+	const count = 100
+	conns := make([]net.Conn, count)
+	defer func() {
+		for _, conn := range conns {
+			if conn != nil {
+				conn.Close()
+			}
+		}
+		time.Sleep(300 * time.Millisecond)
+	}()
+	return spread(count, count, func(i int) (err error) {
+		if conns[i], err = net.Dial("tcp", j.Addr); err == nil {
+			err = trip(conns[i], make([]byte, j.Size))
+		}
+		return err
+	})
 }

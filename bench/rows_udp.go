@@ -9,42 +9,48 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/ipv4"
 )
 
 func udpRows() []row {
-	trips := []metric{{"cpu", "CPU µs per round trip", true}, {"rate", "round trips/s", true}}
+	trips := roundTrips()
 	var rows []row
 	for _, size := range []int{64, 1200} {
-		rows = append(rows, row{name: fmt.Sprintf("UDP ping-pong, %d B, 64 clients", size), backends: udpEcho,
+		rows = append(rows, row{slow: size == 1200, name: fmt.Sprintf("UDP ping-pong, %d B, 64 clients", size), backends: udpEcho,
 			job: job{Kind: "UDP ping-pong", Count: 64, Size: size}, metrics: trips})
 	}
-	oneWay := []metric{{"cpu", "CPU µs per datagram", true}, {"loss", "% lost", false}, {"rate", "datagrams/s sent", false}}
+	oneWay := []metric{cpuPer("µs per datagram"), single("loss", "% lost", false), single("rate", "datagrams/s sent", false), latency()}
 	for _, rate := range []int{50, 100, 200, 400} {
-		rows = append(rows, row{name: fmt.Sprintf("UDP client to backend, %dk/s", rate), backends: udpSink,
+		rows = append(rows, row{slow: rate != 200, name: fmt.Sprintf("UDP client to backend, %dk/s", rate), backends: udpSink,
 			job: job{Kind: "UDP up", Count: oneWayClients, Size: 64, Rate: rate * 1000}, metrics: oneWay})
 	}
 	for _, rate := range []int{50, 100, 200, 400} {
-		rows = append(rows, row{name: fmt.Sprintf("UDP backend to client, %dk/s", rate), backends: udpSource,
+		rows = append(rows, row{slow: rate != 200, name: fmt.Sprintf("UDP backend to client, %dk/s", rate), backends: udpSource,
 			job: job{Kind: "UDP down", Count: oneWayClients, Size: 64, Rate: rate * 1000}, metrics: oneWay})
 	}
 	rows = append(rows,
 		row{name: "UDP sessions, one request and one reply", backends: udpEcho, responses: true,
 			job:     job{Kind: "UDP sessions", Count: 12_000, Size: 64},
-			metrics: []metric{{"cpu", "CPU µs per session", true}, {"rate", "sessions/s", true}}},
+			metrics: perSession()},
+		row{name: "UDP sessions, the table fills to 10,000", backends: udpEcho,
+			job: job{Kind: "UDP sessions", Count: 9_000, Fill: 100, Size: 64}, metrics: perSession()},
+		row{name: "UDP sessions, the table of 10,000 is full", backends: udpEcho, full: true, relay: object{"max_udp_sessions": 10_000},
+			job: job{Kind: "UDP sessions", Count: 24_000, Fill: 10_000, Size: 64}, metrics: perSession()},
+		row{name: "UDP sessions, the table of 10,000 is full, `udp_responses 1`", backends: udpEcho, full: true, responses: true,
+			relay: object{"max_udp_sessions": 10_000},
+			job:   job{Kind: "UDP sessions", Count: 24_000, Fill: 10_000, Size: 64}, metrics: perSession()},
 		row{name: "UDP concurrent sessions, 10,000", backends: udpEcho,
 			job:     job{Kind: "UDP concurrent", Count: 10_000, Size: 64},
-			metrics: []metric{{"memory", "KiB RSS per session", true}, {"files", "descriptors per session", false}}})
+			metrics: []metric{single("memory", "KiB RSS per session", true), single("files", "descriptors per session", false)}})
 	for i := range rows {
 		rows[i].group, rows[i].network = "UDP", "udp"
 	}
 	return rows
 }
 
-const oneWayClients = 8
+func perSession() []metric {
+	return []metric{cpuPer("µs per session"), single("rate", "sessions/s", true), latency()}
+}
 
 func dialUDP(local, remote string) (*net.UDPConn, error) {
 	to, err := netip.ParseAddrPort(remote)
@@ -81,173 +87,78 @@ func exchange(conn *net.UDPConn, buf []byte) error {
 	return fmt.Errorf("no answer: %w", err)
 }
 
-func dialClients(j job) ([]*net.UDPConn, error) {
-	conns := make([]*net.UDPConn, j.Count)
-	for i := range conns {
-		conn, err := dialUDP("", j.Addr)
-		if err != nil {
-			return nil, err
-		}
-		if j.Count <= 64 {
-			if err := buffers(conn); err != nil {
-				return nil, err
-			}
-		}
-		conns[i] = conn
-	}
-	return conns, nil
-}
-
 func pingPongUDP(j job) (values, error) {
-	conns, err := dialClients(j)
+	m := meter(j.PIDs)
+	memory, err := m.resident()
 	if err != nil {
 		return nil, err
 	}
-	var units atomic.Int64
-	failed := make(chan error, j.Count)
-	for _, conn := range conns {
-		go func() {
-			buf := make([]byte, j.Size)
-			for {
-				if err := exchange(conn, buf); err != nil {
-					failed <- err
-					return
-				}
-				units.Add(1)
-			}
-		}()
-	}
-	return window(j, &units, failed, 1, micro)
-}
-
-// oneWayUp sends to the backend's sink, which counts the datagrams.
-func oneWayUp(j job) (values, error) {
-	conns, err := dialClients(j)
-	if err != nil {
-		return nil, err
-	}
-	backend, err := dialControl(j.Control)
-	if err != nil {
-		return nil, err
-	}
-	packets := make([]*ipv4.PacketConn, len(conns))
-	for i, conn := range conns {
-		packets[i] = ipv4.NewPacketConn(conn)
-	}
-	list := messages(j.Size)
-	send := func(window time.Duration) (int64, error) {
-		return pace(j.Rate, window, len(packets), func(i, n int) int { return writeAll(packets[i], list[:n]) }), nil
-	}
-	return oneWay(j, send, func() (int64, error) { return backend.call(command{Op: "count"}) })
-}
-
-// oneWayDown registers its clients with the backend's source and counts the
-// datagrams that it receives from it.
-func oneWayDown(j job) (values, error) {
-	backend, err := dialControl(j.Control)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := backend.call(command{Op: "forget"}); err != nil {
-		return nil, err
-	}
-	conns, err := dialClients(j)
-	if err != nil {
-		return nil, err
-	}
-	var received atomic.Int64
-	for _, conn := range conns {
-		if err := exchange(conn, make([]byte, j.Size)); err != nil {
-			return nil, err
+	conns := make([]*net.UDPConn, j.Count)
+	if err := spread(active, j.Count, func(i int) (err error) {
+		local := ""
+		if j.Count > active {
+			local = sessionAddr(i)
 		}
-		if err := conn.SetReadDeadline(time.Time{}); err != nil {
-			return nil, err
+		if conns[i], err = dialUDP(local, j.addr(i)); err != nil {
+			return err
 		}
-		go func() {
-			p, in := ipv4.NewPacketConn(conn), messages(2048)
-			for {
-				n, err := p.ReadBatch(in, 0)
-				if errors.Is(err, net.ErrClosed) {
-					return
-				}
-				received.Add(int64(max(n, 0)))
-			}
-		}()
+		return exchange(conns[i], make([]byte, j.Size))
+	}); err != nil {
+		return nil, err
 	}
-	send := func(window time.Duration) (int64, error) {
-		return backend.call(command{Op: "send", Rate: j.Rate, Size: j.Size, Window: window})
-	}
-	return oneWay(j, send, func() (int64, error) { return received.Load(), nil })
+	var p progress
+	v, err := window(j, &p, inTurn(j.Count, func(i int, buf []byte) error {
+		began := time.Now()
+		err := exchange(conns[i], buf[:j.Size])
+		p.done(began)
+		return err
+	}), 1, micro)
+	return v, m.addMemory(v, memory, j.Count, err)
 }
 
-// oneWay sends for a window of time and counts the datagrams that arrive. CPU is
-// per datagram that arrived: one that the kernel drops in front of the relay has
-// cost the relay nothing.
-func oneWay(j job, send func(time.Duration) (int64, error), arrived func() (int64, error)) (values, error) {
-	const settle = 200 * time.Millisecond
-	if _, err := send(j.Window/4 + 50*time.Millisecond); err != nil {
-		return nil, err
-	}
-	time.Sleep(settle)
-	before, err := arrived()
-	if err != nil {
-		return nil, err
-	}
-	var units atomic.Int64
-	s, err := begin(j, &units)
-	if err != nil {
-		return nil, err
-	}
-	sent, err := send(j.Window)
-	if err != nil {
-		return nil, err
-	}
-	took := time.Since(s.at)
-	time.Sleep(settle)
-	after, err := arrived()
-	if err != nil {
-		return nil, err
-	}
-	units.Store(after - before)
-	v, err := s.end(1, micro)
-	if err != nil {
-		return nil, err
-	}
-	v["rate"] = float64(sent) / took.Seconds()
-	v["loss"] = max(0, 100*(1-float64(after-before)/float64(sent)))
-	return v, nil
+// sessionAddr returns the address of a client. Its port is outside the range that
+// the kernel would give to the relay.
+func sessionAddr(i int) string {
+	const perAddress, firstPort = 2000, 22_000
+	return fmt.Sprintf("127.0.2.%d:%d", 1+i/perAddress, firstPort+i%perAddress)
 }
 
 // sessionsUDP runs clients, sixteen at a time, each with one exchange from a port
-// of its own.
+// of its own. Fill opens that many sessions first.
 func sessionsUDP(j job) (values, error) {
 	const atATime = 16
-	var units atomic.Int64
+	var p progress
+	next := 0
 	open := func(count int) error {
-		return spread(atATime, count, func(int) error {
-			conn, err := dialUDP("", j.Addr)
+		first := next
+		next += count
+		return spread(atATime, count, func(i int) error {
+			local := ""
+			if j.Fill > 0 {
+				local = sessionAddr(first + i) // a port that was used before may still have its session
+			}
+			began := time.Now()
+			conn, err := dialUDP(local, j.Addr)
 			if err != nil {
 				return err
 			}
+			defer p.done(began)
 			defer conn.Close()
-			defer units.Add(1)
 			return exchange(conn, make([]byte, j.Size))
 		})
 	}
-	if err := open(j.Count / 10); err != nil {
+	if err := open(j.Fill + j.Count/10); err != nil {
 		return nil, err
 	}
-	return counted(j, &units, func() error { return open(j.Count) })
+	return counted(j, &p, func() error { return open(j.Count) })
 }
 
 // concurrentUDP opens many sessions and runs an exchange on each from time to time.
-// It uses ports outside the range that the kernel would give to the relay.
 func concurrentUDP(j job) (values, error) {
-	const warm, perAddress, firstPort = 100, 2000, 22_000
+	const warm = 100
 	conns := make([]*net.UDPConn, j.Count+warm)
 	connect := func(i int) error {
-		local := fmt.Sprintf("127.0.2.%d:%d", 1+i/perAddress, firstPort+i%perAddress)
-		conn, err := dialUDP(local, j.Addr)
+		conn, err := dialUDP(sessionAddr(i), j.Addr)
 		if err != nil {
 			return err
 		}

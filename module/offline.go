@@ -10,7 +10,6 @@ import (
 
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/module/api"
-	"github.com/async-relay/caddy-relay/resolver"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -23,14 +22,24 @@ func testOffline(ctx context.Context, relay caddyfile.Options, networks []string
 			g.listened.networks = append(g.listened.networks, n)
 		}
 	}
-	names := resolver.New(resolver.Config{TTL: relay.DNSTTL, Servers: relay.Resolvers})
+	names := newDNSClient(relay)
 	defer names.Close()
 	t := newBackendTest(g)
-	t.names = func(ctx context.Context, host string, patience time.Duration) ([]netip.Addr, error) {
-		answer, err := names.Lookup(ctx, host, patience)
-		return answer.Addrs, err
+	t.names = func(ctx context.Context, host string, _ time.Duration) ([]netip.Addr, error) {
+		answer, err := names.Addrs(ctx, host)
+		return answer.List, err
 	}
-	result := t.run(ctx, &upstream.Backend{Address: upstream.Address{Text: backend.Text, Host: backend.Host, Port: backend.Port, IP: backend.Addr}})
+	address := upstream.Address{Text: backend.Text, Host: backend.Host, Port: backend.Port, IP: backend.Addr}
+	if backend.SRV != "" {
+		ctx, cancel := context.WithTimeout(ctx, t.timeout)
+		defer cancel()
+		targets, _, err := names.Targets(ctx, backend.SRV)
+		if err != nil {
+			return api.Test{Service: relay.Service, Backend: backend.Text, Check: t.kind, Dials: []api.TestedDial{}, Error: err.Error()}
+		}
+		address.Host, address.Port = targets[0].Host, targets[0].Port // the preferred one stands for all
+	}
+	result := t.run(ctx, &upstream.Backend{Address: address})
 	result.Service = relay.Service
 	return result
 }

@@ -1,0 +1,68 @@
+package main
+
+import "strings"
+
+// goals returns the aims of all rows, in the order of the report.
+func goals(rows []row) []aim {
+	const (
+		pingPong = "TCP ping-pong, 64 B, 64 connections"
+		one      = "TCP ping-pong, 64 B, 1 connection"
+		udp      = "UDP ping-pong, 64 B, 64 clients"
+		connect  = "TCP connect, echo, close"
+		full     = "UDP sessions, the table of 10,000 is full"
+		filling  = "UDP sessions, the table fills to 10,000"
+		up, down = "TCP bulk, client to backend, 16 streams", "TCP bulk, backend to client, 16 streams"
+		stalled  = " together with 40 clients that stopped reading"
+		fair     = "TCP ping-pong, 1 connection together with 8 bulk streams, on one core"
+		loads    = "Start and reload with 5,000 services"
+	)
+	all := []aim{
+		{row: pingPong, key: "p99", than: nginx, ratio: 1.10,
+			why: "there are as many busy loops as processors, and a loop that wakes waits until the kernel runs its thread"},
+		{row: pingPong, key: "cpu", than: nginx, ratio: 1.00},
+		{row: udp, key: "p99", than: nginx, ratio: 1.10},
+		{row: udp, key: "cpu", than: nginx, ratio: 0.90},
+		{row: connect, key: "cpu", than: nginx, ratio: 0.95,
+			why: "for each connection, the relay makes a second connect(2), a getsockname(2) and four calls for keep-alive, which nginx does not make"},
+		{row: connect, key: "p99", than: nginx, ratio: 1.00},
+		{row: one, key: "cpu", than: nginx, ratio: 1.05},
+		{row: full, key: "rate", than: nginx, ratio: 1.00, atLeast: true},
+		{row: full, key: "cpu", than: nginx, ratio: 1.00},
+		{row: full, key: "p99", than: nginx, ratio: 1.10, why: "the garbage collector: with GOGC=400 the tail is shorter"},
+		{row: filling, key: "p99", than: nginx, ratio: 1.10,
+			why: "the kernel stops a process with threads for 4 to 23 ms when it doubles the table of descriptors"},
+		{row: down + stalled, key: "cpu", thanRow: down, ratio: 1.05},
+		{row: up + stalled, key: "cpu", thanRow: up, ratio: 1.05},
+		{row: strings.Replace(up, "16", "64", 1), key: "cpu", thanRow: up, ratio: 1.05},
+		{row: strings.Replace(down, "16", "64", 1), key: "cpu", thanRow: down, ratio: 1.05},
+		{row: fair, key: "p50", than: nginx, ratio: 1.10},
+		{row: fair, key: "p90", than: nginx, ratio: 1.10},
+		{row: connect + ", to a backend 20 ms away", key: "cpu", thanRow: connect, ratio: 1.10},
+	}
+	for _, key := range []string{"start", "start cpu", "start memory", "reload", "reload cpu", "reload memory"} {
+		all = append(all, aim{row: loads, key: key, than: proxy, ratio: 2})
+	}
+	for _, row := range []string{"TCP bulk, client to backend, 1 stream", "TCP bulk, backend to client, 1 stream", up, down} {
+		for _, peer := range []struct {
+			name  string
+			ratio float64
+		}{{nginx, 0.75}, {haproxy, 0.80}} {
+			all = append(all, aim{row: row, key: "machine", than: peer.name, ratio: peer.ratio,
+				why: "the load and the backend use most of the machine's CPU, and the kernel's own threads deliver a part of the packets; the relay's own share is in the tables"})
+		}
+	}
+	for _, grown := range []struct{ row, from string }{
+		{"TCP ping-pong, 64 B, 1,000 connections", pingPong}, {"TCP ping-pong, 64 B, 8,000 connections", pingPong},
+		{"UDP ping-pong, 64 B, 1,000 clients", udp}, {"UDP ping-pong, 64 B, 10,000 clients", udp},
+		{"TCP ping-pong, 64 B, 64 connections to 10 services", pingPong}, {"TCP ping-pong, 64 B, 64 connections to 1,000 services", pingPong},
+		{"UDP ping-pong, 64 B, 64 clients of 10 services", udp}, {"UDP ping-pong, 64 B, 64 clients of 1,000 services", udp},
+	} {
+		all = append(all, aim{row: grown.row, key: "cpu", thanRow: grown.from, ratio: 1.15, growth: true})
+	}
+	for _, r := range rows {
+		if key := r.metrics[0].keys[0]; r.group != failover {
+			all = append(all, aim{row: r.name, key: key, of: portable, than: proxy, ratio: 1.3})
+		}
+	}
+	return all
+}
