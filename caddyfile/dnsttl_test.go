@@ -48,3 +48,17 @@ func TestDNSTTLInJSON(t *testing.T) {
 		}
 	}
 }
+
+// Flags and YAML files may have all arguments in one text.
+func TestDNSTTLInOneText(t *testing.T) {
+	for _, args := range [][]string{{"record 1s 5m"}, {"record", "1s", "5m"}} {
+		var c Config
+		relaytest.Check(t, c.Set("dns_ttl", args...))
+		if want := (DNSTTL{Record: true, Min: time.Second, Max: 5 * time.Minute}); c.DNSTTL != want {
+			t.Errorf("%q: got %v, want %v", args, c.DNSTTL, want)
+		}
+	}
+	if err := new(Config).Set("dns_ttl", " "); err == nil {
+		t.Error("an empty text was accepted")
+	}
+}

@@ -44,8 +44,8 @@ func (c Config) validate(report func(field string, err error)) {
 		fail("resolvers", err)
 	}
 	fail("dns_ttl", c.DNSTTL.check())
-	if c.Prefer != "" && c.Only != "" {
-		fail("prefer", errors.New("has no effect with only, which leaves one address family"))
+	if c.Prefer != "" && c.Only != "" && c.Prefer != c.Only {
+		fail("prefer", fmt.Errorf("must not be %s with only %s, which leaves no addresses of that family", c.Prefer, c.Only))
 	}
 	fail("allow", checkAllow(c.Allow))
 	fail("deny", checkPrefixes(c.Deny))

@@ -117,7 +117,7 @@ func TestValidateRejectsShortDurations(t *testing.T) {
 	}{
 		{Config{DNSTTL: DNSTTL{Fixed: 999 * time.Millisecond}}, "dns_ttl: must be at least 1s, got 999ms"},
 		{Config{DNSTTL: DNSTTL{Record: true, Min: 2 * time.Second, Max: time.Second}}, "dns_ttl: the lower bound must not be above the upper one, got 2s and 1s"},
-		{Config{Prefer: "ipv4", Only: "ipv4"}, "prefer: has no effect with only, which leaves one address family"},
+		{Config{Prefer: "ipv4", Only: "ipv6"}, "prefer: must not be ipv4 with only ipv6, which leaves no addresses of that family"},
 		{Config{HealthCheck: &HealthCheck{Interval: durationPtr(9 * time.Millisecond)}}, "health_check.interval: must be at least 10ms, got 9ms"},
 	} {
 		test.c.Name, test.c.Backends = "web", []string{"a:1"}

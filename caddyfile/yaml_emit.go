@@ -47,9 +47,13 @@ func appendFields(before []byte, object reflect.Value) (out []byte, err error) {
 			continue
 		}
 		var text []byte
-		switch d, isDuration := v.Interface().(*caddy.Duration); {
+		d, isDuration := v.Interface().(*caddy.Duration)
+		ttl, isTTL := v.Interface().(DNSTTL)
+		switch {
 		case isDuration:
 			text, err = json.Marshal(duration(time.Duration(*d)))
+		case isTTL:
+			text, err = json.Marshal(ttl.lifetime().String())
 		case v.Kind() == reflect.Pointer && v.Elem().Kind() == reflect.Struct:
 			text, err = appendFields([]byte("{"), v.Elem())
 		default:

@@ -41,7 +41,10 @@ func newCache(opts caddyfile.Options, key string) *cache {
 
 // newDNSClient returns the client for the options.
 func newDNSClient(opts caddyfile.Options) *dnsclient.Client {
-	cfg := dnsclient.Config{Families: families[[2]string{opts.Prefer, opts.Only}]}
+	cfg := dnsclient.Config{Families: preferred[opts.Prefer]}
+	if opts.Only != "" {
+		cfg.Families = only[opts.Only]
+	}
 	for _, r := range opts.Resolvers {
 		server := dnsclient.Server{Addr: r.Addr, TLSName: r.TLSName, URL: r.URL}
 		switch r.Scheme {
@@ -55,13 +58,11 @@ func newDNSClient(opts caddyfile.Options) *dnsclient.Client {
 	return dnsclient.New(cfg)
 }
 
-// families holds the meaning of the options prefer and only.
-var families = map[[2]string]dnsclient.Families{
-	{"ipv4", ""}: dnsclient.PreferIPv4,
-	{"ipv6", ""}: dnsclient.PreferIPv6,
-	{"", "ipv4"}: dnsclient.OnlyIPv4,
-	{"", "ipv6"}: dnsclient.OnlyIPv6,
-}
+// The meanings of the options prefer and only.
+var (
+	preferred = map[string]dnsclient.Families{"": dnsclient.Both, "ipv4": dnsclient.PreferIPv4, "ipv6": dnsclient.PreferIPv6}
+	only      = map[string]dnsclient.Families{"ipv4": dnsclient.OnlyIPv4, "ipv6": dnsclient.OnlyIPv6}
+)
 
 // lookUpAddrs is the Lookup of the cache.
 func (c *cache) lookUpAddrs(ctx context.Context, host string) (resolver.Result, error) {
