@@ -8,7 +8,7 @@ type TestRequest struct {
 
 // Test is the result of a test of a backend.
 type Test struct {
-	Service string       `json:"service"`         // empty: a test of an address with the settings of no service
+	Service string       `json:"service"` // empty: a test of an address with the settings of no service
 	Backend string       `json:"backend"`
 	OK      bool         `json:"ok"`              // at least one address passed on each tested network
 	Check   string       `json:"check"`           // the probe in words: that of the health check, or a connect
