@@ -32,8 +32,9 @@ var errTooManyWatchers = errors.New("too many open pages")
 // hub watches the services for all pages of the process.
 //
 // Its one goroutine reads all services every ten seconds, for the history, because
-// the page shows the last ten minutes also to the first watcher. That costs about
-// 10 µs a service, and 2 KiB of memory. While there are watchers it reads them up to
+// the page shows the last ten minutes also to the first watcher. That is one reading
+// of counters, as for a scrape of the metrics, and 2 KiB of memory for a service. While
+// there are watchers it reads them up to
 // 2.5 times a second, encodes what has changed once, and hands that to all watchers.
 type hub struct {
 	relays Relays

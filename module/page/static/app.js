@@ -83,6 +83,7 @@ class Page {
     document.body.classList.toggle("read-only", this.readOnly);
     setText(id("who"), (this.readOnly ? "read-only, " : "") + hello.operator + (hello.version ? " · " + hello.version : ""));
     show(id("test-any"), !this.readOnly);
+    this.checkConnection();
   }
 
   replace(state) {

@@ -5,7 +5,7 @@ import { active, amount, clock, count, millis, span } from "./format.js";
 import { now, tick } from "./clock.js";
 import { actOnBackend, drillWords } from "./actions.js";
 
-const words = { up: "up", struck: "one strike", down: "down", cooling: "cooling down", draining: "draining", removed: "removed" };
+const words = { up: "up", struck: "one strike", down: "down", cooling: "cooling", draining: "draining", removed: "removed" };
 const icons = { up: "ok", struck: "struck", down: "bad", cooling: "cooling", draining: "draining", removed: "removed" };
 
 // entrance returns the address of the backend that new clients of a network get, by
