@@ -95,6 +95,7 @@ func TestTargetsAreFollowed(t *testing.T) {
 		f.set(func(f *fakeSRV) { f.targets = []Target{two, one} })
 		time.Sleep(time.Minute)
 		f.want(t, 2, "changed [one.example:1 two.example:2] [two.example:2 one.example:1] 0")
+		time.Sleep(time.Second) // the renewal may have ended just now
 		f.set(func(f *fakeSRV) { f.targets = []Target{three, one} })
 		targets.Refresh()
 		time.Sleep(2 * time.Second)
