@@ -82,7 +82,7 @@ func definitions() jsonSchema {
 				"enabled": jsonSchema{"type": "boolean"}, "username": jsonSchema{}, "password": jsonSchema{},
 			}),
 		}),
-		"backend":          jsonSchema{"type": "string", "pattern": `^[ \t]*(\[[^\]\[]+\]|[^\[\]:@/ \t]+):[0-9]+[ \t]*$`},
+		"backend":          jsonSchema{"type": "string", "pattern": `^[ \t]*((\[[^\]\[]+\]|[^\[\]:@/ \t]+):[0-9]+|srv/[^\[\]:@/ \t]+)[ \t]*$`},
 		"port":             jsonSchema{"anyOf": []jsonSchema{{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string", "pattern": digits}}},
 		"seconds":          seconds(jsonSchema{"minimum": 0}),
 		"positive_seconds": seconds(jsonSchema{"exclusiveMinimum": 0}),
@@ -153,6 +153,9 @@ func (o option) schema() jsonSchema {
 		return jsonSchema{"type": "boolean"}
 	case o.name == keepAliveField:
 		return jsonSchema{"anyOf": []jsonSchema{ref("duration"), {"enum": []any{"off", false}}}}
+	case o.name == "dns_ttl":
+		record := jsonSchema{"type": "string", "pattern": "^record( |$)"}
+		return jsonSchema{"anyOf": []jsonSchema{ref("duration"), record, {"type": "array", "minItems": 1, "maxItems": 3}}}
 	case o.kind == kindDuration:
 		return ref("duration")
 	case o.kind == kindWord:
