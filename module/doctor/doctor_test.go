@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -213,7 +214,7 @@ func TestDescriptors(t *testing.T) {
 		return
 	}
 	r := relayOf("x", "a:80")
-	r.options.MaxConnections = 1 << 40
+	r.options.MaxConnections = math.MaxInt32
 	e = &examination{ctx: t.Context(), plan: plan{relays: []relay{r}}, pid: os.Getpid()}
 	e.checkDescriptors()
 	want(t, e.checks, StatusWarn, "descriptors", "limit of the running Caddy", "max_connections may need", "LimitNOFILE")
