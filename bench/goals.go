@@ -28,7 +28,7 @@ func goals(rows []row) []aim {
 		{row: one, key: "cpu", than: nginx, ratio: 1.05},
 		{row: full, key: "rate", than: nginx, ratio: 1.00, atLeast: true},
 		{row: full, key: "cpu", than: nginx, ratio: 1.00},
-		{row: full, key: "p99", than: nginx, ratio: 1.10, why: "the garbage collector: with GOGC=400 the tail is shorter"},
+		{row: full, key: "p99", than: nginx, ratio: 1.10},
 		{row: filling, key: "p99", than: nginx, ratio: 1.10,
 			why: "the kernel stops a process with threads for 4 to 23 ms when it doubles the table of descriptors"},
 		{row: down + stalled, key: "cpu", thanRow: down, ratio: 1.05},
