@@ -47,7 +47,11 @@ func (e *examination) checkBackends() {
 		results[i] = make([]tested, len(r.options.Backends))
 		for j, b := range r.options.Backends {
 			all.Go(func() { // ends with the timeouts of the relay
-				results[i][j] = tested{r.options.Service, b, e.Test(e.ctx, r.options, r.networks, b)}
+				result := e.Test(e.ctx, r.options, r.networks, b)
+				if r.check != "" {
+					result.Check = r.check
+				}
+				results[i][j] = tested{r.options.Service, b, result}
 			})
 		}
 	}

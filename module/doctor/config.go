@@ -25,6 +25,7 @@ type plan struct {
 type relay struct {
 	options  caddyfile.Options
 	networks []string // "tcp" and "udp", as far as they are known
+	check    string   // the health check in words, without the values of placeholders; empty: none
 }
 
 // checkConfig finds the config and checks it like `caddy validate`.
@@ -173,10 +174,11 @@ func readRelay(raw map[string]any) (relay, error) {
 	if err := json.Unmarshal(text, &config); err != nil {
 		return relay{}, fmt.Errorf("relay: %w", err)
 	}
+	check := config.HealthCheck.Describe()
 	if config, err = config.Resolved(caddy.NewReplacer()); err != nil {
 		return relay{}, err
 	}
-	return relay{options: config.Options()}, config.Validate()
+	return relay{options: config.Options(), check: check}, config.Validate()
 }
 
 // relaysIn returns the relay handlers in a part of a config, at any depth.

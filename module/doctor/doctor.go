@@ -26,15 +26,26 @@ const (
 
 // Check is the result of one check.
 type Check struct {
-	Check   string `json:"check"` // what was checked: config, port, descriptors, sysctl, dns, backend, stop or clock
-	Status  Status `json:"status"`
-	Message string `json:"message"`          // what was found
-	Advice  string `json:"advice,omitempty"` // what to do
+	// What was checked: config, port, descriptors, sysctl, dns, backend, stop or
+	// clock.
+	Check string `json:"check"`
+
+	// The result: ok, warn or fail.
+	Status Status `json:"status"`
+
+	// What was found.
+	Message string `json:"message"`
+
+	// What to do. Empty if there is nothing to do.
+	Advice string `json:"advice,omitempty"`
 }
 
 // Report holds all checks in their order.
 type Report struct {
-	OK     bool    `json:"ok"` // no check failed
+	// Whether no check failed.
+	OK bool `json:"ok"`
+
+	// The checks in their order.
 	Checks []Check `json:"checks"`
 }
 
