@@ -11,10 +11,6 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// SlowConnect is how long a connection may take before [Rules.ConnectWaits] is
-// called. Most are faster, and cost nothing for the wait.
-const SlowConnect = 10 * time.Millisecond
-
 // Connect implements [Connector].
 func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	defer m.guard()
@@ -48,7 +44,12 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 		m.rules.ConnectFailed(err)
 		return
 	}
-	m.connecting = time.AfterFunc(SlowConnect, m.connectIsSlow)
+	again := m.rules.ConnectWaits(false)
+	if again <= 0 {
+		m.handOverLocked()
+		return
+	}
+	m.connecting = time.AfterFunc(again, m.connectIsSlow)
 }
 
 // connectEventLocked handles an event of the connection that is under way.

@@ -60,11 +60,12 @@ func (r *connectRig) carryTo(addr netip.AddrPort) {
 
 // awaitLocked has the loop wait for a connection, as Connect does if it is not
 // established at once. The connection is slow when the test says so, not after
-// SlowConnect: the machine may be slower. The caller holds the lock.
+// slowConnect: the machine may be slower. The caller holds the lock.
 func (r *connectRig) awaitLocked(fd int) {
 	r.t.Helper()
 	r.m.sockets[BackendSide] = socket{fd: fd, watchOut: true}
 	relaytest.Check(r.t, r.m.watchLocked(BackendSide))
+	r.waited = true
 	r.m.connecting = time.AfterFunc(time.Hour, r.m.connectIsSlow)
 }
 
@@ -183,7 +184,7 @@ func TestGreetingThatComesWithTheConnection(t *testing.T) {
 	}
 }
 
-// A slow connection is handed over within the time that SlowConnect says, and the
+// A slow connection is handed over within the time that slowConnect says, and the
 // relay continues once it is established.
 func TestSlowConnect(t *testing.T) {
 	relaytest.NoLeaks(t)
@@ -193,7 +194,7 @@ func TestSlowConnect(t *testing.T) {
 	began := time.Now()
 	r.m.Connect(silent.addr, 0)
 	pending := relaytest.Receive(t, "the slow connection", r.slow)
-	if took := time.Since(began); took < SlowConnect {
+	if took := time.Since(began); took < slowConnect {
 		t.Errorf("handed over after %v", took)
 	}
 	say(t, r.client, "bird")
@@ -319,7 +320,7 @@ func TestCutWhileConnecting(t *testing.T) {
 				case "before":
 					r.m.Cut(Shutdown)
 				case "while it is handed over":
-					time.AfterFunc(SlowConnect-time.Millisecond+time.Duration(i)*200*time.Microsecond, func() { r.m.Cut(Shutdown) })
+					time.AfterFunc(slowConnect-time.Millisecond+time.Duration(i)*200*time.Microsecond, func() { r.m.Cut(Shutdown) })
 				}
 				r.m.Connect(silent.addr, 0)
 				switch phase {

@@ -33,7 +33,8 @@ type recorder struct {
 	mayPanic   atomic.Bool
 	inEnded    func()                               // called by Ended
 	inConnects func()                               // called by Connected
-	inWaits    func(clientReset bool) time.Duration // called by ConnectWaits; nil: 0
+	inWaits    func(clientReset bool) time.Duration // called by ConnectWaits; nil: slowConnect once, then 0
+	waited     bool                                 // ConnectWaits was called; guarded by the mover's lock
 }
 
 func newRecorder(t testing.TB) *recorder {
@@ -58,8 +59,16 @@ func (r *recorder) ConnectWaits(clientReset bool) time.Duration {
 	if r.inWaits != nil {
 		return r.inWaits(clientReset)
 	}
-	return 0
+	if r.waited {
+		return 0
+	}
+	r.waited = true
+	return slowConnect
 }
+
+// slowConnect is how long a connection waits on a loop in most tests.
+const slowConnect = 10 * time.Millisecond
+
 func (r *recorder) Ended(end End) {
 	if r.ends.Add(1) > 1 {
 		r.t.Error("the end is reported twice")

@@ -18,10 +18,10 @@ type Rules interface {
 	// ConnectFailed reports that this connection failed. The mover then waits for
 	// Carry or Cut.
 	ConnectFailed(err error)
-	// ConnectWaits reports that this connection is not established after
-	// [SlowConnect], and whether the client was reset meanwhile. It returns how long
-	// the mover waits before it calls ConnectWaits again; if that is 0 or less, the
-	// mover calls ConnectSlow.
+	// ConnectWaits reports that this connection is not established at once, and
+	// whether the client was reset meanwhile. It returns how long the mover waits
+	// before it calls ConnectWaits again; if that is 0 or less, the mover calls
+	// ConnectSlow.
 	ConnectWaits(clientReset bool) (again time.Duration)
 	// ConnectSlow hands over this connection, which is not established, because of
 	// the result of ConnectWaits or because of [Connector.HandOver]. The mover then
