@@ -143,10 +143,10 @@ func (s *Sockets) Elsewhere() map[*takeover.Link][]takeover.Key {
 	return found
 }
 
-// LeaveElsewhere forgets the clients of older processes, because another process
-// forwards their datagrams now. It closes the links to the older processes, which are
-// stopped.
-func (s *Sockets) LeaveElsewhere() {
+// HandedOver ends the use of the sockets but for answers, because another process has
+// taken them. It forgets the clients of older processes, whose datagrams that process
+// forwards, and closes the links to them, which are stopped.
+func (s *Sockets) HandedOver() {
 	s.binding.Lock()
 	older := s.older
 	s.older = nil
@@ -154,6 +154,17 @@ func (s *Sockets) LeaveElsewhere() {
 	for _, link := range older {
 		s.forget(link)
 		link.Close()
+	}
+	for _, udp := range s.openUDP() {
+		if udp.sender.leavePoller() != nil {
+			continue // it was closed, or is woken for nothing
+		}
+		_ = udp.conn.Close()
+		select {
+		case <-udp.closed: // meanwhile
+			udp.sender.close()
+		default:
+		}
 	}
 }
 

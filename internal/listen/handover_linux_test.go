@@ -107,7 +107,7 @@ func (g *generation) take(next *generation) {
 	next.Begin()
 	g.link.Start(g)
 	t.Cleanup(g.link.Close)
-	g.LeaveElsewhere()
+	g.HandedOver()
 	relaytest.Check(t, g.udp.Close())
 	relaytest.Check(t, g.tcp.Close())
 }

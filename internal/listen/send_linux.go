@@ -1,9 +1,10 @@
 package listen
 
 import (
+	"errors"
 	"net"
 	"sync"
-	"syscall"
+	"sync/atomic"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -11,9 +12,15 @@ import (
 // replySender sends a socket's datagrams to its clients. It does not block, and
 // sends many datagrams in one system call where the system can.
 type replySender struct {
-	raw    syscall.RawConn // not changed after init, as is ipv4
-	ipv4   bool            // the socket takes IPv4 addresses only
+	socket atomic.Pointer[controller] // nil: closed before it was used
+	ipv4   bool                       // the socket takes IPv4 addresses only; not changed after init
 	sender netio.Sender
+}
+
+// controller is a socket that can be sent on.
+type controller interface {
+	// Control calls f with the descriptor, unless the socket is closed.
+	Control(f func(fd uintptr)) error
 }
 
 func (s *replySender) init(conn *net.UDPConn) {
@@ -22,8 +29,39 @@ func (s *replySender) init(conn *net.UDPConn) {
 	if err != nil {
 		return // the socket is closed and will not have clients
 	}
-	s.raw = raw
+	s.use(raw)
 	_ = raw.Control(func(fd uintptr) { s.sender.Init(netio.ProbeFeatures(int(fd))) })
+}
+
+func (s *replySender) use(socket controller) { s.socket.Store(&socket) }
+
+// leavePoller makes the sender use a descriptor that Go's poller does not watch. It
+// returns an error if there is none.
+func (s *replySender) leavePoller() error {
+	var bare *netio.BareSocket
+	var err error
+	if failed := s.control(func(fd uintptr) { bare, err = netio.NewBareSocket(fd) }); failed != nil || err != nil {
+		return errors.Join(failed, err)
+	}
+	s.use(bare)
+	return nil
+}
+
+// control calls f with the descriptor, unless the socket is closed.
+func (s *replySender) control(f func(fd uintptr)) error {
+	if socket := s.socket.Load(); socket != nil {
+		return (*socket).Control(f)
+	}
+	return net.ErrClosed
+}
+
+// close closes the descriptor of leavePoller, if any.
+func (s *replySender) close() {
+	if socket := s.socket.Load(); socket != nil {
+		if bare, ok := (*socket).(*netio.BareSocket); ok {
+			bare.Close()
+		}
+	}
 }
 
 // reply holds the arguments and the result of one send. It is pooled so that a
@@ -61,7 +99,7 @@ func (c *Conn) send(datagrams [][]byte) error {
 
 func (r *reply) send(c *Conn) error {
 	r.client, r.err = c, nil
-	err := c.socket.sender.raw.Control(r.write)
+	err := c.socket.sender.control(r.write)
 	if err == nil && r.err != nil {
 		err = &net.OpError{Op: "write", Net: "udp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: r.err}
 	}

@@ -137,6 +137,7 @@ func (u *udpSocket) leave() {
 	}
 	close(u.closed)
 	_ = u.conn.Close() // waits for the reading goroutine to leave its wait
+	u.sender.close()
 	u.sockets.mu.Lock()
 	delete(u.sockets.udp, u.at)
 	u.sockets.mu.Unlock()

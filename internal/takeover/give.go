@@ -49,8 +49,9 @@ type Giver interface {
 	HandOver(link *Link) []Key
 	// Elsewhere returns the UDP clients of older processes.
 	Elsewhere() map[*Link][]Key
-	// LeaveElsewhere forgets them and closes the links to those processes.
-	LeaveElsewhere()
+	// HandedOver is called when the new process has taken the sockets. It forgets the
+	// clients of older processes and closes the links to them.
+	HandedOver()
 	// Resume ends Suspend and HandOver, because the new process has failed.
 	Resume()
 }
@@ -180,7 +181,7 @@ func (c *Conn) commit(g Giver, offered []Socket, limit time.Duration) (err error
 		return m.errUnexpected()
 	}
 	link.Start(g)
-	g.LeaveElsewhere()
+	g.HandedOver()
 	return nil
 }
 

@@ -57,7 +57,7 @@ func (g *fakeGiver) HandOver(l *Link) []Key {
 }
 
 func (g *fakeGiver) Elsewhere() map[*Link][]Key { return g.older }
-func (g *fakeGiver) LeaveElsewhere()            { g.dropped = true }
+func (g *fakeGiver) HandedOver()                { g.dropped = true }
 func (g *fakeGiver) Resume()                    { g.resumed = true }
 
 // fakeTaker is a new process.
