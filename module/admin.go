@@ -130,11 +130,11 @@ func requester(r *http.Request) string {
 // logOperation logs a change that an operator made.
 func logOperation(r *http.Request, action string, fields ...zap.Field) {
 	fields = append([]zap.Field{zap.String("action", action), zap.String("remote", requester(r))}, fields...)
-	message := "changed through the admin API"
 	if page.OperatorOf(r.Context()) != "" {
-		message = "changed through the page"
+		processLog().Info("changed through the page", fields...)
+		return
 	}
-	processLog().Info(message, fields...)
+	processLog().Info("changed through the admin API", fields...)
 }
 
 // Interface guards.

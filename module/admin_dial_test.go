@@ -131,3 +131,40 @@ func TestCommandTestNamesTheCheck(t *testing.T) {
 		}
 	}
 }
+
+// An address that is in no config is tested with a TCP connect, or as a backend of a
+// service: with its DNS servers.
+func TestAdminTestsAddresses(t *testing.T) {
+	live, _ := echoTCP(t, "b")
+	names := startNameServer(t, "127.0.0.1")
+	_, port, _ := strings.Cut(live, ":")
+	byName := "new.test:" + port
+	s := start(t, block("relay+tcp/"+freeAddr(t), fmt.Sprintf("%s {\n name tested\n resolvers %s\n }", live, names.addr)))
+	for _, tt := range []struct {
+		body string
+		ok   bool
+		want string // part of the response
+	}{
+		{fmt.Sprintf(`{"address": %q}`, live), true, `"check":"connect"`},
+		{fmt.Sprintf(`{"address": %q}`, freeAddr(t)), false, "connection refused"},
+		{fmt.Sprintf(`{"address": %q, "service": "tested"}`, byName), true, live},
+	} {
+		text, err := s.request("/relay/test", "application/json", []byte(tt.body))
+		if err != nil || strings.Contains(string(text), `"ok":true,"check"`) != tt.ok || !strings.Contains(string(text), tt.want) {
+			t.Errorf("%s: got %s, %v, want %q in it", tt.body, text, err, tt.want)
+		}
+	}
+	for body, want := range map[string]string{
+		`{"address": "no port"}`:                         "address",
+		`{"address": "127.0.0.1:1", "service": "other"}`: "unknown service",
+		`{"adress": "127.0.0.1:1"}`:                      "body must be",
+	} {
+		text, err := s.request("/relay/test", "application/json", []byte(body))
+		if err == nil && !strings.Contains(string(text), want) || err != nil && !strings.Contains(err.Error()+string(text), want) {
+			t.Errorf("%s: got %s, %v, want %q", body, text, err, want)
+		}
+	}
+	if order := s.explain("tested").Journal; len(order) != 0 {
+		t.Errorf("tests are in the journal: %v", order)
+	}
+}

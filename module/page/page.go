@@ -26,6 +26,7 @@ type RelayPage struct {
 	hub    *hub            // held from Provision to Cleanup; nil if Provision failed before
 	paths  *http.ServeMux  // of the routes
 	ended  <-chan struct{} // closed when the server or the config ends; streams end then
+	end    func()          // closes ended
 }
 
 // New returns the handler to register with Caddy. All instances that Caddy creates
@@ -43,7 +44,7 @@ func (p *RelayPage) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (p *RelayPage) Provision(ctx caddy.Context) error {
 	ended, end := context.WithCancel(ctx)
-	p.ended = ended.Done()
+	p.ended, p.end = ended.Done(), end
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		server.RegisterOnShutdown(end) // at exit, Caddy waits for all responses before it ends the config
 	}
@@ -57,6 +58,9 @@ func (p *RelayPage) Provision(ctx caddy.Context) error {
 
 // Cleanup implements caddy.CleanerUpper.
 func (p *RelayPage) Cleanup() error {
+	if p.end != nil {
+		p.end()
+	}
 	if p.hub != nil {
 		p.hub.release()
 	}
