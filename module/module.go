@@ -11,6 +11,7 @@ package module
 import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
@@ -29,6 +30,9 @@ func init() {
 	caddy.RegisterModule(page.New(pageRelays{}))
 	page.RegisterDirective()
 	caddy.RegisterModule(stdStream{})
+	caddy.RegisterModule(HealthSite{})
+	httpcaddyfile.RegisterHandlerDirective("relay_health", parseHealthSite)
+	httpcaddyfile.RegisterDirectiveOrder("relay_health", httpcaddyfile.Before, "respond")
 	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
 	caddy.RegisterNetwork(networkTCP, listenTCP)
 	caddy.RegisterNetwork(networkUDP, listenUDP)
