@@ -86,7 +86,7 @@ func TestSchema(t *testing.T) {
 	caught, accepted := 0, 0
 	for _, file := range slices.Concat(glob(t, "testdata/yaml-corpus/*.yaml"), glob(t, "testdata/yaml/*.yaml"), glob(t, "testdata/convert/*.yaml"), glob(t, "../examples/*.yaml")) {
 		body := readTestFile(t, file)
-		_, _, adaptErr := Adapter{}.Adapt(body, nil)
+		_, _, adaptErr := newAdapter().Adapt(body, nil)
 		rep := &report{}
 		root := parseYAML(rep, body)
 		if root == nil {
