@@ -79,3 +79,21 @@ func FlushLogs() bool { return logs.Flush(time.Minute) }
 
 // HealthAt returns the health of all services at a time.
 func HealthAt(now time.Time) api.Health { return health(nil, now) }
+
+// FinishFile completes the Caddy configs of a YAML file before they are loaded.
+func FinishFile(path string, finish func(config []byte) ([]byte, error)) error {
+	f, err := yamlFiles.Open(path)
+	if err == nil {
+		f.SetFinish(finish)
+	}
+	return err
+}
+
+// LoadFile loads a YAML file with this content.
+func LoadFile(path string, content []byte) error {
+	f, err := yamlFiles.Open(path)
+	if err == nil {
+		_, err = f.Load(content)
+	}
+	return err
+}

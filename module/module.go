@@ -15,7 +15,6 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
-	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/module/command"
 	"github.com/async-relay/caddy-relay/module/page"
 )
@@ -27,17 +26,17 @@ func init() {
 	caddy.RegisterModule(new(adminMetrics))
 	caddy.RegisterModule(new(Admin))
 	caddy.RegisterModule(new(LogWriter))
-	caddy.RegisterModule(page.New(pageRelays{}))
+	caddy.RegisterModule(page.New(pageRelays{}, pageOriginal{}, yamlFiles))
 	page.RegisterDirective()
 	caddy.RegisterModule(stdStream{})
 	caddy.RegisterModule(HealthSite{})
 	httpcaddyfile.RegisterHandlerDirective("relay_health", parseHealthSite)
 	httpcaddyfile.RegisterDirectiveOrder("relay_health", httpcaddyfile.Before, "respond")
-	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
+	caddyconfig.RegisterAdapter("async-relay", yamlAdapter)
 	caddy.RegisterNetwork(networkTCP, listenTCP)
 	caddy.RegisterNetwork(networkUDP, listenUDP)
 	caddycmd.RegisterCommand(rootedRelayCommand())
-	caddycmd.RegisterCommand(command.AsyncRelay(processLog))
+	caddycmd.RegisterCommand(command.AsyncRelay(yamlFiles, processLog))
 	cobra.OnInitialize(recordInvocation, openStdStreams, receiveSockets, upgradeOnSignal) // run before the command that was called
 	caddy.OnExit(shutDown)
 }
