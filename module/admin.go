@@ -10,8 +10,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
-	"github.com/async-relay/caddy-relay/module/page"
 	"github.com/async-relay/caddy-relay/module/api"
+	"github.com/async-relay/caddy-relay/module/page"
 )
 
 // Admin adds the paths below /relay/ to Caddy's admin API. They show services
