@@ -25,10 +25,18 @@ func (p place) key(name string) place {
 
 // Problem is a problem of a file.
 type Problem struct {
-	Line    int    `json:"line"`
-	Service string `json:"service,omitempty"` // such as `service "edge"`; absent outside of services
-	Field   string `json:"field,omitempty"`   // keys from the service or the root, joined by dots; absent for a file that is no YAML
-	Reason  string `json:"reason"`
+	// The line of the text, from 1.
+	Line int `json:"line"`
+
+	// The service, such as `service "edge"`. Absent outside of services.
+	Service string `json:"service,omitempty"`
+
+	// The keys from the service or the root, joined by dots. Absent for a file that
+	// cannot be read as a whole.
+	Field string `json:"field,omitempty"`
+
+	// What is wrong.
+	Reason string `json:"reason"`
 }
 
 // String returns the problem as one line.

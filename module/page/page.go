@@ -67,10 +67,12 @@ func (p *RelayPage) Provision(ctx caddy.Context) error {
 	}
 	var err error
 	if p.hub, err = loadHub(p.relays); err != nil {
+		end()
 		return err
 	}
 	if p.ConfigFile != "" {
 		if p.file, err = p.files.Page(ctx, p.ConfigFile, p.ConfigHash); err != nil {
+			end()
 			return err
 		}
 	}
