@@ -14,14 +14,18 @@ import (
 // the order of the file. Comments stay with what they describe; those of keys that
 // the Caddyfile does not have go above the service. filename is for warnings. The
 // error lists what is wrong with the file, or what a Caddyfile cannot have.
-func (Adapter) Convert(body []byte, filename string) (text string, warnings []caddyconfig.Warning, err error) {
+func (*Adapter) Convert(body []byte, filename string) (text string, warnings []caddyconfig.Warning, err error) {
 	rep := &report{file: filename}
-	services, root := readFile(rep, blankMarker(body))
+	root := parseYAML(rep, blankMarker(body))
+	doc := readFile(rep, root)
 	if err := rep.err(); err != nil {
 		return "", nil, err
 	}
-	servers := make([]Directive, len(services))
-	for i, s := range services {
+	if doc.web != nil {
+		rep.warn(root.Line, place{field: webServer}, "left out: write a site at %s with the directive relay_page; it cannot edit the settings", doc.web.listen)
+	}
+	servers := make([]Directive, len(doc.services))
+	for i, s := range doc.services {
 		servers[i] = s.directive()
 		servers[i].Gap = i > 0
 	}

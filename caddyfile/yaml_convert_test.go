@@ -13,7 +13,7 @@ import (
 func TestConvert(t *testing.T) {
 	for _, file := range glob(t, "testdata/convert/*.yaml") {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
-			got, _, err := Adapter{}.Convert(readTestFile(t, file), file)
+			got, _, err := newAdapter().Convert(readTestFile(t, file), file)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -30,7 +30,7 @@ func TestConvert(t *testing.T) {
 // TestConvertKeepsComments checks that each comment of a file is in the Caddyfile.
 func TestConvertKeepsComments(t *testing.T) {
 	body := string(readTestFile(t, "testdata/convert/comments.yaml"))
-	text, _, err := Adapter{}.Convert([]byte(body), "")
+	text, _, err := newAdapter().Convert([]byte(body), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,8 +46,8 @@ func TestConvertKeepsComments(t *testing.T) {
 func TestConvertedIsFormatted(t *testing.T) {
 	converted := 0
 	for _, file := range append(append(glob(t, "testdata/yaml-corpus/*.yaml"), glob(t, "testdata/yaml/*.yaml")...), glob(t, "testdata/convert/*.yaml")...) {
-		text, _, err := Adapter{}.Convert(readTestFile(t, file), file)
-		if _, _, adaptErr := (Adapter{}).Adapt(readTestFile(t, file), nil); (adaptErr == nil) != (err == nil) {
+		text, _, err := newAdapter().Convert(readTestFile(t, file), file)
+		if _, _, adaptErr := newAdapter().Adapt(readTestFile(t, file), nil); (adaptErr == nil) != (err == nil) {
 			t.Errorf("%s: %v", file, err)
 		}
 		if err != nil {
@@ -66,7 +66,7 @@ func TestConvertedIsFormatted(t *testing.T) {
 func TestConvertFails(t *testing.T) {
 	const file = "services:\n- {name: a, listen: {address: '::', port: 1}, backends: ['a:1'], event_hook: {command: x, args: ['{$HOME}'], events: [backend_failed]}}"
 	for body, want := range map[string]string{"services: 1": "must be a list of services", file: "replaces {$NAME}"} {
-		if text, _, err := (Adapter{}).Convert([]byte(body), ""); err == nil || !strings.Contains(err.Error(), want) {
+		if text, _, err := newAdapter().Convert([]byte(body), ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, %s", body, err, text)
 		}
 	}

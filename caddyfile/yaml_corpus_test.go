@@ -56,7 +56,9 @@ var eitherChoices = map[string]string{
 	"hook-command-number.yaml":              "accept",
 	"hook-events-empty.yaml":                "accept",
 	"web-auth-credentials-not-enabled.yaml": "accept",
-	"web-public-without-auth.yaml":          "accept",
+
+	// Anybody in the network could change the config and run commands.
+	"web-public-without-auth.yaml": "reject",
 
 	// async-relay ended with a traceback.
 	"web-auth-null.yaml": "reject",
@@ -91,7 +93,16 @@ type corpusCase struct {
 type corpusOutcome struct {
 	Accepted bool
 	Services []corpusService
-	WebUI    struct{ Enabled bool } `json:"web_ui"`
+	WebUI    corpusWeb `json:"web_ui"`
+}
+
+type corpusWeb struct {
+	Enabled     bool
+	Address     string `json:"listen_address"`
+	Port        int
+	AuthEnabled bool `json:"auth_enabled"`
+	Username    any  // a number where async-relay keeps one
+	Password    any
 }
 
 type corpusService struct {
@@ -158,7 +169,8 @@ func testCorpus(t *testing.T, dir string) {
 }
 
 func (c corpusCase) check(t *testing.T, body []byte) {
-	out, warnings, err := Adapter{}.Adapt(body, map[string]any{"filename": "config.yaml"})
+	adapter := newAdapter()
+	out, warnings, err := adapter.Adapt(body, map[string]any{"filename": "config.yaml"})
 	if c.Verdict == "reject" {
 		if err == nil {
 			t.Fatalf("accepted: %s", out)
@@ -176,7 +188,7 @@ func (c corpusCase) check(t *testing.T, body []byte) {
 	if err != nil {
 		t.Fatalf("rejected: %v", err)
 	}
-	if again, _, _ := (Adapter{}).Adapt(body, nil); !bytes.Equal(out, again) {
+	if again, _, _ := adapter.Adapt(body, map[string]any{"filename": "config.yaml"}); !bytes.Equal(out, again) {
 		t.Errorf("two runs gave different output:\n%s\n%s", out, again)
 	}
 
@@ -186,9 +198,13 @@ func (c corpusCase) check(t *testing.T, body []byte) {
 		relaytest.Check(t, json.Unmarshal(c.BetterValues, &want))
 	}
 	checkServices(t, out, want.Services)
+	checkWeb(t, out, want.WebUI)
 
 	// Each feature that the file uses and the adapter ignores has one warning.
-	ignored := map[string]bool{"web_ui": want.WebUI.Enabled, "health_check": false, "event_hook": false}
+	ignored := map[string]bool{
+		"web_ui": false, "web_ui.auth": want.WebUI.Enabled && !want.WebUI.AuthEnabled && want.WebUI.Password != nil,
+		"health_check": false, "event_hook": false,
+	}
 	for _, s := range want.Services {
 		ignored["health_check"] = ignored["health_check"] || s.HealthCheck != nil && s.HealthCheck.Enabled && s.Protocol == "udp"
 		ignored["event_hook"] = ignored["event_hook"] || s.EventHook != nil && len(s.EventHook.Events) == 0

@@ -15,6 +15,7 @@ type (
 		Apps appsJSON `json:"apps"`
 	}
 	appsJSON struct {
+		HTTP   *httpJSON  `json:"http,omitempty"`
 		Layer4 layer4JSON `json:"layer4"`
 	}
 	layer4JSON struct {
@@ -81,14 +82,23 @@ func (s service) written() Config {
 	return s.config.replaceTexts(func(_, text string) string { return braceEscaper.Replace(text) })
 }
 
-// emit returns the Caddy config of the services as JSON.
-func emit(services []service) ([]byte, error) {
-	servers := make(map[string]serverJSON, len(services))
-	for _, s := range services {
+// emit returns the Caddy config of a file as JSON. page has the file that the page
+// edits, if there is one.
+func (a *Adapter) emit(doc document, page pageJSON) ([]byte, error) {
+	var apps appsJSON
+	if doc.web != nil {
+		var err error
+		if apps.HTTP, err = a.emitWeb(doc.web, page); err != nil {
+			return nil, err
+		}
+	}
+	servers := make(map[string]serverJSON, len(doc.services))
+	for _, s := range doc.services {
 		servers[s.name] = serverJSON{
 			Listen: s.listenAddresses(),
 			Routes: []routeJSON{{Handle: []relayJSON{relayJSON(s.written())}}},
 		}
 	}
-	return json.Marshal(caddyJSON{appsJSON{layer4JSON{servers}}})
+	apps.Layer4.Servers = servers
+	return json.Marshal(caddyJSON{apps})
 }

@@ -12,7 +12,7 @@ import (
 func TestHookTextIsLiteral(t *testing.T) {
 	const body = `services: [{name: a, listen: {address: '::', port: 1}, backends: ['a:1'],
 		event_hook: {command: '{env.HOME}', args: ['{"a": {}}', '\{', '}\'], events: [backend_failed]}}]`
-	out, _, err := Adapter{}.Adapt([]byte(body), nil)
+	out, _, err := newAdapter().Adapt([]byte(body), nil)
 	relaytest.Check(t, err)
 	c, err := decodeWhole(t, out).Apps.Layer4.Servers["a"].Routes[0].Handle[0].Resolved(caddy.NewReplacer())
 	relaytest.Check(t, err)

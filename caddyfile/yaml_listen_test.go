@@ -29,7 +29,7 @@ func TestListenAddresses(t *testing.T) {
 		{"bücher.example", "udp", "relay+udp/xn--bcher-kva.example:53"},
 	} {
 		body := fmt.Sprintf("services: [{name: a, protocol: %s, listen: {address: %q, port: 53}, backends: ['a:1']}]\n", tt.protocol, tt.address)
-		out, _, err := Adapter{}.Adapt([]byte(body), nil)
+		out, _, err := newAdapter().Adapt([]byte(body), nil)
 		if err != nil {
 			t.Errorf("%s on %s: %v", tt.protocol, tt.address, err)
 			continue

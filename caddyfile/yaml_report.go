@@ -1,7 +1,6 @@
 package caddyfile
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -24,27 +23,62 @@ func (p place) key(name string) place {
 	return place{p.service, name}
 }
 
+// Problem is a problem of a file.
+type Problem struct {
+	// The line of the text, from 1.
+	Line int `json:"line"`
+
+	// The service, such as `service "edge"`. Absent outside of services.
+	Service string `json:"service,omitempty"`
+
+	// The keys from the service or the root, joined by dots. Absent for a file that
+	// cannot be read as a whole.
+	Field string `json:"field,omitempty"`
+
+	// What is wrong.
+	Reason string `json:"reason"`
+}
+
+// String returns the problem as one line.
+func (p Problem) String() string {
+	text := fmt.Sprintf("line %d: ", p.Line)
+	if p.Service != "" {
+		text += p.Service + ": "
+	}
+	if p.Field != "" {
+		text += p.Field + ": "
+	}
+	return text + p.Reason
+}
+
+// Problems are all problems of a file, in the order of their lines. There is at least
+// one.
+type Problems []Problem
+
+// Error returns the problems, one per line.
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i, problem := range p {
+		lines[i] = problem.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
 // report collects the problems and warnings of a file.
 type report struct {
 	file     string
-	problems []problem
-	unknown  []problem // unknown keys, which are warnings unless there are problems
+	problems Problems
+	unknown  Problems // unknown keys, which are warnings unless there are problems
 	warnings []caddyconfig.Warning
-}
-
-type problem struct {
-	line int
-	at   place
-	text string
 }
 
 // has reports whether there is a problem at a place.
 func (r *report) has(at place) bool {
-	return slices.ContainsFunc(r.problems, func(p problem) bool { return p.at == at })
+	return slices.ContainsFunc(r.problems, func(p Problem) bool { return p.Service == at.service && p.Field == at.field })
 }
 
 func (r *report) fail(line int, at place, format string, args ...any) {
-	r.problems = append(r.problems, newProblem(line, at, fmt.Sprintf(format, args...)))
+	r.problems = append(r.problems, Problem{line, at.service, at.field, fmt.Sprintf(format, args...)})
 }
 
 // unknownKey warns about a key that is ignored. meant is the key that it is probably
@@ -55,18 +89,7 @@ func (r *report) unknownKey(line int, at place, meant string) {
 		text += fmt.Sprintf("; did you mean %q?", meant)
 	}
 	r.warn(line, at, "%s", text)
-	r.unknown = append(r.unknown, newProblem(line, at, text))
-}
-
-func newProblem(line int, at place, what string) problem {
-	text := fmt.Sprintf("line %d: ", line)
-	if at.service != "" {
-		text += at.service + ": "
-	}
-	if at.field != "" {
-		text += at.field + ": "
-	}
-	return problem{line, at, text + what}
+	r.unknown = append(r.unknown, Problem{line, at.service, at.field, text})
 }
 
 func (r *report) warn(line int, at place, format string, args ...any) {
@@ -85,20 +108,15 @@ func (r *report) allWarnings() []caddyconfig.Warning {
 	return r.warnings
 }
 
-// err returns all problems in the order of their lines, one per line, or nil if
-// there are none. The unknown keys are among them: a misspelled key is often the
-// reason of a problem.
+// err returns the problems, or nil if there are none. The unknown keys are among
+// them: a misspelled key is often the reason of a problem.
 func (r *report) err() error {
 	if len(r.problems) == 0 {
 		return nil
 	}
 	all := append(slices.Clip(r.problems), r.unknown...)
-	slices.SortStableFunc(all, func(a, b problem) int { return a.line - b.line })
-	lines := make([]string, len(all))
-	for i, p := range all {
-		lines[i] = p.text
-	}
-	return errors.New(strings.Join(lines, "\n"))
+	slices.SortStableFunc(all, func(a, b Problem) int { return a.Line - b.Line })
+	return all
 }
 
 // quoted returns text in quotes, shortened if it is long.

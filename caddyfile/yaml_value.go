@@ -146,6 +146,19 @@ func (v value) rawText(what string) (string, bool) {
 	return s.text, true
 }
 
+// secretText is like rawText, but its problem does not contain the text.
+func (v value) secretText(what string) (string, bool) {
+	if s, ok := v.scalar(); ok && s.kind != scalarNull && strings.TrimSpace(s.text) != "" {
+		return s.text, true
+	}
+	if v.node.Kind == yamlScalar {
+		v.fail("must be %s, got nothing", what)
+	} else {
+		v.mustBe(what)
+	}
+	return "", false
+}
+
 func (v value) boolean() (b, ok bool) {
 	s, ok := v.scalar()
 	if !ok || s.kind != scalarBool {

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/module/api"
 	"github.com/async-relay/caddy-relay/module/page"
 )
 
@@ -49,6 +50,7 @@ var endpoints = []endpoint{
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill", handle: postDrill, get: getDrill},
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill/stop", handle: postDrillStop},
 	{method: http.MethodPost, pattern: "/relay/test", handle: postTestAddress},
+	{method: http.MethodGet, pattern: "/relay/health", handle: getHealth},
 	{method: http.MethodGet, pattern: "/relay/explain", handle: getExplanation},
 	{method: http.MethodPost, pattern: "/relay/upgrade", handle: postUpgrade},
 	{method: http.MethodGet, pattern: "/relay/dns", handle: getDNS},
@@ -79,6 +81,9 @@ func (e endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if h, ok := response.(api.Health); ok {
+		w.WriteHeader(h.Status())
+	}
 	return json.NewEncoder(w).Encode(response)
 }
 

@@ -56,7 +56,7 @@ func TestConvertedHasTheSameSettings(t *testing.T) {
 		for _, file := range files {
 			body, err := os.ReadFile(file)
 			relaytest.Check(t, err)
-			text, _, err := caddyfile.Adapter{}.Convert(body, file)
+			text, _, err := new(caddyfile.Adapter).Convert(body, file)
 			if err != nil {
 				continue // not a valid file
 			}

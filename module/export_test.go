@@ -12,6 +12,7 @@ import (
 
 	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/internal/listen"
+	"github.com/async-relay/caddy-relay/module/api"
 )
 
 // ServiceOf returns the state of the service of that name, or nil if there is
@@ -75,3 +76,24 @@ func DelayClients(network, at string, wait func()) (end func(), err error) {
 
 // FlushLogs waits until the logs have all lines so far.
 func FlushLogs() bool { return logs.Flush(time.Minute) }
+
+// HealthAt returns the health of all services at a time.
+func HealthAt(now time.Time) api.Health { return health(nil, now) }
+
+// FinishFile completes the Caddy configs of a YAML file before they are loaded.
+func FinishFile(path string, finish func(config []byte) ([]byte, error)) error {
+	f, err := yamlFiles.Open(path)
+	if err == nil {
+		f.SetFinish(finish)
+	}
+	return err
+}
+
+// LoadFile loads a YAML file with this content.
+func LoadFile(path string, content []byte) error {
+	f, err := yamlFiles.Open(path)
+	if err == nil {
+		_, err = f.Load(content)
+	}
+	return err
+}

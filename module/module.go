@@ -11,10 +11,10 @@ package module
 import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
-	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/module/command"
 	"github.com/async-relay/caddy-relay/module/page"
 )
@@ -26,14 +26,17 @@ func init() {
 	caddy.RegisterModule(new(adminMetrics))
 	caddy.RegisterModule(new(Admin))
 	caddy.RegisterModule(new(LogWriter))
-	caddy.RegisterModule(page.New(pageRelays{}))
+	caddy.RegisterModule(page.New(pageRelays{}, pageOriginal{}, yamlFiles))
 	page.RegisterDirective()
 	caddy.RegisterModule(stdStream{})
-	caddyconfig.RegisterAdapter("async-relay", caddyfile.Adapter{})
+	caddy.RegisterModule(HealthSite{})
+	httpcaddyfile.RegisterHandlerDirective("relay_health", parseHealthSite)
+	httpcaddyfile.RegisterDirectiveOrder("relay_health", httpcaddyfile.Before, "respond")
+	caddyconfig.RegisterAdapter("async-relay", yamlAdapter)
 	caddy.RegisterNetwork(networkTCP, listenTCP)
 	caddy.RegisterNetwork(networkUDP, listenUDP)
 	caddycmd.RegisterCommand(rootedRelayCommand())
-	caddycmd.RegisterCommand(command.AsyncRelay(processLog))
+	caddycmd.RegisterCommand(command.AsyncRelay(yamlFiles, processLog))
 	cobra.OnInitialize(recordInvocation, openStdStreams, receiveSockets, upgradeOnSignal) // run before the command that was called
 	caddy.OnExit(shutDown)
 }

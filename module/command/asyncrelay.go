@@ -1,14 +1,12 @@
 package command
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -17,15 +15,15 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
-	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/internal/version"
 	"github.com/async-relay/caddy-relay/internal/watch"
+	"github.com/async-relay/caddy-relay/module/yamlfile"
 )
 
 // AsyncRelay returns the command `caddy async-relay`, which has the command line
-// of the program async-relay. log returns the log to write to at the time of the
-// call: each config that is loaded may change it.
-func AsyncRelay(log func() *zap.Logger) caddycmd.Command {
+// of the program async-relay. files are the files of the process. log returns the log
+// to write to at the time of the call: each config that is loaded may change it.
+func AsyncRelay(files *yamlfile.Files, log func() *zap.Logger) caddycmd.Command {
 	return caddycmd.Command{
 		Name:  "async-relay",
 		Usage: "[-c <file>] [--log-level <level>] [--no-reload] [--reload-delay <seconds>]",
@@ -46,7 +44,7 @@ stays in force.`,
 			flags.Bool("no-reload", false, "Do not follow changes of the file")
 			flags.Float64("reload-delay", 10, "Seconds that a change must stay before it is loaded")
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
-				return runAsyncRelay(flags, log)
+				return runAsyncRelay(flags, files, log)
 			})
 		},
 	}
@@ -58,22 +56,28 @@ var logLevels = []string{"DEBUG", "INFO", "WARNING", "ERROR"}
 
 // runAsyncRelay returns only if it fails at the start. Afterwards it runs until
 // a signal ends the process.
-func runAsyncRelay(flags caddycmd.Flags, log func() *zap.Logger) (int, error) {
+func runAsyncRelay(flags caddycmd.Flags, files *yamlfile.Files, log func() *zap.Logger) (int, error) {
 	delay := flags.Float64("reload-delay")
 	if !(delay >= 0 && delay <= maxReloadDelay) { // also true for NaN
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("--reload-delay: must be 0 to %d seconds, got %v", maxReloadDelay, delay)
 	}
-	f := &configFile{path: flags.String("config"), level: flags.String("log-level"), log: log}
-	if !slices.Contains(logLevels, f.level) {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("--log-level: must be one of %s, got %q", strings.Join(logLevels, ", "), f.level)
+	level := flags.String("log-level")
+	if !slices.Contains(logLevels, level) {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("--log-level: must be one of %s, got %q", strings.Join(logLevels, ", "), level)
 	}
+	f := &configFile{path: flags.String("config"), log: log}
+	var err error
+	if f.File, err = files.Open(f.path); err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	f.SetFinish(func(config []byte) ([]byte, error) { return withProcessSettings(config, level) })
 	caddy.TrapSignals()
 	caddy.SetLastConfig(f.path, "async-relay", f.reloadOnSignal)
 	content, err := os.ReadFile(f.path)
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("read the configuration file: %w", err)
 	}
-	if _, err := f.load(content); err != nil {
+	if _, err := f.Load(content); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	if flags.Bool("no-reload") {
@@ -92,49 +96,15 @@ func runAsyncRelay(flags caddycmd.Flags, log func() *zap.Logger) (int, error) {
 
 // configFile is the configuration file of a running `caddy async-relay`.
 type configFile struct {
-	path  string             // set once
-	level string             // set once: the log level of the command line
-	log   func() *zap.Logger // set once
-
-	mu     sync.Mutex // guards loaded, and is held while a config is loaded
-	loaded []byte     // the Caddy config that was loaded last
-}
-
-// load loads the content of the file. It reports whether the Caddy config that
-// the content stands for differs from the one before; if not, there was nothing
-// to load.
-func (f *configFile) load(content []byte) (changed bool, err error) {
-	config, warnings, err := caddyfile.Adapter{}.Adapt(content, map[string]any{"filename": f.path})
-	if err != nil {
-		return false, fmt.Errorf("%s: %w", f.path, err)
-	}
-	if config, err = withProcessSettings(config, f.level); err != nil {
-		return false, fmt.Errorf("%s: %w", f.path, err)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !bytes.Equal(config, f.loaded) {
-		if err := caddy.Load(config, true); err != nil {
-			return false, fmt.Errorf("%s: %w", f.path, err)
-		}
-		f.loaded, changed = config, true
-	}
-	f.logWarnings(warnings)
-	return changed, nil
-}
-
-// logWarnings logs the warnings of the adapter. It is called after the load,
-// because the log has the level of the config only then.
-func (f *configFile) logWarnings(warnings []caddyconfig.Warning) {
-	for _, w := range warnings {
-		f.log().Warn(w.Message, zap.String("file", w.File), zap.Int("line", w.Line), zap.String("field", w.Directive))
-	}
+	*yamlfile.File
+	path string
+	log  func() *zap.Logger
 }
 
 // reload loads the content of the file into a running process and logs the
 // result.
 func (f *configFile) reload(content []byte) {
-	changed, err := f.load(content)
+	changed, err := f.Load(content)
 	switch {
 	case err != nil:
 		f.log().Error("config file rejected, keeping the running config", zap.Error(err))
@@ -151,7 +121,7 @@ func (f *configFile) reloadOnSignal(string, string) error {
 	if err != nil {
 		return fmt.Errorf("read the configuration file: %w", err)
 	}
-	_, err = f.load(content)
+	_, err = f.Load(content)
 	return err
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/spf13/cobra"
@@ -36,7 +38,7 @@ of the file are reported together, and settings that have no effect as warnings.
 		if err != nil {
 			return err
 		}
-		adapted, warnings, err := caddyfile.Adapter{}.Adapt(body, map[string]any{"filename": args[0]})
+		adapted, warnings, err := adaptMain(body, args[0])
 		if err != nil {
 			return fmt.Errorf("%s:\n%w", args[0], err)
 		}
@@ -47,7 +49,9 @@ of the file are reported together, and settings that have no effect as warnings.
 			err = json.Indent(&indented, append(adapted, '\n'), "", "\t")
 			text = indented.Bytes()
 		case "caddyfile":
-			text, err = toCaddyfile(body, adapted, args[0])
+			var more []caddyconfig.Warning
+			text, more, err = toCaddyfile(body, adapted, args[0])
+			warnings = append(warnings, more...)
 		default:
 			err = fmt.Errorf("--to: must be caddyfile or json, got %q", *to)
 		}
@@ -82,6 +86,28 @@ language server uses it if the file begins with:
 	}
 }
 
+// adaptMain converts a file to the JSON that Caddy runs, without the edits of the page
+// that are in force. A warning mentions them.
+func adaptMain(body []byte, file string) (config []byte, warnings []caddyconfig.Warning, err error) {
+	adapter := new(caddyfile.Adapter)
+	if file == "-" {
+		return adapter.Adapt(body, map[string]any{"filename": file})
+	}
+	source, err := adapter.ReadSource(file, body)
+	if err != nil {
+		return nil, nil, err
+	}
+	var edited []caddyconfig.Warning
+	if source.Edited {
+		edited = append(edited, caddyconfig.Warning{File: source.Runtime, Message: "edits made in the page are left out; convert this file to have them"})
+		if source, err = caddyfile.MainSource(file, body); err != nil {
+			return nil, nil, err
+		}
+	}
+	config, warnings, err = adapter.AdaptSource(source)
+	return config, append(edited, warnings...), err
+}
+
 func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 	if file == "-" {
 		return io.ReadAll(cmd.InOrStdin())
@@ -95,20 +121,24 @@ func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 
 // toCaddyfile converts a YAML file. It returns an error unless the Caddyfile has the
 // same meaning as the file, which adapted has as JSON.
-func toCaddyfile(body, adapted []byte, file string) ([]byte, error) {
+// warnings are those that the adapter does not have.
+func toCaddyfile(body, adapted []byte, file string) (converted []byte, warnings []caddyconfig.Warning, err error) {
 	const otherwise = "%s: %w; --to json works"
-	text, _, err := caddyfile.Adapter{}.Convert(body, file)
+	text, warnings, err := new(caddyfile.Adapter).Convert(body, file)
+	warnings = slices.DeleteFunc(warnings, func(w caddyconfig.Warning) bool {
+		return w.Directive != "web_ui" || !strings.HasPrefix(w.Message, "left out")
+	})
 	if err != nil {
-		return nil, fmt.Errorf(otherwise, file, err)
+		return nil, nil, fmt.Errorf(otherwise, file, err)
 	}
 	back, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
 	if err == nil {
 		err = sameServers(adapted, back)
 	}
 	if err != nil {
-		return nil, fmt.Errorf(otherwise, file, err)
+		return nil, nil, fmt.Errorf(otherwise, file, err)
 	}
-	return []byte(text), nil
+	return []byte(text), warnings, nil
 }
 
 // relayServers is the part of Caddy's JSON that both formats have.

@@ -8,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/async-relay/caddy-relay/module/yamlfile"
 )
 
 // RelayPage serves the live page of the relay: every service with its queue as it
@@ -22,22 +24,38 @@ type RelayPage struct {
 	// Default: false.
 	ReadOnly bool `json:"read_only,omitempty"`
 
-	relays Relays
-	hub    *hub            // held from Provision to Cleanup; nil if Provision failed before
-	paths  *http.ServeMux  // of the routes
-	ended  <-chan struct{} // closed when the server or the config ends; streams end then
-	end    func()          // closes ended
+	// The YAML file of async-relay that the config was made from. The requests of
+	// async-relay's API show and edit it. The config adapter async-relay writes the
+	// path. Default: none, so the settings cannot be edited in the page.
+	ConfigFile string `json:"config_file,omitempty"`
+
+	// Identifies the content of config_file that the config was made from. The
+	// config adapter async-relay writes it. If the file has other content, the
+	// settings cannot be edited until it is loaded.
+	ConfigHash string `json:"config_hash,omitempty"`
+
+	relays   Relays
+	original Original
+	files    *yamlfile.Files
+	file     *yamlfile.Page // nil: there is no ConfigFile
+
+	hub   *hub            // held from Provision to Cleanup; nil if Provision failed before
+	paths *http.ServeMux  // of the routes
+	ended <-chan struct{} // closed when the server or the config ends; streams end then
+	end   func()          // closes ended
 }
 
 // New returns the handler to register with Caddy. All instances that Caddy creates
-// show these relays.
-func New(relays Relays) *RelayPage { return &RelayPage{relays: relays} }
+// show these relays and edit these files.
+func New(relays Relays, original Original, files *yamlfile.Files) *RelayPage {
+	return &RelayPage{relays: relays, original: original, files: files}
+}
 
 // CaddyModule returns the Caddy module information.
 func (p *RelayPage) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.handlers.relay_page",
-		New: func() caddy.Module { return New(p.relays) },
+		New: func() caddy.Module { return New(p.relays, p.original, p.files) },
 	}
 }
 
@@ -50,7 +68,14 @@ func (p *RelayPage) Provision(ctx caddy.Context) error {
 	}
 	var err error
 	if p.hub, err = loadHub(p.relays); err != nil {
+		end()
 		return err
+	}
+	if p.ConfigFile != "" {
+		if p.file, err = p.files.Page(ctx, p.ConfigFile, p.ConfigHash); err != nil {
+			end()
+			return err
+		}
 	}
 	p.paths = newPaths(p.routes(), p.ReadOnly)
 	return nil

@@ -19,7 +19,7 @@ import (
 // provision returns a page of these relays. end ends its config.
 func provision(t *testing.T, relays Relays, readOnly bool) (p *RelayPage, end func()) {
 	t.Helper()
-	p = New(relays).CaddyModule().New().(*RelayPage)
+	p = New(relays, nil, nil).CaddyModule().New().(*RelayPage)
 	p.ReadOnly = readOnly
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	if err := p.Provision(ctx); err != nil {

@@ -21,7 +21,7 @@ type route struct {
 
 // routes returns all routes of the page.
 func (p *RelayPage) routes() []route {
-	return p.pageRoutes()
+	return append(p.pageRoutes(), p.originalRoutes()...)
 }
 
 // newPaths returns a mux of the routes. It leaves out those that change something

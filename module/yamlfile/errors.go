@@ -1,0 +1,30 @@
+package yamlfile
+
+import "fmt"
+
+// RejectedError is the error of a config that the adapter accepts and Caddy does not,
+// for example because an address is in use. The previous config stays in force.
+type RejectedError struct {
+	File string
+	Err  error
+}
+
+// Error returns the reason.
+func (e *RejectedError) Error() string { return fmt.Sprintf("%s: %v", e.File, e.Err) }
+
+// Unwrap returns the error of Caddy.
+func (e *RejectedError) Unwrap() error { return e.Err }
+
+// ConflictError is the error of an edit that was not applied because of what the files
+// or the running config have become. The previous config stays in force.
+type ConflictError struct {
+	Stale  bool // the edit was made from other settings than those in force
+	Reason string
+}
+
+// Error returns the reason.
+func (e *ConflictError) Error() string { return e.Reason }
+
+func conflictf(format string, args ...any) error {
+	return &ConflictError{Reason: fmt.Sprintf(format, args...)}
+}
