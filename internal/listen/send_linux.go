@@ -3,7 +3,6 @@ package listen
 import (
 	"net"
 	"sync"
-	"syscall"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -11,9 +10,14 @@ import (
 // replySender sends a socket's datagrams to its clients. It does not block, and
 // sends many datagrams in one system call where the system can.
 type replySender struct {
-	raw    syscall.RawConn // not changed after init, as is ipv4
-	ipv4   bool            // the socket takes IPv4 addresses only
+	raw    controller // not changed after the socket was opened, as is ipv4
+	ipv4   bool       // the socket takes IPv4 addresses only
 	sender netio.Sender
+}
+
+// controller is the part of [syscall.RawConn] that a send needs.
+type controller interface {
+	Control(f func(fd uintptr)) error
 }
 
 func (s *replySender) init(conn *net.UDPConn) {
