@@ -24,6 +24,7 @@ func newSockets() *listen.Sockets {
 	s := listen.NewSockets()
 	s.FreeDescriptor = sessionBudget.FreeDescriptor
 	s.Exiting = caddy.Exiting
+	s.Watcher, _ = udpEngine.(listen.Watcher) // only an engine with event loops is one
 	return s
 }
 

@@ -27,7 +27,18 @@ func NewEngine() Engine {
 }
 
 // poller is one event loop.
-type poller = netio.Poller[*loopSocket]
+type poller = netio.Poller[member]
+
+// member is what an event loop serves: a [loopSocket] or a watched socket.
+type member interface {
+	// handle handles the events of one turn.
+	handle(r *run, events netio.Events)
+}
+
+// watched is a socket of [loops.Watch].
+type watched struct{ readable func() }
+
+func (w *watched) handle(*run, netio.Events) { w.readable() }
 
 // loops is the [Engine] of event loops.
 type loops struct {
@@ -59,6 +70,29 @@ func (e *loops) StopWhenIdle() {
 		p.StopWhenIdle()
 	}
 }
+
+// Watch makes an event loop call readable while the socket fd has datagrams or an
+// error: again in each turn until they are read. readable must not block. stop ends
+// that, and must be called before fd is closed. One more call of readable may follow.
+func (e *loops) Watch(fd int, readable func()) (stop func(), err error) {
+	p := e.nextPoller()
+	slot, err := p.Join(&watched{readable})
+	if err != nil {
+		return nil, err
+	}
+	token, err := p.Watch(slot, 0, fd, netio.Readable)
+	if err != nil {
+		p.Leave(slot)
+		return nil, err
+	}
+	return func() {
+		p.Unwatch(token, fd)
+		p.Leave(slot)
+	}, nil
+}
+
+// nextPoller returns the event loops in turn.
+func (e *loops) nextPoller() *poller { return e.pollers[e.next.Add(1)%uint32(len(e.pollers))] }
 
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
@@ -119,7 +153,7 @@ func (e *loops) open(o *opening) (*loopSocket, error) {
 		return nil, err
 	}
 	s := &loopSocket{spares: &e.spares, fd: fd, ipv4: addr.Addr().Unmap().Is4(), port: port, sink: o.sinkOf(port)}
-	s.poller = e.pollers[e.next.Add(1)%uint32(len(e.pollers))]
+	s.poller = e.nextPoller()
 	s.started.Store(o.accepted)
 	s.sender.Init(e.probeFeatures(fd))
 	if err := s.join(); err != nil {
@@ -142,7 +176,7 @@ type run struct {
 	turn     uint32 // number of the current turn, from 1
 }
 
-func newRun() (netio.Run[*loopSocket], error) {
+func newRun() (netio.Run[member], error) {
 	receiver, err := netio.NewReceiver(false)
 	if err != nil {
 		return nil, err
@@ -150,16 +184,11 @@ func newRun() (netio.Run[*loopSocket], error) {
 	return &run{receiver: receiver}, nil
 }
 
-// Turn implements [netio.Run]: it receives from each socket that is readable or
-// has errors.
-func (r *run) Turn(ready []netio.Ready[*loopSocket]) (more bool) {
+// Turn implements [netio.Run].
+func (r *run) Turn(ready []netio.Ready[member]) (more bool) {
 	r.turn++
 	for i := range ready {
-		s := ready[i].Value
-		if ready[i].Events&netio.Failed != 0 && s.receiveErrors() && ready[i].Events&netio.Readable == 0 {
-			continue
-		}
-		s.receive(r.receiver, r.turn)
+		ready[i].Value.handle(r, ready[i].Events)
 	}
 	return false
 }

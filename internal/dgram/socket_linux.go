@@ -59,6 +59,15 @@ func (s *loopSocket) join() (err error) {
 	return err
 }
 
+// handle implements [member]. It receives from the socket, which is readable or has
+// errors.
+func (s *loopSocket) handle(r *run, events netio.Events) {
+	if events&netio.Failed != 0 && s.receiveErrors() && events&netio.Readable == 0 {
+		return
+	}
+	s.receive(r.receiver, r.turn)
+}
+
 // Most sockets receive one datagram at a time, and reading one costs less than
 // reading a batch of one. A socket is read in batches if it was readable in more
 // than streakForBatch turns in a row, or if one of the last batchTurns batches

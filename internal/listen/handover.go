@@ -156,6 +156,9 @@ func (s *Sockets) HandedOver() {
 		link.Close()
 	}
 	for _, udp := range s.openUDP() {
+		if udp.detached.is() {
+			continue // its Watcher is stopped
+		}
 		if udp.sender.leavePoller() != nil {
 			continue // it was closed, or is woken for nothing
 		}

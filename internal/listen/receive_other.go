@@ -10,6 +10,17 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
+// detached is empty: each socket has a goroutine.
+type detached struct{}
+
+func (*detached) is() bool                       { return false }
+func (*detached) control(func(fd uintptr)) error { return nil }
+func (*detached) suspend()                       {}
+func (*detached) stopped() bool                  { return true }
+func (*detached) close()                         {}
+func (*udpSocket) detach()                       {}
+func (*udpSocket) watch()                        {}
+
 // read delivers datagrams to their clients until the socket is closed or, with the
 // result true, suspended.
 func (u *udpSocket) read() (suspended bool) {

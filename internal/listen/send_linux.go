@@ -38,12 +38,12 @@ func (s *replySender) use(socket controller) { s.socket.Store(&socket) }
 // leavePoller makes the sender use a descriptor that Go's poller does not watch. It
 // returns an error if there is none.
 func (s *replySender) leavePoller() error {
-	var bare *netio.BareSocket
+	var other *netio.Unpolled
 	var err error
-	if failed := s.control(func(fd uintptr) { bare, err = netio.NewBareSocket(fd) }); failed != nil || err != nil {
+	if failed := s.control(func(fd uintptr) { other, err = netio.NewUnpolled(fd) }); failed != nil || err != nil {
 		return errors.Join(failed, err)
 	}
-	s.use(bare)
+	s.use(other)
 	return nil
 }
 
@@ -58,8 +58,8 @@ func (s *replySender) control(f func(fd uintptr)) error {
 // close closes the descriptor of leavePoller, if any.
 func (s *replySender) close() {
 	if socket := s.socket.Load(); socket != nil {
-		if bare, ok := (*socket).(*netio.BareSocket); ok {
-			bare.Close()
+		if unpolled, ok := (*socket).(*netio.Unpolled); ok {
+			_ = unpolled.Close() // may be closed already
 		}
 	}
 }

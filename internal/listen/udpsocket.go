@@ -40,14 +40,16 @@ type key struct {
 	local  netip.Addr // the address that the client sent to; zero unless udpSocket.packetInfo
 }
 
-// udpSocket is a kernel socket and its clients. One goroutine reads it. That
-// goroutine never waits for a client, a listener or a sink. After a takeover by
-// another process, the datagrams of the clients come from a link instead.
+// udpSocket is a kernel socket and its clients. It is read by a goroutine of its own or,
+// if it is detached, by one that it shares with other sockets. That goroutine never
+// waits for a client, a listener or a sink. After a takeover by another process, the
+// datagrams of the clients come from a link instead.
 type udpSocket struct {
 	sockets    *Sockets
 	at         netip.AddrPort
 	conn       *net.UDPConn
-	packetInfo bool // bound to a wildcard address, so datagrams come with their local address
+	detached   detached // the socket instead of conn, if it has no goroutine
+	packetInfo bool     // bound to a wildcard address, so datagrams come with their local address
 	sender     replySender
 
 	listeners   listeners[*UDPListener]
@@ -105,6 +107,9 @@ func (u *udpSocket) address() netip.AddrPort { return u.at }
 
 // control implements boundSocket.
 func (u *udpSocket) control(f func(fd uintptr)) error {
+	if u.detached.is() {
+		return u.detached.control(f)
+	}
 	raw, err := u.conn.SyscallConn()
 	if err != nil {
 		return err
@@ -136,7 +141,11 @@ func (u *udpSocket) leave() {
 		return
 	}
 	close(u.closed)
-	_ = u.conn.Close() // waits for the reading goroutine to leave its wait
+	if u.detached.is() {
+		u.detached.close()
+	} else {
+		_ = u.conn.Close() // waits for the reading goroutine to leave its wait
+	}
 	u.sender.close()
 	u.sockets.mu.Lock()
 	delete(u.sockets.udp, u.at)
@@ -146,6 +155,10 @@ func (u *udpSocket) leave() {
 
 // start implements boundSocket.
 func (u *udpSocket) start() {
+	if u.detached.is() {
+		u.watch()
+		return
+	}
 	_ = u.conn.SetReadDeadline(interruption(false))
 	if u.gate.open() {
 		go u.gate.run(u.read) // returns when the socket is suspended or closed
@@ -154,12 +167,21 @@ func (u *udpSocket) start() {
 
 // suspend implements boundSocket.
 func (u *udpSocket) suspend() {
+	if u.detached.is() {
+		u.detached.suspend()
+		return
+	}
 	u.gate.suspend()
 	_ = u.conn.SetReadDeadline(interruption(true))
 }
 
 // stopped implements boundSocket.
-func (u *udpSocket) stopped() bool { return u.gate.stopped() }
+func (u *udpSocket) stopped() bool {
+	if u.detached.is() {
+		return u.detached.stopped()
+	}
+	return u.gate.stopped()
+}
 
 // backoff returns the backoff of the reading goroutine.
 func (u *udpSocket) backoff() backoff {

@@ -33,7 +33,7 @@ func Duplicate(conn *net.TCPConn) (fd int, err error) {
 	return fd, err
 }
 
-func duplicateOf(conn *net.TCPConn) (fd int, err error) {
+func duplicateOf(conn syscall.Conn) (fd int, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return -1, err

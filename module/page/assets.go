@@ -13,7 +13,7 @@ import (
 var static embed.FS
 
 // pageRoutes returns the routes of the page itself.
-func (p *RelayPage) pageRoutes() []route {
+func (p *Handler) pageRoutes() []route {
 	routes := []route{
 		{method: http.MethodGet, pattern: "/{$}", handle: serveFile("index.html")},
 		{method: http.MethodGet, pattern: "/table", handle: p.serveTable},
@@ -51,7 +51,7 @@ func serveEndpoint(e Endpoint) func(http.ResponseWriter, *http.Request) error {
 }
 
 // serveJournal serves the journal of a service, the oldest entry first.
-func (p *RelayPage) serveJournal(w http.ResponseWriter, r *http.Request) error {
+func (p *Handler) serveJournal(w http.ResponseWriter, r *http.Request) error {
 	name := r.URL.Query().Get("service")
 	for _, s := range p.relays.Services() {
 		if s.Name != name {

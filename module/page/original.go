@@ -36,7 +36,7 @@ type Original interface {
 const maxBody = 1 << 20
 
 // originalRoutes returns the routes of async-relay's API, and the health endpoint.
-func (p *RelayPage) originalRoutes() []route {
+func (p *Handler) originalRoutes() []route {
 	return []route{
 		{method: http.MethodGet, pattern: "/relay/health", handle: p.getHealth},
 		{method: http.MethodGet, pattern: "/api/status", handle: p.getStatus},
@@ -48,12 +48,12 @@ func (p *RelayPage) originalRoutes() []route {
 	}
 }
 
-func (p *RelayPage) getHealth(w http.ResponseWriter, r *http.Request) error {
+func (p *Handler) getHealth(w http.ResponseWriter, r *http.Request) error {
 	health := p.original.Health(r.URL.Query()["service"])
 	return writeJSON(w, health.Status(), health)
 }
 
-func (p *RelayPage) getStatus(w http.ResponseWriter, _ *http.Request) error {
+func (p *Handler) getStatus(w http.ResponseWriter, _ *http.Request) error {
 	return writeJSON(w, http.StatusOK, p.original.Status())
 }
 
@@ -73,7 +73,7 @@ const noFile = "the config was not made from a YAML file of async-relay; edit th
 // sourceCaddy is the source of a config that was not made from a YAML file.
 const sourceCaddy = "caddy"
 
-func (p *RelayPage) getConfig(w http.ResponseWriter, _ *http.Request) error {
+func (p *Handler) getConfig(w http.ResponseWriter, _ *http.Request) error {
 	if p.file == nil {
 		config, err := json.Marshal(map[string]any{"services": p.configuredServices()})
 		if err != nil {
@@ -102,7 +102,7 @@ func (p *RelayPage) getConfig(w http.ResponseWriter, _ *http.Request) error {
 
 // configuredServices returns the services of a config that was not made from a YAML
 // file, as far as async-relay's file could express them.
-func (p *RelayPage) configuredServices() []map[string]any {
+func (p *Handler) configuredServices() []map[string]any {
 	list := []map[string]any{}
 	for _, s := range p.original.Status().Services {
 		backends := slices.Clone(s.Details.Backends)
@@ -136,7 +136,7 @@ func sourceName(s caddyfile.Source) string {
 	return caddyfile.MetaSourceMain
 }
 
-func (p *RelayPage) getConfigSource(w http.ResponseWriter, _ *http.Request) error {
+func (p *Handler) getConfigSource(w http.ResponseWriter, _ *http.Request) error {
 	if p.file == nil {
 		return writeJSON(w, http.StatusOK, map[string]any{"source": sourceCaddy, "config_path": "", "runtime_path": "", "editable": false})
 	}
@@ -177,7 +177,7 @@ func writeSuccess(w http.ResponseWriter, message string, source caddyfile.Source
 
 // putConfig replaces the settings. It does so only if they are those of If-Match, if
 // the request has that header.
-func (p *RelayPage) putConfig(w http.ResponseWriter, r *http.Request) error {
+func (p *Handler) putConfig(w http.ResponseWriter, r *http.Request) error {
 	if p.file == nil {
 		return writeFailure(w, &yamlfile.ConflictError{Reason: noFile})
 	}
@@ -210,7 +210,7 @@ func matcher(h http.Header) func(hash string) bool {
 
 // postConfigReload loads the file again. The edits made in the page stay in force,
 // unless the query has discard_edits=true.
-func (p *RelayPage) postConfigReload(w http.ResponseWriter, r *http.Request) error {
+func (p *Handler) postConfigReload(w http.ResponseWriter, r *http.Request) error {
 	if p.file == nil {
 		return writeFailure(w, &yamlfile.ConflictError{Reason: noFile})
 	}
@@ -238,7 +238,7 @@ type testResult struct {
 	Test    api.Test `json:"test"`
 }
 
-func (p *RelayPage) postTestBackend(w http.ResponseWriter, r *http.Request) error {
+func (p *Handler) postTestBackend(w http.ResponseWriter, r *http.Request) error {
 	var request struct {
 		Backend string `json:"backend"`
 		Service string `json:"service"` // added: test with its probe and DNS servers

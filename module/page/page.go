@@ -12,14 +12,9 @@ import (
 	"github.com/async-relay/caddy-relay/module/yamlfile"
 )
 
-// RelayPage serves the live page of the relay: every service with its queue as it
-// changes, the reasons for the changes, and the operators' actions. It responds to
-// all requests that reach it, so a site limits it with a matcher or with
-// `handle_path`. It works below any path prefix.
-//
-// The page has no login of its own. Put `basic_auth`, `forward_auth` or client
-// certificates in front of it, or set read_only.
-type RelayPage struct {
+// Handler serves the live page. It is embedded in the Caddy module, which must be
+// registered in its own package for its documentation to be found.
+type Handler struct {
 	// Leaves out all actions. The requests that change something do not exist then.
 	// Default: false.
 	ReadOnly bool `json:"read_only,omitempty"`
@@ -45,22 +40,13 @@ type RelayPage struct {
 	end   func()          // closes ended
 }
 
-// New returns the handler to register with Caddy. All instances that Caddy creates
-// show these relays and edit these files.
-func New(relays Relays, original Original, files *yamlfile.Files) *RelayPage {
-	return &RelayPage{relays: relays, original: original, files: files}
-}
-
-// CaddyModule returns the Caddy module information.
-func (p *RelayPage) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "http.handlers.relay_page",
-		New: func() caddy.Module { return New(p.relays, p.original, p.files) },
-	}
+// New returns a handler that shows these relays and edits these files.
+func New(relays Relays, original Original, files *yamlfile.Files) Handler {
+	return Handler{relays: relays, original: original, files: files}
 }
 
 // Provision implements caddy.Provisioner.
-func (p *RelayPage) Provision(ctx caddy.Context) error {
+func (p *Handler) Provision(ctx caddy.Context) error {
 	ended, end := context.WithCancel(ctx)
 	p.ended, p.end = ended.Done(), end
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
@@ -82,7 +68,7 @@ func (p *RelayPage) Provision(ctx caddy.Context) error {
 }
 
 // Cleanup implements caddy.CleanerUpper.
-func (p *RelayPage) Cleanup() error {
+func (p *Handler) Cleanup() error {
 	if p.end != nil {
 		p.end()
 	}
@@ -93,7 +79,7 @@ func (p *RelayPage) Cleanup() error {
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
-func (p *RelayPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+func (p *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if r.URL.Path == "" { // a prefix was stripped that did not end in a slash
 		return redirectToDirectory(w, r)
 	}
@@ -125,7 +111,7 @@ func redirectToDirectory(w http.ResponseWriter, r *http.Request) error {
 // UnmarshalCaddyfile implements caddyfile.Unmarshaler. Syntax:
 //
 //	relay_page [<matcher>] [read_only]
-func (p *RelayPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (p *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive
 	for d.NextArg() {
 		switch {
@@ -144,8 +130,8 @@ func (p *RelayPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Interface guards.
 var (
-	_ caddy.Provisioner           = (*RelayPage)(nil)
-	_ caddy.CleanerUpper          = (*RelayPage)(nil)
-	_ caddyhttp.MiddlewareHandler = (*RelayPage)(nil)
-	_ caddyfile.Unmarshaler       = (*RelayPage)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddyfile.Unmarshaler       = (*Handler)(nil)
 )

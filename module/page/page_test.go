@@ -17,9 +17,10 @@ import (
 )
 
 // provision returns a page of these relays. end ends its config.
-func provision(t *testing.T, relays Relays, readOnly bool) (p *RelayPage, end func()) {
+func provision(t *testing.T, relays Relays, readOnly bool) (p *Handler, end func()) {
 	t.Helper()
-	p = New(relays, nil, nil).CaddyModule().New().(*RelayPage)
+	handler := New(relays, nil, nil)
+	p = &handler
 	p.ReadOnly = readOnly
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	if err := p.Provision(ctx); err != nil {
@@ -30,7 +31,7 @@ func provision(t *testing.T, relays Relays, readOnly bool) (p *RelayPage, end fu
 }
 
 // respond lets a page respond to a request.
-func respond(t *testing.T, p *RelayPage, r *http.Request) *http.Response {
+func respond(t *testing.T, p *Handler, r *http.Request) *http.Response {
 	t.Helper()
 	w := httptest.NewRecorder()
 	if err := p.ServeHTTP(w, r, nil); err != nil {
@@ -77,7 +78,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", reset, 404, 404, ""},
 		{"POST", "/relay/services/unknown/reset", 404, 404, ""},
 	} {
-		for _, p := range []*RelayPage{page, still} {
+		for _, p := range []*Handler{page, still} {
 			want := tt.status
 			if p.ReadOnly {
 				want = tt.readOnly
@@ -185,7 +186,7 @@ func TestUnmarshalCaddyfile(t *testing.T) {
 		"relay_page read_only read_only": "duplicate argument",
 		"relay_page {\n read_only\n}":    "no block",
 	} {
-		var p RelayPage
+		var p Handler
 		err := p.UnmarshalCaddyfile(caddyfile.NewTestDispenser(text))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got error %v, want %q", text, err, want)

@@ -20,7 +20,7 @@ type route struct {
 }
 
 // routes returns all routes of the page.
-func (p *RelayPage) routes() []route {
+func (p *Handler) routes() []route {
 	return append(p.pageRoutes(), p.originalRoutes()...)
 }
 
@@ -42,7 +42,7 @@ func newPaths(routes []route, readOnly bool) *http.ServeMux {
 }
 
 // errNoRoute returns the error for a request that no route handles.
-func (p *RelayPage) errNoRoute(r *http.Request) error {
+func (p *Handler) errNoRoute(r *http.Request) error {
 	if p.ReadOnly && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return statusErrorf(http.StatusNotFound, "no %s %s: the page is read-only", r.Method, r.URL.Path)
 	}

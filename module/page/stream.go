@@ -20,7 +20,7 @@ type hello struct {
 // serveEvents serves the stream of events of one watcher, until the watcher leaves
 // or the config ends. The browser connects again half a second later, to the next
 // config.
-func (p *RelayPage) serveEvents(w http.ResponseWriter, r *http.Request) error {
+func (p *Handler) serveEvents(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}

@@ -25,7 +25,7 @@ const tableEntries = 30
 
 // serveTable serves the state of this moment as a table that refreshes itself, unless
 // the query has "still": a page that moves must be able to stop.
-func (p *RelayPage) serveTable(w http.ResponseWriter, r *http.Request) error {
+func (p *Handler) serveTable(w http.ResponseWriter, r *http.Request) error {
 	now := time.Now()
 	var list []*serviceView
 	var entries []entryView
