@@ -41,6 +41,7 @@ func respond(t *testing.T, p *RelayPage, r *http.Request) *http.Response {
 
 func request(method, path string, headers ...string) *http.Request {
 	r := httptest.NewRequest(method, "http://relay.example"+path, nil)
+	r.RequestURI = path
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
