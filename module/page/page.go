@@ -80,8 +80,8 @@ func (p *Handler) Cleanup() error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (p *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	if r.URL.Path == "" { // a prefix was stripped that did not end in a slash
-		return redirectToDirectory(w, r)
+	if path := originalPath(r); (r.URL.Path == "" || r.URL.Path == "/") && !strings.HasSuffix(path, "/") {
+		return redirectToDirectory(w, path) // the stripped prefix did not end in a slash
 	}
 	if err := checkOrigin(r); err != nil {
 		return writeError(w, errForbidden(err))
@@ -94,13 +94,18 @@ func (p *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	return nil
 }
 
+// originalPath returns the path of a request before the site has changed it.
+func originalPath(r *http.Request) string {
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		return original.URL.EscapedPath()
+	}
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	return path
+}
+
 // redirectToDirectory adds a slash to the path of the original request, because
 // the URLs of the page are relative to it.
-func redirectToDirectory(w http.ResponseWriter, r *http.Request) error {
-	path := r.RequestURI
-	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		path = original.URL.EscapedPath()
-	}
+func redirectToDirectory(w http.ResponseWriter, path string) error {
 	// Relative to the last segment, so that it cannot name another host. Not by
 	// http.Redirect, which would resolve it against the stripped path.
 	w.Header().Set("Location", "./"+path[strings.LastIndexByte(path, '/')+1:]+"/")

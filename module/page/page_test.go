@@ -42,6 +42,7 @@ func respond(t *testing.T, p *Handler, r *http.Request) *http.Response {
 
 func request(method, path string, headers ...string) *http.Request {
 	r := httptest.NewRequest(method, "http://relay.example"+path, nil)
+	r.RequestURI = path
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}

@@ -66,9 +66,11 @@ func Start(program, dir, admin, options, sites string) (*Caddy, error) {
 			return nil, fmt.Errorf("caddy has ended; its log:\n%s", c.log.Bytes())
 		default:
 		}
-		if response, err := http.Get("http://" + admin + "/relay/services"); err == nil {
+		if response, err := http.Get("http://" + admin + "/config/apps"); err == nil { // waits until the config has started
 			_ = response.Body.Close()
-			return c, nil
+			if response.StatusCode == http.StatusOK {
+				return c, nil
+			}
 		}
 		time.Sleep(50 * time.Millisecond) // between attempts to connect
 	}
