@@ -132,7 +132,7 @@ func TestKubernetesConfig(t *testing.T) {
 			Kind string
 			Data map[string]string
 		}
-		relaytest.Check(t, yaml.Unmarshal([]byte(document), &object))
+		relaytest.Check(t, yaml.Unmarshal([]byte(document+"\n"), &object))
 		if object.Kind == "ConfigMap" {
 			checkConfig(t, "caddyfile", []byte(object.Data["Caddyfile"]))
 			return
