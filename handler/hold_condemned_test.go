@@ -98,7 +98,7 @@ func TestPausingClientIsHeld(t *testing.T) {
 		r := newRig(t, []string{deadTCP(t, "127.0.0.1:0")}, holdingFor(time.Hour))
 		var gone atomic.Bool
 		w := holding{relay: r.relay, client: new(tcpRelay), gone: gone.Load, deadline: time.Now().Add(time.Hour), pause: time.Hour}
-		w.client.relay = r.relay
+		w.client.relay, w.client.local = r.relay, &net.TCPAddr{Port: 1}
 		result := make(chan error, 1)
 		go func() { // ends with the hold
 			_, err := w.await(t.Context(), true, nil)

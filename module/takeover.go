@@ -1,7 +1,6 @@
 package module
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -56,20 +55,24 @@ func receiveSockets() {
 	for _, socket := range offer.Sockets {
 		sockets.Expect(listen.Inherited{SocketAddress: listen.SocketAddress{Network: socket.Network, At: socket.At}, File: socket.File})
 	}
-	rootCommand().SetErr(failureWriter{offer})
+	reportFailure(rootCommand(), offer)
 	go takeOver(conn, offer) // returns when the sockets are taken
 }
 
-// failureWriter is the stderr of a command. It also reports the error that ends the
-// command to the old process.
-type failureWriter struct{ offer *takeover.Offer }
-
-// Write implements io.Writer.
-func (w failureWriter) Write(text []byte) (int, error) {
-	if reason, failed := strings.CutPrefix(string(text), "Error: "); failed {
-		w.offer.Fail(errors.New(strings.TrimSpace(reason)))
+// reportFailure makes the command that was called report its error to the old process.
+func reportFailure(root *cobra.Command, offer *takeover.Offer) {
+	called, _, err := root.Find(os.Args[1:])
+	if err != nil || called.RunE == nil {
+		return
 	}
-	return os.Stderr.Write(text)
+	run := called.RunE
+	called.RunE = func(cmd *cobra.Command, args []string) error {
+		err := run(cmd, args)
+		if err != nil {
+			offer.Fail(err)
+		}
+		return err
+	}
 }
 
 // takeOver waits for the config and takes the sockets.
