@@ -314,7 +314,9 @@ func (t *tcpRelay) ConnectWaits(clientReset bool) (again time.Duration) {
 // loop. A local shortage is retried.
 func (t *tcpRelay) ConnectSlow(pending stream.Pending) {
 	a := t.takeFirst()
+	a.unused = pending.Close
 	a.dialFirst = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+		a.unused = nil
 		conn, err := pending.Await(ctx)
 		switch {
 		case err == nil:
