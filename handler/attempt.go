@@ -290,8 +290,10 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 	} else {
 		o.tried, o.since, first = from.addrs, from.since, from.dialFirst
 	}
+	if o.port = t.of.portOf(a.Backend); o.err == nil && o.port == 0 {
+		o.err = errNoClientPort
+	}
 	if o.err == nil {
-		o.port = t.of.portOf(a.Backend)
 		d := t.dialer(o.port)
 		if from != nil {
 			d.Since = from.since

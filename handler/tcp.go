@@ -235,7 +235,7 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 	}
 	a.addrs, _ = query{}.choose(a.addrs, a.attempt.Backend, upstream.TCP)
 	port := t.portOf(a.attempt.Backend)
-	if t.mayLoop(port, a.addrs) {
+	if port == 0 || t.mayLoop(port, a.addrs) {
 		go t.serve(ctx, nil) // ends when a backend was found, or none
 		return
 	}
