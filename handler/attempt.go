@@ -78,7 +78,16 @@ type startedAttempt struct {
 	addrs     []netip.Addr
 	since     time.Time
 	dialFirst dial.Func // returns the result for the first address
+	unused    func()    // closes the connection that dialFirst waits for; nil: there is none, or dialFirst was called
 	wait      *slowWait // since the connection is slow; nil: it is not yet
+}
+
+// end is called at the end of the attempt. A drill or a limit may have failed it
+// before dialFirst was called.
+func (a *startedAttempt) end() {
+	if a.unused != nil {
+		a.unused()
+	}
 }
 
 // newAttempts returns a search on the given walk. The end of a client's context
@@ -265,6 +274,9 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 			r.panicked(upstream.TCP, t.of.client.String(), p)
 		}
 	}()
+	if from != nil {
+		defer from.end()
+	}
 	ctx, cancel := context.WithDeadlineCause(ctx, a.Began.Add(r.opts.ConnectTimeout), errConnectTimeout)
 	defer cancel()
 	o.drill = r.service.drills.of(a.Backend)
@@ -278,8 +290,10 @@ func (t *attempts) attempt(ctx context.Context, a upstream.Attempt, q query, fro
 	} else {
 		o.tried, o.since, first = from.addrs, from.since, from.dialFirst
 	}
+	if o.port = t.of.portOf(a.Backend); o.err == nil && o.port == 0 {
+		o.err = errNoClientPort
+	}
 	if o.err == nil {
-		o.port = t.of.portOf(a.Backend)
 		d := t.dialer(o.port)
 		if from != nil {
 			d.Since = from.since

@@ -152,7 +152,8 @@ func (h *holds) enter(r *Relay, recheck bool, port uint16) (wake <-chan struct{}
 		h.wake = make(chan struct{})
 	}
 	if recheck {
-		h.startRecheckLocked(r, upstream.TCP, current, port)
+		h.startRecheckLocked(r, upstream.TCP, current)
+		h.recheck[upstream.TCP].enterPort(port)
 	}
 	return h.wake, nil
 }
@@ -172,9 +173,12 @@ var awake = func() chan struct{} {
 
 // leave ends what enter has begun. It returns an error if the client is not to look
 // for a backend any more.
-func (h *holds) leave() error {
+func (h *holds) leave(recheck bool, port uint16) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if recheck {
+		h.recheck[upstream.TCP].leavePort(port)
+	}
 	if h.waiting.Add(-1) == int64(len(h.sessions)) {
 		h.recheck[upstream.TCP].end()
 	}
@@ -230,7 +234,8 @@ func (w *holding) awaitRecovery(ctx context.Context) error {
 // end of that.
 func (w *holding) await(ctx context.Context, recheck bool, timeout <-chan time.Time) (woken bool, err error) {
 	holds := &w.relay.service.holds
-	wake, err := holds.enter(w.relay, recheck, addrPortOf(w.client.local).Port())
+	port := addrPortOf(w.client.local).Port()
+	wake, err := holds.enter(w.relay, recheck, port)
 	if err != nil {
 		return false, err
 	}
@@ -241,7 +246,7 @@ func (w *holding) await(ctx context.Context, recheck bool, timeout <-chan time.T
 	}
 	began := time.Now()
 	defer func() {
-		if closed := holds.leave(); err == nil {
+		if closed := holds.leave(recheck, port); err == nil {
 			err = closed
 		}
 		w.client.noteHeld(time.Since(began))

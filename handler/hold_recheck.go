@@ -11,7 +11,8 @@ import (
 // This file looks for backends that have recovered, while clients are held.
 
 // recheckEvery is the interval of the attempts on all backends while clients are
-// held. A held client is served that long after a backend has recovered, at most.
+// held. A held client is served that long after a backend has recovered, at most. A
+// backend that has the port of each client is tried at one of their ports each time.
 const recheckEvery = 25 * time.Millisecond
 
 // Bounds of the attempts while clients are held. A silent backend leaves each of
@@ -25,7 +26,22 @@ const (
 type rechecks struct {
 	stop  context.CancelFunc // nil: none run
 	relay *Relay             // makes them: the latest one with a held client
-	port  uint16             // that the latest held client has addressed
+	ports map[uint16]int     // that held TCP clients have addressed, with the number of the clients
+}
+
+// enterPort counts a held client that has addressed a port.
+func (r *rechecks) enterPort(port uint16) {
+	if r.ports == nil {
+		r.ports = make(map[uint16]int)
+	}
+	r.ports[port]++
+}
+
+// leavePort ends enterPort.
+func (r *rechecks) leavePort(port uint16) {
+	if r.ports[port]--; r.ports[port] == 0 {
+		delete(r.ports, port)
+	}
 }
 
 func (r *rechecks) end() {
@@ -36,11 +52,9 @@ func (r *rechecks) end() {
 }
 
 // startRecheckLocked starts the attempts for a network, unless they run. current
-// reports that r has the latest settings, and port is the one that the held client
-// has addressed.
-func (h *holds) startRecheckLocked(r *Relay, n upstream.Network, current bool, port uint16) {
+// reports that r has the latest settings.
+func (h *holds) startRecheckLocked(r *Relay, n upstream.Network, current bool) {
 	running := &h.recheck[n]
-	running.port = port
 	if running.relay == nil || current {
 		running.relay = r
 	}
@@ -52,12 +66,16 @@ func (h *holds) startRecheckLocked(r *Relay, n upstream.Network, current bool, p
 }
 
 // rechecker returns the relay that makes the attempts on behalf of held clients, and
-// the port that one of them has addressed; nil if none is held. After a reload it has
-// the new settings once one of its own clients is held.
+// a port that TCP clients among them have addressed, each time any of these ports; nil if
+// none is held. After a reload it has the new settings once one of its own clients is
+// held.
 func (h *holds) rechecker(n upstream.Network) (r *Relay, port uint16) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.recheck[n].relay, h.recheck[n].port
+	for port = range h.recheck[n].ports { // in random order
+		break
+	}
+	return h.recheck[n].relay, port
 }
 
 // recheck makes attempts on all backends until ctx ends. They wake the held clients
@@ -125,8 +143,12 @@ func (r *Relay) recheckCondemned(ctx context.Context, b *upstream.Backend, n ups
 	}
 }
 
-// recheckTCP dials a backend.
+// recheckTCP dials a backend, unless it has the port of each client and port is 0: the
+// held client addressed none.
 func (r *Relay) recheckTCP(ctx context.Context, b *upstream.Backend, port uint16, limit time.Duration) {
+	if port == 0 {
+		return
+	}
 	walk := r.service.Pool.Probe(b, upstream.TCP, upstream.Listens)
 	a, _ := walk.Next(time.Now())
 	o := outcome{attempt: a, port: port}

@@ -194,3 +194,28 @@ func TestOperatorsHoldEnds(t *testing.T) {
 		t.Errorf("still held until %s", got)
 	}
 }
+
+// While clients of several ports are held, the ports of all of them are tried: the
+// recovery of one is not missed because the client that came last addressed another.
+func TestHeldClientsOfSeveralPorts(t *testing.T) {
+	relaytest.NoLeaks(t)
+	host := lo(t, 1)
+	ln, err := net.Listen("tcp", host+":0")
+	relaytest.Check(t, err)
+	one, other := ln.Addr().String(), deadTCP(t, host+":0")
+	relaytest.Check(t, ln.Close())
+	r := newRig(t, []string{host + ":0"}, holdingFor(time.Hour)) // 0: the port of each client
+	var nears []net.Conn
+	for i, port := range []string{one, other} {
+		near, far := relaytest.TCPPair(t)
+		client := plainClient(far)
+		at, err := net.ResolveTCPAddr("tcp", hostPort(host, port))
+		relaytest.Check(t, err)
+		client.Conn = addressed{far, at}
+		r.serve(t.Context(), client)
+		waitHeld(t, r, i+1)
+		nears = append(nears, near)
+	}
+	serveTCP(t, hostPort(host, one), greet("recovered"))
+	relaytest.WantRead(t, nears[0], "recovered")
+}

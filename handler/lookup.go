@@ -43,8 +43,15 @@ var errUnchanged = errors.New("addresses unchanged")
 // continues with the next backend.
 var ErrReplaced = errors.New("backend replaced in the queue")
 
+// errNoClientPort is the error of an attempt on a backend that has the port of each client,
+// for a client that addressed none: it came through a Unix socket, or its PROXY protocol
+// header has port 0.
+var errNoClientPort = errors.New("the client addressed no port, which is that of the backend: list the backend with a port")
+
 // notMade reports whether err means that no attempt was made on the backend.
-func notMade(err error) bool { return errors.Is(err, errUnchanged) || errors.Is(err, ErrReplaced) }
+func notMade(err error) bool {
+	return errors.Is(err, errUnchanged) || errors.Is(err, ErrReplaced) || errors.Is(err, errNoClientPort)
+}
 
 // resolve returns the addresses of a backend in the order to try them.
 func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Network, q query) (addrs []netip.Addr, err error) {

@@ -143,7 +143,7 @@ func (h *holds) enterSession(s *session, recheck bool) bool {
 	}
 	h.sessions[s] = struct{}{}
 	if recheck {
-		h.startRecheckLocked(s.relay, upstream.UDP, current, s.key.Local.Port())
+		h.startRecheckLocked(s.relay, upstream.UDP, current)
 	}
 	return true
 }

@@ -235,7 +235,7 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 	}
 	a.addrs, _ = query{}.choose(a.addrs, a.attempt.Backend, upstream.TCP)
 	port := t.portOf(a.attempt.Backend)
-	if t.mayLoop(port, a.addrs) {
+	if port == 0 || t.mayLoop(port, a.addrs) {
 		go t.serve(ctx, nil) // ends when a backend was found, or none
 		return
 	}
@@ -314,7 +314,9 @@ func (t *tcpRelay) ConnectWaits(clientReset bool) (again time.Duration) {
 // loop. A local shortage is retried.
 func (t *tcpRelay) ConnectSlow(pending stream.Pending) {
 	a := t.takeFirst()
+	a.unused = pending.Close
 	a.dialFirst = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+		a.unused = nil
 		conn, err := pending.Await(ctx)
 		switch {
 		case err == nil:

@@ -219,6 +219,35 @@ func TestCutOfSlowConnect(t *testing.T) {
 	}
 }
 
+// A connection that leaves the event loop is closed if the attempt loop makes no use of
+// it: a drill that began meanwhile fails the attempt, or a limit that was reached.
+func TestSlowConnectIsClosedUnused(t *testing.T) {
+	for name, meanwhile := range map[string]func(r *rig, silent *silentTCP){
+		"drill": func(r *rig, silent *silentTCP) {
+			_, err := r.service.StartDrill(r.service.Pool.Backend(silent.String()), FaultRefuse, time.Minute, true, "test")
+			relaytest.Check(r.t, err)
+		},
+		"limit": func(r *rig, _ *silentTCP) {
+			r.relay.opts.Loops.sameHost.Add(r.relay.opts.Loops.sameHostLimit)
+			r.service.sameHost.Add(r.relay.opts.Loops.sameHostLimit)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, silent, wantDescriptorsClosed := newSlowRig(t, func(o *Options) { o.ConnectTimeout, o.Loops = time.Hour, NewLoops() })
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			near, far := relaytest.TCPPair(t)
+			done := r.serve(ctx, plainClient(far))
+			r.waitOnLoop()
+			meanwhile(r, silent)
+			r.demote(silent.String(), upstream.TCP)
+			relaytest.Receive(t, "the end of the relay", done)
+			relaytest.Check(t, near.Close())
+			wantDescriptorsClosed()
+		})
+	}
+}
+
 // Each of two attempts gets the whole connect timeout, counted from its start, as
 // without event loops.
 func TestConnectTimeoutOnLoop(t *testing.T) {

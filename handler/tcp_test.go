@@ -12,6 +12,7 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/internal/stream"
+	"github.com/async-relay/caddy-relay/upstream"
 )
 
 // established starts a relay between a client and a backend of the test, and waits
@@ -234,3 +235,35 @@ func TestClientFinishesBeforeBackendAnswers(t *testing.T) {
 	relaytest.Receive(t, "the end of the relay", done)
 	r.wantEnd(stream.ClientClosed, 8, 8)
 }
+
+// A client that addressed no port, because it came through a Unix socket or its PROXY
+// protocol header has none, is no failure of a backend that has the port of each
+// client.
+func TestClientWithoutAPort(t *testing.T) {
+	relaytest.NoLeaks(t)
+	second := serveTCP(t, lo(t, 2)+":0", greet("second"))
+	first := lo(t, 1) + ":0" // 0: the port of each client
+	r := newRig(t, []string{first, second.String()})
+	for _, local := range []net.Addr{&net.UnixAddr{Name: "/run/relay.sock", Net: "unix"}, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}} {
+		for range 2 {
+			near, far := relaytest.TCPPair(t)
+			client := plainClient(far)
+			client.Conn = addressed{far, local}
+			r.serve(t.Context(), client)
+			relaytest.WantRead(t, near, "second")
+			relaytest.Check(t, near.Close())
+		}
+	}
+	r.wantLines("backend failed, first strike", 0, "backend failed, second strike", 0)
+	if s := r.status(first, upstream.TCP); s.State != upstream.Up {
+		t.Errorf("%+v", s)
+	}
+}
+
+// addressed is a connection to another address than that of its socket.
+type addressed struct {
+	net.Conn
+	to net.Addr
+}
+
+func (a addressed) LocalAddr() net.Addr { return a.to }

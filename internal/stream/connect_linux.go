@@ -102,7 +102,10 @@ func (m *loopMover) handOverLocked() {
 	m.connecting = nil
 	fd := m.sockets[BackendSide].fd
 	m.releaseBackendLocked()
-	m.rules.ConnectSlow(Pending{func(ctx context.Context) (net.Conn, error) { return netio.AwaitConnect(ctx, fd) }})
+	m.rules.ConnectSlow(Pending{
+		await: func(ctx context.Context) (net.Conn, error) { return netio.AwaitConnect(ctx, fd) },
+		close: func() { netio.CloseDescriptor(fd) },
+	})
 }
 
 // releaseBackendLocked removes the backend's socket from the loop and from the

@@ -178,9 +178,9 @@ func (m *loopMover) spliceLocked(source Side, p *pipe, limit int) (n int) {
 	n, errno = netio.SpliceNonblock(from.fd, p.Write, min(room, limit))
 	switch {
 	case n > 0:
+		m.emptyPipeLocked(source, p, n) // first: a panic before it would leave the bytes to another relay
 		t.spliced += n
 		m.wheel.touch(&m.idler)
-		m.emptyPipeLocked(source, p, n)
 		return n
 	case errno == syscall.EAGAIN:
 		from.readable = false

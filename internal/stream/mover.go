@@ -87,14 +87,18 @@ type Engine interface {
 }
 
 // Pending is a connection that is not established yet. Its owner must call
-// Await.
+// either Await or Close, once.
 type Pending struct {
 	await func(ctx context.Context) (net.Conn, error)
+	close func()
 }
 
 // Await waits until the connection is established, has failed, or ctx ends.
 // The error of a ctx that ended is its cause.
 func (p Pending) Await(ctx context.Context) (net.Conn, error) { return p.await(ctx) }
+
+// Close closes the connection.
+func (p Pending) Close() { p.close() }
 
 // counter counts the bytes that one direction of a relay has delivered. It is
 // used by one goroutine at a time.

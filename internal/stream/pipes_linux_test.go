@@ -181,3 +181,35 @@ func TestPipeAfterAPanic(t *testing.T) {
 		t.Errorf("ended as %+v", end)
 	}
 }
+
+// Nothing can panic between a splice into the pipe and the note of what it holds.
+func TestPanicAfterASplice(t *testing.T) {
+	t.Setenv("RELAY_DISABLE", "")
+	relaytest.NoLeaks(t)
+	r := newLoopRig(t, oneLoop(t), setup{})
+	say(t, r.client, "hello")
+	hear(t, r.backend, "hello")
+	p := &pipe{}
+	if !p.open() {
+		t.Fatal("no pipe")
+	}
+	defer p.close()
+	r.m.mu.Lock()
+	wheel := r.m.wheel
+	r.m.wheel = nil // panics where it is used
+	say(t, r.client, "bytes of this relay")
+	relaytest.Eventually(t, "a panic", func() (panicked bool) {
+		defer func() { panicked = recover() != nil }()
+		r.m.spliceLocked(ClientSide, p, maxPiece)
+		return
+	})
+	r.m.wheel = wheel
+	r.m.mu.Unlock()
+	if !p.open() {
+		t.Fatal("no pipe")
+	}
+	buf := make([]byte, 100)
+	if n, errno := p.ReadNonblock(buf); errno != syscall.EAGAIN {
+		t.Errorf("the next relay's pipe holds %q", buf[:n])
+	}
+}
