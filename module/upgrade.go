@@ -139,8 +139,15 @@ func (u *upgrade) replace() (pid int, err error) {
 		defer close(exited)
 		_ = cmd.Wait()
 	}()
+	kill := func() {
+		_ = cmd.Process.Kill()
+		select {
+		case <-exited:
+		case <-time.After(killAfter): // stuck in the kernel; the signal ends it before it runs again
+		}
+	}
 	if err = u.setProcess(cmd.Process); err == nil {
-		err = takeover.Give(conn, takeover.Hello{PID: os.Getpid(), PIDFile: started.pidFile}, giver{sockets}, takeoverTimeouts)
+		err = takeover.Give(conn, takeover.Hello{PID: os.Getpid(), PIDFile: started.pidFile}, giver{sockets}, takeoverTimeouts, kill)
 	}
 	if err == nil {
 		return cmd.Process.Pid, nil
@@ -149,8 +156,7 @@ func (u *upgrade) replace() (pid int, err error) {
 	select {
 	case <-exited:
 	case <-time.After(killAfter):
-		_ = cmd.Process.Kill()
-		<-exited
+		kill()
 	}
 	return 0, err
 }
