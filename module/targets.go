@@ -189,6 +189,7 @@ func (f *follower) Changed(old, new []resolver.Target, surplus int) {
 		return // the settings have changed
 	}
 	s.Pool.Update(s.addressesLocked(f.settings), f.settings.cooldown)
+	s.restoreDrainedLocked()
 	s.EndRemoved("dns")
 	change := diffOrder(textsOf(old), textsOf(new))
 	order := s.Pool.Order()

@@ -47,6 +47,13 @@ func (z *zone) fail(silent bool) {
 	z.records, z.silent = nil, silent
 }
 
+// hold begins or ends to ignore queries. The records stay.
+func (z *zone) hold(on bool) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.silent = on
+}
+
 func (z *zone) count() int {
 	z.mu.Lock()
 	defer z.mu.Unlock()

@@ -292,4 +292,33 @@ func TestUpgradeOnSignal(t *testing.T) {
 	}
 }
 
+// A drained target of SRV records stays drained, although the new process takes the
+// sockets before it knows the targets.
+func TestUpgradeKeepsDrainedTargets(t *testing.T) {
+	port, at := freePort(t), freeAddr(t)
+	srv := "_db._tcp.drained.test"
+	for _, ip := range []string{"127.0.0.2", "127.0.0.3"} {
+		restartable(t, ip, port)
+	}
+	z := startZone(t, srvZone(srv, port, "ab")...)
+	u := startUpgradable(t, block("relay+tcp/"+at, fmt.Sprintf("srv/%s {\n name s\n resolvers %s\n shutdown_timeout 200ms\n }", srv, z.addr)))
+	if got := ask(t, dial(t, "tcp", at), "x"); got != "127.0.0.2 x" {
+		t.Fatalf("answer %q", got)
+	}
+	relaytest.Check(t, u.post(fmt.Sprintf("/relay/services/s/backends/a.test:%d/drain", port), "", nil))
+	z.hold(true)
+	u.mustUpgrade()
+	waits := dial(t, "tcp", at)
+	_, err := waits.Write([]byte("x"))
+	relaytest.Check(t, err)
+	z.hold(false)
+	buf := make([]byte, 100)
+	if n, err := waits.Read(buf); err != nil || string(buf[:n]) != "127.0.0.3 x" {
+		t.Errorf("answer %q, error %v", buf[:n], err)
+	}
+	if got := ask(t, dial(t, "tcp", at), "x"); got != "127.0.0.3 x" {
+		t.Errorf("a drained target answers: %q", got)
+	}
+}
+
 func killProcess(pid int) { _ = syscall.Kill(pid, syscall.SIGKILL) }
