@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -169,7 +170,11 @@ func (i invocation) command(conversation *os.File) *exec.Cmd {
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = append(cmd.ExtraFiles, activated...) // with the numbers that they have here
 	cmd.ExtraFiles = append(cmd.ExtraFiles, conversation)
-	cmd.Env = append(i.env, fmt.Sprintf("%s=%d", takeoverVariable, firstActivated+len(activated)))
+	env := i.env
+	if len(activated) == 0 { // what it says of passed sockets is for another process, and the new one takes it for its own
+		env = withoutVariable(env, "LISTEN_FDS")
+	}
+	cmd.Env = append(slices.Clip(env), fmt.Sprintf("%s=%d", takeoverVariable, firstActivated+len(activated)))
 	return cmd
 }
 
