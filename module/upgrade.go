@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -185,16 +184,19 @@ func leave(pid int) {
 	notifyMainPID(pid)
 	if started.pidFile != "" {
 		// Caddy removes its pidfile if this process gets SIGTERM. It is the new process's
-		// file now, so Caddy gets another one to remove.
-		file := filepath.Join(os.TempDir(), fmt.Sprintf("caddy-relay-%d.pid", os.Getpid()))
-		if err := caddy.PIDFile(file); err != nil {
-			processLog().Warn("pidfile not replaced", zap.String("file", file), zap.Error(err))
+		// file now, so Caddy gets another one to remove. It is in the same directory,
+		// where other users cannot put a link in its place.
+		if err := caddy.PIDFile(oldPIDFile()); err != nil {
+			processLog().Warn("pidfile not replaced", zap.String("file", oldPIDFile()), zap.Error(err))
 		}
 	}
 	if err := caddy.Load([]byte(`{"admin":{"disabled":true,"config":{"persist":false}}}`), true); err != nil {
 		processLog().Error("config not ended", zap.Error(err))
 	}
 }
+
+// oldPIDFile returns the pidfile of this process after another one has replaced it.
+func oldPIDFile() string { return fmt.Sprintf("%s.%d", started.pidFile, os.Getpid()) }
 
 // remaining returns the relays of this process and how long they may continue.
 func remaining() (tcp, udp int, timeout string) {
