@@ -190,3 +190,29 @@ func TestActivationByProgram(t *testing.T) {
 		t.Errorf("answer %q", got)
 	}
 }
+
+// Sockets that were passed to another process, such as a script that has started this
+// one without exec, are not taken for those of a process that replaces this one.
+func TestUpgradeWithSocketsOfAnother(t *testing.T) {
+	one, _ := echoTCP(t, "one")
+	at := freeAddr(t)
+	u := &upgradable{caddyProcess: &caddyProcess{server: newServer(t)}, config: filepath.Join(t.TempDir(), "config.json")}
+	u.writeConfig(block("relay+tcp/"+at, one+" {\n name s\n shutdown_timeout 200ms\n }"))
+	self, err := os.Executable()
+	relaytest.Check(t, err)
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=1 LISTEN_FDS=1 exec "$0" "$@"`, self, "run", "--config", u.config)
+	u.process = spawn(t, "caddy", cmd)
+	u.pid = cmd.Process.Pid
+	u.waitRunning(t)
+	for range 2 {
+		u.mustUpgrade()
+		pid := u.pid
+		t.Cleanup(func() { killProcess(pid) })
+		ask(t, dial(t, "tcp", at), "x")
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		relaytest.Check(t, err)
+		if strings.Contains(string(env), "LISTEN_FDS=") {
+			t.Errorf("process %d was told of sockets that it does not have", pid)
+		}
+	}
+}

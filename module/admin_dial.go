@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,6 +56,9 @@ func testAddress(ctx context.Context, service, address string) (api.Test, error)
 	parsed, err := caddyfile.ParseBackend(address)
 	if err != nil {
 		return api.Test{}, apiErrorf(http.StatusBadRequest, "address: %w", err)
+	}
+	if parsed.SRV != "" {
+		return api.Test{}, apiErrorf(http.StatusBadRequest, "address: %s stands for the targets of SRV records; test one of them", parsed.Text)
 	}
 	b := &upstream.Backend{Address: upstream.Address{Text: parsed.Text, Host: parsed.Host, Port: parsed.Port, IP: parsed.Addr}}
 	t := backendTest{timeout: caddyfile.DefaultConnectTimeout, networks: []upstream.Network{upstream.TCP}, kind: "connect"}
@@ -124,7 +128,7 @@ func (t backendTest) run(ctx context.Context, b *upstream.Backend) api.Test {
 	if t.service != nil {
 		result.Service = t.service.Name
 	}
-	if t.probe.ProbedPort(b.Port) == 0 {
+	if t.probe.ProbedPort(b.Port) == 0 && !strings.HasPrefix(b.Host, srvPrefix) { // the lookup of an SRV backend fails below
 		result.Error = "it has the port of each client: set health_check.port to a port that can be tested"
 		return result
 	}

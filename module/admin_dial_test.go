@@ -68,6 +68,20 @@ func TestAdminTestOfAHangingName(t *testing.T) {
 	}
 }
 
+// An SRV backend without targets is tested by its lookup. It has no port, and not the
+// port of each client.
+func TestAdminTestOfAnSRVBackend(t *testing.T) {
+	names := startNameServer(t, "") // does not answer
+	s := start(t, block("relay+tcp/"+freeAddr(t), fmt.Sprintf("srv/_a._tcp.test {\n name tested\n connect_timeout 100ms\n resolvers %s\n }", names.addr)))
+	var v apiTest
+	if s.must("POST", "services/tested/backends/srv%2F_a._tcp.test/test", &v); v.OK || !strings.Contains(v.Error, "lookup _a._tcp.test") {
+		t.Errorf("got %+v", v)
+	}
+	if status, problem, _ := s.send("POST", "test", `{"address": "srv/_a._tcp.test"}`, nil); status != 400 || !strings.Contains(problem, "test one of them") {
+		t.Errorf("%d %s", status, problem)
+	}
+}
+
 // UDP is tested with the payload of the health check. Only an answer passes.
 func TestAdminTestsUDP(t *testing.T) {
 	live, _ := echoUDP(t, "b", freeAddr(t))

@@ -45,6 +45,28 @@ func operatorState() []byte {
 // restoredBy is named in the journal for what operators did in the old process.
 const restoredBy = "the process before this one"
 
+// restoreDrainedLocked drains the backends that were drained in the old process. The
+// targets of an SRV backend may be unknown yet. Those that its first answer does not
+// list are forgotten.
+func (s *service) restoreDrainedLocked() {
+	var later []string
+	for _, drained := range s.drainLater {
+		b := s.Pool.Backend(drained)
+		if b == nil {
+			later = append(later, drained)
+			continue
+		}
+		if _, err := s.SetDrained(b, true, restoredBy); err != nil {
+			processLog().Warn("backend not drained as before", zap.String("service", s.Name), zap.String("backend", b.Text), zap.Error(err))
+		}
+	}
+	unknown := func(f *follower) bool { return len(f.known()) == 0 }
+	if !slices.ContainsFunc(s.followers(), unknown) {
+		later = nil
+	}
+	s.drainLater = later
+}
+
 // restoreOperatorState repeats what operators have done in the old process.
 func restoreOperatorState(text []byte) {
 	all := make(map[string]operated)
@@ -58,13 +80,10 @@ func restoreOperatorState(text []byte) {
 	services.Range(func(_, value any) bool {
 		s := value.(*service)
 		o := all[s.key]
-		for _, drained := range o.Drained {
-			if b := s.Pool.Backend(drained); b != nil {
-				if _, err := s.SetDrained(b, true, restoredBy); err != nil {
-					processLog().Warn("backend not drained as before", zap.String("service", s.Name), zap.String("backend", b.Text), zap.Error(err))
-				}
-			}
-		}
+		s.mu.Lock()
+		s.drainLater = o.Drained
+		s.restoreDrainedLocked()
+		s.mu.Unlock()
 		if left := time.Until(o.HeldUntil); left > 0 {
 			s.Hold(left, restoredBy)
 		}

@@ -61,6 +61,7 @@ type service struct {
 	removed      context.Context    // ends when a config has the service again; nil: one has it, or nothing lingers
 	cancelLinger context.CancelFunc // ends removed
 	stopProbes   context.CancelFunc // stops the health checks; nil if there are none
+	drainLater   []string           // drained in the process before this one, and not in the queue yet
 }
 
 // settings are the settings of a service in one config, as far as they concern

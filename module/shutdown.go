@@ -53,6 +53,9 @@ func finish() {
 	endRelays((*service).Finish)
 	sockets.Finish(lastDatagrams)
 	if !caddy.Exiting() { // else Caddy exits after shutDown
+		if started.pidFile != "" {
+			_ = os.Remove(oldPIDFile())
+		}
 		os.Exit(caddy.ExitCodeSuccess)
 	}
 }

@@ -189,6 +189,7 @@ func (f *follower) Changed(old, new []resolver.Target, surplus int) {
 		return // the settings have changed
 	}
 	s.Pool.Update(s.addressesLocked(f.settings), f.settings.cooldown)
+	s.restoreDrainedLocked()
 	s.EndRemoved("dns")
 	change := diffOrder(textsOf(old), textsOf(new))
 	order := s.Pool.Order()
@@ -234,14 +235,19 @@ func (s *service) awaitTargets(ctx context.Context, name string) error {
 	case <-ctx.Done():
 		return fmt.Errorf("lookup %s: %w", name, context.Cause(ctx))
 	}
-	f := s.follower(name)
-	if f == nil {
-		return fmt.Errorf("lookup %s: %w", name, errNotFollowed)
+	for {
+		f := s.follower(name)
+		if f == nil {
+			return fmt.Errorf("lookup %s: %w", name, errNotFollowed)
+		}
+		err := f.targets.Wait(ctx)
+		switch {
+		case err == nil:
+			return handler.ErrReplaced
+		case ctx.Err() != nil || s.follower(name) == f:
+			return err
+		} // a reload has ended f
 	}
-	if err := f.targets.Wait(ctx); err != nil {
-		return err
-	}
-	return handler.ErrReplaced
 }
 
 // refreshTargets requests a query for each SRV backend, after a backend has failed.

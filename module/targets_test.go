@@ -47,6 +47,13 @@ func (z *zone) fail(silent bool) {
 	z.records, z.silent = nil, silent
 }
 
+// hold begins or ends to ignore queries. The records stay.
+func (z *zone) hold(on bool) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.silent = on
+}
+
 func (z *zone) count() int {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -240,6 +247,36 @@ func TestSRVBackendWithoutTargets(t *testing.T) {
 	}
 	if b := s.service(web).Backends; len(b) != 1 || b[0].Address != fmt.Sprintf("a.test:%d", port) {
 		t.Errorf("backends %+v", b)
+	}
+}
+
+// A reload while clients wait for the targets is no failure of the SRV backend. They wait
+// for the targets of the new config.
+func TestReloadWhileTargetsAreUnknown(t *testing.T) {
+	port := freePort(t)
+	at, web := freeAddr(t), unique("srv")
+	srv := "_db._tcp." + web + ".test"
+	restartable(t, "127.0.0.2", port)
+	z := startZone(t, srvZone(srv, port, "a")...)
+	z.hold(true)
+	config := func(more string) string {
+		return block("relay+tcp/"+at, fmt.Sprintf("srv/%s {\n name %s\n resolvers %s\n %s\n}", srv, web, z.addr, more))
+	}
+	s := start(t, config(""))
+	conn := dial(t, "tcp", at)
+	_, err := conn.Write([]byte("x"))
+	relaytest.Check(t, err)
+	relaytest.Eventually(t, "a client that waits", func() bool { return z.count() > 0 && active(web) == 1 })
+	before := z.count()
+	relaytest.Check(t, s.reload(config("idle_timeout 1m")))
+	relaytest.Eventually(t, "a query of the new config", func() bool { return z.count() > before })
+	z.hold(false)
+	buf := make([]byte, 100)
+	if n, err := conn.Read(buf); err != nil || string(buf[:n]) != "127.0.0.2 x" {
+		t.Errorf("got %q, error %v", buf[:n], err)
+	}
+	if n := len(s.lines("backend failed, first strike")); n != 0 {
+		t.Errorf("%d strikes", n)
 	}
 }
 

@@ -6,8 +6,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -139,8 +139,15 @@ func (u *upgrade) replace() (pid int, err error) {
 		defer close(exited)
 		_ = cmd.Wait()
 	}()
+	kill := func() {
+		_ = cmd.Process.Kill()
+		select {
+		case <-exited:
+		case <-time.After(killAfter): // stuck in the kernel; the signal ends it before it runs again
+		}
+	}
 	if err = u.setProcess(cmd.Process); err == nil {
-		err = takeover.Give(conn, takeover.Hello{PID: os.Getpid(), PIDFile: started.pidFile}, giver{sockets}, takeoverTimeouts)
+		err = takeover.Give(conn, takeover.Hello{PID: os.Getpid(), PIDFile: started.pidFile}, giver{sockets}, takeoverTimeouts, kill)
 	}
 	if err == nil {
 		return cmd.Process.Pid, nil
@@ -149,8 +156,7 @@ func (u *upgrade) replace() (pid int, err error) {
 	select {
 	case <-exited:
 	case <-time.After(killAfter):
-		_ = cmd.Process.Kill()
-		<-exited
+		kill()
 	}
 	return 0, err
 }
@@ -163,7 +169,11 @@ func (i invocation) command(conversation *os.File) *exec.Cmd {
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = append(cmd.ExtraFiles, activated...) // with the numbers that they have here
 	cmd.ExtraFiles = append(cmd.ExtraFiles, conversation)
-	cmd.Env = append(i.env, fmt.Sprintf("%s=%d", takeoverVariable, firstActivated+len(activated)))
+	env := i.env
+	if len(activated) == 0 { // what it says of passed sockets is for another process, and the new one takes it for its own
+		env = withoutVariable(env, "LISTEN_FDS")
+	}
+	cmd.Env = append(slices.Clip(env), fmt.Sprintf("%s=%d", takeoverVariable, firstActivated+len(activated)))
 	return cmd
 }
 
@@ -174,16 +184,19 @@ func leave(pid int) {
 	notifyMainPID(pid)
 	if started.pidFile != "" {
 		// Caddy removes its pidfile if this process gets SIGTERM. It is the new process's
-		// file now, so Caddy gets another one to remove.
-		file := filepath.Join(os.TempDir(), fmt.Sprintf("caddy-relay-%d.pid", os.Getpid()))
-		if err := caddy.PIDFile(file); err != nil {
-			processLog().Warn("pidfile not replaced", zap.String("file", file), zap.Error(err))
+		// file now, so Caddy gets another one to remove. It is in the same directory,
+		// where other users cannot put a link in its place.
+		if err := caddy.PIDFile(oldPIDFile()); err != nil {
+			processLog().Warn("pidfile not replaced", zap.String("file", oldPIDFile()), zap.Error(err))
 		}
 	}
 	if err := caddy.Load([]byte(`{"admin":{"disabled":true,"config":{"persist":false}}}`), true); err != nil {
 		processLog().Error("config not ended", zap.Error(err))
 	}
 }
+
+// oldPIDFile returns the pidfile of this process after another one has replaced it.
+func oldPIDFile() string { return fmt.Sprintf("%s.%d", started.pidFile, os.Getpid()) }
 
 // remaining returns the relays of this process and how long they may continue.
 func remaining() (tcp, udp int, timeout string) {

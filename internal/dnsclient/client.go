@@ -126,10 +126,14 @@ type Target struct {
 // the service is not available (RFC 2782).
 const errNoService = `the SRV record has the target ".", the service is not available`
 
+// errNoPort is the reason when no SRV record has a port.
+const errNoPort = "all SRV records have the port 0"
+
 // Targets looks the SRV records of a name up, for example
 // "_postgresql._tcp.example.com". It returns the targets in order: the least
 // priority first, of equal priorities the greatest weight, and then by name and
-// port. ttl is the least TTL of the records, or 0 if it is unknown.
+// port. Records with the port 0 are left out: some directories list services without
+// a port so. ttl is the least TTL of the records, or 0 if it is unknown.
 func (c *Client) Targets(ctx context.Context, name string) (targets []Target, ttl time.Duration, err error) {
 	l := c.newLookup(ctx, name)
 	_, records, err := l.resolver().LookupSRV(ctx, "", "", name)
@@ -144,7 +148,12 @@ func (c *Client) Targets(ctx context.Context, name string) (targets []Target, tt
 		if host == "." {
 			return nil, 0, &net.DNSError{Err: errNoService, Name: name, IsNotFound: true}
 		}
-		targets = append(targets, Target{Host: host, Port: r.Port, Priority: r.Priority, Weight: r.Weight})
+		if r.Port != 0 {
+			targets = append(targets, Target{Host: host, Port: r.Port, Priority: r.Priority, Weight: r.Weight})
+		}
+	}
+	if len(targets) == 0 {
+		return nil, 0, &net.DNSError{Err: errNoPort, Name: name, IsNotFound: true}
 	}
 	slices.SortFunc(targets, compareTargets)
 	ttl, _ = l.result()

@@ -237,8 +237,10 @@ func TestTargets(t *testing.T) {
 		"_pg._tcp.example.": {
 			"30 SRV 20 0 5432 c.example.", "60 SRV 10 5 5432 b.example.", "60 SRV 10 50 5432 A.example.",
 			"60 SRV 10 5 5431 b.example.", "60 SRV 10 5 1 aa.example.",
+			"60 SRV 1 0 0 no-port.example.",
 		},
 		"_none._tcp.example.":  {"60 SRV 0 0 0 ."},
+		"_zero._tcp.example.":  {"60 SRV 0 0 0 a.example."},
 		"_empty._tcp.example.": {},
 	})
 	c := newClient(t, Both, s)
@@ -257,6 +259,7 @@ func TestTargets(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"_none._tcp.example":  `lookup _none._tcp.example: the SRV record has the target ".", the service is not available`,
+		"_zero._tcp.example":  "lookup _zero._tcp.example: all SRV records have the port 0",
 		"_empty._tcp.example": fmt.Sprintf("lookup _empty._tcp.example on %s: no such host", s.addr),
 		"_x._tcp.example":     fmt.Sprintf("lookup _x._tcp.example on %s: no such host", s.addr),
 	} {

@@ -16,13 +16,15 @@ const messageType = "application/dns-message"
 
 // httpsServer is a server of DNS over HTTPS (RFC 8484).
 type httpsServer struct {
+	name      string // for errors
 	url       string
 	transport *http.Transport
 }
 
 func newHTTPSServer(s Server) *httpsServer {
 	return &httpsServer{
-		url: s.URL,
+		name: s.String(),
+		url:  s.URL,
 		transport: &http.Transport{
 			Proxy:               http.ProxyFromEnvironment,
 			ForceAttemptHTTP2:   true,
@@ -34,7 +36,7 @@ func newHTTPSServer(s Server) *httpsServer {
 	}
 }
 
-func (s *httpsServer) String() string { return s.url }
+func (s *httpsServer) String() string { return s.name }
 func (s *httpsServer) close()         { s.transport.CloseIdleConnections() }
 
 // exchange queries the server. The ID of the query is 0 on the way, so that HTTP

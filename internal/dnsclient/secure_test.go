@@ -101,7 +101,7 @@ func startHTTPS(t *testing.T, s *dnsServer, header http.Header) Server {
 	t.Cleanup(h.Close)
 	roots := x509.NewCertPool()
 	roots.AddCert(h.Certificate())
-	return Server{Protocol: HTTPS, URL: h.URL + "/dns-query", Roots: roots}
+	return Server{Protocol: HTTPS, URL: h.URL + "/customer?token=customer", Roots: roots}
 }
 
 func TestDNSOverHTTPS(t *testing.T) {
@@ -118,8 +118,8 @@ func TestDNSOverHTTPS(t *testing.T) {
 		t.Errorf("error %v, want no such host", err)
 	}
 	s.set(func(s *dnsServer) { s.silent = true })
-	if _, err := c.Addrs(limited(t), "a.example"); err == nil || !strings.Contains(err.Error(), "HTTP status 503") || !strings.Contains(err.Error(), server.URL) {
-		t.Errorf("error %v, want the status and the server", err)
+	if _, err := c.Addrs(limited(t), "a.example"); err == nil || !strings.Contains(err.Error(), "HTTP status 503") || !strings.Contains(err.Error(), hostOf(server.URL)) || strings.Contains(err.Error(), "customer") {
+		t.Errorf("error %v, want the status and the host of the server", err)
 	}
 	server.Roots = x509.NewCertPool()
 	if _, err := clientOf(t, Config{Servers: []Server{server}}).Addrs(limited(t), "a.example"); err == nil || !strings.Contains(err.Error(), "certificate") {

@@ -1,6 +1,9 @@
 package dnsclient
 
-import "crypto/x509"
+import (
+	"crypto/x509"
+	"net/url"
+)
 
 // Protocol is the transport of DNS messages.
 type Protocol uint8
@@ -21,13 +24,14 @@ type Server struct {
 	Roots    *x509.CertPool // TLS and HTTPS: nil: those of the system
 }
 
-// String returns the server as errors name it.
+// String returns the server as errors name it. The path of an HTTPS server is left
+// out, because it may identify the customer.
 func (s Server) String() string {
 	switch s.Protocol {
 	case TLS:
 		return "tls://" + s.Addr
 	case HTTPS:
-		return s.URL
+		return hostOf(s.URL)
 	}
 	return s.Addr
 }
@@ -40,4 +44,13 @@ func (s Server) exchanger() exchanger {
 		return newHTTPSServer(s)
 	}
 	return plainServer{addr: s.Addr}
+}
+
+// hostOf returns a URL without its path and query.
+func hostOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "https://" // without a host that can be named; a query fails too
+	}
+	return u.Scheme + "://" + u.Host
 }

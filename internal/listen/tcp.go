@@ -141,7 +141,12 @@ func (t *tcpSocket) accept() (suspended bool) {
 			return true
 		}
 		if !t.awaitDescriptor(&backoff) {
-			return t.gate.suspended.Load()
+			select {
+			case <-t.closed:
+				return false
+			default: // suspended; maybe resumed since, then gate.run continues
+				return true
+			}
 		}
 		conn, waited, err := t.ln.accept()
 		if queued++; waited {

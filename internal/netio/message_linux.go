@@ -71,6 +71,11 @@ func SendMessage(conn *net.UnixConn, message []byte, files ...*os.File) error {
 func ReceiveMessage(conn *net.UnixConn, buf []byte) (n int, files []*os.File, err error) {
 	rights := make([]byte, syscall.CmsgSpace(MaxFiles*4))
 	n, used, flags, _, err := conn.ReadMsgUnix(buf, rights)
+	if errors.Is(err, syscall.ECONNRESET) {
+		// The other end was closed and had messages to read. Linux reports that once, and
+		// before the messages that it had sent.
+		n, used, flags, _, err = conn.ReadMsgUnix(buf, rights)
+	}
 	if err != nil {
 		return 0, nil, err
 	}

@@ -59,6 +59,10 @@ const (
 // maxBody bounds a message, which must fit into the buffer of the socket.
 const maxBody = 48 << 10
 
+// sendUntil bounds the time of the sends that follow. The other process may read
+// nothing, and then the buffer of the socket is full at some time.
+func (c *Conn) sendUntil(deadline time.Time) { _ = c.unix.SetWriteDeadline(deadline) }
+
 func (c *Conn) send(k kind, body any, files ...*os.File) error {
 	text, binary := body.([]byte)
 	if !binary {
@@ -67,7 +71,11 @@ func (c *Conn) send(k kind, body any, files ...*os.File) error {
 			return err
 		}
 	}
-	return netio.SendMessage(c.unix, append([]byte{byte(k)}, text...), files...)
+	err := netio.SendMessage(c.unix, append([]byte{byte(k)}, text...), files...)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("the other process does not read what it is sent")
+	}
+	return err
 }
 
 // message is a received message.

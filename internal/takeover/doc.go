@@ -54,6 +54,7 @@
 //	                             socket that has a listener
 //	before go                    a goroutine of old does not   old continues, and ends new
 //	                             stop in time
+//	any time before taken        new does not read             the same as if it were slow: no send waits longer than the step
 //	before taken                 new exits, is slow            old ends new and reads again, all of its descriptors are open
 //	before taken                 old is killed                 new reads all sockets: it is the only one that can
 //	after taken                  new exits                     old ends its UDP clients, so that the ports can be bound again

@@ -62,14 +62,25 @@ type Timeouts struct {
 	Step  time.Duration // for each of the other steps
 }
 
+// abortTimeout is how long an other process that reads nothing is waited for, to tell
+// it that this one has given up.
+const abortTimeout = 100 * time.Millisecond
+
 // Give gives the sockets of g to the process at the other end of c. If it returns an
-// error, g works as before, and the caller ends the other process.
-func Give(c *Conn, hello Hello, g Giver, limits Timeouts) (err error) {
+// error, g works as before, and the caller ends the other process. kill ends that
+// process and waits for its end. Give calls it where a process that is only slow could
+// take clients although this one continues.
+func Give(c *Conn, hello Hello, g Giver, limits Timeouts, kill func()) (err error) {
 	defer func() {
-		if err != nil {
-			_ = c.send(kindAbort, err.Error()) // useless if the other process has ended
+		if err == nil {
+			return
+		}
+		c.sendUntil(time.Now().Add(abortTimeout))
+		if c.send(kindAbort, err.Error()) != nil { // it would take the end of c for that of this process
+			kill()
 		}
 	}()
+	c.sendUntil(time.Now().Add(limits.Ready))
 	offered, err := c.offer(hello, g)
 	if err != nil {
 		return err
@@ -85,7 +96,7 @@ func Give(c *Conn, hello Hello, g Giver, limits Timeouts) (err error) {
 	case m.kind != kindReady:
 		return m.errUnexpected()
 	}
-	return c.commit(g, offered, limits.Step)
+	return c.commit(g, offered, limits.Step, kill)
 }
 
 // offer sends the sockets and returns them without their files.
@@ -112,7 +123,7 @@ func (c *Conn) offer(hello Hello, g Giver) (offered []Socket, err error) {
 }
 
 // commit gives the sockets to a new process that is ready.
-func (c *Conn) commit(g Giver, offered []Socket, limit time.Duration) (err error) {
+func (c *Conn) commit(g Giver, offered []Socket, limit time.Duration, kill func()) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	if err := g.Suspend(ctx); err != nil {
@@ -120,9 +131,13 @@ func (c *Conn) commit(g Giver, offered []Socket, limit time.Duration) (err error
 	}
 	var link *Link
 	var stopped []*Link // to older processes
+	begun := false      // the new process may take clients
 	defer func() {
 		if err == nil {
 			return
+		}
+		if begun {
+			kill()
 		}
 		g.Resume()
 		for _, l := range stopped {
@@ -152,6 +167,7 @@ func (c *Conn) commit(g Giver, offered []Socket, limit time.Duration) (err error
 			return err
 		}
 	}
+	c.sendUntil(time.Now().Add(limit))
 	if err := c.sendState(g.State()); err != nil {
 		return err
 	}
@@ -174,10 +190,12 @@ func (c *Conn) commit(g Giver, offered []Socket, limit time.Duration) (err error
 	}
 	switch m, err := c.receive(time.Now().Add(limit)); {
 	case err != nil:
+		begun = true
 		return fmt.Errorf("new process has not taken over: %w", err)
 	case m.kind == kindFailed:
 		return fmt.Errorf("new process has not taken over: %w", m.reason())
 	case m.kind != kindTaken:
+		begun = true
 		return m.errUnexpected()
 	}
 	link.Start(g)

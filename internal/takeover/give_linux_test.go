@@ -3,6 +3,7 @@ package takeover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -27,6 +28,8 @@ type fakeGiver struct {
 	suspendErr          error
 	suspended           atomic.Bool
 	resumed             bool
+	killed              bool // the new process
+	killedFirst         bool // before Resume
 	handedOver, dropped bool
 	change              func() // at Suspend
 }
@@ -58,7 +61,7 @@ func (g *fakeGiver) HandOver(l *Link) []Key {
 
 func (g *fakeGiver) Elsewhere() map[*Link][]Key { return g.older }
 func (g *fakeGiver) HandedOver()                { g.dropped = true }
-func (g *fakeGiver) Resume()                    { g.resumed = true }
+func (g *fakeGiver) Resume()                    { g.resumed, g.killedFirst = true, g.killed }
 
 // fakeTaker is a new process.
 type fakeTaker struct {
@@ -67,6 +70,7 @@ type fakeTaker struct {
 	keys      map[*Link][]Key
 	links     []*Link
 	began     bool
+	atBegin   func()
 	followErr error
 }
 
@@ -80,7 +84,12 @@ func (f *fakeTaker) Follow(l *Link, keys []Key) error {
 	return f.followErr
 }
 
-func (f *fakeTaker) Begin() { f.began = true }
+func (f *fakeTaker) Begin() {
+	f.began = true
+	if f.atBegin != nil {
+		f.atBegin()
+	}
+}
 
 var quick = Timeouts{Ready: relaytest.Limit, Step: relaytest.Limit}
 
@@ -94,7 +103,7 @@ func conversation(t *testing.T, g *fakeGiver, limits Timeouts, new func(c *Conn)
 	relaytest.Check(t, err)
 	defer near.Close()
 	result := make(chan error, 1)
-	go func() { result <- Give(near, Hello{PID: 7, PIDFile: "pid"}, g, limits) }()
+	go func() { result <- Give(near, Hello{PID: 7, PIDFile: "pid"}, g, limits, func() { g.killed = true }) }()
 	new(far)
 	err = relaytest.Receive(t, "the end of Give", result)
 	far.Close()
@@ -190,16 +199,27 @@ func TestGiveFails(t *testing.T) {
 		new     func(t *testing.T, c *Conn)
 		want    string
 		resumed bool
+		killed  bool // it may not know that it must exit
 	}{
-		"exits":       {new: func(t *testing.T, c *Conn) { receive(t, c); c.Close() }, want: "exited before it was ready"},
-		"exits early": {new: func(_ *testing.T, c *Conn) { c.Close() }, want: ""},
+		"exits":       {new: func(t *testing.T, c *Conn) { receive(t, c); c.Close() }, want: "exited before it was ready", killed: true},
+		"exits early": {new: func(_ *testing.T, c *Conn) { c.Close() }, want: "", killed: true},
 		"fails":       {new: func(t *testing.T, c *Conn) { receive(t, c).Fail(errors.New("no such port")) }, want: "new process failed: no such port"},
 		"is slow":     {new: func(t *testing.T, c *Conn) { receive(t, c) }, limits: short, want: "not ready: the other process does not answer in time"},
 		"is another":  {new: func(t *testing.T, c *Conn) { receive(t, c); _ = c.send('?', nil) }, want: `unexpected message "?"`},
 		"not stopped": {new: func(t *testing.T, c *Conn) { receive(t, c); ready(c) }, change: func(g *fakeGiver) { g.suspendErr = errors.New("still busy") }, want: "still busy"},
 		"reloaded":    {new: func(t *testing.T, c *Conn) { receive(t, c); ready(c) }, change: func(g *fakeGiver) { g.change = func() { g.sockets = g.sockets[1:] } }, want: "got another config", resumed: true},
-		"dies at go":  {new: func(t *testing.T, c *Conn) { receive(t, c); ready(c); untilGo(t, c); c.Close() }, want: "not taken over: the other process has ended", resumed: true},
-		"slow at go":  {new: func(t *testing.T, c *Conn) { receive(t, c); ready(c); untilGo(t, c) }, limits: short, want: "not taken over: the other process does not answer", resumed: true},
+		"dies at go":  {new: func(t *testing.T, c *Conn) { receive(t, c); ready(c); untilGo(t, c); c.Close() }, want: "not taken over: the other process has ended", resumed: true, killed: true},
+		"slow at go":  {new: func(t *testing.T, c *Conn) { receive(t, c); ready(c); untilGo(t, c) }, limits: short, want: "not taken over: the other process does not answer", resumed: true, killed: true},
+		"reads nothing": {new: func(_ *testing.T, c *Conn) { ready(c) }, limits: short, change: func(g *fakeGiver) {
+			for i := range 50_000 { // more than the socket has room for
+				g.keys = append(g.keys, keyOf(i))
+			}
+		}, want: "the other process does not read", resumed: true, killed: true},
+		"reads nothing of the offer": {new: func(*testing.T, *Conn) {}, limits: Timeouts{Ready: time.Second}, change: func(g *fakeGiver) {
+			for range 4 {
+				g.sockets = append(g.sockets, g.sockets...)
+			}
+		}, want: "the other process does not read", killed: true},
 		"cannot follow": {new: func(t *testing.T, c *Conn) {
 			if _, err := receive(t, c).Take(&fakeTaker{recorder: newRecorder(), followErr: errors.New("no socket")}); err == nil {
 				t.Error("Take succeeded")
@@ -225,6 +245,12 @@ func TestGiveFails(t *testing.T) {
 			}
 			if g.resumed != test.resumed || g.dropped {
 				t.Errorf("resumed %v, dropped %v", g.resumed, g.dropped)
+			}
+			if g.killed != test.killed {
+				t.Errorf("killed %v, want %v", g.killed, test.killed)
+			}
+			if name == "slow at go" && !g.killedFirst {
+				t.Error("the old process took clients again while the new one could")
 			}
 			got := newRecorder() // the links to older processes run again
 			oldest.Start(got)
@@ -270,6 +296,56 @@ func TestTakeAlone(t *testing.T) {
 	taker := &fakeTaker{recorder: newRecorder()}
 	if alone, err := offer.Take(taker); !alone || err != nil || !taker.began {
 		t.Errorf("Take: %v, %v; began: %v", alone, err, taker.began)
+	}
+}
+
+// Whenever an old process is killed, the new one takes the sockets. If it has given up
+// instead, the new one does not, whatever it has or has not read.
+func TestTakeFromClosed(t *testing.T) {
+	for name, test := range map[string]struct {
+		sends  []kind // after the offer
+		unread bool   // the old process has not read what the new one has sent
+		late   bool   // it is closed when the new one begins
+		began  bool
+		want   string // error; "": the new process is alone
+	}{
+		"killed with ready unread":   {unread: true, began: true},
+		"killed after go":            {sends: []kind{kindGo}, began: true},
+		"killed before taken":        {sends: []kind{kindGo}, late: true, began: true},
+		"given up":                   {sends: []kind{kindAbort}, want: "given up"},
+		"given up with ready unread": {sends: []kind{kindAbort}, unread: true, want: "given up"},
+		"given up after go":          {sends: []kind{kindGo, kindAbort}, began: true, want: "given up"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			near, file, err := NewConns()
+			relaytest.Check(t, err)
+			far, err := ConnOf(file)
+			relaytest.Check(t, err)
+			defer far.Close()
+			_, err = near.offer(Hello{}, newGiver(t))
+			relaytest.Check(t, err)
+			offer := receive(t, far)
+			if test.unread {
+				relaytest.Check(t, far.send(kindReady, nil))
+			}
+			for _, k := range test.sends {
+				relaytest.Check(t, near.send(k, "the reason"))
+			}
+			taker := &fakeTaker{recorder: newRecorder()}
+			if test.late {
+				taker.atBegin = near.Close
+			} else {
+				near.Close()
+			}
+			alone, err := offer.Take(taker)
+			if alone != (test.want == "") || taker.began != test.began {
+				t.Errorf("alone %v, began %v", alone, taker.began)
+			}
+			if got := fmt.Sprint(err); (err == nil) != (test.want == "") || !strings.Contains(got, test.want) {
+				t.Errorf("error %v, want %q", err, test.want)
+			}
+		})
 	}
 }
 

@@ -75,16 +75,18 @@ func (o *Offer) Fail(reason error) { _ = o.conn.send(kindFailed, reason.Error())
 // as before. alone reports that the old process was killed meanwhile. Its clients are
 // lost, and this process serves all new ones.
 func (o *Offer) Take(t Taker) (alone bool, err error) {
-	if err := o.conn.send(kindReady, nil); err != nil && !errors.Is(err, errEnded) {
-		return o.alone(t)
-	}
+	_ = o.conn.send(kindReady, nil) // if it fails, the old process has ended or given up; receive tells which
 	var links []*Link
 	var state []byte
 	keys := make(map[*Link][]Key)
 	for {
 		m, err := o.conn.receive(time.Time{}) // the old process has the timeouts
 		if errors.Is(err, errEnded) {
-			return o.alone(t)
+			for _, link := range links {
+				link.Close()
+			}
+			t.Begin()
+			return true, nil
 		}
 		if err != nil {
 			return false, err
@@ -111,7 +113,7 @@ func (o *Offer) Take(t Taker) (alone bool, err error) {
 			state = append(state, m.body...)
 		case kindGo:
 			t.Restore(state)
-			return false, o.take(t, links, keys)
+			return o.take(t, links, keys)
 		case kindAbort:
 			return false, fmt.Errorf("the old process has given up: %w", m.reason())
 		default:
@@ -120,23 +122,24 @@ func (o *Offer) Take(t Taker) (alone bool, err error) {
 	}
 }
 
-// take begins, and tells the old process.
-func (o *Offer) take(t Taker, links []*Link, keys map[*Link][]Key) error {
+// take begins, and tells the old process. See [Offer.Take] for alone.
+func (o *Offer) take(t Taker, links []*Link, keys map[*Link][]Key) (alone bool, err error) {
 	for _, link := range links {
 		if err := t.Follow(link, keys[link]); err != nil {
 			o.Fail(err)
-			return err
+			return false, err
 		}
 	}
 	for _, link := range links {
 		link.Start(t)
 	}
 	t.Begin()
-	return o.conn.send(kindTaken, nil)
-}
-
-// alone begins without the old process, which has ended.
-func (o *Offer) alone(t Taker) (bool, error) {
-	t.Begin()
+	if o.conn.send(kindTaken, nil) == nil {
+		return false, nil
+	}
+	// The old process has given up or was killed.
+	if m, err := o.conn.receive(time.Now().Add(abortTimeout)); err == nil && m.kind == kindAbort {
+		return false, fmt.Errorf("the old process has given up: %w", m.reason())
+	}
 	return true, nil
 }
