@@ -37,12 +37,10 @@ func newMortal(t *testing.T) *mortal {
 func (m *mortal) rise() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	ln, err := net.Listen("tcp", m.addr)
-	if err != nil {
-		m.t.Error(err)
-		return
+	ln, pc, err := m.listen()
+	for began := time.Now(); err != nil && time.Since(began) < relaytest.Limit; ln, pc, err = m.listen() {
+		time.Sleep(time.Millisecond) // a forked process may still have the old sockets, see kill
 	}
-	pc, err := net.ListenPacket("udp", m.addr)
 	if err != nil {
 		m.t.Error(err)
 		return
@@ -89,6 +87,20 @@ func (m *mortal) rise() {
 	})
 }
 
+// listen opens both sockets or none.
+func (m *mortal) listen() (net.Listener, net.PacketConn, error) {
+	ln, err := net.Listen("tcp", m.addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	pc, err := net.ListenPacket("udp", m.addr)
+	if err != nil {
+		ln.Close()
+		return nil, nil, err
+	}
+	return ln, pc, nil
+}
+
 // kill ends the backend like a crash: it closes the listeners and resets all
 // connections. The system closes a socket only once no goroutine waits on it, so
 // until then it would accept another client.
@@ -98,6 +110,15 @@ func (m *mortal) kill() {
 	m.pc.Close()
 	m.mu.Unlock()
 	m.listening.Wait()
+	// A process that was forked meanwhile, for an event hook, has the socket until it
+	// runs its program.
+	for began := time.Now(); time.Since(began) < relaytest.Limit; {
+		conn, err := net.Dial("tcp", m.addr)
+		if err != nil {
+			break
+		}
+		conn.Close()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for conn := range m.conns {
