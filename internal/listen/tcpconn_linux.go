@@ -191,8 +191,22 @@ func (c *TCPConn) CloseWrite() error {
 	return conn.CloseWrite()
 }
 
+// resetOnClose makes Close reset a client that is not a connection of package net, which
+// would need another descriptor. It returns false if the client is one.
+func (c *TCPConn) resetOnClose() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == connBare {
+		netio.ResetOnClose(c.fd)
+	}
+	return c.state == connBare
+}
+
 // SetLinger sets what Close does with unsent bytes, as [net.TCPConn.SetLinger] does.
 func (c *TCPConn) SetLinger(seconds int) error {
+	if seconds == 0 && c.resetOnClose() {
+		return nil
+	}
 	conn, err := c.Net()
 	if err != nil {
 		return err

@@ -39,9 +39,14 @@ func CloseDescriptor(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr
 // ResetDescriptor closes a socket so that its peer sees a reset. Bytes that were
 // written and not acknowledged are lost.
 func ResetDescriptor(fd int) {
+	ResetOnClose(fd)
+	CloseDescriptor(fd)
+}
+
+// ResetOnClose makes the close of a TCP socket reset its connection.
+func ResetOnClose(fd int) {
 	now := unix.Linger{Onoff: 1}
 	setOption(fd, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&now), unsafe.Sizeof(now))
-	CloseDescriptor(fd)
 }
 
 // duplicate returns another descriptor of the same socket.
