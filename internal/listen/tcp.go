@@ -86,7 +86,7 @@ func (l *TCPListener) Close() error {
 		s.binding.Lock()
 		defer s.binding.Unlock()
 		if inherited := s.inherited[addressOf(l.socket)]; l.socket.users == 1 && inherited != nil && inherited.kept {
-			l.socket.stopAccepting()
+			stopTaking(l.socket)
 		}
 		l.socket.listeners.remove(l)
 		close(l.done)
@@ -101,16 +101,16 @@ func (l *TCPListener) Close() error {
 	return nil
 }
 
-// stopLimit bounds stopAccepting: a listener that nobody accepts from any more may
+// stopLimit bounds stopTaking: a listener that nobody accepts from any more may
 // have a client.
 const stopLimit = 50 * time.Millisecond
 
-// stopAccepting suspends the socket and waits until no client is being taken. A client
-// that is accepted after the last listener was removed is reset, and not left for the
-// next process.
-func (t *tcpSocket) stopAccepting() {
-	t.suspend()
-	for began := time.Now(); !t.stopped() && time.Since(began) < stopLimit; {
+// stopTaking suspends a socket and waits until no client is being taken. A client that
+// is accepted after the last listener was removed is reset, and not left for the next
+// process.
+func stopTaking(socket boundSocket) {
+	socket.suspend()
+	for began := time.Now(); !socket.stopped() && time.Since(began) < stopLimit; {
 		time.Sleep(time.Millisecond)
 	}
 }
