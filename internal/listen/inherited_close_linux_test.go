@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
@@ -31,7 +30,7 @@ func TestCloseOfAnInheritedSocketResetsNobody(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		taken++
-		netio.Reset(conn)
+		_ = conn.Close()
 		return true
 	}
 	const rounds = 300
