@@ -238,12 +238,34 @@ func (s *Service) finish(timeout time.Duration, endQuiet bool) (finished, cut in
 	_ = s.WaitIdle(ctx)
 	tcp, udp = s.Active()
 	cut = tcp + udp
+	if !endQuiet {
+		s.endAnswered()
+	}
 	s.cut(stream.Shutdown)
 	// Relays that are cut end at once, but on goroutines of their own.
 	ended, done := context.WithTimeout(context.Background(), time.Second)
 	defer done()
 	_ = s.WaitIdle(ended)
 	return all - cut, cut
+}
+
+// answerCheck is the time between two searches for answered sessions, of which there are
+// answerChecks. An answer of a backend nearby takes less than both.
+const (
+	answerCheck  = 2 * time.Millisecond
+	answerChecks = 20
+)
+
+// endAnswered ends the UDP sessions one by one when no answer is on its way, for a short
+// time. A session that is cut loses that answer.
+func (s *Service) endAnswered() {
+	for range answerChecks {
+		s.sessions.endQuiet(0)
+		if _, udp := s.Active(); udp == 0 {
+			return
+		}
+		time.Sleep(answerCheck)
+	}
 }
 
 // WaitIdle waits until the service is idle. If ctx ends first, it returns the

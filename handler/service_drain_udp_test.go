@@ -61,6 +61,30 @@ func (r *rig) wantReasons(want ...stream.Reason) {
 	}
 }
 
+// At the timeout of Finish, an answer that is on its way still reaches its client.
+func TestFinishAwaitsAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newUDPRig(t, []string{"192.0.2.1:53"}, func(o *Options) { o.IdleTimeout, o.ConnectTimeout = time.Hour, time.Hour })
+		answered, unanswered := new(udpClient), new(udpClient)
+		r.deliver(1, answered, "a")
+		r.deliver(2, unanswered, "b")
+		const timeout = time.Second
+		done := make(chan drainResult, 1)
+		go func() {
+			began := time.Now()
+			finished, cut := r.service.Finish(timeout)
+			done <- drainResult{finished, cut, time.Since(began)}
+		}()
+		time.Sleep(timeout + 3*answerCheck)
+		r.engine.socket(1).answer("A")
+		answered.wants(t, "A")
+		(<-done).wants(t, 0, 2, timeout+answerChecks*answerCheck)
+		answered.wantReleased(t, 1)
+		unanswered.wantReleased(t, 1)
+		r.wantSessions(0)
+	})
+}
+
 func TestDrainUDP(t *testing.T) {
 	const timeout = 10 * time.Second
 	bubble := func(name string, f func(t *testing.T, r *udpRig)) {

@@ -184,13 +184,13 @@ func (s *Sockets) Closed(l *takeover.Link) {
 	l.Close()
 }
 
-// forNextProcess reports whether no listener is left on the socket, the process is
+// forNextProcess reports whether the socket has no other listener, the process is
 // exiting and the service manager passes the socket to the next one.
-func (u *udpSocket) forNextProcess() bool {
+func (u *udpSocket) forNextProcess(l *UDPListener) bool {
 	if u.sockets.Exiting == nil || !u.sockets.Exiting() {
 		return false
 	}
-	if _, listening := u.listeners.latest(); listening {
+	if _, listening := u.listeners.latest(l); listening {
 		return false
 	}
 	u.sockets.binding.Lock()

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -84,6 +85,9 @@ func (l *TCPListener) Close() error {
 		s := l.socket.sockets
 		s.binding.Lock()
 		defer s.binding.Unlock()
+		if inherited := s.inherited[addressOf(l.socket)]; l.socket.users == 1 && inherited != nil && inherited.kept {
+			stopTaking(l.socket)
+		}
 		l.socket.listeners.remove(l)
 		close(l.done)
 		l.socket.users--
@@ -95,6 +99,20 @@ func (l *TCPListener) Close() error {
 		}
 	})
 	return nil
+}
+
+// stopLimit bounds stopTaking: a listener that nobody accepts from any more may
+// have a client.
+const stopLimit = 50 * time.Millisecond
+
+// stopTaking suspends a socket and waits until no client is being taken. A client that
+// is accepted after the last listener was removed is reset, and not left for the next
+// process.
+func stopTaking(socket boundSocket) {
+	socket.suspend()
+	for began := time.Now(); !socket.stopped() && time.Since(began) < stopLimit; {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // start implements boundSocket.

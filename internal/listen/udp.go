@@ -105,12 +105,12 @@ func (l *UDPListener) Addr() net.Addr { return l.socket.conn.LocalAddr() }
 // accepted go to the listener that is the latest now.
 func (l *UDPListener) Close() error {
 	l.once.Do(func() {
+		if l.socket.forNextProcess(l) {
+			stopTaking(l.socket) // without a listener, it would drop the datagrams of new clients
+		}
 		l.socket.listeners.remove(l)
 		close(l.done)
 		l.passWaiting()
-		if l.socket.forNextProcess() {
-			l.socket.suspend()
-		}
 		l.socket.leave()
 	})
 	return nil
