@@ -97,6 +97,23 @@ func TestReadinessFollowsBackends(t *testing.T) {
 	}
 }
 
+// The command has an exit status for scripts and containers.
+func TestHealthCommand(t *testing.T) {
+	at, name := freeAddr(t), newName("ready")
+	backend := newMortal(t)
+	s := start(t, block("relay+tcp/"+at, backend.addr+" {\n name "+name+"\n }"))
+	if out, problems, status := run(t, nil, "relay", "health", name, "--address", s.admin); out != "ok\n" || status != 0 {
+		t.Errorf("status %d, %q, %s", status, out, problems)
+	}
+	backend.kill()
+	turnedAway(t, at)
+	turnedAway(t, at)
+	out, problems, status := run(t, nil, "relay", "health", name, "--address", s.admin)
+	if out != "" || status != 1 || !strings.Contains(problems, "no backend is available: "+backend.addr) {
+		t.Errorf("without a backend: status %d, %q, %s", status, out, problems)
+	}
+}
+
 // What a health check has found stays true until the check finds something else.
 func TestReadinessFollowsHealthChecks(t *testing.T) {
 	gone, name := freeAddr(t), unique("probed")

@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/async-relay/caddy-relay/module/api"
 )
 
 // client makes requests to the admin API and prints the responses.
@@ -83,12 +85,29 @@ func (c client) request(method, path string, body []byte, response any) (text []
 // apiMessage returns the message of the admin API out of the error that Caddy
 // makes of its response. It returns any other error unchanged.
 func apiMessage(err error) error {
-	var response caddy.APIError
 	text := err.Error()
-	if i := strings.IndexByte(text, '{'); i >= 0 && json.Unmarshal([]byte(text[i:]), &response) == nil && response.Message != "" {
-		return errors.New(response.Message)
+	i := strings.IndexByte(text, '{')
+	if i < 0 {
+		return err
 	}
-	return err
+	var response struct {
+		caddy.APIError
+		api.Health
+	}
+	if json.Unmarshal([]byte(text[i:]), &response) != nil {
+		return err
+	}
+	messages := []string{response.Message}
+	if response.Message == "" {
+		messages = nil
+	}
+	for _, reason := range response.Reasons {
+		messages = append(messages, reason.Message)
+	}
+	if len(messages) == 0 {
+		return err
+	}
+	return errors.New(strings.Join(messages, "; "))
 }
 
 // pathSegment escapes a name as one segment of a path. It escapes the names "."

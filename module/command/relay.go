@@ -63,6 +63,7 @@ var subcommands = []subcommand{
 	{"release <service>", "Ends a hold", 1, 1, runHold("release"), nil},
 	{"reset <service>", "Restores the configured order and clears all strikes", 1, 1, runReset, nil},
 	{"upgrade", "Replaces the running process by a new one of the installed program, without losing a client", 0, 0, runUpgrade, nil},
+	{"health [service]", "Reports whether clients can be sent to all services, or to one; the exit status is 1 if not", 0, 1, runHealth, nil},
 	{"dns", "Shows the DNS cache", 0, 0, runDNS, nil},
 	{"flush [host]", "Flushes one name, or all names, from the DNS cache", 0, 1, runFlush, nil},
 }
@@ -107,6 +108,15 @@ func runStatus(c client, args []string) error {
 func runExplain(c client, args []string) error {
 	var e api.Explanation
 	return c.show(http.MethodGet, "/relay/explain?service="+url.QueryEscape(args[0]), &e, func(p *printer) { p.explanation(e) })
+}
+
+// runHealth returns an error with the reasons if clients must not be sent.
+func runHealth(c client, args []string) error {
+	for _, service := range args {
+		c.query.Set("service", service)
+	}
+	var h api.Health
+	return c.show(http.MethodGet, "/relay/health", &h, func(p *printer) { p.line("ok") })
 }
 
 // runTest returns an error if the backend fails the test, so that scripts can
