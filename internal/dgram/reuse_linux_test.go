@@ -13,6 +13,7 @@ import (
 // called.
 func stuckLoop(t *testing.T) (e *loops, release func()) {
 	t.Helper()
+	forgetPorts()
 	e = newLoops(1)
 	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
 	stuck := newStuckSink()
@@ -85,6 +86,7 @@ func TestUnusableSpareSocketsAreClosedFirst(t *testing.T) {
 	if !relaytest.InChild(t) {
 		return
 	}
+	forgetPorts()
 	e := newLoops(1)
 	spare := openSocket(t, e, "127.0.0.1:9", new(collector))
 	restore := relaytest.LimitDescriptors(t, nextDescriptor(t))

@@ -15,10 +15,19 @@ import (
 // newUnsweptLoops returns an engine that closes no spare sockets before the end of
 // the test, however slow the test is.
 func newUnsweptLoops(t *testing.T, n int) *loops {
+	forgetPorts()
 	e := newLoops(n)
 	e.spares.sweeping = true
 	stopWithTest(t, e)
 	return e
+}
+
+// forgetPorts makes all ports rested. After a test with thousands of sessions, most
+// new sockets have a port that has not, and are set aside.
+func forgetPorts() {
+	for i := range ports.since {
+		ports.since[i].Store(0)
+	}
 }
 
 // kept returns how many IPv4 sockets are spare.
@@ -152,6 +161,7 @@ func TestSpareSocketIsEmptied(t *testing.T) {
 
 // A socket that had an error is closed: another one may be pending.
 func TestSocketWithErrorIsNotKept(t *testing.T) {
+	forgetPorts()
 	e := newLoops(1)
 	for n := range 10 {
 		sink := closer{socket: make(chan Socket, 1), closed: make(chan string, 1)}
@@ -193,6 +203,7 @@ func TestSpareSocketWithFullQueue(t *testing.T) {
 		_, err := backend.WriteToUDPAddrPort([]byte(text), netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), loopPort(t, s)))
 		relaytest.Check(t, err)
 	}
+	forgetPorts()
 	e := newLoops(1)
 	stuck := newStuckSink() // the loop reads nothing more while it waits here
 	blocker := openSocket(t, e, at, stuck)
@@ -222,6 +233,7 @@ func TestSpareSocketWithFullQueue(t *testing.T) {
 func TestSpareSocketsAreBounded(t *testing.T) {
 	relaytest.NoLeaks(t)
 	before := relaytest.OpenDescriptors(t)
+	forgetPorts()
 	e := newLoops(1)
 	var list []Socket
 	for range maxSpares + 20 {
@@ -269,6 +281,7 @@ func TestSpareSocketsReleaseDescriptors(t *testing.T) {
 		return
 	}
 	restore := relaytest.LimitDescriptors(t, 64)
+	forgetPorts()
 	e := newLoops(1)
 	var list []Socket
 	for range 24 {
@@ -283,6 +296,7 @@ func TestSpareSocketsReleaseDescriptors(t *testing.T) {
 	}
 	restore()
 
+	forgetPorts()
 	e = newLoops(1)
 	evicted := openSocket(t, e, "127.0.0.1:9", new(collector))
 	restore = relaytest.LimitDescriptors(t, nextDescriptor(t))
