@@ -10,7 +10,7 @@ import (
 )
 
 // Hidden replaces secrets in [Source.JSON]: the password of the page and the
-// arguments of commands. In an edit it stands for the value that is in force.
+// arguments of commands. In an edit it stands for the current value.
 const Hidden = "********"
 
 // hidden reports whether the value at a place is secret.
@@ -42,7 +42,7 @@ func shownSettings(text []byte) ([]byte, error) {
 // shape of the file. If they have errors, the error is of type [Problems] and has the
 // lines of the JSON text. Nothing is written: the text of the result is that of the
 // runtime file to be. config is the Caddy config of the settings. Settings without
-// web_ui keep the page as it is, so that nobody loses it by mistake.
+// web_ui keep the page as it is, so that an edit does not remove it by mistake.
 func (a *Adapter) EditSource(old Source, body []byte) (edited Source, config []byte, warnings []caddyconfig.Warning, err error) {
 	rep := &report{}
 	root := parseJSON(rep, body)
@@ -104,7 +104,7 @@ func withMeta(settings *yaml.Node, m meta) *yaml.Node {
 	return &whole
 }
 
-// restoreHidden replaces each [Hidden] in an edit by the value in force. A service of
+// restoreHidden replaces each [Hidden] in an edit by the current value. A service of
 // the edit corresponds to the one of its name, or, if it has a new name, to the one
 // at its index.
 func restoreHidden(rep *report, root, before *yaml.Node) {
@@ -146,7 +146,7 @@ func restore(rep *report, at place, n, value *yaml.Node) {
 	*n = *restored
 }
 
-// keepWebUI adds the key web_ui in force to an edit that lacks it.
+// keepWebUI adds the current key web_ui to an edit that lacks it.
 func keepWebUI(root, before *yaml.Node) {
 	web := child(before, "web_ui")
 	if web != nil && root.Kind == yamlMapping && child(root, "web_ui") == nil {

@@ -34,14 +34,14 @@ type Source struct {
 	Path    string // the same, but absolute
 	Runtime string // the path of the runtime file, which need not exist
 	Main    []byte // the content of the main file
-	Text    []byte // the settings in force: the content of the main or the runtime file
+	Text    []byte // the current settings: the content of the main or the runtime file
 	Edited  bool   // Text is that of the runtime file
 
 	// Notes tell whether a runtime file exists and is used.
 	Notes []caddyconfig.Warning
 }
 
-// File returns the name of the file whose settings are in force.
+// File returns the name of the file whose settings are current.
 func (s Source) File() string {
 	if s.Edited {
 		return s.Runtime
@@ -116,7 +116,7 @@ func (a *Adapter) ReadSource(filename string, main []byte) (Source, error) {
 	if err != nil {
 		return note("runtime file ignored, using %s: %v", s.Name, err)
 	}
-	if meta.source == MetaSourceMain { // a copy that async-relay made, unless somebody has edited it
+	if meta.source == MetaSourceMain { // a copy that async-relay made, unless it was edited since
 		if own, err := a.Settings(s); err == nil && bytes.Equal(own, config) {
 			return s, nil
 		}

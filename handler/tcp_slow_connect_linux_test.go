@@ -13,10 +13,10 @@ import (
 // This file tests clients whose backend does not accept at once. The connection
 // stays on the event loop until the attempt loop has to do something in parallel.
 
-// waitSearching waits until the attempt loop has the only relay.
-func (r *rig) waitSearching() {
+// waitRelay waits until the only relay is in a state. is is called with its lock held.
+func (r *rig) waitRelay(what string, is func(*tcpRelay) bool) {
 	r.t.Helper()
-	relaytest.Eventually(r.t, "the attempt loop to start", func() bool {
+	relaytest.Eventually(r.t, what, func() bool {
 		r.service.mu.Lock()
 		defer r.service.mu.Unlock()
 		t := r.service.relays
@@ -25,24 +25,20 @@ func (r *rig) waitSearching() {
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		return t.search != nil
+		return is(t)
 	})
+}
+
+// waitSearching waits until the attempt loop has the only relay.
+func (r *rig) waitSearching() {
+	r.t.Helper()
+	r.waitRelay("the attempt loop to start", func(t *tcpRelay) bool { return t.search != nil })
 }
 
 // waitOnLoop waits until the only relay has a slow connection on the event loop.
 func (r *rig) waitOnLoop() {
 	r.t.Helper()
-	relaytest.Eventually(r.t, "a slow connection on the event loop", func() bool {
-		r.service.mu.Lock()
-		defer r.service.mu.Unlock()
-		t := r.service.relays
-		if t == nil {
-			return false
-		}
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		return t.first != nil && t.first.wait != nil
-	})
+	r.waitRelay("a slow connection on the event loop", func(t *tcpRelay) bool { return t.first != nil && t.first.wait != nil })
 }
 
 // newSlowRig returns a rig whose only backend is silent. wantDescriptorsClosed

@@ -281,17 +281,24 @@ func TestTakeAborted(t *testing.T) {
 	}
 }
 
+// offered returns a conversation whose old process has offered its sockets, and the
+// offer that the new one has received.
+func offered(t *testing.T) (near, far *Conn, offer *Offer) {
+	t.Helper()
+	near, file, err := NewConns()
+	relaytest.Check(t, err)
+	far, err = ConnOf(file)
+	relaytest.Check(t, err)
+	_, err = near.offer(Hello{}, newGiver(t))
+	relaytest.Check(t, err)
+	return near, far, receive(t, far)
+}
+
 // A new process takes the sockets of an old one that was killed.
 func TestTakeAlone(t *testing.T) {
 	relaytest.NoLeaks(t)
-	near, file, err := NewConns()
-	relaytest.Check(t, err)
-	far, err := ConnOf(file)
-	relaytest.Check(t, err)
+	near, far, offer := offered(t)
 	defer far.Close()
-	_, err = near.offer(Hello{}, newGiver(t))
-	relaytest.Check(t, err)
-	offer := receive(t, far)
 	near.Close()
 	taker := &fakeTaker{recorder: newRecorder()}
 	if alone, err := offer.Take(taker); !alone || err != nil || !taker.began {
@@ -318,14 +325,8 @@ func TestTakeFromClosed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			relaytest.NoLeaks(t)
-			near, file, err := NewConns()
-			relaytest.Check(t, err)
-			far, err := ConnOf(file)
-			relaytest.Check(t, err)
+			near, far, offer := offered(t)
 			defer far.Close()
-			_, err = near.offer(Hello{}, newGiver(t))
-			relaytest.Check(t, err)
-			offer := receive(t, far)
 			if test.unread {
 				relaytest.Check(t, far.send(kindReady, nil))
 			}
