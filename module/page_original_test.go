@@ -17,7 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
-	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/caddyfile/asyncrelay"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/module"
 )
@@ -269,7 +269,7 @@ func TestOriginalEditsServices(t *testing.T) {
 	config, _ := p.config()
 	service := firstService(config)
 	service["health_check"] = jsonObject{"enabled": true, "interval": 0.5, "timeout": 0.25}
-	service["event_hook"] = jsonObject{"command": "/bin/false", "args": []string{"new", caddyfile.Hidden}, "events": []string{"backend_recovered"}}
+	service["event_hook"] = jsonObject{"command": "/bin/false", "args": []string{"new", asyncrelay.Hidden}, "events": []string{"backend_recovered"}}
 	p.put(config).want(t, 400, `"field":"event_hook.args"`, `"line":1`) // it had one argument
 	service["event_hook"].(jsonObject)["args"] = []string{"new"}
 	at, added := freeAddr(t), unique("added")
@@ -458,11 +458,11 @@ func TestOriginalMainFileWins(t *testing.T) {
 		t.Errorf("source %s", source)
 	}
 	found := false
-	for _, line := range p.lines("runtime file ignored: " + p.file + " was edited since, and has precedence; the edits made in the page are not in force") {
+	for _, line := range p.lines("runtime file ignored: " + p.file + " was edited since, and has precedence; the edits made in the page are not active") {
 		found = found || line["level"] == "warn"
 	}
 	if !found {
-		t.Error("the log does not say that the edits are not in force")
+		t.Error("the log does not say that the edits are not active")
 	}
 
 	// A comment changes no settings, so nothing is loaded and the next edit is good.
@@ -471,7 +471,7 @@ func TestOriginalMainFileWins(t *testing.T) {
 	p.put(config).want(t, 200)
 	text, err := os.ReadFile(p.file)
 	relaytest.Check(t, err)
-	if !strings.Contains(p.runtime(), caddyfile.MainHash(text)) {
+	if !strings.Contains(p.runtime(), asyncrelay.MainHash(text)) {
 		t.Errorf("not made from the file with the comment:\n%s", p.runtime())
 	}
 	// The next start takes the edit.
