@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -68,31 +69,34 @@ func TestAddressesAreBounded(t *testing.T) {
 // The rotation of a long answer changes neither the addresses nor their order. An
 // address that is in the answer no more is replaced.
 func TestRotationOfLongAnswerChangesNothing(t *testing.T) {
-	all := slices.Concat(numbered("10.0.0.1", 100), numbered("2001:db8::1", 100))
-	dns := &fakeDNS{addrs: map[string][]netip.Addr{"a.example": all}}
-	c, events := newCache(t, dns)
-	refresh := func() []netip.Addr {
-		answer, err := c.Refresh(t.Context(), "a.example", time.Now(), patience)
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		all := slices.Concat(numbered("10.0.0.1", 100), numbered("2001:db8::1", 100))
+		dns := &fakeDNS{addrs: map[string][]netip.Addr{"a.example": all}}
+		c, events := newCache(t, dns)
+		refresh := func() []netip.Addr {
+			time.Sleep(time.Second) // so that no answer is as new as this
+			answer, err := c.Refresh(t.Context(), "a.example", time.Now(), patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return answer.Addrs
 		}
-		return answer.Addrs
-	}
-	first := refresh()
-	for i := range 5 {
-		rotated := slices.Concat(all[31*i:], all[:31*i])
-		dns.set(func(d *fakeDNS) { d.addrs["a.example"] = rotated })
-		if got := refresh(); !slices.Equal(got, first) {
-			t.Fatalf("got %v, want %v as before the rotation", got, first)
+		first := refresh()
+		for i := range 5 {
+			rotated := slices.Concat(all[31*i:], all[:31*i])
+			dns.set(func(d *fakeDNS) { d.addrs["a.example"] = rotated })
+			if got := refresh(); !slices.Equal(got, first) {
+				t.Fatalf("got %v, want %v as before the rotation", got, first)
+			}
 		}
-	}
-	events.want(t, fmt.Sprintf("resolved a.example %v", first), fmt.Sprintf("ignored a.example [] %d", 200-32))
-	dns.set(func(d *fakeDNS) {
-		d.addrs["a.example"] = slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return a == first[0] })
+		events.want(t, fmt.Sprintf("resolved a.example %v", first), fmt.Sprintf("ignored a.example [] %d", 200-32))
+		dns.set(func(d *fakeDNS) {
+			d.addrs["a.example"] = slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return a == first[0] })
+		})
+		if got := refresh(); len(got) != 32 || slices.Contains(got, first[0]) || !slices.Contains(got, first[31]) {
+			t.Errorf("got %v, want %v with another address instead of the first", got, first)
+		}
 	})
-	if got := refresh(); len(got) != 32 || slices.Contains(got, first[0]) || !slices.Contains(got, first[31]) {
-		t.Errorf("got %v, want %v with another address instead of the first", got, first)
-	}
 }
 
 // An answer of up to 32 addresses stays in the order of the resolver, which sorts
@@ -107,37 +111,42 @@ func TestOrderOfShortAnswerIsThatOfTheResolver(t *testing.T) {
 // Addresses that no backend can have are ignored. The observer is notified once,
 // and again after an answer without such addresses.
 func TestUnusableAddressesAreIgnored(t *testing.T) {
-	good := []string{"192.0.2.1", "127.0.0.1", "2001:db8::1"}
-	bad := []string{"0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "239.255.255.250", "255.255.255.255", "ff02::1"}
-	dns := &fakeDNS{addrs: names("a.example", append(bad, good...)...)}
-	c, events := newCache(t, dns)
-	refresh := func(want ...string) {
-		t.Helper()
-		answer, err := c.Refresh(t.Context(), "a.example", time.Now(), patience)
-		wantAnswer(t, answer, err, false, want...)
-	}
-	want := []string{"192.0.2.1", "2001:db8::1", "127.0.0.1"}
-	const ignored = "ignored a.example [0.0.0.0 :: 224.0.0.1 239.255.255.250 255.255.255.255 ff02::1] 0"
-	refresh(want...)
-	refresh(want...)
-	events.want(t, "resolved a.example [192.0.2.1 2001:db8::1 127.0.0.1]", ignored)
-	dns.set(func(d *fakeDNS) { d.addrs = names("a.example", good...) })
-	refresh(want...)
-	dns.set(func(d *fakeDNS) { d.addrs = names("a.example", append(bad, good...)...) })
-	refresh(want...)
-	events.want(t, ignored)
+	synctest.Test(t, func(t *testing.T) {
+		good := []string{"192.0.2.1", "127.0.0.1", "2001:db8::1"}
+		bad := []string{"0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "239.255.255.250", "255.255.255.255", "ff02::1"}
+		dns := &fakeDNS{addrs: names("a.example", append(bad, good...)...)}
+		c, events := newCache(t, dns)
+		refresh := func(want ...string) {
+			t.Helper()
+			time.Sleep(time.Second) // so that no answer is as new as this
+			answer, err := c.Refresh(t.Context(), "a.example", time.Now(), patience)
+			wantAnswer(t, answer, err, false, want...)
+		}
+		want := []string{"192.0.2.1", "2001:db8::1", "127.0.0.1"}
+		const ignored = "ignored a.example [0.0.0.0 :: 224.0.0.1 239.255.255.250 255.255.255.255 ff02::1] 0"
+		refresh(want...)
+		refresh(want...)
+		events.want(t, "resolved a.example [192.0.2.1 2001:db8::1 127.0.0.1]", ignored)
+		dns.set(func(d *fakeDNS) { d.addrs = names("a.example", good...) })
+		refresh(want...)
+		dns.set(func(d *fakeDNS) { d.addrs = names("a.example", append(bad, good...)...) })
+		refresh(want...)
+		events.want(t, ignored)
+	})
 }
 
 // A name whose addresses are all unusable does not resolve.
 func TestNameWithoutUsableAddresses(t *testing.T) {
-	dns := &fakeDNS{addrs: names("a.example", "0.0.0.0", "::")}
-	c, events := newCache(t, dns)
-	_, err := c.Lookup(t.Context(), "a.example", patience)
-	const want = "lookup a.example: the answer has only addresses that no backend can have: 0.0.0.0, ::"
-	if err == nil || err.Error() != want {
-		t.Errorf("error %v, want %s", err, want)
-	}
-	events.want(t, "failed a.example: "+want)
+	synctest.Test(t, func(t *testing.T) {
+		dns := &fakeDNS{addrs: names("a.example", "0.0.0.0", "::")}
+		c, events := newCache(t, dns)
+		_, err := c.Lookup(t.Context(), "a.example", patience)
+		const want = "lookup a.example: the answer has only addresses that no backend can have: 0.0.0.0, ::"
+		if err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		events.want(t, "failed a.example: "+want)
+	})
 }
 
 func TestAnswersAreTidy(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -115,9 +116,11 @@ func (l *eventLog) Stale(host string, addrs []netip.Addr, age time.Duration, err
 }
 
 // want fails the test unless the log has these lines, and removes them. Their order is ignored,
-// because an Observer may be called concurrently.
+// because an Observer may be called concurrently. It waits for the calls, which follow the answers
+// that they are about, so the test must run in a bubble of synctest.
 func (l *eventLog) want(t *testing.T, lines ...string) {
 	t.Helper()
+	synctest.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	slices.Sort(l.lines)

@@ -152,13 +152,16 @@ func TestSecondServer(t *testing.T) {
 func TestNoSuchHostEndsTheLookup(t *testing.T) {
 	first := startDNS(t, nil)
 	second := startDNS(t, map[string][]string{"a.example.": {"60 A 192.0.2.2"}})
-	_, err := newClient(t, Both, first, second).Addrs(limited(t), "a.example")
+	var err error
+	// On a busy machine the first server may take longer than its head start.
+	relaytest.Eventually(t, "a lookup that does not query the second server", func() bool {
+		second.set(func(s *dnsServer) { s.queried = nil })
+		_, err = newClient(t, Both, first, second).Addrs(limited(t), "a.example")
+		return len(second.queries()) == 0
+	})
 	var dnsErr *net.DNSError
 	if !errors.As(err, &dnsErr) || !dnsErr.IsNotFound || dnsErr.Server != first.addr {
 		t.Errorf("error %v, want no such host from %s", err, first.addr)
-	}
-	if queried := second.queries(); len(queried) > 0 {
-		t.Errorf("the second server was queried: %q", queried)
 	}
 }
 

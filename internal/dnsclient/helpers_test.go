@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 // dnsServer is a DNS server on one UDP and TCP port of 127.0.0.1, and its faults.
@@ -166,10 +168,16 @@ func ips(addrs ...string) (parsed []netip.Addr) {
 }
 
 // wantAddrs fails the test unless host has these addresses in any order: Go's resolver
-// sorts them depending on the addresses of the machine.
+// sorts them depending on the addresses of the machine. It looks host up again while the
+// answer is partial: on a busy machine one family may be answered too late.
 func wantAddrs(t *testing.T, c *Client, host string, want ...string) Addrs {
 	t.Helper()
-	got, err := c.Addrs(limited(t), host)
+	var got Addrs
+	var err error
+	relaytest.Eventually(t, "an answer of both families", func() bool {
+		got, err = c.Addrs(limited(t), host)
+		return !got.Partial
+	})
 	sorted := slices.SortedFunc(slices.Values(got.List), netip.Addr.Compare)
 	wanted := slices.SortedFunc(slices.Values(ips(want...)), netip.Addr.Compare)
 	if err != nil || !slices.Equal(sorted, wanted) {

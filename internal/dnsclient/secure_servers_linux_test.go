@@ -98,7 +98,7 @@ func (s secureServer) start(t *testing.T) (overTLS, overHTTPS Server) {
 	dir := t.TempDir()
 	roots := writeCertificate(t, dir)
 	relaytest.Check(t, os.WriteFile(filepath.Join(dir, "hosts"), []byte("192.0.2.1 a.example\n2001:db8::1 a.example\n"), 0o644))
-	ports := [2]string{freePort(t), freePort(t)}
+	ports := [2]string{strconv.Itoa(freePorts.Free(t)), strconv.Itoa(freePorts.Free(t))}
 	fill := strings.NewReplacer("DIR", dir, "HTTPS", ports[1], "TLS", ports[0], "CONFIG", filepath.Join(dir, "config"))
 	relaytest.Check(t, os.WriteFile(filepath.Join(dir, "config"), []byte(fill.Replace(s.config)), 0o644))
 	var args []string
@@ -130,12 +130,8 @@ func (s secureServer) start(t *testing.T) (overTLS, overHTTPS Server) {
 		Server{Protocol: HTTPS, URL: fmt.Sprintf("https://127.0.0.1:%s/dns-query", ports[1]), Roots: roots}
 }
 
-func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	relaytest.Check(t, err)
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
+// freePorts are the ports of this process.
+var freePorts = relaytest.ClaimPorts()
 
 // Servers that many people run answer over TLS and HTTPS, on connections that are used
 // again.

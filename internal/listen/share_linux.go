@@ -45,12 +45,21 @@ func (s *Sockets) share(network string, at netip.AddrPort) error {
 	if table := s.tables.recent(network, at.Port()); table != nil && s.shareBy(table, network, at) == nil {
 		return nil
 	}
-	table, err := s.tables.read(network)
-	if err != nil {
-		return fmt.Errorf("the holder of the port is unknown: %w; remove other addresses with this port in one reload and add this one in the next", err)
+	for reads := 1; ; reads++ {
+		table, err := s.tables.read(network)
+		if err != nil {
+			return fmt.Errorf("the holder of the port is unknown: %w; remove other addresses with this port in one reload and add this one in the next", err)
+		}
+		if len(table.holders(at)) > 0 || reads == maxTableReads {
+			return s.shareBy(table, network, at)
+		}
 	}
-	return s.shareBy(table, network, at)
 }
+
+// maxTableReads is how often the kernel's table is read for a port that is in use and
+// not listed. The kernel writes the table page by page, and leaves sockets out if it
+// closes others in between.
+const maxTableReads = 5
 
 // shareBy is share with the sockets that a table lists.
 func (s *Sockets) shareBy(table *table, network string, at netip.AddrPort) error {

@@ -323,6 +323,8 @@ func TestBindDelaysNoClient(t *testing.T) {
 	}
 	writer, err := os.OpenFile(fifo, os.O_WRONLY, 0)
 	relaytest.Check(t, err)
+	relaytest.Check(t, os.WriteFile(fifo+".empty", nil, 0o600))
+	relaytest.Check(t, os.Rename(fifo+".empty", fifo)) // for further reads
 	relaytest.Check(t, writer.Close())
 	if err := relaytest.Receive(t, "the bind", done); err == nil {
 		t.Error("no error although the holder is unknown")

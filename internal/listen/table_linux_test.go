@@ -3,6 +3,8 @@ package listen
 import (
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -69,4 +71,34 @@ func TestTableIsOutdated(t *testing.T) {
 	}
 	relaytest.Check(t, other.Close())
 	openTCP(t, s, address(t, "0.0.0.0", opened))
+}
+
+// The kernel's table may lack a socket: it is written page by page, and skips sockets
+// if others are closed in between. It is read again then.
+func TestTableLacksASocket(t *testing.T) {
+	relaytest.NoLeaks(t)
+	s := NewSockets()
+	addConfig(t, s)
+	at := freeAddr(t, "127.0.0.1")
+	openUDP(t, s, at)
+	addConfig(t, s)
+
+	defer func(before string) { procSelf = before }(procSelf)
+	procSelf = t.TempDir()
+	file := filepath.Join(procSelf, "net", "udp")
+	relaytest.Check(t, os.Mkdir(filepath.Dir(file), 0o700))
+	relaytest.Check(t, syscall.Mkfifo(file, 0o600))
+	relaytest.Check(t, os.Symlink("/proc/self/net/udp", file+".real"))
+	result := make(chan error, 1)
+	go func() { // ends with the first read
+		first, err := os.OpenFile(file, os.O_WRONLY, 0)
+		if err == nil {
+			err = os.Rename(file+".real", file) // for all later reads
+			_, _ = first.WriteString("sl local_address\n")
+			first.Close()
+		}
+		result <- err
+	}()
+	openUDP(t, s, address(t, "0.0.0.0", at.Port()))
+	relaytest.Check(t, relaytest.Receive(t, "the first read", result))
 }

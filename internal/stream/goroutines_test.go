@@ -97,9 +97,6 @@ func TestCloseOfAWrappedClientPanics(t *testing.T) {
 			s := setup{delay: true, client: func(conn *net.TCPConn) Client {
 				return Client{Conn: brittle{Conn: conn, close: true}, CloseWrite: conn.CloseWrite, Socket: conn}
 			}}
-			if by == IdleTimeout {
-				s.idle = 20 * time.Millisecond
-			}
 			r := newRig(t, kind{new: NewMover}, s)
 			r.mayPanic.Store(true)
 			if by != RefusedNoBackend {
@@ -112,6 +109,8 @@ func TestCloseOfAWrappedClientPanics(t *testing.T) {
 				relaytest.Check(t, r.client.CloseWrite())
 				wantStream(t, "the backend", r.backend, "", fin)
 				relaytest.Check(t, r.backend.CloseWrite())
+			case IdleTimeout:
+				r.expire()
 			case Shutdown, RefusedNoBackend:
 				r.mover.Cut(by)
 			}
