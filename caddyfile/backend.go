@@ -42,17 +42,11 @@ type Backend struct {
 	Addr netip.Addr
 }
 
-// endpoint identifies a backend. It is equal for all spellings of the backend.
-type endpoint struct {
-	host string
-	port uint16
-}
-
-func (b Backend) endpoint() endpoint {
-	if b.SRV != "" {
-		return endpoint{srvPrefix + b.SRV, 0}
-	}
-	return endpoint{b.Host, b.Port}
+// Identity returns the backend without its spelling. Backends that are the same have
+// equal identities.
+func (b Backend) Identity() Backend {
+	b.Text = ""
+	return b
 }
 
 // srvPrefix precedes the name of SRV records.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // setting is the effective value of one field.
@@ -30,17 +29,17 @@ func (c Config) settings() []setting {
 	return []setting{
 		plain("name", o.Service),
 		{"backends", backendsKey(c.Backends), list(c.Backends, "none")},
-		plain("connect_timeout", duration(o.ConnectTimeout)),
-		plain("idle_timeout", duration(o.IdleTimeout)),
-		plain("cooldown", duration(o.Cooldown)),
+		plain("connect_timeout", FormatDuration(o.ConnectTimeout)),
+		plain("idle_timeout", FormatDuration(o.IdleTimeout)),
+		plain("cooldown", FormatDuration(o.Cooldown)),
 		plain("dns_ttl", o.DNSTTL.String()),
 		{"resolvers", fmt.Sprint(o.Resolvers), list(c.Resolvers, "the system's")},
 		plain("prefer", cmp.Or(o.Prefer, "none")),
 		plain("only", cmp.Or(o.Only, "both")),
 		plain("health_check", onOff(o.HealthCheck != nil)),
 		plain("health_check.network", probed(check)),
-		plain("health_check.interval", duration(check.Interval)),
-		plain("health_check.timeout", duration(check.Timeout)),
+		plain("health_check.interval", FormatDuration(check.Interval)),
+		plain("health_check.timeout", FormatDuration(check.Timeout)),
 		plain("health_check.rise", strconv.Itoa(check.Rise)),
 		plain("health_check.port", portOr(check.Port, "that of the backend")),
 		plain("health_check.send", payload(written.Send)),
@@ -56,22 +55,22 @@ func (c Config) settings() []setting {
 		plain("event_hook.command", hook.Command),
 		{"event_hook.args", fmt.Sprintf("%q", hook.Args), list(hook.Args, "none")},
 		plain("event_hook.events", list(hook.Events, "none")),
-		plain("event_hook.timeout", duration(hook.Timeout)),
-		plain("hedge", duration(o.Hedge)),
-		plain("first_byte_timeout", duration(o.FirstByteTimeout)),
+		plain("event_hook.timeout", FormatDuration(hook.Timeout)),
+		plain("hedge", FormatDuration(o.Hedge)),
+		plain("first_byte_timeout", FormatDuration(o.FirstByteTimeout)),
 		plain("rescue", strconv.Itoa(o.Rescue)),
-		plain("hold", duration(o.Hold)),
+		plain("hold", FormatDuration(o.Hold)),
 		plain("on_down", keepOrCut(o.OnDownCut)),
-		plain("udp_reply_timeout", duration(o.UDPReplyTimeout)),
+		plain("udp_reply_timeout", FormatDuration(o.UDPReplyTimeout)),
 		plain("udp_responses", strconv.Itoa(o.UDPResponses)),
 		clientsSetting("allow", o.Allow, "all"),
 		clientsSetting("deny", o.Deny, "none"),
 		plain("max_connections", strconv.Itoa(o.MaxConnections)),
 		plain("max_connections_per_ip", strconv.Itoa(o.MaxConnectionsPerIP)),
 		plain("max_udp_sessions", sessions(o.MaxUDPSessions)),
-		plain("grace_period", duration(o.GracePeriod)),
-		plain("shutdown_timeout", duration(o.ShutdownTimeout)),
-		plain("keepalive", duration(o.KeepAlive)),
+		plain("grace_period", FormatDuration(o.GracePeriod)),
+		plain("shutdown_timeout", FormatDuration(o.ShutdownTimeout)),
+		plain("keepalive", FormatDuration(o.KeepAlive)),
 		plain("access_log", o.AccessLog),
 		plain("proxy_protocol", proxyVersion(o.ProxyProtocol)),
 		plain("proxy_protocol_udp", firstOrEvery(o.ProxyProtocolEvery)),
@@ -101,14 +100,14 @@ func list(texts []string, none string) string {
 	return strings.Join(texts, ", ")
 }
 
-// backendsKey returns a text that is equal for lists of the same endpoints in
+// backendsKey returns a text that is equal for lists of the same backends in
 // the same order, however they are written.
 func backendsKey(texts []string) string {
 	keys := make([]string, len(texts))
 	for i, text := range texts {
 		keys[i] = text
 		if b, err := ParseBackend(text); err == nil {
-			keys[i] = fmt.Sprint(b.endpoint())
+			keys[i] = fmt.Sprint(b.Identity())
 		}
 	}
 	return strings.Join(keys, "\n")
@@ -187,16 +186,4 @@ func statuses(o *HTTPOptions) string {
 		texts[i] = fmt.Sprintf("%d-%d", r.From, r.To)
 	}
 	return strings.Join(texts, ", ")
-}
-
-// duration formats d like Go, but without trailing zero units: 30m, not 30m0s.
-func duration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

@@ -108,17 +108,17 @@ func commentLine(text string) string {
 // Token returns text as one argument of a Caddyfile, in quotes if it needs them.
 func Token(text string) (string, error) {
 	if i := strings.Index(text, "{$"); i >= 0 && strings.Contains(text[i:], "}") {
-		return "", fmt.Errorf("a Caddyfile cannot have the text %s, because it replaces {$NAME} by an environment variable", quoted(text))
+		return "", fmt.Errorf("a Caddyfile cannot have the text %s, because it replaces {$NAME} by an environment variable", Quoted(text))
 	}
 	switch plain := text != "" && !strings.ContainsAny(text, " \t\r\n\v\f\u0085\u00a0\"`{}\\") && !strings.HasPrefix(text, "#") && !strings.HasPrefix(text, "<<"); {
 	case plain && !strings.ContainsFunc(text, blankOrControl):
 		return text, nil
 	case strings.Contains(text, "\r"):
-		return "", fmt.Errorf("a Caddyfile cannot have the text %s, because it drops carriage returns", quoted(text))
+		return "", fmt.Errorf("a Caddyfile cannot have the text %s, because it drops carriage returns", Quoted(text))
 	case !strings.HasSuffix(text, `\`) && !strings.Contains(text, `\"`):
 		return `"` + strings.ReplaceAll(text, `"`, `\"`) + `"`, nil
 	case !strings.Contains(text, "`"):
 		return "`" + text + "`", nil
 	}
-	return "", fmt.Errorf("a Caddyfile cannot have the text %s, which needs both kinds of quotes", quoted(text))
+	return "", fmt.Errorf("a Caddyfile cannot have the text %s, which needs both kinds of quotes", Quoted(text))
 }

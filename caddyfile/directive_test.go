@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	cfile "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 // writtenConfig returns the Caddyfile of a config.
@@ -37,8 +39,8 @@ func checkWrittenAgain(t *testing.T, c Config) {
 // TestDirectives writes the config of each valid Caddyfile and reads it again.
 func TestDirectives(t *testing.T) {
 	written := 0
-	for _, file := range glob(t, "testdata/caddyfile/*.caddytest") {
-		input, _, _ := strings.Cut(string(readTestFile(t, file)), separator)
+	for _, file := range relaytest.Glob(t, "testdata/caddyfile/*.caddytest") {
+		input, _, _ := strings.Cut(string(relaytest.ReadFile(t, file)), separator)
 		c, err := parseCaddyfile(input)
 		if err != nil {
 			continue
@@ -104,7 +106,7 @@ func TestEveryOptionIsDescribed(t *testing.T) {
 			t.Errorf("%s has no description", o.Name)
 		}
 	}
-	full := string(readTestFile(t, "testdata/caddyfile/full.caddytest"))
+	full := string(relaytest.ReadFile(t, "testdata/caddyfile/full.caddytest"))
 	for name := range options {
 		if !strings.Contains(full, name) {
 			t.Errorf("full.caddytest lacks %s", name)

@@ -34,9 +34,9 @@ type DNSLifetime struct {
 // String returns the lifetime as a Caddyfile has it.
 func (l DNSLifetime) String() string {
 	if l.Fixed > 0 {
-		return duration(l.Fixed)
+		return FormatDuration(l.Fixed)
 	}
-	return fmt.Sprintf("record %s %s", duration(l.Min), duration(l.Max))
+	return fmt.Sprintf("record %s %s", FormatDuration(l.Min), FormatDuration(l.Max))
 }
 
 // IsZero reports whether the option is absent.
@@ -99,7 +99,7 @@ func (d DNSTTL) check() error {
 	case check(d.Max) != nil:
 		return check(d.Max)
 	case d.Min > d.Max:
-		return fmt.Errorf("the lower bound must not be above the upper one, got %s and %s", duration(d.Min), duration(d.Max))
+		return fmt.Errorf("the lower bound must not be above the upper one, got %s and %s", FormatDuration(d.Min), FormatDuration(d.Max))
 	}
 	return nil
 }

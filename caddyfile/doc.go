@@ -1,7 +1,9 @@
-// Package caddyfile defines every written form of a relay's settings: the plain
-// [Config] with its JSON tags and field documentation, its Caddyfile grammar,
-// and the [Adapter] that converts async-relay's YAML files to Caddy's JSON. The
-// package is part of caddy-relay and promises no API to other modules.
+// Package caddyfile defines the settings of a relay: the plain [Config] with its JSON
+// tags and field documentation, and its Caddyfile grammar. The grammar is one table
+// of options. Flags of commands, keys of YAML files and the writer of Caddyfiles use
+// the same table, through [AllOptions] and [Config.Set]. Package
+// caddyfile/asyncrelay reads YAML files. The package is part of caddy-relay and
+// promises no API to other modules.
 //
 //	relay example.com:80 192.168.1.10:80 [2001:db8::1]:80 {
 //		name web-proxy

@@ -40,7 +40,9 @@ type EventHookOptions struct {
 	Timeout time.Duration
 }
 
-// hookEvents lists all events, in the order in which an outage causes them.
+// HookEvents returns all events, in the order in which an outage causes them.
+func HookEvents() []string { return slices.Clone(hookEvents) }
+
 var hookEvents = []string{"backend_failed", "backend_recovered", "all_backends_unavailable"}
 
 func (h *EventHook) options() *EventHookOptions {
@@ -67,7 +69,7 @@ func (h *EventHook) validate(fail func(field string, err error)) {
 	}
 	fail("event_hook.command", checkCommand(h.Command))
 	for _, arg := range h.Args {
-		fail("event_hook.args", checkArgument(arg))
+		fail("event_hook.args", CheckArgument(arg))
 	}
 	for _, event := range h.Events {
 		fail("event_hook.events", checkEvent(event))
@@ -80,20 +82,21 @@ func checkCommand(command string) error {
 	if strings.TrimSpace(command) == "" {
 		return fmt.Errorf("must be %s, got %q", commandExpected, command)
 	}
-	return checkArgument(command)
+	return CheckArgument(command)
 }
 
-// checkArgument rejects NUL characters, which no system can pass to a command.
-func checkArgument(text string) error {
+// CheckArgument rejects an argument of a command that has NUL characters, which no
+// system can pass to it.
+func CheckArgument(text string) error {
 	if strings.Contains(text, "\x00") {
-		return fmt.Errorf("must not contain a NUL character, got %s", quoted(text))
+		return fmt.Errorf("must not contain a NUL character, got %s", Quoted(text))
 	}
 	return nil
 }
 
 func checkEvent(event string) error {
 	if !slices.Contains(hookEvents, event) {
-		return fmt.Errorf("must be one of %s, got %s", strings.Join(hookEvents, ", "), quoted(event))
+		return fmt.Errorf("must be one of %s, got %s", strings.Join(hookEvents, ", "), Quoted(event))
 	}
 	return nil
 }

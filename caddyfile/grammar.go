@@ -226,7 +226,7 @@ func setEventHook(c *Config, args []string) error {
 		return err
 	}
 	for _, arg := range args[1:] {
-		if err := checkArgument(arg); err != nil {
+		if err := CheckArgument(arg); err != nil {
 			return err
 		}
 	}
@@ -265,7 +265,7 @@ func setFailback(c *Config, args []string) error {
 	case "move":
 		c.Failback = FailbackMove
 	default:
-		return fmt.Errorf("must be on, off, move, true or false, got %s", quoted(word))
+		return fmt.Errorf("must be on, off, move, true or false, got %s", Quoted(word))
 	}
 	return nil
 }

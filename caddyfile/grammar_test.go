@@ -7,17 +7,19 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	cfile "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
 // TestCaddyfiles parses the input of each golden file and compares the result:
 // the JSON of the config and the problems that Validate reports, or the error.
 func TestCaddyfiles(t *testing.T) {
-	for _, file := range glob(t, "testdata/caddyfile/*.caddytest") {
+	for _, file := range relaytest.Glob(t, "testdata/caddyfile/*.caddytest") {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".caddytest"), func(t *testing.T) {
-			input, want, _ := strings.Cut(string(readTestFile(t, file)), separator)
+			input, want, _ := strings.Cut(string(relaytest.ReadFile(t, file)), separator)
 			got := caddyfileOutcome(t, input)
 			if *update {
-				writeTestFile(t, file, strings.TrimRight(input, "\n")+separator+got)
+				relaytest.WriteFile(t, file, strings.TrimRight(input, "\n")+separator+got)
 			} else if got != want {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
@@ -47,8 +49,8 @@ func parseCaddyfile(input string) (c Config, err error) {
 }
 
 func FuzzCaddyfile(f *testing.F) {
-	for _, file := range glob(f, "testdata/caddyfile/*.caddytest") {
-		input, _, _ := strings.Cut(string(readTestFile(f, file)), separator)
+	for _, file := range relaytest.Glob(f, "testdata/caddyfile/*.caddytest") {
+		input, _, _ := strings.Cut(string(relaytest.ReadFile(f, file)), separator)
 		f.Add(input)
 	}
 	f.Fuzz(func(t *testing.T, input string) {
@@ -56,7 +58,7 @@ func FuzzCaddyfile(f *testing.F) {
 		if err != nil {
 			return
 		}
-		checkRoundTrip(t, c)
+		relaytest.CheckRoundTrip(t, c)
 		checkWrittenAgain(t, c)
 		_ = c.Validate()
 		_ = c.Options()

@@ -219,7 +219,7 @@ func (h *HealthCheck) validate(fail func(field string, err error)) {
 func (h *HealthCheck) checkTimeout() error {
 	interval := durationOr(h.Interval, DefaultHealthInterval)
 	if timeout := durationOr(h.Timeout, 0); interval > 0 && timeout > interval {
-		return fmt.Errorf("must be at most the interval of %s, got %s", duration(interval), duration(timeout))
+		return fmt.Errorf("must be at most the interval of %s, got %s", FormatDuration(interval), FormatDuration(timeout))
 	}
 	return nil
 }

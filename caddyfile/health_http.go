@@ -44,7 +44,7 @@ func parseHTTPRange(text string) (r HTTPRange, err error) {
 		}
 	}
 	if r.From < 100 || r.To > 599 {
-		return HTTPRange{}, fmt.Errorf("must be a status such as 204, a class such as 2xx or a range such as 200-399, got %s", quoted(text))
+		return HTTPRange{}, fmt.Errorf("must be a status such as 204, a class such as 2xx or a range such as 200-399, got %s", Quoted(text))
 	}
 	return r, nil
 }
@@ -53,7 +53,7 @@ func parseHTTPRange(text string) (r HTTPRange, err error) {
 func checkPath(path string) error {
 	u, err := url.ParseRequestURI(path)
 	if err != nil || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.Contains(path, "#") || strings.ContainsFunc(path, blankOrControl) || u.Host != "" {
-		return fmt.Errorf("must be a path that begins with a slash, such as /health, got %s", quoted(path))
+		return fmt.Errorf("must be a path that begins with a slash, such as /health, got %s", Quoted(path))
 	}
 	return nil
 }
@@ -62,7 +62,7 @@ func checkPath(path string) error {
 func checkHost(host string) error {
 	u, err := url.Parse("http://" + host)
 	if err != nil || host == "" || u.Host != host || strings.ContainsFunc(host, blankOrControl) {
-		return fmt.Errorf("must be a host name, with a port if need be, got %s", quoted(host))
+		return fmt.Errorf("must be a host name, with a port if need be, got %s", Quoted(host))
 	}
 	return nil
 }

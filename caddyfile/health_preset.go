@@ -52,7 +52,7 @@ const dnsID = 0xca5e
 // a name, and the header of an answer without an error. The bits of the header
 // that a server may choose give several such headers.
 func dnsExchange(name string) (Exchange, error) {
-	invalid := fmt.Errorf("must be a domain name, got %s", quoted(name))
+	invalid := fmt.Errorf("must be a domain name, got %s", Quoted(name))
 	if !strings.HasSuffix(name, ".") {
 		name += "."
 	}

@@ -18,7 +18,7 @@ type option struct {
 	min, max   int    // number of arguments
 	repeatable bool
 	list       bool // each argument is an element of a list
-	kind       kind
+	kind       Kind
 	bare       string // the argument that its absence stands for; "": needs an argument
 	set        func(c *Config, args []string) error
 	get        func(c *Config) (args []string, isSet bool) // the inverse of set
@@ -33,14 +33,14 @@ type block map[string]option
 
 var options, orderedOptions = optionTable()
 
-// kind tells how an argument is written.
-type kind int
+// Kind tells how the argument of an option is written.
+type Kind int
 
 const (
-	kindText kind = iota
-	kindDuration
-	kindNumber // of things or bytes
-	kindWord   // one of a few, which value lists
+	KindText     Kind = iota // any text
+	KindDuration             // 5s, 10m
+	KindNumber               // of things or bytes
+	KindWord                 // one of a few, which the value lists
 )
 
 // optionTable returns all options as the blocks of the grammar, and as a list in
@@ -52,7 +52,7 @@ func optionTable() (block, []option) {
 			set: addBackends, get: func(c *Config) ([]string, bool) { return c.Backends, len(c.Backends) > 0 }},
 		{name: "name", value: "<service>", usage: "The name of the service in logs, metrics and the admin API (default: the backends)", min: 1, max: 1,
 			set: setName, get: func(c *Config) ([]string, bool) { return []string{c.Name}, c.Name != "" }},
-		{name: "dns_ttl", value: "<duration>|record [<min> [<max>]]", usage: "How long the addresses of a name are used before it is looked up again; record: for the TTL of the DNS records (default: 1h)", kind: kindDuration, min: 1, max: many,
+		{name: "dns_ttl", value: "<duration>|record [<min> [<max>]]", usage: "How long the addresses of a name are used before it is looked up again; record: for the TTL of the DNS records (default: 1h)", kind: KindDuration, min: 1, max: many,
 			set: setDNSTTL, get: getDNSTTL},
 		{name: "resolvers", value: "<server>...", usage: "The DNS servers to query for the names of backends (default: the system's resolver)", min: 1, max: many, list: true,
 			set: setResolvers, get: func(c *Config) ([]string, bool) { return c.Resolvers, len(c.Resolvers) > 0 }},
@@ -62,7 +62,7 @@ func optionTable() (block, []option) {
 			set: setHTTP, get: getHTTP},
 		{name: "health_check.host", value: "<name>", usage: "The Host header of the HTTP request (default: the probed address)", min: 1, max: 1,
 			set: setHost, get: ofHealthCheckText(func(h *HealthCheck) string { return h.Host })},
-		{name: "health_check.redis", value: strings.Join(redisRoles.words, "|"), usage: "Probes a Redis server: any, or one that must be a master", kind: kindWord, max: 1, bare: redisRoles.words[0],
+		{name: "health_check.redis", value: strings.Join(redisRoles.words, "|"), usage: "Probes a Redis server: any, or one that must be a master", kind: KindWord, max: 1, bare: redisRoles.words[0],
 			set: setRedis, get: ofHealthCheckText(func(h *HealthCheck) string { return h.Redis })},
 		{name: "health_check.postgres", usage: "Probes a PostgreSQL server", bare: "on",
 			set: setPostgres, get: func(c *Config) ([]string, bool) { return nil, c.HealthCheck != nil && c.HealthCheck.Postgres }},
@@ -72,7 +72,7 @@ func optionTable() (block, []option) {
 			set: addAllow, get: func(c *Config) ([]string, bool) { return c.Allow, len(c.Allow) > 0 }},
 		{name: "deny", value: "<prefix>...", usage: "The client addresses that are refused (default: none)", min: 1, max: many, list: true, repeatable: true,
 			set: addDeny, get: func(c *Config) ([]string, bool) { return c.Deny, len(c.Deny) > 0 }},
-		{name: "failback", value: "on|off|move", usage: "Whether a recovered backend returns to its configured place, and whether it takes clients back (move); requires health_check (default: off)", kind: kindWord, max: 1, bare: "on",
+		{name: "failback", value: "on|off|move", usage: "Whether a recovered backend returns to its configured place, and whether it takes clients back (move); requires health_check (default: off)", kind: KindWord, max: 1, bare: "on",
 			set: setFailback, get: func(c *Config) ([]string, bool) { return []string{c.Failback.word()}, c.Failback != FailbackOff }},
 		{name: "event_hook", value: "<command> [<argument>...]", usage: "A command to run when a backend fails or recovers", min: 1, max: many,
 			set: setEventHook, get: getEventHook, block: block{}},
@@ -84,26 +84,26 @@ func optionTable() (block, []option) {
 				return c.EventHook.Events, len(c.EventHook.Events) > 0
 			}},
 	}
-	one := func(k kind, name, value, usage string, set func(*Config, []string) error, get func(*Config) (string, bool)) {
+	one := func(k Kind, name, value, usage string, set func(*Config, []string) error, get func(*Config) (string, bool)) {
 		table = append(table, option{kind: k, name: name, value: value, usage: usage, min: 1, max: 1, set: set, get: func(c *Config) ([]string, bool) {
 			text, isSet := get(c)
 			return []string{text}, isSet
 		}})
 	}
 	for _, s := range durationSettings {
-		one(kindDuration, s.field, s.value(), s.usage, s.set, s.text)
+		one(KindDuration, s.field, s.value(), s.usage, s.set, s.text)
 	}
 	for _, s := range countSettings {
-		one(kindNumber, s.field, s.value(), s.usage, s.set, s.text)
+		one(KindNumber, s.field, s.value(), s.usage, s.set, s.text)
 	}
 	for _, s := range sizeSettings {
-		one(kindNumber, s.field, "<size>", s.usage, s.set, s.text)
+		one(KindNumber, s.field, "<size>", s.usage, s.set, s.text)
 	}
 	for _, s := range choiceSettings {
-		one(kindWord, s.field, strings.Join(s.words, "|"), s.usage, s.set, s.text)
+		one(KindWord, s.field, strings.Join(s.words, "|"), s.usage, s.set, s.text)
 	}
 	for _, s := range payloadSettings {
-		one(kindText, s.field, "<payload>", s.usage, s.set, s.text)
+		one(KindText, s.field, "<payload>", s.usage, s.set, s.text)
 	}
 	order := fieldOrder()
 	slices.SortStableFunc(table, func(a, b option) int { return order[a.name] - order[b.name] })

@@ -21,7 +21,7 @@ func parsePayload(text string) (payload []byte, err error) {
 	if digits, ok := strings.CutPrefix(text, hexPrefix); ok {
 		payload, err = hex.DecodeString(digits)
 		if err != nil || len(payload) == 0 {
-			return nil, fmt.Errorf("must be pairs of hex digits after hex:, as in hex:0a0b, got %s", quoted(text))
+			return nil, fmt.Errorf("must be pairs of hex digits after hex:, as in hex:0a0b, got %s", Quoted(text))
 		}
 	} else if payload, err = unescape(text); err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ import (
 // the port of a backend may be {port}, which stays.
 func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 	var problems []error
-	r := c.replaceTexts(func(field, text string) string {
+	r := c.ReplaceTexts(func(field, text string) string {
 		out, err := repl.ReplaceFunc(text, func(placeholder string, value any) (any, error) {
 			if field == "backends" && "{"+placeholder+"}" == clientPort {
 				return clientPort, nil // has no value before there is a client
@@ -34,9 +34,9 @@ func (c Config) Resolved(repl *caddy.Replacer) (Config, error) {
 	return r, nil
 }
 
-// replaceTexts returns a copy of the config in which the texts that may have
-// placeholders are replaced.
-func (c Config) replaceTexts(replace func(field, text string) string) Config {
+// ReplaceTexts returns a copy of the config in which replace was applied to each text
+// that may have placeholders.
+func (c Config) ReplaceTexts(replace func(field, text string) string) Config {
 	replaceAll := func(field string, texts []string) (out []string) {
 		for _, text := range texts {
 			out = append(out, replace(field, text))

@@ -11,9 +11,9 @@ import (
 // Validate. The field of a nested object is written "object.field". Its get
 // function returns nil if the config has no such object.
 
-// maxDuration is small enough that a few durations can be added to a point in
+// MaxDuration is the longest duration of a setting. It is small enough that a few durations can be added to a point in
 // time without overflow.
-const maxDuration = 100 * 365 * 24 * time.Hour
+const MaxDuration = 100 * 365 * 24 * time.Hour
 
 // The shortest durations that are not taken for a mistake. A bare JSON number is
 // in nanoseconds, so 3600 is meant as seconds and read as 3.6 microseconds. A
@@ -67,8 +67,8 @@ func (s durationSetting) check(d time.Duration) error {
 		return fmt.Errorf("must be greater than zero, got %s", d)
 	case d > 0 && d < s.min:
 		return fmt.Errorf("must be at least %s, got %s", s.min, d)
-	case d > maxDuration:
-		return fmt.Errorf("must be at most %s (100 years), got %s", maxDuration, d)
+	case d > MaxDuration:
+		return fmt.Errorf("must be at most %s (100 years), got %s", MaxDuration, d)
 	}
 	return nil
 }
@@ -109,7 +109,7 @@ func (s durationSetting) text(c *Config) (string, bool) {
 	case s.field == keepAliveField && **d == 0:
 		return "off", true
 	}
-	return duration(time.Duration(**d)), true
+	return FormatDuration(time.Duration(**d)), true
 }
 
 // value returns what the argument stands for.

@@ -134,7 +134,7 @@ func (s choiceSetting) check(word string) error {
 		return nil
 	}
 	last := len(s.words) - 1
-	return fmt.Errorf("must be %s or %s, got %s", strings.Join(s.words[:last], ", "), s.words[last], quoted(word))
+	return fmt.Errorf("must be %s or %s, got %s", strings.Join(s.words[:last], ", "), s.words[last], Quoted(word))
 }
 
 func (s choiceSetting) set(c *Config, args []string) error {

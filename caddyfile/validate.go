@@ -19,12 +19,13 @@ import (
 // Call [Config.Resolved] first, because placeholders are not valid here.
 func (c Config) Validate() error {
 	var problems []error
-	c.validate(func(field string, err error) { problems = append(problems, c.problem(field, err)) })
+	c.EachProblem(func(field string, err error) { problems = append(problems, c.problem(field, err)) })
 	return errors.Join(problems...)
 }
 
-// validate calls report for each problem.
-func (c Config) validate(report func(field string, err error)) {
+// EachProblem calls report for each problem of the config, with its field as in
+// [Config.Validate].
+func (c Config) EachProblem(report func(field string, err error)) {
 	fail := func(field string, err error) {
 		if err != nil {
 			report(field, err)
@@ -111,18 +112,18 @@ func checkBackends(texts []string) (problems []error) {
 	if len(texts) == 0 {
 		return []error{errors.New("must list at least one host:port, got none")}
 	}
-	seen := make(map[endpoint]string, len(texts))
+	seen := make(map[Backend]string, len(texts))
 	for _, text := range texts {
 		b, err := ParseBackend(text)
 		if err != nil {
 			problems = append(problems, err)
 			continue
 		}
-		if first, ok := seen[b.endpoint()]; ok {
+		if first, ok := seen[b.Identity()]; ok {
 			problems = append(problems, fmt.Errorf("%q: listed twice, first as %q", text, first))
 			continue
 		}
-		seen[b.endpoint()] = text
+		seen[b.Identity()] = text
 	}
 	return problems
 }

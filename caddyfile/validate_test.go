@@ -17,13 +17,13 @@ func TestValidateAccepts(t *testing.T) {
 		{Backends: []string{"example.com:80"}},
 		{Backends: []string{"example.com:80", "example.com:81", "[::1]:80", "127.0.0.1:80"}, Name: "Büro – 1"},
 		{
-			Backends: []string{"a:1"}, ConnectTimeout: durationPtr(minDuration), IdleTimeout: durationPtr(maxDuration), Cooldown: durationPtr(0),
+			Backends: []string{"a:1"}, ConnectTimeout: durationPtr(minDuration), IdleTimeout: durationPtr(MaxDuration), Cooldown: durationPtr(0),
 			DNSTTL: DNSTTL{Fixed: time.Hour}, UDPReplyTimeout: durationPtr(0), UDPResponses: intPtr(0), MaxUDPSessions: intPtr(1),
 			GracePeriod: durationPtr(0), ShutdownTimeout: durationPtr(0),
 			Resolvers: []string{"1.1.1.1", "1.1.1.1:5353", "::1", "[::1]", "[::1]:5353", "fe80::1%eth0",
 				"tls://9.9.9.9", "TLS://dns.example:8853", "tls://[::1]#dns.example", "https://dns.example/dns-query", "https://[::1]:444/q?x=1"},
 		},
-		{Backends: []string{"a:1"}, GracePeriod: durationPtr(maxDuration), ShutdownTimeout: durationPtr(maxDuration)},
+		{Backends: []string{"a:1"}, GracePeriod: durationPtr(MaxDuration), ShutdownTimeout: durationPtr(MaxDuration)},
 		{Backends: []string{"a:1"}, HealthCheck: &HealthCheck{}, Failback: FailbackOn, EventHook: &EventHook{Command: "x"}},
 		{
 			Backends: []string{"a:1"}, MaxConnections: intPtr(0), MaxConnectionsPerIP: intPtr(0), AccessLog: "off", ProxyProtocol: "off",

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/caddyfile/asyncrelay"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
@@ -49,14 +50,14 @@ func relaysOf(t *testing.T, adapter string, body []byte) map[string]caddyfile.Co
 func TestConvertedHasTheSameSettings(t *testing.T) {
 	converted := 0
 	for _, pattern := range []string{"yaml-corpus", "yaml", "convert"} {
-		files, _ := filepath.Glob("../caddyfile/testdata/" + pattern + "/*.yaml")
+		files, _ := filepath.Glob("../caddyfile/asyncrelay/testdata/" + pattern + "/*.yaml")
 		if len(files) == 0 {
 			t.Fatalf("no files in %s", pattern)
 		}
 		for _, file := range files {
 			body, err := os.ReadFile(file)
 			relaytest.Check(t, err)
-			text, _, err := new(caddyfile.Adapter).Convert(body, file)
+			text, _, err := new(asyncrelay.Adapter).Convert(body, file)
 			if err != nil {
 				continue // not a valid file
 			}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/caddyfile/asyncrelay"
 	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/module/api"
 	"github.com/async-relay/caddy-relay/module/page"
@@ -16,7 +17,7 @@ import (
 // yamlAdapter is the config adapter async-relay, and yamlFiles are the files that it
 // has converted for this process.
 var (
-	yamlAdapter = new(caddyfile.Adapter)
+	yamlAdapter = new(asyncrelay.Adapter)
 	yamlFiles   = yamlfile.NewFiles(yamlAdapter, processLog)
 )
 

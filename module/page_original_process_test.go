@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/caddyfile/asyncrelay"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
@@ -82,7 +82,7 @@ func TestAsyncRelayTakesOverRuntimeFile(t *testing.T) {
 		return fmt.Sprintf("services:\n- name: main\n  protocol: tcp\n  listen:\n    address: %s\n    port: %s\n  backends:\n  - %s\n%s", host, port, backend, webKeys(page))
 	}
 	relaytest.Check(t, os.WriteFile(file, []byte(text(a)), 0o644))
-	meta := "_meta:\n  base_config_hash: " + caddyfile.MainHash([]byte(text(a))) + "\n  source: ui_modified\n"
+	meta := "_meta:\n  base_config_hash: " + asyncrelay.MainHash([]byte(text(a))) + "\n  source: ui_modified\n"
 	relaytest.Check(t, os.WriteFile(filepath.Join(filepath.Dir(file), "config.runtime.yaml"), []byte(meta+text(b)), 0o644))
 
 	t.Setenv("CADDY_ADMIN", freeAddr(t))

@@ -64,14 +64,21 @@ func keepRunning(t testing.TB, l *loop) {
 	})
 }
 
-// givePipe opens the pipe that a loop will splice through, before its first relay.
-// A size of 0 is the usual one.
-func givePipe(t testing.TB, l *loop, size int) *pipe {
+// openPipe opens a pipe, which the caller closes.
+func openPipe(t testing.TB) *pipe {
 	t.Helper()
 	p := &pipe{}
 	if !p.open() {
 		t.Fatal("no pipe")
 	}
+	return p
+}
+
+// givePipe opens the pipe that a loop will splice through, before its first relay.
+// A size of 0 is the usual one.
+func givePipe(t testing.TB, l *loop, size int) *pipe {
+	t.Helper()
+	p := openPipe(t)
 	if size > 0 {
 		_, err := unix.FcntlInt(uintptr(p.Pipe.Write), unix.F_SETPIPE_SZ, size)
 		relaytest.Check(t, err)

@@ -102,10 +102,7 @@ func TestPipeIsEmptiedOfWhatIsNotTaken(t *testing.T) {
 			r := newLoopRig(t, oneLoop(t), setup{})
 			say(t, r.client, "hello")
 			hear(t, r.backend, "hello")
-			p := &pipe{}
-			if !p.open() {
-				t.Fatal("no pipe")
-			}
+			p := openPipe(t)
 			defer p.close()
 			want := randomText(200_000)
 			n, err := unix.Write(p.Write, []byte(want))

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/caddyfile/asyncrelay"
 )
 
 // convertCommand returns the command `caddy relay convert`.
@@ -80,7 +81,7 @@ language server uses it if the file begins with:
 		Example: "  caddy relay schema > async-relay.schema.json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := cmd.OutOrStdout().Write(caddyfile.Schema())
+			_, err := cmd.OutOrStdout().Write(asyncrelay.Schema())
 			return err
 		},
 	}
@@ -89,7 +90,7 @@ language server uses it if the file begins with:
 // adaptMain converts a file to the JSON that Caddy runs, without the edits of the page
 // that are in force. A warning mentions them.
 func adaptMain(body []byte, file string) (config []byte, warnings []caddyconfig.Warning, err error) {
-	adapter := new(caddyfile.Adapter)
+	adapter := new(asyncrelay.Adapter)
 	if file == "-" {
 		return adapter.Adapt(body, map[string]any{"filename": file})
 	}
@@ -100,7 +101,7 @@ func adaptMain(body []byte, file string) (config []byte, warnings []caddyconfig.
 	var edited []caddyconfig.Warning
 	if source.Edited {
 		edited = append(edited, caddyconfig.Warning{File: source.Runtime, Message: "edits made in the page are left out; convert this file to have them"})
-		if source, err = caddyfile.MainSource(file, body); err != nil {
+		if source, err = asyncrelay.MainSource(file, body); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -124,7 +125,7 @@ func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 // warnings are those that the adapter does not have.
 func toCaddyfile(body, adapted []byte, file string) (converted []byte, warnings []caddyconfig.Warning, err error) {
 	const otherwise = "%s: %w; --to json works"
-	text, warnings, err := new(caddyfile.Adapter).Convert(body, file)
+	text, warnings, err := new(asyncrelay.Adapter).Convert(body, file)
 	warnings = slices.DeleteFunc(warnings, func(w caddyconfig.Warning) bool {
 		return w.Directive != "web_ui" || !strings.HasPrefix(w.Message, "left out")
 	})

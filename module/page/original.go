@@ -13,7 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
-	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/caddyfile/asyncrelay"
 	"github.com/async-relay/caddy-relay/module/api"
 	"github.com/async-relay/caddy-relay/module/yamlfile"
 )
@@ -129,11 +129,11 @@ func (p *Handler) configuredServices() []map[string]any {
 }
 
 // sourceName returns where settings come from, in the words of async-relay.
-func sourceName(s caddyfile.Source) string {
+func sourceName(s asyncrelay.Source) string {
 	if s.Edited {
-		return caddyfile.MetaSourceEdit
+		return asyncrelay.MetaSourceEdit
 	}
-	return caddyfile.MetaSourceMain
+	return asyncrelay.MetaSourceMain
 }
 
 func (p *Handler) getConfigSource(w http.ResponseWriter, _ *http.Request) error {
@@ -166,7 +166,7 @@ type warning struct {
 	Message string `json:"message"`
 }
 
-func writeSuccess(w http.ResponseWriter, message string, source caddyfile.Source, warnings []caddyconfig.Warning) error {
+func writeSuccess(w http.ResponseWriter, message string, source asyncrelay.Source, warnings []caddyconfig.Warning) error {
 	response := success{Status: "success", Message: message, Source: sourceName(source), Hash: source.Hash(), Warnings: []warning{}}
 	for _, w := range warnings {
 		response.Warnings = append(response.Warnings, warning{w.File, w.Line, w.Directive, w.Message})
@@ -224,7 +224,7 @@ func (p *Handler) postConfigReload(w http.ResponseWriter, r *http.Request) error
 	}
 	message := "Configuration reloaded from config.yaml"
 	if source.Edited {
-		message = "Configuration reloaded from " + caddyfile.RuntimeFile + ", which has the edits made in the page"
+		message = "Configuration reloaded from " + asyncrelay.RuntimeFile + ", which has the edits made in the page"
 	}
 	return writeSuccess(w, message, source, warnings)
 }
@@ -305,11 +305,11 @@ func testError(test api.Test) string {
 
 // failure is the response of a request that changed nothing.
 type failure struct {
-	Error    string             `json:"error"` // all problems, one per line
-	Reason   string             `json:"reason"`
-	Field    string             `json:"field,omitempty"` // of the first problem, as is the line
-	Line     int                `json:"line,omitempty"`
-	Problems caddyfile.Problems `json:"problems,omitempty"`
+	Error    string              `json:"error"` // all problems, one per line
+	Reason   string              `json:"reason"`
+	Field    string              `json:"field,omitempty"` // of the first problem, as is the line
+	Line     int                 `json:"line,omitempty"`
+	Problems asyncrelay.Problems `json:"problems,omitempty"`
 }
 
 // writeFailure writes the error of an access to the file.
@@ -321,7 +321,7 @@ func writeFailure(w http.ResponseWriter, err error) error {
 func writeFailureAs(w http.ResponseWriter, err error, invalid int) error {
 	body := failure{Error: err.Error(), Reason: err.Error()}
 	status := http.StatusInternalServerError
-	var problems caddyfile.Problems
+	var problems asyncrelay.Problems
 	var conflict *yamlfile.ConflictError
 	var rejected *yamlfile.RejectedError
 	var tooLarge *http.MaxBytesError

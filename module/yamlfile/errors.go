@@ -3,7 +3,7 @@ package yamlfile
 import "fmt"
 
 // RejectedError is the error of a config that the adapter accepts and Caddy does not,
-// for example because an address is in use. The previous config stays in force.
+// for example because an address is in use. The previous config stays active.
 type RejectedError struct {
 	File string
 	Err  error
@@ -16,9 +16,9 @@ func (e *RejectedError) Error() string { return fmt.Sprintf("%s: %v", e.File, e.
 func (e *RejectedError) Unwrap() error { return e.Err }
 
 // ConflictError is the error of an edit that was not applied because of what the files
-// or the running config have become. The previous config stays in force.
+// or the running config have become. The previous config stays active.
 type ConflictError struct {
-	Stale  bool // the edit was made from other settings than those in force
+	Stale  bool // the edit was made from other settings than the current ones
 	Reason string
 }
 

@@ -12,13 +12,13 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"go.uber.org/zap"
 
-	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/caddyfile/asyncrelay"
 )
 
 // Files holds the files of the process by path. So the loads of one file are
 // serialized, whoever asks for them.
 type Files struct {
-	adapter *caddyfile.Adapter
+	adapter *asyncrelay.Adapter
 	log     func() *zap.Logger
 
 	mu     sync.Mutex // guards byPath
@@ -27,7 +27,7 @@ type Files struct {
 
 // NewFiles returns an empty Files. log returns the log to write to at the time of
 // the call: each config that is loaded may change it.
-func NewFiles(adapter *caddyfile.Adapter, log func() *zap.Logger) *Files {
+func NewFiles(adapter *asyncrelay.Adapter, log func() *zap.Logger) *Files {
 	return &Files{adapter: adapter, log: log, byPath: make(map[string]*File)}
 }
 
@@ -50,12 +50,12 @@ func (f *Files) Open(name string) (*File, error) {
 // File is a main file with the runtime file next to it.
 type File struct {
 	name    string // as given
-	adapter *caddyfile.Adapter
+	adapter *asyncrelay.Adapter
 	log     func() *zap.Logger
 
 	// loading is the source of the config that File has just passed to Caddy. Its
 	// page finds it there while the runtime file has not been written yet.
-	loading atomic.Pointer[caddyfile.Source]
+	loading atomic.Pointer[asyncrelay.Source]
 
 	latest atomic.Pointer[Page] // the page of the config that was provisioned last
 
@@ -93,7 +93,7 @@ func (f *File) Load(main []byte) (changed bool, err error) {
 
 // loadLocked loads the config of a source. Unless force is set, it does so only if the
 // settings differ from those that were loaded last.
-func (f *File) loadLocked(source caddyfile.Source, force bool) (warnings []caddyconfig.Warning, changed bool, err error) {
+func (f *File) loadLocked(source asyncrelay.Source, force bool) (warnings []caddyconfig.Warning, changed bool, err error) {
 	config, warnings, err := f.adapter.AdaptSource(source)
 	if err != nil {
 		return nil, false, fmt.Errorf("%s: %w", source.File(), err)
@@ -129,10 +129,10 @@ func (f *File) logWarnings(warnings []caddyconfig.Warning) {
 }
 
 // read returns what the files contain now.
-func (f *File) read() (caddyfile.Source, error) {
+func (f *File) read() (asyncrelay.Source, error) {
 	main, err := os.ReadFile(f.name)
 	if err != nil {
-		return caddyfile.Source{}, fmt.Errorf("read the configuration file: %w", err)
+		return asyncrelay.Source{}, fmt.Errorf("read the configuration file: %w", err)
 	}
 	return f.adapter.ReadSource(f.name, main)
 }

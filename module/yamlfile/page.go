@@ -12,15 +12,15 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"go.uber.org/zap"
 
-	"github.com/async-relay/caddy-relay/caddyfile"
+	"github.com/async-relay/caddy-relay/caddyfile/asyncrelay"
 )
 
 // Page is the access of one page of one config to the file that the config was made
 // from.
 type Page struct {
 	file    *File
-	ctx     context.Context   // of the config
-	running *caddyfile.Source // what the config was made from; nil: the files have other content
+	ctx     context.Context    // of the config
+	running *asyncrelay.Source // what the config was made from; nil: the files have other content
 }
 
 // Page returns the access for a page whose config was made from content with this
@@ -54,7 +54,7 @@ func (p *Page) live() (*Page, error) {
 
 // Source returns what the config was made from. running is false if the files have
 // other content by now; then that is returned.
-func (p *Page) Source() (s caddyfile.Source, running bool, err error) {
+func (p *Page) Source() (s asyncrelay.Source, running bool, err error) {
 	if p.running != nil {
 		return *p.running, true, nil
 	}
@@ -63,41 +63,41 @@ func (p *Page) Source() (s caddyfile.Source, running bool, err error) {
 }
 
 // Edit replaces the settings by others, which are given as JSON. match reports whether
-// the sender knows the settings that are in force, by their hash. The error is of type
-// [caddyfile.Problems], [*RejectedError] or [*ConflictError], unless the machine has
+// the sender knows the current settings, by their hash. The error is of type
+// [asyncrelay.Problems], [*RejectedError] or [*ConflictError], unless the machine has
 // failed. Nothing has changed then. by is the operator, for the log.
-func (p *Page) Edit(body []byte, match func(hash string) bool, by string) (caddyfile.Source, []caddyconfig.Warning, error) {
+func (p *Page) Edit(body []byte, match func(hash string) bool, by string) (asyncrelay.Source, []caddyconfig.Warning, error) {
 	f := p.file
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p, err := p.live()
 	if err != nil {
-		return caddyfile.Source{}, nil, err
+		return asyncrelay.Source{}, nil, err
 	}
 	base, err := p.baseLocked()
 	if err != nil {
-		return caddyfile.Source{}, nil, err
+		return asyncrelay.Source{}, nil, err
 	}
 	if !match(base.Hash()) {
-		return caddyfile.Source{}, nil, &ConflictError{Stale: true, Reason: "the settings have changed since they were read; read them again"}
+		return asyncrelay.Source{}, nil, &ConflictError{Stale: true, Reason: "the settings have changed since they were read; read them again"}
 	}
 	edited, _, warnings, err := f.adapter.EditSource(base, body)
 	if err != nil {
-		return caddyfile.Source{}, nil, err
+		return asyncrelay.Source{}, nil, err
 	}
 	saved, err := newSavedFile(edited.Runtime, edited.Text)
 	if err != nil {
-		return caddyfile.Source{}, nil, conflictf("cannot save the edit: %v", err)
+		return asyncrelay.Source{}, nil, conflictf("cannot save the edit: %v", err)
 	}
 	defer saved.discard()
 	if _, _, err := f.loadLocked(edited, true); err != nil {
-		return caddyfile.Source{}, nil, err
+		return asyncrelay.Source{}, nil, err
 	}
 	if err := saved.keep(); err != nil { // a directory that was writable a moment ago
 		if _, _, undo := f.loadLocked(base, true); undo != nil {
 			err = errors.Join(err, undo)
 		}
-		return caddyfile.Source{}, nil, conflictf("cannot save the edit: %v", err)
+		return asyncrelay.Source{}, nil, conflictf("cannot save the edit: %v", err)
 	}
 	f.log().Info("config edited in the page", zap.String("remote", by), zap.String("file", edited.Runtime))
 	return edited, warnings, nil
@@ -105,27 +105,27 @@ func (p *Page) Edit(body []byte, match func(hash string) bool, by string) (caddy
 
 // baseLocked returns the source that an edit changes: the settings of the running
 // config, with the current content of the main file.
-func (p *Page) baseLocked() (caddyfile.Source, error) {
+func (p *Page) baseLocked() (asyncrelay.Source, error) {
 	f := p.file
 	if p.running == nil {
-		return caddyfile.Source{}, conflictf("the running config was not made from what %s contains now; reload it first", f.name)
+		return asyncrelay.Source{}, conflictf("the running config was not made from what %s contains now; reload it first", f.name)
 	}
 	base := *p.running
 	main, err := os.ReadFile(f.name)
 	if err != nil {
-		return caddyfile.Source{}, conflictf("the edit depends on the main file: %v", err)
+		return asyncrelay.Source{}, conflictf("the edit depends on the main file: %v", err)
 	}
 	if bytes.Equal(main, base.Main) {
 		return base, nil
 	}
 	// Comments may have changed. An edit of the settings has precedence.
-	before, err := caddyfile.MainSource(f.name, base.Main)
+	before, err := asyncrelay.MainSource(f.name, base.Main)
 	if err != nil {
-		return caddyfile.Source{}, err
+		return asyncrelay.Source{}, err
 	}
-	now, err := caddyfile.MainSource(f.name, main)
+	now, err := asyncrelay.MainSource(f.name, main)
 	if err != nil {
-		return caddyfile.Source{}, err
+		return asyncrelay.Source{}, err
 	}
 	loaded, err := f.adapter.Settings(before)
 	if err == nil {
@@ -138,32 +138,32 @@ func (p *Page) baseLocked() (caddyfile.Source, error) {
 			return base, nil
 		}
 	}
-	return caddyfile.Source{}, conflictf("%s was edited and is not loaded yet; reload it first", f.name)
+	return asyncrelay.Source{}, conflictf("%s was edited and is not loaded yet; reload it first", f.name)
 }
 
 // Reload loads what the files contain now. If discard is set, the edits made in the
 // page are discarded: the main file is loaded and the runtime file removed.
-func (p *Page) Reload(discard bool, by string) (caddyfile.Source, []caddyconfig.Warning, error) {
+func (p *Page) Reload(discard bool, by string) (asyncrelay.Source, []caddyconfig.Warning, error) {
 	f := p.file
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if _, err := p.live(); err != nil {
-		return caddyfile.Source{}, nil, err
+		return asyncrelay.Source{}, nil, err
 	}
 	source, err := f.read()
 	if err == nil && discard {
-		source, err = caddyfile.MainSource(f.name, source.Main)
+		source, err = asyncrelay.MainSource(f.name, source.Main)
 	}
 	if err != nil {
-		return caddyfile.Source{}, nil, conflictf("%v", err)
+		return asyncrelay.Source{}, nil, conflictf("%v", err)
 	}
 	warnings, _, err := f.loadLocked(source, true)
 	if err != nil {
-		return caddyfile.Source{}, nil, err
+		return asyncrelay.Source{}, nil, err
 	}
 	if discard {
 		if err := os.Remove(source.Runtime); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return caddyfile.Source{}, nil, conflictf("loaded %s, but the edits will be back at the next start: %v", f.name, err)
+			return asyncrelay.Source{}, nil, conflictf("loaded %s, but the edits will be back at the next start: %v", f.name, err)
 		}
 	}
 	f.logWarnings(warnings)

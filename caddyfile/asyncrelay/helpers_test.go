@@ -1,0 +1,5 @@
+package asyncrelay
+
+import "flag"
+
+var update = flag.Bool("update", false, "write the current results to the golden files")
