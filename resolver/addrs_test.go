@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -130,14 +131,17 @@ func TestUnusableAddressesAreIgnored(t *testing.T) {
 
 // A name whose addresses are all unusable does not resolve.
 func TestNameWithoutUsableAddresses(t *testing.T) {
-	dns := &fakeDNS{addrs: names("a.example", "0.0.0.0", "::")}
-	c, events := newCache(t, dns)
-	_, err := c.Lookup(t.Context(), "a.example", patience)
-	const want = "lookup a.example: the answer has only addresses that no backend can have: 0.0.0.0, ::"
-	if err == nil || err.Error() != want {
-		t.Errorf("error %v, want %s", err, want)
-	}
-	events.want(t, "failed a.example: "+want)
+	synctest.Test(t, func(t *testing.T) {
+		dns := &fakeDNS{addrs: names("a.example", "0.0.0.0", "::")}
+		c, events := newCache(t, dns)
+		_, err := c.Lookup(t.Context(), "a.example", patience)
+		const want = "lookup a.example: the answer has only addresses that no backend can have: 0.0.0.0, ::"
+		if err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		synctest.Wait() // the observer is notified after the answer
+		events.want(t, "failed a.example: "+want)
+	})
 }
 
 func TestAnswersAreTidy(t *testing.T) {

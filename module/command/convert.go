@@ -127,7 +127,7 @@ func toCaddyfile(body, adapted []byte, file string) (converted []byte, warnings 
 	const otherwise = "%s: %w; --to json works"
 	text, warnings, err := new(asyncrelay.Adapter).Convert(body, file)
 	warnings = slices.DeleteFunc(warnings, func(w caddyconfig.Warning) bool {
-		return w.Directive != "web_ui" || !strings.HasPrefix(w.Message, "left out")
+		return w.Directive != "web_ui" || !strings.HasPrefix(w.Message, "the page of a Caddyfile")
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf(otherwise, file, err)
