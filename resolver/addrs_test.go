@@ -108,6 +108,10 @@ func TestOrderOfShortAnswerIsThatOfTheResolver(t *testing.T) {
 // Addresses that no backend can have are ignored. The observer is notified once,
 // and again after an answer without such addresses.
 func TestUnusableAddressesAreIgnored(t *testing.T) {
+	synctest.Test(t, testUnusableAddressesAreIgnored)
+}
+
+func testUnusableAddressesAreIgnored(t *testing.T) {
 	good := []string{"192.0.2.1", "127.0.0.1", "2001:db8::1"}
 	bad := []string{"0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "239.255.255.250", "255.255.255.255", "ff02::1"}
 	dns := &fakeDNS{addrs: names("a.example", append(bad, good...)...)}
@@ -121,11 +125,13 @@ func TestUnusableAddressesAreIgnored(t *testing.T) {
 	const ignored = "ignored a.example [0.0.0.0 :: 224.0.0.1 239.255.255.250 255.255.255.255 ff02::1] 0"
 	refresh(want...)
 	refresh(want...)
+	synctest.Wait() // the observer is notified after the answer
 	events.want(t, "resolved a.example [192.0.2.1 2001:db8::1 127.0.0.1]", ignored)
 	dns.set(func(d *fakeDNS) { d.addrs = names("a.example", good...) })
 	refresh(want...)
 	dns.set(func(d *fakeDNS) { d.addrs = names("a.example", append(bad, good...)...) })
 	refresh(want...)
+	synctest.Wait()
 	events.want(t, ignored)
 }
 
