@@ -115,13 +115,31 @@ func TestContainerFiles(t *testing.T) {
 	checkConfig(t, "caddyfile", text)
 }
 
-// The image can be built where docker is.
+// The image can be built, and runs without root, capabilities and a writable root. Its
+// health check passes, and it ends by the signal of a stop.
 func TestDockerImage(t *testing.T) {
-	if os.Getenv("RELAY_DOCKER") == "" {
-		t.Skip("set RELAY_DOCKER=1 to build the image, which downloads all modules")
+	command := strings.Fields(os.Getenv("RELAY_DOCKER"))
+	if len(command) == 0 {
+		t.Skip("set RELAY_DOCKER to docker or podman, with its flags, to build the image, which downloads all modules")
 	}
-	if out, err := exec.CommandContext(t.Context(), "docker", "build", "-f", "init/Dockerfile", "-t", "caddy-relay:test", ".").CombinedOutput(); err != nil {
-		t.Errorf("docker build: %v\n%s", err, out)
+	docker := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command(command[0], append(command[1:], args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %v: %v\n%s", command[0], args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	const name = "caddy-relay-test"
+	docker("build", "-f", "init/Dockerfile", "-t", name, ".")
+	docker("run", "-d", "--name", name, "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none", "--stop-timeout", "30", name)
+	defer docker("rm", "-f", name)
+	relaytest.Eventually(t, "the health check to pass", func() bool {
+		return exec.Command(command[0], append(command[1:], "exec", name, "caddy", "relay", "health")...).Run() == nil
+	})
+	docker("stop", name)
+	if status := docker("inspect", "--format", "{{.State.ExitCode}}", name); status != "0" {
+		t.Errorf("status %s: %s", status, docker("logs", name))
 	}
 }
 

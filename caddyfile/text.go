@@ -39,23 +39,27 @@ func Nearest(word string, known []string) string {
 	return best
 }
 
-// editDistance returns the number of letters to add, drop or change to turn a
-// into b.
+// editDistance returns the number of letters to add, drop or change, and of
+// neighbours to swap, to turn a into b.
 func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
+	// Rows of the distances of a's beginnings to b's: the one in work, and the two
+	// before it.
+	row, last, before := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
+	for i := 1; i <= len(a); i++ {
+		row, last, before = before, row, last
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			change := last[j-1]
+			if a[i-1] != b[j-1] {
 				change++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+			row[j] = min(change, last[j]+1, row[j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
 		}
 	}
 	return row[len(b)]

@@ -1,9 +1,11 @@
 package module_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -50,6 +52,34 @@ func TestRun(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(home, "caddy", "autosave.json")); err == nil {
 		t.Error("the command saved its config, which caddy run --resume would load")
+	}
+}
+
+// The command can be upgraded, although the old process has the admin API when the new
+// one begins.
+func TestRunIsUpgraded(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("upgrades need Linux")
+	}
+	tcp, _ := echoTCP(t, "a")
+	at, admin := freeAddr(t), freeAddr(t)
+	p := spawnRun(t, "--listen", at, "--to", tcp, "--address", admin)
+	relaytest.Eventually(t, "the relay to listen", func() bool { return strings.Contains(p.text(), "service started") })
+	out, problems, status := run(t, nil, "relay", "upgrade", "--address", admin)
+	var pid, old int
+	if _, err := fmt.Sscanf(out, "process %d has replaced process %d", &pid, &old); err != nil {
+		t.Fatalf("status %d, %s%s", status, out, problems)
+	}
+	defer func() {
+		process, err := os.FindProcess(pid)
+		relaytest.Check(t, err)
+		relaytest.Check(t, process.Kill())
+	}()
+	if got := ask(t, dial(t, "tcp", at), "x"); got != "a x" {
+		t.Errorf("got %q", got)
+	}
+	if status := p.status(); status != 0 {
+		t.Errorf("status %d", status)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -12,8 +13,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// This file keeps systemd from killing a process that drains its relays. Caddy's own
-// unit has a stop timeout of 5 s.
+// This file keeps systemd from killing a process that drains its relays, and lets it
+// supervise the process that replaces this one. Caddy's own unit has a stop timeout
+// of 5 s.
 
 const (
 	// stopExtension is by how much each message extends systemd's stop timeout, from
@@ -93,4 +95,20 @@ func notifyMainPID(pid int) {
 	if _, err := daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", pid)); err != nil {
 		processLog().Warn("systemd not notified of the new process", zap.Error(err))
 	}
+}
+
+// isSupervised reports whether the parent of this process is the systemd that manages
+// its unit. A process that replaces this one must then be its child too. Otherwise
+// systemd notices the end of the new process only after that of this one, and then
+// does not know that it failed, so Restart=on-failure does not restart it.
+func isSupervised() bool {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return false
+	}
+	parent := os.Getppid()
+	if parent == 1 {
+		return true
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", parent)) // the one of a user
+	return err == nil && strings.TrimSpace(string(name)) == "systemd"
 }

@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
@@ -132,4 +135,39 @@ func TestUpgradeNotifiesMainPID(t *testing.T) {
 		t.Errorf("%d messages", n)
 	}
 	ask(t, dial(t, "tcp", at), "x")
+}
+
+// Below systemd, the new process is its child, not one of the old process. So systemd
+// learns at once how the new process ended, also while the old one drains.
+func TestUpgradeIsSupervised(t *testing.T) {
+	unshare, err := exec.LookPath("unshare")
+	if err != nil || exec.Command(unshare, "--pid", "--fork", "--mount-proc", "true").Run() != nil {
+		t.Skip("needs unshare(1) and the right to make a PID namespace")
+	}
+	if !relaytest.InChildCommand(t, func(cmd *exec.Cmd) {
+		cmd.Args = append([]string{unshare, "--pid", "--fork", "--mount-proc", "--kill-child", cmd.Path}, cmd.Args[1:]...)
+		cmd.Path = unshare
+	}) {
+		return
+	}
+	if os.Getpid() != 1 { // it stands for systemd
+		t.Fatalf("the PID is %d", os.Getpid())
+	}
+	newNotifications(t)
+	backend, _ := echoTCP(t, "b")
+	at := freeAddr(t)
+	u := startUpgradable(t, block("relay+tcp/"+at, backend+" {\n shutdown_timeout 1m\n }"))
+	old := u.pid
+	client := dial(t, "tcp", at)
+	ask(t, client, "x") // keeps the old process
+	u.mustUpgrade()
+	killProcess(u.pid)
+	var status syscall.WaitStatus
+	if pid, err := syscall.Wait4(u.pid, &status, 0, nil); err != nil || pid != u.pid || status.Signal() != syscall.SIGKILL {
+		t.Errorf("wait for the new process: PID %d, status %v, %v", pid, status, err)
+	}
+	if !alive(old) {
+		t.Error("the old process has exited")
+	}
+	ask(t, client, "x")
 }

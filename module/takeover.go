@@ -15,6 +15,7 @@ import (
 	"github.com/async-relay/caddy-relay/internal/listen"
 	"github.com/async-relay/caddy-relay/internal/takeover"
 	"github.com/async-relay/caddy-relay/internal/version"
+	"github.com/async-relay/caddy-relay/module/command"
 )
 
 // This file has the side of a new process that replaces an old one, see upgrade.go.
@@ -59,12 +60,14 @@ func receiveSockets() {
 	go takeOver(conn, offer) // returns when the sockets are taken
 }
 
-// reportFailure makes the command that was called report its error to the old process.
+// reportFailure makes the command that was called report its error to the old process,
+// and lets it know that there is one.
 func reportFailure(root *cobra.Command, offer *takeover.Offer) {
 	called, _, err := root.Find(os.Args[1:])
 	if err != nil || called.RunE == nil {
 		return
 	}
+	called.SetContext(command.WithReplaces(called.Context()))
 	run := called.RunE
 	called.RunE = func(cmd *cobra.Command, args []string) error {
 		err := run(cmd, args)

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/internal/listen"
+	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/takeover"
 	"github.com/async-relay/caddy-relay/module/api"
 )
@@ -129,15 +130,21 @@ func (u *upgrade) replace() (pid int, err error) {
 	defer conn.Close()
 	cmd := started.command(far)
 	processLog().Info("starting the process that replaces this one", zap.String("program", cmd.Path), zap.Strings("args", cmd.Args[1:]))
-	err = cmd.Start()
+	start, wait := cmd.Start, cmd.Wait
+	if isSupervised() {
+		start = func() error { return netio.StartSibling(cmd) }
+		wait = func() error { return netio.AwaitExit(cmd.Process) }
+	}
+	err = start()
 	_ = far.Close()
 	if err != nil {
 		return 0, fmt.Errorf("start of %s: %w", cmd.Path, err)
 	}
 	exited := make(chan struct{})
 	go func() { // returns when the new process exits, or with this one
-		defer close(exited)
-		_ = cmd.Wait()
+		if err := wait(); !errors.Is(err, os.ErrNoHandle) {
+			close(exited)
+		}
 	}()
 	kill := func() {
 		_ = cmd.Process.Kill()

@@ -16,7 +16,7 @@ import (
 // the order of the file. Comments stay with what they describe; those of keys that
 // the Caddyfile does not have go above the service. filename is for warnings. The
 // error lists what is wrong with the file, or what a Caddyfile cannot have.
-func (*Adapter) Convert(body []byte, filename string) (text string, warnings []caddyconfig.Warning, err error) {
+func (a *Adapter) Convert(body []byte, filename string) (text string, warnings []caddyconfig.Warning, err error) {
 	rep := &report{file: filename}
 	root := parseYAML(rep, blankMarker(body))
 	doc := readFile(rep, root)
@@ -24,7 +24,7 @@ func (*Adapter) Convert(body []byte, filename string) (text string, warnings []c
 		return "", nil, err
 	}
 	if doc.web != nil {
-		rep.warn(root.Line, place{field: webServer}, "left out: write a site at %s with the directive relay_page; it cannot edit the settings", doc.web.listen)
+		rep.warn(root.Line, place{field: webServer}, "the page of a Caddyfile cannot edit the settings")
 	}
 	servers := make([]caddyfile.Directive, len(doc.services))
 	for i, s := range doc.services {
@@ -32,18 +32,33 @@ func (*Adapter) Convert(body []byte, filename string) (text string, warnings []c
 		servers[i].Gap = i > 0
 	}
 	top := commentsOf(root, nil)
-	var bottom []string
+	var bottom, pageComments []string
 	for i := 0; i+1 < len(root.Content); i += 2 {
-		c := commentsOf(root.Content[i], root.Content[i+1])
-		if root.Content[i].Value == "services" {
+		key, value := root.Content[i], root.Content[i+1]
+		c := commentsOf(key, value)
+		switch {
+		case key.Value == "services":
 			top.above = append(append(top.above, c.above...), c.end...)
 			bottom = append(bottom, c.below...)
-		} else {
-			bottom = append(bottom, c.all()...)
+		case key.Value == webServer && doc.web != nil:
+			pageComments = append(c.all(), innerComments(value)...)
+		default:
+			bottom = append(append(bottom, c.all()...), innerComments(value)...)
 		}
 	}
 	bottom = append(bottom, top.below...)
-	whole := []caddyfile.Directive{{Above: top.above, Block: []caddyfile.Directive{{Name: "layer4", Block: servers}}}, {Above: bottom, Gap: len(bottom) > 0}}
+	globals := []caddyfile.Directive{{Name: "layer4", Block: servers}}
+	whole := []caddyfile.Directive{{Above: top.above, Block: globals}}
+	if doc.web != nil {
+		site, err := a.site(doc.web)
+		if err != nil {
+			return "", nil, err
+		}
+		site.Above = pageComments
+		whole[0].Block = append([]caddyfile.Directive{pageGrace}, globals...)
+		whole = append(whole, site)
+	}
+	whole = append(whole, caddyfile.Directive{Above: bottom, Gap: len(bottom) > 0})
 	var b strings.Builder
 	err = caddyfile.WriteCaddyfile(&b, 0, whole)
 	return b.String(), rep.allWarnings(), err

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 )
@@ -82,9 +83,9 @@ func (a *Adapter) emitWeb(web *webUI, page pageJSON) (*httpJSON, error) {
 	if web.auth == nil {
 		server.Routes = localRoutes(web.listen, page)
 	} else {
-		hash, err := a.hashPassword(web.auth.password)
+		hash, err := a.hashWebPassword(web.auth)
 		if err != nil {
-			return nil, fmt.Errorf("web_ui.auth.password: hash it: %w", err)
+			return nil, err
 		}
 		basic := basicAuthJSON{
 			Hash:     hashJSON{"bcrypt"},
@@ -95,16 +96,21 @@ func (a *Adapter) emitWeb(web *webUI, page pageJSON) (*httpJSON, error) {
 	return &httpJSON{GracePeriod: webGrace, Servers: map[string]httpServerJSON{webServer: server}}, nil
 }
 
-// localRoutes returns the routes of a page without a password. They serve only
-// requests to a name of this machine. Otherwise a web site could have its own name
-// resolve to 127.0.0.1 and so use the page from the browser of a visitor.
-func localRoutes(listen listenAddress, page pageJSON) []httpRouteJSON {
+// localNames returns the names of this machine under which a page without a password
+// is served. Otherwise a web site could have its own name resolve to 127.0.0.1 and so
+// use the page from the browser of a visitor.
+func localNames(listen listenAddress) []string {
 	hosts := []string{"localhost", "127.0.0.1", "::1"}
-	if listen.host != "localhost" && listen.host != "127.0.0.1" && listen.host != "::1" {
+	if !slices.Contains(hosts, listen.host) {
 		hosts = append(hosts, listen.host)
 	}
+	return hosts
+}
+
+// localRoutes returns the routes of a page without a password.
+func localRoutes(listen listenAddress, page pageJSON) []httpRouteJSON {
 	return []httpRouteJSON{
-		{Match: []hostMatchJSON{{hosts}}, Handle: []any{page}},
+		{Match: []hostMatchJSON{{localNames(listen)}}, Handle: []any{page}},
 		{Handle: []any{staticResponseJSON{
 			Handler: "static_response",
 			Status:  http.StatusForbidden,
@@ -112,6 +118,15 @@ func localRoutes(listen listenAddress, page pageJSON) []httpRouteJSON {
 			Body:    `{"error":"without web_ui.auth the page is served only under a name of this machine, such as localhost"}` + "\n",
 		}}},
 	}
+}
+
+// hashWebPassword returns the hash of a login's password.
+func (a *Adapter) hashWebPassword(auth *webAuth) (string, error) {
+	hash, err := a.hashPassword(auth.password)
+	if err != nil {
+		return "", fmt.Errorf("web_ui.auth.password: hash it: %w", err)
+	}
+	return hash, nil
 }
 
 // hashPassword returns the hash of a password. Equal passwords have equal hashes,

@@ -52,8 +52,10 @@ func QueuedErrors(conn *net.UDPConn) (list []QueuedError) {
 func ReadErrorNonblock(fd int) (QueuedError, error) {
 	var to sockaddr
 	var messages [256]byte
+	var datagram unix.Iovec // of no length, so the quoted datagram is not received
 	for {
-		h := header{Msghdr: unix.Msghdr{Name: (*byte)(unsafe.Pointer(&to.raw)), Namelen: unix.SizeofSockaddrInet6, Control: &messages[0]}}
+		h := header{Msghdr: unix.Msghdr{Name: (*byte)(unsafe.Pointer(&to.raw)), Namelen: unix.SizeofSockaddrInet6, Iov: &datagram, Control: &messages[0]}}
+		h.SetIovlen(1) // with 0, qemu-user reports success without calling the kernel
 		h.SetControllen(len(messages))
 		if err := recvErrorNonblock(fd, &h); err != nil {
 			return QueuedError{}, err
@@ -65,8 +67,7 @@ func ReadErrorNonblock(fd int) (QueuedError, error) {
 	}
 }
 
-// recvErrorNonblock calls recvmsg(2) for the error queue. The quoted datagram is
-// not received, because h has no buffer for it.
+// recvErrorNonblock calls recvmsg(2) for the error queue.
 func recvErrorNonblock(fd int, h *header) error {
 	for {
 		_, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&h.Msghdr)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)

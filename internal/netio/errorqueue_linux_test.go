@@ -50,6 +50,17 @@ func TestReadError(t *testing.T) {
 	}
 }
 
+// An empty queue is reported, also by an emulator that makes no call for a message
+// without a vector.
+func TestReadErrorOfEmptyQueue(t *testing.T) {
+	fd, _, err := ConnectUDP(netip.MustParseAddrPort("127.0.0.1:9")) // which sends nothing
+	relaytest.Check(t, err)
+	defer CloseDescriptor(fd)
+	if _, err := ReadErrorNonblock(fd); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("%v, want EAGAIN", err)
+	}
+}
+
 // entry returns the control message of an ICMP error.
 func entry(level, kind int, e unix.SockExtendedErr) []byte {
 	message := make([]byte, unix.CmsgSpace(16+unix.SizeofSockaddrInet4))

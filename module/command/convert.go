@@ -39,7 +39,8 @@ of the file are reported together, and settings that have no effect as warnings.
 		if err != nil {
 			return err
 		}
-		adapted, warnings, err := adaptMain(body, args[0])
+		adapter := new(asyncrelay.Adapter) // hashes each password once
+		adapted, warnings, err := adaptMain(adapter, body, args[0])
 		if err != nil {
 			return fmt.Errorf("%s:\n%w", args[0], err)
 		}
@@ -51,7 +52,7 @@ of the file are reported together, and settings that have no effect as warnings.
 			text = indented.Bytes()
 		case "caddyfile":
 			var more []caddyconfig.Warning
-			text, more, err = toCaddyfile(body, adapted, args[0])
+			text, more, err = toCaddyfile(adapter, body, adapted, args[0])
 			warnings = append(warnings, more...)
 		default:
 			err = fmt.Errorf("--to: must be caddyfile or json, got %q", *to)
@@ -89,8 +90,7 @@ language server uses it if the file begins with:
 
 // adaptMain converts a file to the JSON that Caddy runs, without the edits of the page
 // that are in force. A warning mentions them.
-func adaptMain(body []byte, file string) (config []byte, warnings []caddyconfig.Warning, err error) {
-	adapter := new(asyncrelay.Adapter)
+func adaptMain(adapter *asyncrelay.Adapter, body []byte, file string) (config []byte, warnings []caddyconfig.Warning, err error) {
 	if file == "-" {
 		return adapter.Adapt(body, map[string]any{"filename": file})
 	}
@@ -123,11 +123,11 @@ func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 // toCaddyfile converts a YAML file. It returns an error unless the Caddyfile has the
 // same meaning as the file, which adapted has as JSON.
 // warnings are those that the adapter does not have.
-func toCaddyfile(body, adapted []byte, file string) (converted []byte, warnings []caddyconfig.Warning, err error) {
+func toCaddyfile(adapter *asyncrelay.Adapter, body, adapted []byte, file string) (converted []byte, warnings []caddyconfig.Warning, err error) {
 	const otherwise = "%s: %w; --to json works"
-	text, warnings, err := new(asyncrelay.Adapter).Convert(body, file)
+	text, warnings, err := adapter.Convert(body, file)
 	warnings = slices.DeleteFunc(warnings, func(w caddyconfig.Warning) bool {
-		return w.Directive != "web_ui" || !strings.HasPrefix(w.Message, "left out")
+		return w.Directive != "web_ui" || !strings.HasPrefix(w.Message, "the page of a Caddyfile")
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf(otherwise, file, err)

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -90,7 +91,7 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if answers(address) {
+	if !replaces(cmd.Context()) && answers(address) {
 		return fmt.Errorf("another Caddy has its admin API at %s: give this one an address of its own, such as --address localhost:2020", address)
 	}
 	caddy.TrapSignals()
@@ -200,3 +201,14 @@ func dialled(at caddy.NetworkAddress) string {
 	}
 	return at.Network
 }
+
+// replacesKey is the key of a context of a command whose process replaces another one.
+type replacesKey struct{}
+
+// WithReplaces returns a context for a command whose process replaces another one. That
+// one still has its admin API when the command begins.
+func WithReplaces(ctx context.Context) context.Context {
+	return context.WithValue(ctx, replacesKey{}, true)
+}
+
+func replaces(ctx context.Context) bool { return ctx.Value(replacesKey{}) != nil }
