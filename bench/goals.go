@@ -53,13 +53,15 @@ func goals(rows []row) []aim {
 				why: "the load and the backend use most of the machine's CPU, and the kernel's own threads deliver a part of the packets; the relay's own share is in the tables"})
 		}
 	}
-	for _, grown := range []struct{ row, from string }{
-		{"TCP ping-pong, 64 B, 1,000 connections", pingPong}, {"TCP ping-pong, 64 B, 8,000 connections", pingPong},
-		{"UDP ping-pong, 64 B, 1,000 clients", udp}, {"UDP ping-pong, 64 B, 10,000 clients", udp},
-		{"TCP ping-pong, 64 B, 64 connections to 10 services", pingPong}, {"TCP ping-pong, 64 B, 64 connections to 1,000 services", pingPong},
-		{"UDP ping-pong, 64 B, 64 clients of 10 services", udp}, {"UDP ping-pong, 64 B, 64 clients of 1,000 services", udp},
+	for _, grown := range []struct{ row, from, why string }{
+		{row: "TCP ping-pong, 64 B, 1,000 connections", from: pingPong}, {row: "TCP ping-pong, 64 B, 8,000 connections", from: pingPong},
+		{row: "UDP ping-pong, 64 B, 1,000 clients", from: udp}, {row: "UDP ping-pong, 64 B, 10,000 clients", from: udp},
+		{row: "TCP ping-pong, 64 B, 64 connections to 10 services", from: pingPong}, {row: "TCP ping-pong, 64 B, 64 connections to 1,000 services", from: pingPong},
+		{row: "UDP ping-pong, 64 B, 64 clients of 10 services", from: udp},
+		{row: "UDP ping-pong, 64 B, 64 clients of 1,000 services", from: udp,
+			why: "a recvmmsg(2) for each datagram instead of one for many, and the data of 64 active services miss the processor's cache: Go code takes 25 % of the CPU time instead of 18 %"},
 	} {
-		all = append(all, aim{row: grown.row, key: "cpu", thanRow: grown.from, ratio: 1.15, growth: true})
+		all = append(all, aim{row: grown.row, key: "cpu", thanRow: grown.from, ratio: 1.15, growth: true, why: grown.why})
 	}
 	for _, r := range rows {
 		if key := r.metrics[0].keys[0]; r.group != failover {
