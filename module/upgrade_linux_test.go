@@ -231,9 +231,10 @@ func TestUpgradeFails(t *testing.T) {
 	}
 	u.writeConfig(config)
 	u.mustUpgrade()
-	if text, err := os.ReadFile(pidFile); err != nil || strings.TrimSpace(string(text)) != strconv.Itoa(u.pid) {
-		t.Errorf("pidfile %q, %v, want %d", text, err, u.pid)
-	}
+	relaytest.Eventually(t, "the new process to write the pidfile", func() bool {
+		text, err := os.ReadFile(pidFile)
+		return err == nil && strings.TrimSpace(string(text)) == strconv.Itoa(u.pid)
+	})
 	// SIGTERM for the old process must not remove the pidfile of the new one.
 	relaytest.Check(t, syscall.Kill(pid, syscall.SIGTERM))
 	relaytest.Eventually(t, "the old process to exit", func() bool { return !alive(pid) })
