@@ -110,7 +110,7 @@ func TestActivationRestart(t *testing.T) {
 func TestActivationUpgrade(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	sources := sourcesOf(t, backend)
-	m, u := newActivated(t, block("relay+tcp/fd/3 relay+udp/fd/4", backend+" {\n shutdown_timeout 1s\n }"))
+	m, u := newActivated(t, block("relay+tcp/fd/3 relay+udp/fd/4", backend+" {\n shutdown_timeout 1m\n }"))
 	stream, session := dial(t, "tcp", m.at), dial(t, "udp", m.at)
 	ask(t, stream, "x")
 	ask(t, session, "x")
