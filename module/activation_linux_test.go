@@ -76,16 +76,14 @@ func TestActivationRestart(t *testing.T) {
 	ask(t, stream, "x")
 	ask(t, session, "x")
 	u.terminate()
-	refusedNot := make(chan net.Conn)
-	go func() { // ends when a process accepts
-		conn := dial(t, "tcp", m.at)
-		refusedNot <- conn
-	}()
-	waiting := relaytest.Receive(t, "a connection", refusedNot)
-	_, err := waiting.Write([]byte("waits"))
-	relaytest.Check(t, err)
 	ask(t, stream, "still drained")
 	relaytest.Eventually(t, "the listeners to close", func() bool { return len(u.lines("service stopped")) == 1 })
+	waiting, err := net.Dial("tcp", m.at)
+	relaytest.Check(t, err)
+	defer waiting.Close()
+	_ = waiting.SetDeadline(time.Now().Add(2 * relaytest.Limit)) // for the exit and the start of a process
+	_, err = waiting.Write([]byte("waits"))
+	relaytest.Check(t, err)
 	for range 3 { // of a client that the process knows, and of new ones
 		_, err := session.Write([]byte("y"))
 		relaytest.Check(t, err)
@@ -112,7 +110,7 @@ func TestActivationRestart(t *testing.T) {
 func TestActivationUpgrade(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	sources := sourcesOf(t, backend)
-	m, u := newActivated(t, block("relay+tcp/fd/3 relay+udp/fd/4", backend+" {\n shutdown_timeout 1s\n }"))
+	m, u := newActivated(t, block("relay+tcp/fd/3 relay+udp/fd/4", backend+" {\n shutdown_timeout 1m\n }"))
 	stream, session := dial(t, "tcp", m.at), dial(t, "udp", m.at)
 	ask(t, stream, "x")
 	ask(t, session, "x")

@@ -72,6 +72,12 @@ func startAsyncRelayWith(t *testing.T, output *os.File, backend, more string, ar
 	return p
 }
 
+func (p *asyncRelayProcess) terminate() {
+	p.t.Helper()
+	waitSignals(p.t, os.Getenv("CADDY_ADMIN"))
+	p.process.terminate()
+}
+
 func (p *asyncRelayProcess) wantAnswer(want string) {
 	p.t.Helper()
 	conn := dial(p.t, "tcp", p.at)

@@ -16,6 +16,7 @@ func TestAsyncRelayReloadsOnSIGUSR1(t *testing.T) {
 	p.wantAnswer("a x")
 	p.waitFor(`"level":"debug"`)
 	p.write(p.config(b, ""))
+	waitSignals(t, os.Getenv("CADDY_ADMIN"))
 	if err := p.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}

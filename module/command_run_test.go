@@ -46,6 +46,7 @@ func TestRun(t *testing.T) {
 	if status != 1 || !strings.Contains(problems, "another Caddy has its admin API at "+admin) {
 		t.Errorf("status %d, %s", status, problems)
 	}
+	waitSignals(t, admin)
 	p.terminate()
 	if status := p.status(); status != 0 {
 		t.Errorf("status %d", status)

@@ -141,18 +141,3 @@ func loopbackUp() error {
 	}
 	return conn.(io.Closer).Close()
 }
-
-// serves reports whether a new TCP client at an address that sends "x" is answered
-// with want within two seconds.
-func serves(at, want string) bool {
-	conn, err := net.Dial("tcp", at)
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
-	_, _ = conn.Write([]byte("x"))
-	buf := make([]byte, 10)
-	n, _ := conn.Read(buf)
-	return string(buf[:n]) == want
-}

@@ -2,6 +2,8 @@ package module_test
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,18 +41,34 @@ func (c *counted) more(t *testing.T, n int64) {
 	relaytest.Eventually(t, fmt.Sprintf("%d probes of %s", n, c.addr), func() bool { return c.count.Load() >= want })
 }
 
-// quiet checks that no more connections come, except those already under way.
+// settle waits until the connections that wait for the backend are counted.
+func (c *counted) settle(t *testing.T) {
+	t.Helper()
+	readToEnd(dial(t, "tcp", c.addr)) // is accepted after all others
+}
+
+// quiet checks that no more connections come, but for a probe that is already under
+// way and one with which a new check begins.
 func quiet(t *testing.T, backends ...*counted) {
 	t.Helper()
-	time.Sleep(100 * time.Millisecond)
-	var before []int64
-	for _, c := range backends {
-		before = append(before, c.count.Load())
+	counts := func() (all []int64) {
+		for _, c := range backends {
+			all = append(all, c.count.Load())
+		}
+		return all
 	}
-	time.Sleep(time.Second) // the time of three probes
-	for i, c := range backends {
-		if n := c.count.Load() - before[i]; n > 0 {
-			t.Errorf("%d probes of %s", n, c.addr)
+	for _, c := range backends {
+		c.settle(t)
+	}
+	first := counts()
+	relaytest.Eventually(t, "no probes to come", func() bool {
+		before := counts()
+		time.Sleep(time.Second) // the time of three probes
+		return slices.Equal(counts(), before)
+	})
+	for i, n := range counts() {
+		if n -= first[i]; n > 2 {
+			t.Errorf("%d probes of %s", n, backends[i].addr)
 		}
 	}
 }
@@ -93,8 +111,10 @@ func TestProbesFollowReloads(t *testing.T) {
 	a.more(t, 3)
 	s.mustReload(block("TCP/"+at, b.addr+" {\n name other\n }"))
 	quiet(t, a, b, c)
-	if got := s.lines("backend failed, first strike"); len(got) != 0 {
-		t.Errorf("strikes: %v", got)
+	for _, line := range s.lines("backend failed, first strike") {
+		if !strings.Contains(fmt.Sprint(line["error"]), "timeout") { // on a busy machine
+			t.Errorf("strike: %v", line)
+		}
 	}
 }
 

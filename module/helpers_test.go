@@ -1,7 +1,10 @@
 package module_test
 
 import (
+	"fmt"
 	"net"
+	"strconv"
+	"time"
 
 	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/module"
@@ -39,9 +42,12 @@ func knock(addr string, stop <-chan struct{}) {
 	}
 }
 
-// serviceAt returns a name for the service at addr that no test before used.
-// Services of earlier tests may still have sessions.
-func serviceAt(addr string) string { return "at-" + portOf(addr) }
+// serviceAt returns a name for the service at addr that no test before used, also not
+// one that had the same port. Services of earlier tests may still have sessions.
+func serviceAt(addr string) string {
+	port, _ := strconv.Atoi(portOf(addr)) // 0 of what is no address
+	return fmt.Sprintf("at-%d-%d", port, ports.Uses(port))
+}
 
 // askRepeatedly runs one client after the other until stop. Each asks one
 // question.
@@ -58,4 +64,19 @@ func askRepeatedly(addr string, stop <-chan struct{}) {
 			conn.Close()
 		}
 	}
+}
+
+// serves reports whether a new TCP client at an address that sends "x" is answered
+// with want within two seconds.
+func serves(at, want string) bool {
+	conn, err := net.Dial("tcp", at)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	_, _ = conn.Write([]byte("x"))
+	buf := make([]byte, 10)
+	n, _ := conn.Read(buf)
+	return string(buf[:n]) == want
 }

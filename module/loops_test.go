@@ -117,7 +117,7 @@ func TestCrossLoop(t *testing.T) {
 	overBoth(t, func(t *testing.T) {
 		one, other := freePort(t), freePort(t)
 		addr := fmt.Sprintf("127.0.0.1:%d", one)
-		a, b := fmt.Sprint("a", one), fmt.Sprint("b", one)
+		a, b := unique("a"), unique("b")
 		s := start(t, bothOn(one, a, localhost(other))+bothOn(other, b, localhost(one)))
 		wantRefused(t, addr)
 		_, _ = dial(t, "udp", addr).Write([]byte("x"))
@@ -136,10 +136,10 @@ func TestChainOfRelays(t *testing.T) {
 		ports := []int{freePort(t), freePort(t), freePort(t)}
 		backend, _ := echoTCP(t, "echo")
 		_, _ = echoUDP(t, "echo", backend)
-		name := func(i int) string { return fmt.Sprint("chain", ports[i]) }
-		s := start(t, bothOn(ports[0], name(0), fmt.Sprintf("127.0.0.1:%d", ports[1]))+
-			bothOn(ports[1], name(1), localhost(ports[2]))+
-			bothOn(ports[2], name(2), backend))
+		names := []string{unique("chain"), unique("chain"), unique("chain")}
+		s := start(t, bothOn(ports[0], names[0], fmt.Sprintf("127.0.0.1:%d", ports[1]))+
+			bothOn(ports[1], names[1], localhost(ports[2]))+
+			bothOn(ports[2], names[2], backend))
 		addr := fmt.Sprintf("127.0.0.1:%d", ports[0])
 		var clients sync.WaitGroup
 		for range 8 {
@@ -196,7 +196,7 @@ func TestLoopWithProxyProtocol(t *testing.T) {
 		server := func(port int, name, backend string) string {
 			return fmt.Sprintf("TCP/0.0.0.0:%d {\n route {\n proxy_protocol\n relay %s {\n name %s\n proxy_protocol v2\n }\n }\n }\n", port, backend, name)
 		}
-		a, b := fmt.Sprint("a", one), fmt.Sprint("b", one)
+		a, b := unique("a"), unique("b")
 		s := start(t, server(one, a, localhost(other))+server(other, b, localhost(one)))
 		conn := dial(t, "tcp", fmt.Sprintf("127.0.0.1:%d", one))
 		_, _ = io.WriteString(conn, "PROXY TCP4 192.0.2.7 192.0.2.8 1000 2000\r\nx")

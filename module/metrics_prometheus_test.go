@@ -90,7 +90,7 @@ func TestPrometheusEvaluatesDashboard(t *testing.T) {
 	dir, web := t.TempDir(), freeAddr(t)
 	rules, err := filepath.Abs("../docs/alerts.yaml")
 	relaytest.Check(t, err)
-	config := fmt.Sprintf("global: {scrape_interval: 200ms, evaluation_interval: 200ms}\nrule_files: [%q]\n"+
+	config := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\n"+
 		"scrape_configs: [{job_name: caddy, static_configs: [{targets: [%q]}]}]\n", rules, s.admin)
 	file := filepath.Join(dir, "prometheus.yml")
 	relaytest.Check(t, os.WriteFile(file, []byte(config), 0o600))
@@ -116,7 +116,7 @@ func TestPrometheusEvaluatesDashboard(t *testing.T) {
 			t.Fatalf("prometheus ended: %v", p.err)
 		default:
 		}
-		n, err := query("count_over_time(" + metricPrefix + "build_info[1m]) > 3")
+		n, err := query("count_over_time(" + metricPrefix + "build_info[1m]) > 1") // as rate needs
 		return err == nil && n > 0
 	})
 
@@ -130,12 +130,16 @@ func TestPrometheusEvaluatesDashboard(t *testing.T) {
 	variables := strings.NewReplacer("$__rate_interval", "1m", "$instance", ".*", "$service", ".*", "$network", ".*", "$backend", ".*")
 	for _, panel := range dashboard.Panels {
 		for _, target := range panel.Targets {
-			switch n, err := query(variables.Replace(target.Expr)); {
-			case err != nil:
-				t.Errorf("%s: %v", panel.Title, err)
-			case n == 0 && !mayBeEmpty[panel.Title]:
-				t.Errorf("%s: no series: %s", panel.Title, target.Expr)
-			}
+			// On a busy machine a scrape may time out. Until the next one has
+			// succeeded, its series are not there.
+			relaytest.Eventually(t, fmt.Sprintf("series of %s: %s", panel.Title, target.Expr), func() bool {
+				n, err := query(variables.Replace(target.Expr))
+				if err != nil {
+					t.Errorf("%s: %v", panel.Title, err)
+					return true
+				}
+				return n > 0 || mayBeEmpty[panel.Title]
+			})
 		}
 	}
 	relaytest.Eventually(t, "each alert to be evaluated without an error", func() bool {

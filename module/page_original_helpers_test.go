@@ -113,7 +113,9 @@ func (a answer) object(t *testing.T) (object jsonObject) {
 // request was not handled, so it is repeated.
 func do(t *testing.T, page, method, path, body string, headers ...string) answer {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: relaytest.Limit}
+	// Requests with a password hash it, some more than once. With the race detector each
+	// hash takes many seconds.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 6 * relaytest.Limit}
 	var response *http.Response
 	var err error
 	for range 20 {

@@ -106,6 +106,7 @@ func TestAsyncRelayTakesOverRuntimeFile(t *testing.T) {
 		conn.Close()
 		// The edit of one way to run the file is found by the other one.
 		editProcess(t, page, b)
+		waitSignals(t, os.Getenv("CADDY_ADMIN"))
 		p.terminate()
 		if status := p.status(); status != 0 {
 			t.Errorf("%v: status %d", args, status)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -134,7 +135,7 @@ func startProcess(t *testing.T, layer4 string, files int) *caddyProcess {
 	return p
 }
 
-// waitRunning waits until the process has loaded its config.
+// waitRunning waits until the process has loaded its config, and handles signals.
 func (p *caddyProcess) waitRunning(t *testing.T) {
 	t.Helper()
 	relaytest.Eventually(t, "the other Caddy to run", func() bool {
@@ -149,6 +150,29 @@ func (p *caddyProcess) waitRunning(t *testing.T) {
 		}
 		answer.Body.Close()
 		return answer.StatusCode == http.StatusOK
+	})
+	waitSignals(t, p.admin)
+}
+
+// waitSignals waits until the Caddy with this admin API handles signals. It begins
+// that in a goroutine of its own, which may run late on a busy machine. Until then
+// SIGTERM kills it.
+func waitSignals(t *testing.T, admin string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	relaytest.Eventually(t, "Caddy to handle signals", func() bool {
+		answer, err := client.Get("http://" + admin + "/debug/pprof/goroutine?debug=2")
+		if err != nil {
+			return false
+		}
+		defer answer.Body.Close()
+		stacks, _ := io.ReadAll(answer.Body)
+		for stack := range strings.SplitSeq(string(stacks), "\n\n") {
+			if strings.Contains(stack, "caddy/v2.trapSignalsPosix.") && strings.Contains(stack, " [chan receive") {
+				return true
+			}
+		}
+		return false
 	})
 }
 

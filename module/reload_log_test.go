@@ -17,11 +17,11 @@ func TestReloadIsLogged(t *testing.T) {
 		echoes = append(echoes, addr)
 	}
 	a, b, c := echoes[0], echoes[1], echoes[2]
-	at, second := freeAddr(t), freeAddr(t)
+	at, second, name, name2 := freeAddr(t), freeAddr(t), unique("logged"), unique("logged-too")
 	config := func(web string, more string) string {
-		return bothAt(at, web+" {\n name logged\n }") + more
+		return bothAt(at, web+" {\n name "+name+"\n }") + more
 	}
-	dns := func(backends string) string { return block("relay+tcp/"+second, backends+" {\n name logged2\n }") }
+	dns := func(backends string) string { return block("relay+tcp/"+second, backends+" {\n name "+name2+"\n }") }
 	s := start(t, config(a+" "+b, ""))
 	if got := s.lines("config reloaded"); len(got) != 0 {
 		t.Errorf("the first load is no reload: %v", got)
@@ -44,11 +44,11 @@ func TestReloadIsLogged(t *testing.T) {
 		services              int
 		added, removed, moved string
 	}{
-		{"one added", config(a+" "+b+" "+c, ""), 1, list("logged", c), "[]", "[]"},
+		{"one added", config(a+" "+b+" "+c, ""), 1, list(name, c), "[]", "[]"},
 		{"a new service", config(a+" "+b+" "+c, dns(b+" "+a)), 1, "[]", "[]", "[]"},
-		{"one removed", config(a+" "+c, dns(b+" "+a)), 2, "[]", list("logged", b), "[]"},
-		{"two that change places", config(c+" "+a, dns(b+" "+a)), 2, "[]", "[]", "[" + sorted("logged "+a, "logged "+c) + "]"},
-		{"one for another", config(c+" "+a, dns(c+" "+a)), 2, list("logged2", c), list("logged2", b), "[]"},
+		{"one removed", config(a+" "+c, dns(b+" "+a)), 2, "[]", list(name, b), "[]"},
+		{"two that change places", config(c+" "+a, dns(b+" "+a)), 2, "[]", "[]", "[" + sorted(name+" "+a, name+" "+c) + "]"},
+		{"one for another", config(c+" "+a, dns(c+" "+a)), 2, list(name2, c), list(name2, b), "[]"},
 		{"a service goes", config(c+" "+a, ""), 1, "[]", "[]", "[]"},
 	} {
 		s.mustReload(reload.config)

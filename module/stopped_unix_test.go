@@ -39,28 +39,27 @@ const stoppedClients = 20
 type stopped struct {
 	*caddyProcess
 	name              string
+	at                string
 	streams, sessions [stoppedClients]net.Conn
 	sources           [stoppedClients]string // of the sessions, as the backend sees them
 }
 
-// startToStop starts a process and connects its clients.
+// startToStop starts a process.
 func startToStop(t *testing.T, disabled string) *stopped {
 	t.Helper()
 	t.Setenv("RELAY_DISABLE", disabled)
 	tcp, _ := echoTCP(t, "b")
 	udp, at := sourceUDP(t), freeAddr(t)
-	p := &stopped{name: over.tcp + " without " + disabled}
+	p := &stopped{name: over.tcp + " without " + disabled, at: at}
 	p.caddyProcess = startProcess(t, block("TCP/"+at, tcp+" {\n idle_timeout 3s\n }")+block("UDP/"+at, udp+" {\n idle_timeout 3s\n }"), 0)
-	for i := range stoppedClients {
-		p.streams[i], p.sessions[i] = dial(t, "tcp", at), dial(t, "udp", at)
-	}
 	return p
 }
 
-// stop stops the process. Then its clients send.
+// stop connects clients and stops the process. Then the clients send.
 func (p *stopped) stop(t *testing.T) {
 	t.Helper()
 	for i := range stoppedClients { // right before, so that no relay is idle yet
+		p.streams[i], p.sessions[i] = dial(t, "tcp", p.at), dial(t, "udp", p.at)
 		ask(t, p.streams[i], "x")
 		p.sources[i] = ask(t, p.sessions[i], "x")
 	}

@@ -2,6 +2,7 @@ package module_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,9 +65,11 @@ func TestReloadWhileMatching(t *testing.T) {
 				if network == ours.udp {
 					transport = "udp"
 				}
+				before := matching()
 				client := dial(t, transport, at)
 				_, err := client.Write([]byte("g"))
 				relaytest.Check(t, err)
+				relaytest.Eventually(t, "the matcher to wait for the client", func() bool { return matching() > before })
 				for range 2 { // the name may come back while the client is waited for
 					s.mustReload(config(second))
 				}
@@ -94,12 +97,23 @@ func TestReloadWhileMatching(t *testing.T) {
 	}
 }
 
+// matching returns the number of clients whose first bytes layer4 waits for.
+func matching() (n int) {
+	for _, stack := range relaytest.GoroutineStacks() {
+		if strings.Contains(stack, "layer4.(*Connection).prefetch(") {
+			n++
+		}
+	}
+	return n
+}
+
 // Under load, reloads that change a service's name and back lose no client.
 func TestReloadsUnderLoadWithDelays(t *testing.T) {
 	backend, _ := echoTCP(t, "b")
 	echoUDP(t, "b", backend)
 	at := freeAddr(t)
-	config := func(i int) string { return bothAt(at, fmt.Sprintf("%s {\n name number%d\n }", backend, i%2)) }
+	names := []string{unique("number"), unique("number")}
+	config := func(i int) string { return bothAt(at, fmt.Sprintf("%s {\n name %s\n }", backend, names[i%2])) }
 	s := start(t, config(0))
 	f := newTraffic()
 	f.connect(4, at, 0)
@@ -118,7 +132,11 @@ func TestReloadsUnderLoadWithDelays(t *testing.T) {
 	}
 	f.end()
 	if refused, broken, lost := f.refused.Load(), f.broken.Load(), f.lost.Load(); refused+broken+lost > 0 {
-		t.Errorf("of %d connections %d were refused and %d broken; of %d datagrams %d were lost: %v",
-			f.connects.Load(), refused, broken, f.asked.Load(), lost, f.errs)
+		messages := make(map[any]int)
+		for _, line := range logged(t, s.log) {
+			messages[line["msg"]]++
+		}
+		t.Errorf("of %d connections %d were refused and %d broken; of %d datagrams %d were lost: %v; logged: %v",
+			f.connects.Load(), refused, broken, f.asked.Load(), lost, f.errs, messages)
 	}
 }

@@ -25,7 +25,7 @@ func dialRefused(t *testing.T, addr string) {
 		return // reset before the connect was seen
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(limit))
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Fatal("a client got an answer from a dead backend")
 	}

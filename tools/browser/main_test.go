@@ -132,10 +132,14 @@ func (p *tab) expected(problem string) bool {
 	return false
 }
 
+// limit bounds every wait of a test. A test that reaches it has failed, so it is long
+// enough for a busy machine.
+const limit = 30 * time.Second
+
 // wait waits until an expression is true.
 func (p *tab) wait(expression string) {
 	p.t.Helper()
-	if _, err := p.Wait(expression, 10*time.Second); err != nil {
+	if _, err := p.Wait(expression, limit); err != nil {
 		p.shot("failed", true)
 		p.t.Fatal(err)
 	}
@@ -192,7 +196,7 @@ func dial(t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(limit))
 	if _, err := conn.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 )
 
@@ -116,14 +117,29 @@ func (c *Caddy) Stop() error {
 	}
 }
 
-// FreeAddr returns an address of a free port. It is below the ephemeral ports, so that
-// no outgoing connection takes it before a server listens there.
+// The ports of [FreeAddr] are below the ephemeral ports, so that no outgoing connection
+// takes one before a server listens on it, or while a backend is dead. Browsers open all
+// of them.
+const (
+	firstPort = 7000
+	endPort   = 9000
+)
+
+// nextPort begins somewhere, because other processes take ports of the range, too.
+var nextPort = func() *atomic.Int64 {
+	next := new(atomic.Int64)
+	next.Store(rand.Int64N(endPort - firstPort))
+	return next
+}()
+
+// FreeAddr returns an address of 127.0.0.1 that is free. It returns each port of the
+// range before it returns one again.
 func FreeAddr() string {
-	for range 1000 {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
-		if err == nil {
-			defer ln.Close()
-			return ln.Addr().String()
+	for range endPort - firstPort {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+nextPort.Add(1)%(endPort-firstPort))
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			_ = ln.Close()
+			return addr
 		}
 	}
 	panic("no free port")

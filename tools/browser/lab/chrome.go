@@ -177,13 +177,17 @@ func Eval[T any](t *Tab, expression string) (T, error) {
 // Wait waits until an expression is true, and returns how long that took.
 func (t *Tab) Wait(expression string, limit time.Duration) (time.Duration, error) {
 	began := time.Now()
+	var last error // for example while the page is loaded again
 	for time.Since(began) < limit {
-		if ok, err := Eval[bool](t, "Boolean("+expression+")"); err != nil {
-			return 0, err
-		} else if ok {
+		ok, err := Eval[bool](t, "Boolean("+expression+")")
+		if ok {
 			return time.Since(began), nil
 		}
+		last = err
 		time.Sleep(10 * time.Millisecond) // between questions
+	}
+	if last != nil {
+		return 0, fmt.Errorf("not true within %s: %s: %w", limit, expression, last)
 	}
 	return 0, fmt.Errorf("not true within %s: %s", limit, expression)
 }
