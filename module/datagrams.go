@@ -70,6 +70,7 @@ func (c *directClient) Release() { c.End() }
 // takeDatagrams passes a client of relay+udp/ to the relay. The datagrams that
 // matchers have read are delivered too, with their original boundaries.
 func takeDatagrams(relay *Relay, cx *layer4.Connection, conn *listen.Conn) {
+	relay.adopt()
 	c := &directClient{Conn: conn, relay: relay}
 	conn.Take(len(cx.MatchingBytes()), c.deliverAlways)
 }

@@ -108,6 +108,7 @@ func hasMatchers(route *layer4.Route) bool {
 // startTCP serves a client that a relay+tcp/ listener hands to the relay directly.
 // It returns false after Cleanup.
 func (r *Relay) startTCP(conn net.Conn) (taken bool) {
+	r.adopt()
 	client, _ := plainClient(conn) // the listener hands over plain sockets only
 	return r.relay.StartTCP(context.Background(), client)
 }
@@ -115,5 +116,6 @@ func (r *Relay) startTCP(conn net.Conn) (taken bool) {
 // startUDP serves a client that a relay+udp/ listener hands to the relay directly.
 // The sink returns false after Cleanup, for the first datagrams of a session.
 func (r *Relay) startUDP(conn *listen.Conn) listen.Sink {
+	r.adopt()
 	return (&directClient{Conn: conn, relay: r}).deliverOrEnd
 }

@@ -3,6 +3,7 @@ package module
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	cfile "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -32,6 +33,7 @@ type Relay struct {
 	service  *service       // held from Provision to Cleanup; nil if Provision failed before
 	settings *settings      // of service in this config
 	relay    *handler.Relay // serves the clients
+	ended    atomic.Bool    // set by Cleanup
 }
 
 // CaddyModule returns the Caddy module information.
@@ -127,6 +129,7 @@ func (r *Relay) Cleanup() error {
 		r.release()
 		return nil
 	}
+	r.ended.Store(true)
 	removed := r.service.retire(r.settings)
 	if r.relay != nil {
 		r.relay.Retire()
@@ -144,6 +147,14 @@ func (r *Relay) leave(removed context.Context) {
 		return
 	}
 	r.release()
+}
+
+// adopt is called for each client before the relay serves it, see service.adopt. A relay
+// that was cleaned up serves none.
+func (r *Relay) adopt() {
+	if !r.ended.Load() {
+		r.service.adopt(r.settings)
+	}
 }
 
 func (r *Relay) release() {

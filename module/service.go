@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,6 +52,7 @@ type service struct {
 
 	shutdown  atomic.Int64                // the shutdown_timeout of the latest settings, a time.Duration
 	current   atomic.Pointer[settings]    // nil: no started config has the service
+	queued    atomic.Pointer[settings]    // that the queue follows; written under mu
 	applied   chan struct{}               // closed when the first settings are current
 	following atomic.Pointer[[]*follower] // of the SRV backends; written under mu
 	early     earlyEvents
@@ -127,6 +129,7 @@ func loadService(config caddyfile.Config, set *settings) (*service, error) {
 		s := &service{key: key, applied: make(chan struct{})}
 		s.Service = handler.NewService(config.Service(), pool, s.onEvent, sessionBudget)
 		s.dns.Store(set.dns)
+		s.queued.Store(set)
 		return s, nil
 	})
 	if err != nil {
@@ -158,6 +161,7 @@ func (s *service) applySettings(set *settings) (sum reloadSummary, ended []*foll
 		s.removed = nil
 	}
 	before := s.Pool.Order()
+	s.queued.Store(set)
 	s.dns.Store(set.dns)
 	s.shutdown.Store(int64(set.shutdownTimeout))
 	ended = s.restartFollowersLocked(set)
@@ -182,6 +186,30 @@ func (s *service) applySettings(set *settings) (sum reloadSummary, ended []*foll
 		set.log.Warn("all backends are drained, new clients are refused", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
 	}
 	return sum, ended
+}
+
+// adopt makes the queue follow the settings of a config that gets clients before its
+// settings are applied, if no started config has the service. The queue is that of a
+// config that has ended otherwise, which only remaining clients kept. SRV backends keep
+// it: their targets are not known before the settings are applied.
+func (s *service) adopt(set *settings) {
+	if s.current.Load() != nil || s.queued.Load() == set || set.hasSRV() {
+		return
+	}
+	collected.ledger.record(time.Now()) // before the backends change
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.running) > 0 || s.queued.Load() == set {
+		return
+	}
+	s.queued.Store(set)
+	s.dns.Store(set.dns)
+	s.Pool.Update(set.addresses, set.cooldown)
+}
+
+// hasSRV reports whether a backend stands for targets of SRV records.
+func (set *settings) hasSRV() bool {
+	return slices.ContainsFunc(set.addresses, func(a upstream.Address) bool { return strings.HasPrefix(a.Host, srvPrefix) })
 }
 
 // allDrained reports whether every backend is drained. The admin API does not

@@ -10,6 +10,7 @@ import "github.com/async-relay/caddy-relay/handler"
 // serve passes a client to the relay that serves it: the relay of r or, after
 // Cleanup, that of a successor. take returns false if the relay was retired.
 func (r *Relay) serve(take func(*handler.Relay) (taken bool)) error {
+	r.adopt()
 	for taken := take(r.relay); !taken; {
 		next, err := r.successor()
 		if err != nil {
