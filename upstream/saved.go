@@ -44,17 +44,15 @@ type SavedHealth struct {
 func (p *Pool) Export(now time.Time) (s Saved) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	unremarkable := true
+	if !slices.ContainsFunc(p.backends(), (*Backend).remarkableLocked) {
+		return Saved{} // without an allocation: most pools are exported every second, and few have changed
+	}
 	for _, b := range p.backends() {
 		saved := SavedBackend{Backend: b.Text, Demoted: b.rank != 0, Drained: b.drained.Load()}
 		for n := range networks {
 			*saved.on(n) = p.savedHealthLocked(&b.health[n], now)
 		}
-		unremarkable = unremarkable && saved == SavedBackend{Backend: b.Text}
 		s.Backends = append(s.Backends, saved)
-	}
-	if unremarkable {
-		return Saved{}
 	}
 	for n := range networks {
 		if p.allDown[n].Load() {
@@ -62,6 +60,11 @@ func (p *Pool) Export(now time.Time) (s Saved) {
 		}
 	}
 	return s
+}
+
+// remarkableLocked reports whether the backend is not in the state of a new one.
+func (b *Backend) remarkableLocked() bool {
+	return b.rank != 0 || b.drained.Load() || (b.health[TCP].load()|b.health[UDP].load()).has(stateMask)
 }
 
 func (p *Pool) savedHealthLocked(h *health, now time.Time) (s SavedHealth) {
