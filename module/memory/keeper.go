@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -71,10 +72,11 @@ func (e *TooOldError) Error() string {
 type Config struct {
 	Store  Store
 	Key    string
-	Writer Writer
+	Writer Writer        // Started must have the monotonic clock
 	Age    time.Duration // how old a record may be when it is used
 
-	// Snapshot returns the current state, without Counts.
+	// Snapshot returns the current state, without Counts. The keeper adds the time and
+	// the writer.
 	Snapshot func() Record
 	// Accepted reports whether the state is that of a config that runs. Until then,
 	// nothing is written. Default: true.
@@ -100,8 +102,11 @@ type Keeper struct {
 
 	mu     sync.Mutex // guards the fields below
 	paused bool
+	frozen *Record // instead of snapshots; nil: none
 	last   *Record // the final record, for run; nil: none
 	forget bool    // delete the record at the end
+
+	adopted bool // a record of an earlier process may be replaced no more; used by one write at a time
 }
 
 // Keep returns a running keeper, which [Keeper.Stop], [Keeper.Finish] or
@@ -126,6 +131,14 @@ func (k *Keeper) setPaused(paused bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.paused = paused
+}
+
+// Freeze makes the keeper write r instead of snapshots from now on, if it differs from
+// what is written.
+func (k *Keeper) Freeze(r Record) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.frozen = &r
 }
 
 // Stop ends the keeper. It does not wait, and the record stays as it is.
@@ -207,7 +220,7 @@ func (k *Keeper) run(ctx context.Context) {
 		err := k.delete()
 		k.end(&w, err)
 	case last != nil:
-		k.end(&w, k.write(last.Encode()))
+		k.end(&w, k.write(*last))
 	}
 }
 
@@ -220,20 +233,25 @@ func (k *Keeper) look(w *writes, now time.Time) {
 		return
 	}
 	k.mu.Lock()
-	paused := k.paused
+	paused, frozen := k.paused, k.frozen
 	k.mu.Unlock()
 	if paused || now.Before(w.due) {
 		return
 	}
-	r := k.cfg.Snapshot()
+	var r Record
+	if frozen != nil {
+		r = *frozen
+	} else {
+		r = k.cfg.Snapshot()
+	}
 	print := fingerprint(r)
 	if print == w.written && now.Sub(w.at) < k.cfg.Age/heartbeat {
 		return
 	}
 	w.writing, w.began = print, now
 	w.results = make(chan error, 1)
-	results, text := w.results, r.Encode()
-	go func() { results <- k.write(text) }() // ends when the storage returns
+	results := w.results
+	go func() { results <- k.write(r) }() // ends when the storage returns
 }
 
 // end handles the result of a write.
@@ -261,29 +279,47 @@ func (k *Keeper) report(w *writes, err error) {
 }
 
 // write writes a record unless another process uses it.
-func (k *Keeper) write(text []byte) error {
+func (k *Keeper) write(r Record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), maxPause)
 	defer cancel()
 	if err := k.checkOwner(ctx); err != nil {
 		return err
 	}
-	return k.cfg.Store.Store(ctx, k.cfg.Key, text)
+	r.SavedAt, r.Writer = time.Now().Round(0), k.writer()
+	if err := k.cfg.Store.Store(ctx, k.cfg.Key, r.Encode()); err != nil {
+		return err
+	}
+	k.adopted = true
+	return nil
+}
+
+// writer returns this process. The time of its start is that of the current clock, which
+// may have been set since.
+func (k *Keeper) writer() Writer {
+	w := k.cfg.Writer
+	w.Started = time.Now().Add(-time.Since(w.Started)).Round(0)
+	return w
 }
 
 // checkOwner returns an error if a process that has started later than this one writes
 // the same record: this process was replaced, or another instance has the same name by
-// mistake. There is no lock, which would be held for as long as the process runs, and
-// which a killed process would leave behind.
+// mistake. The first write replaces any record, which is that of an earlier process.
+// There is no lock, which would be held for as long as the process runs, and which a
+// killed process would leave behind.
 func (k *Keeper) checkOwner(ctx context.Context) error {
+	if !k.adopted {
+		return nil
+	}
 	text, err := k.cfg.Store.Load(ctx, k.cfg.Key)
 	if err != nil {
 		return nil // there is none, or it cannot be read: Store tells
 	}
 	h, err := decodeHeader(text)
-	if err == nil && h.Writer.Started.After(k.cfg.Writer.Started) {
-		return fmt.Errorf("process %d on %s, which has started later, writes the same memory: give each instance a name of its own", h.Writer.PID, h.Writer.Host)
+	us := k.writer()
+	if err != nil || h.Writer.Host == us.Host && h.Writer.PID == us.PID || !h.Writer.Started.After(us.Started) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("process %d on %s, which has started later, writes the same memory: give each instance a name of its own", h.Writer.PID, h.Writer.Host)
 }
 
 // delete deletes the record unless another process uses it.
@@ -303,17 +339,18 @@ func (k *Keeper) delete() error {
 // fingerprint returns a hash of what is worth a write: not of the times at which answers
 // were renewed, nor of the order in which a DNS server rotates them.
 func fingerprint(r Record) [sha256.Size]byte {
-	r.SavedAt = time.Time{}
 	names := r.Names
-	r.Names = nil
+	r.Names, r.Services = nil, maps.Clone(r.Services)
+	for key, s := range r.Services {
+		s.Targets = maps.Clone(s.Targets)
+		for name, t := range s.Targets {
+			s.Targets[name] = Targets{List: t.List}
+		}
+		r.Services[key] = s
+	}
 	hash := sha256.New()
 	hash.Write(r.Encode())
-	keys := make([]string, 0, len(names))
-	for key := range names {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
+	for _, key := range slices.Sorted(maps.Keys(names)) {
 		for _, answer := range names[key] {
 			addrs := slices.Clone(answer.Addrs)
 			slices.SortFunc(addrs, netip.Addr.Compare)
