@@ -114,6 +114,19 @@ func (a *App) runs() bool {
 	return err == nil && app == caddy.App(a)
 }
 
+// pauseMemory pauses or resumes the writing of the memory.
+func pauseMemory(pause bool) {
+	turn.mu.Lock()
+	defer turn.mu.Unlock()
+	switch {
+	case turn.current == nil || turn.current.keeper == nil:
+	case pause:
+		turn.current.keeper.Pause()
+	default:
+		turn.current.keeper.Resume()
+	}
+}
+
 // endMemory ends the writing of the memory of this config. next is the config that
 // takes effect now, or nil.
 func (a *App) endMemory(next *App) {

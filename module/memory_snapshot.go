@@ -170,12 +170,12 @@ func (l *ledger) adopt(s *service, add func(), now time.Time) {
 }
 
 // addSeries adds what beyond has returned in an earlier process. Only its first call
-// has an effect.
-func (l *ledger) addSeries(list []memory.Series, now time.Time) {
+// has an effect, which it reports.
+func (l *ledger) addSeries(list []memory.Series, now time.Time) (first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.added {
-		return
+		return false
 	}
 	l.added = true
 	for _, saved := range list {
@@ -190,6 +190,7 @@ func (l *ledger) addSeries(list []memory.Series, now time.Time) {
 		l.totals[key].recorded = now
 		l.totals[key].add(saved.Figures, nil)
 	}
+	return true
 }
 
 // metricNames returns the names of metrics, by their numbers.

@@ -36,6 +36,7 @@ func shutDown(context.Context) {
 		defer notifyDraining(time.Time{})()
 	}
 	endRelays((*service).Drain)
+	writeExitMemory()
 }
 
 // hasRelays reports whether any service has relays.
