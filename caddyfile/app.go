@@ -137,5 +137,5 @@ func (c *AppConfig) checkRemember() error {
 	case age > 0 && age < time.Millisecond:
 		return fmt.Errorf("a number without a unit is in nanoseconds, got %d; write \"%ds\" for seconds", age, age)
 	}
-	return fmt.Errorf("must be from %s to %s, got %s", duration(minRemember), duration(maxRemember), duration(age))
+	return fmt.Errorf("must be from %s to %s, got %s", FormatDuration(minRemember), FormatDuration(maxRemember), FormatDuration(age))
 }

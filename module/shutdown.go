@@ -37,6 +37,7 @@ func shutDown(context.Context) {
 	}
 	endRelays((*service).Drain)
 	writeExitMemory()
+	logs.Flush(logFlushTimeout)
 }
 
 // hasRelays reports whether any service has relays.
