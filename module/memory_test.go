@@ -369,8 +369,12 @@ func TestMemoryOfTwoInstances(t *testing.T) {
 	for _, r := range []*rememberer{a, b} {
 		r.more = fmt.Sprintf("storage file_system %s\n relay {\n remember\n instance same\n }", r.storage)
 		relaytest.Check(t, r.reload(block("relay+tcp/"+freeAddr(t), one+" "+two+" {\n name s\n }")))
-		relaytest.Eventually(t, "the common record", func() bool { return slices.ContainsFunc(a.files(), func(f string) bool { return filepath.Base(f) == "same.json" }) })
-		relaytest.Eventually(t, "the process's own record", func() bool { return r.record() != nil && r.record().Writer.PID == r.process.cmd.Process.Pid || len(a.files()) > 1 })
+		relaytest.Eventually(t, "the common record", func() bool {
+			return slices.ContainsFunc(a.files(), func(f string) bool { return filepath.Base(f) == "same.json" })
+		})
+		relaytest.Eventually(t, "the process's own record", func() bool {
+			return r.record() != nil && r.record().Writer.PID == r.process.cmd.Process.Pid || len(a.files()) > 1
+		})
 	}
 	relaytest.Eventually(t, "the record of the later process", func() bool {
 		record := b.record()
@@ -408,4 +412,3 @@ func TestValidateLeavesMemoryAlone(t *testing.T) {
 		t.Errorf("the record was written at %v, after %v; %d queries", after.SavedAt, before.SavedAt, z.count()-queries)
 	}
 }
-
