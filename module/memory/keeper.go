@@ -244,11 +244,11 @@ func (k *Keeper) look(w *writes, now time.Time) {
 	} else {
 		r = k.cfg.Snapshot()
 	}
-	print := fingerprint(r)
-	if print == w.written && now.Sub(w.at) < k.cfg.Age/heartbeat {
+	mark := fingerprint(r)
+	if mark == w.written && now.Sub(w.at) < k.cfg.Age/heartbeat {
 		return
 	}
-	w.writing, w.began = print, now
+	w.writing, w.began = mark, now
 	w.results = make(chan error, 1)
 	results := w.results
 	go func() { results <- k.write(r) }() // ends when the storage returns
