@@ -106,6 +106,9 @@ func (a *App) runs() bool {
 	if takingOver.Load() {
 		return false
 	}
+	if caddy.Exiting() { // Caddy has no active config any more, and a rejected one is not loaded now
+		return true
+	}
 	active := caddy.ActiveContext()
 	if active.Context == nil {
 		return false

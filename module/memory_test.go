@@ -70,10 +70,10 @@ func (r *rememberer) exit() {
 	}
 }
 
-// files returns the records in the storage.
+// files returns the records in the storage, without those that are being written.
 func (r *rememberer) files() []string {
 	r.t.Helper()
-	files, err := filepath.Glob(filepath.Join(r.storage, "relay", "memory", "*"))
+	files, err := filepath.Glob(filepath.Join(r.storage, "relay", "memory", "*.json"))
 	relaytest.Check(r.t, err)
 	return files
 }
