@@ -185,9 +185,15 @@ func TestMemoryInDNSOutage(t *testing.T) {
 				t.Fatalf("answers %q", got)
 			}
 			relaytest.Check(t, r.post(fmt.Sprintf("/relay/services/s/backends/a.test:%d/drain", port), "", nil))
+			if got := ask(t, dial(t, "tcp", at), "x"); got != "127.0.0.3 x" { // now both targets are resolved
+				t.Fatalf("answer %q", got)
+			}
 			r.await("the answers", func(m *memory.Record) bool {
-				s := m.Services["name s"]
-				return len(s.Targets[srv].List) == 2 && s.Queue.Backends != nil && len(m.Names) == 1
+				s, names := m.Services["name s"], 0
+				for _, answers := range m.Names {
+					names += len(answers)
+				}
+				return len(s.Targets[srv].List) == 2 && s.Queue.Backends != nil && names == 3
 			})
 			fail(z)
 			r.kill()
@@ -246,6 +252,7 @@ func TestMemoryAfterExit(t *testing.T) {
 	if text := r.scrape(); !strings.Contains(text, metric+"5\n") {
 		t.Errorf("no %s5 in the metrics after another restart", metric)
 	}
+	r.await("no counters", func(m *memory.Record) bool { return m.Counts == nil })
 	r.kill()
 	r.start()
 	if text := r.scrape(); !strings.Contains(text, metric+"0\n") {
