@@ -23,9 +23,10 @@ var arrows = map[string][]string{
 	".":                      {"module"},
 	"bench":                  {},
 	"cmd/caddy":              {"."},
-	"module":                 {"caddyfile", "caddyfile/asyncrelay", "handler", "upstream", "resolver", "internal/...", "module/api", "module/command", "module/page", "module/yamlfile"},
+	"module":                 {"caddyfile", "caddyfile/asyncrelay", "handler", "upstream", "resolver", "internal/...", "module/api", "module/command", "module/memory", "module/page", "module/yamlfile"},
 	"module/api":             {},
 	"module/command":         {"module/api", "module/doctor", "module/yamlfile", "caddyfile", "caddyfile/asyncrelay", "internal/version", "internal/watch"},
+	"module/memory":          {"handler", "upstream", "resolver"},
 	"module/page":            {"module/api", "module/yamlfile", "caddyfile/asyncrelay"},
 	"module/yamlfile":        {"caddyfile/asyncrelay"},
 	"module/doctor":          {"module/api", "caddyfile", "internal/listen", "internal/netio"},
@@ -52,7 +53,7 @@ var arrows = map[string][]string{
 }
 
 // core are the packages that build without Caddy in their dependencies.
-var core = []string{"handler", "upstream", "resolver", "internal/", "module/api"}
+var core = []string{"handler", "upstream", "resolver", "internal/", "module/api", "module/memory"}
 
 type goPackage struct {
 	ImportPath string

@@ -26,6 +26,7 @@ const (
 	KindDNS      Kind = "dns"
 	KindBackends Kind = "backends" // the targets of an SRV backend changed
 	KindReload   Kind = "reload"
+	KindRestore  Kind = "restore"     // the state of an earlier process is used
 	KindCut      Kind = "cut"         // clients were taken away from a backend
 	KindDrill    Kind = "drill"       // faults are injected into attempts on a backend
 	KindDrillEnd Kind = "drill_ended" // the receipt of a drill
@@ -198,6 +199,8 @@ func (e Entry) summary() string {
 		return "hold: new clients wait"
 	case KindRelease:
 		return "release: new clients are served again"
+	case KindRestore:
+		return "restore: the state of an earlier process is used"
 	case KindReload:
 		return "reload: settings changed"
 	case KindFlush:

@@ -14,6 +14,7 @@ import (
 	"github.com/async-relay/caddy-relay/caddyfile"
 	"github.com/async-relay/caddy-relay/internal/logqueue"
 	"github.com/async-relay/caddy-relay/internal/netio"
+	"github.com/async-relay/caddy-relay/module/memory"
 )
 
 // logs holds the lines of all configs until Caddy's logs have written them.
@@ -25,10 +26,16 @@ const logFlushTimeout = time.Second
 
 // App is the Caddy app behind all relay handlers of a config. It makes settings
 // take effect only when their config starts, so that a rejected config changes
-// nothing. It needs no configuration: the first handler creates it.
+// nothing. It needs no configuration: the first handler creates it then.
 type App struct {
+	caddyfile.AppConfig
+
 	logs *logqueue.Queue // set by Provision, as is ctx
 	ctx  caddy.Context
+
+	memoryKey string         // "" if nothing is remembered; set by Provision, as is recalled
+	recalled  recalled       // from an earlier process
+	keeper    *memory.Keeper // of the memory, while the config is in force; guarded by turn.mu; nil: none
 
 	mu        sync.Mutex          // guards the fields below; Caddy does not promise to provision handlers one by one
 	relays    map[string]*Relay   // by service key; the first handler of each service
@@ -53,6 +60,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := extendStopTimeout(ctx); err != nil {
 		return err
 	}
+	config, err := a.AppConfig.Resolved(caddy.NewReplacer())
+	if err == nil {
+		err = config.Validate()
+	}
+	if err != nil {
+		return err
+	}
+	a.AppConfig = config
+	a.recall()
 	return registerMetrics(ctx)
 }
 
@@ -102,9 +118,10 @@ func (a *App) add(r *Relay, parents []caddy.Module) error {
 // still be rejected, because another of its apps fails to start. It is accepted
 // once Caddy stops its predecessor; only then its settings take effect.
 var turn struct {
-	mu      sync.Mutex // guards the fields below, and is held while settings change
-	current *App       // nil: no config runs
-	next    *App       // nil: no reload is in progress
+	mu      sync.Mutex  // guards the fields below, and is held while settings change
+	current *App        // nil: no config runs
+	next    *App        // nil: no reload is in progress
+	exit    *exitMemory // written when the last relay has ended; nil: none
 }
 
 // Start implements caddy.App.
@@ -121,6 +138,7 @@ func (a *App) Start() error {
 		a.log().Error("unknown words in RELAY_DISABLE", zap.Strings("unknown", unknown), zap.Strings("known", netio.FastPaths))
 	}
 	a.apply()
+	a.startMemory(nil)
 	return nil
 }
 
@@ -133,9 +151,11 @@ func (a *App) Stop() error {
 	case turn.next:
 		turn.next = nil
 	case turn.current:
+		a.endMemory(turn.next)
 		turn.current, turn.next = turn.next, nil
 		if turn.current != nil {
 			turn.current.apply()
+			turn.current.startMemory(a.keeper)
 		}
 	}
 	return nil
@@ -187,6 +207,10 @@ func (a *App) apply() {
 	}
 	if sum.services > 0 {
 		sum.log(a.log())
+	}
+	a.logRecall()
+	if a.recalled.record != nil {
+		restoreProcessCounts(a.recalled.record)
 	}
 }
 

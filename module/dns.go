@@ -27,6 +27,7 @@ type cache struct {
 	client   *dnsclient.Client
 	lifetime resolver.Lifetime
 	servers  []string // as the admin API shows them; empty: the system's
+	origin   string   // what its answers depend on, see dnsOrigin
 }
 
 // newCache returns the DNS cache for the options.
@@ -35,6 +36,7 @@ func newCache(opts caddyfile.Options, key string) *cache {
 	for _, r := range opts.Resolvers {
 		c.servers = append(c.servers, r.Text)
 	}
+	c.origin = dnsOrigin(c.servers, opts.Prefer, opts.Only)
 	c.Cache = resolver.New(resolver.Config{Lifetime: c.lifetime, Lookup: c.lookUpAddrs, Observer: dnsLog{key}, Counts: &collected.lookups})
 	return c
 }

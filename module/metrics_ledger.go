@@ -21,6 +21,9 @@ type ledger struct {
 	mu     sync.Mutex
 	last   map[*service]map[series]figures // the counters above zero in the latest reading of each existing service
 	totals map[series]*total               // those above zero
+
+	adopted map[string]bool // keys of services whose counters of an earlier process are in totals
+	added   bool            // so are the rests of removed ones
 }
 
 // total is the sum of a series over all its services.
@@ -30,7 +33,7 @@ type total struct {
 }
 
 func newLedger() *ledger {
-	return &ledger{last: make(map[*service]map[series]figures), totals: make(map[series]*total)}
+	return &ledger{last: make(map[*service]map[series]figures), totals: make(map[series]*total), adopted: make(map[string]bool)}
 }
 
 // record adds the counters of all services to the totals. It must be called

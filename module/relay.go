@@ -76,8 +76,12 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 	if err := r.settings.setEvents(ctx, opts); err != nil {
 		return fmt.Errorf("service %q: events: %w", opts.Service, err)
 	}
-	if r.service, err = loadService(config, r.settings); err != nil {
+	var isNew bool
+	if r.service, isNew, err = loadService(config, r.settings); err != nil {
 		return fmt.Errorf("service %q: %w", opts.Service, err)
+	}
+	if record := app.recalled.record; isNew && record != nil {
+		r.service.recall(record, r.settings)
 	}
 	if err := app.add(r, ctx.Modules()); err != nil {
 		return err

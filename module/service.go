@@ -20,6 +20,7 @@ import (
 	"github.com/async-relay/caddy-relay/internal/loglimit"
 	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/stream"
+	"github.com/async-relay/caddy-relay/resolver"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -63,7 +64,10 @@ type service struct {
 	removed      context.Context    // ends when a config has the service again; nil: one has it, or nothing lingers
 	cancelLinger context.CancelFunc // ends removed
 	stopProbes   context.CancelFunc // stops the health checks; nil if there are none
-	drainLater   []string           // drained in the process before this one, and not in the queue yet
+
+	// The targets of SRV backends in an earlier process, until the first followers have
+	// them.
+	remembered map[string]resolver.TargetList
 }
 
 // settings are the settings of a service in one config, as far as they concern
@@ -117,14 +121,14 @@ func serviceKey(config caddyfile.Config) (string, error) {
 	return "settings " + string(text), err
 }
 
-// loadService finds or creates the state of a service. Relay.release gives it
-// back.
-func loadService(config caddyfile.Config, set *settings) (*service, error) {
+// loadService finds or creates the state of a service, and reports whether it is new.
+// Relay.release gives it back.
+func loadService(config caddyfile.Config, set *settings) (s *service, isNew bool, err error) {
 	key, err := serviceKey(config)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	value, _, err := services.LoadOrNew(key, func() (caddy.Destructor, error) {
+	value, exists, err := services.LoadOrNew(key, func() (caddy.Destructor, error) {
 		pool := upstream.NewPool(set.addresses, set.cooldown, time.Now())
 		s := &service{key: key, applied: make(chan struct{})}
 		s.Service = handler.NewService(config.Service(), pool, s.onEvent, sessionBudget)
@@ -133,9 +137,9 @@ func loadService(config caddyfile.Config, set *settings) (*service, error) {
 		return s, nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return value.(*service), nil
+	return value.(*service), !exists, nil
 }
 
 // apply makes the settings of a config that starts the current ones. It returns a
@@ -165,6 +169,7 @@ func (s *service) applySettings(set *settings) (sum reloadSummary, ended []*foll
 	s.dns.Store(set.dns)
 	s.shutdown.Store(int64(set.shutdownTimeout))
 	ended = s.restartFollowersLocked(set)
+	s.remembered = nil
 	s.Pool.Update(s.addressesLocked(set), set.cooldown)
 	s.EndRemoved("reload")
 	s.restartProbesLocked()

@@ -36,6 +36,8 @@ func shutDown(context.Context) {
 		defer notifyDraining(time.Time{})()
 	}
 	endRelays((*service).Drain)
+	writeExitMemory()
+	logs.Flush(logFlushTimeout)
 }
 
 // hasRelays reports whether any service has relays.

@@ -34,7 +34,7 @@ func (r *Relay) successor() (*Relay, error) {
 	set := *r.settings
 	set.dns, set.log = dns, processLog() // the log of r may be closed
 	next := &Relay{Config: r.Config, dns: dns, settings: &set}
-	if next.service, err = loadService(r.Config, next.settings); err != nil {
+	if next.service, _, err = loadService(r.Config, next.settings); err != nil {
 		next.release()
 		return nil, err
 	}

@@ -56,6 +56,7 @@ func receiveSockets() {
 	for _, socket := range offer.Sockets {
 		sockets.Expect(listen.Inherited{SocketAddress: listen.SocketAddress{Network: socket.Network, At: socket.At}, File: socket.File})
 	}
+	takingOver.Store(true)
 	reportFailure(rootCommand(), offer)
 	go takeOver(conn, offer) // returns when the sockets are taken
 }
@@ -81,6 +82,7 @@ func reportFailure(root *cobra.Command, offer *takeover.Offer) {
 // takeOver waits for the config and takes the sockets.
 func takeOver(conn *takeover.Conn, offer *takeover.Offer) {
 	defer conn.Close()
+	defer takingOver.Store(false)
 	for caddy.ActiveContext().Context == nil {
 		time.Sleep(configPoll)
 	}
@@ -140,7 +142,7 @@ func (t taker) Follow(link *takeover.Link, keys []takeover.Key) error {
 }
 
 // Restore implements takeover.Taker.
-func (taker) Restore(state []byte) { restoreOperatorState(state) }
+func (taker) Restore(state []byte) { takeHandedOver(state) }
 
 // withoutVariable returns an environment without a variable.
 func withoutVariable(env []string, name string) []string {

@@ -163,11 +163,15 @@ func (s *service) restartFollowersLocked(set *settings) (ended []*follower) {
 func (s *service) follow(set *settings, name string) *follower {
 	f := &follower{service: s, settings: set, name: name}
 	var known resolver.TargetList
-	if before := s.follower(name); before != nil {
+	before := s.follower(name)
+	if before != nil {
 		known, _ = before.targets.List()
 		if before.settings.dns.key != set.dns.key {
 			known.ExpiresAt = time.Now()
 		}
+	}
+	if len(known.Targets) == 0 {
+		known = s.remembered[name]
 	}
 	set.dns.cache.Hold(hostsOf(known.Targets)...)
 	f.targets = resolver.Follow(resolver.TargetsConfig{
@@ -189,7 +193,6 @@ func (f *follower) Changed(old, new []resolver.Target, surplus int) {
 		return // the settings have changed
 	}
 	s.Pool.Update(s.addressesLocked(f.settings), f.settings.cooldown)
-	s.restoreDrainedLocked()
 	s.EndRemoved("dns")
 	change := diffOrder(textsOf(old), textsOf(new))
 	order := s.Pool.Order()

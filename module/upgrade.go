@@ -249,8 +249,18 @@ func (g giver) Shared() ([]takeover.Socket, error) {
 	return list, err
 }
 
-// State implements takeover.Giver.
-func (giver) State() []byte { return operatorState() }
+// State implements takeover.Giver. The memory is not written from here on, because the
+// new process may write it.
+func (giver) State() []byte {
+	pauseMemory(true)
+	return handedOver()
+}
+
+// Resume implements takeover.Giver.
+func (g giver) Resume() {
+	g.Sockets.Resume()
+	pauseMemory(false)
+}
 
 // Interface guard.
 var _ takeover.Giver = giver{}

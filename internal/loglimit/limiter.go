@@ -50,6 +50,13 @@ func (l *Limiter) Log(log *zap.Logger, level zapcore.Level, message string, n ui
 	}
 }
 
+// Add counts n events that are not to be logged.
+func (l *Limiter) Add(n uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total += n
+}
+
 // Total returns the number of all events.
 func (l *Limiter) Total() uint64 {
 	l.mu.Lock()

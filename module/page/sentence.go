@@ -55,6 +55,8 @@ func event(e api.JournalEntry) (what string, details []string) {
 		return "addresses of " + e.Backend + " changed", nil
 	case "reload":
 		return "settings changed by a reload", nil
+	case "restore":
+		return "state of an earlier process restored", nil
 	case "cut":
 		return "clients left " + e.Backend, nil
 	case "drill":
