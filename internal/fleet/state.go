@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -111,7 +112,9 @@ func (s *State) has(k key) bool {
 
 // Operate records an operation of this node, which others will repeat.
 func (s *State) Operate(o Operation, now time.Time) {
-	s.clock++
+	if s.clock < math.MaxUint64 { // else a foreign record has set it: the node's id decides
+		s.clock++
+	}
 	o.Clock, o.Node = s.clock, s.id
 	if known := s.services[o.Service]; known == nil { // not observed yet
 		if s.services == nil {
