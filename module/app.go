@@ -25,8 +25,10 @@ const logFlushTimeout = time.Second
 
 // App is the Caddy app behind all relay handlers of a config. It makes settings
 // take effect only when their config starts, so that a rejected config changes
-// nothing. It needs no configuration: the first handler creates it.
+// nothing. It needs no configuration: the first handler creates it then.
 type App struct {
+	caddyfile.AppConfig
+
 	logs *logqueue.Queue // set by Provision, as is ctx
 	ctx  caddy.Context
 
@@ -50,6 +52,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	queueStd.Store(true)
 	a.logs, a.ctx = logs.New(ctx.Logger(new(Relay))), ctx
 	addConfig(ctx)
+	if err := a.Validate(); err != nil {
+		return err
+	}
 	if err := extendStopTimeout(ctx); err != nil {
 		return err
 	}
@@ -136,6 +141,8 @@ func (a *App) Stop() error {
 		turn.current, turn.next = turn.next, nil
 		if turn.current != nil {
 			turn.current.apply()
+		} else {
+			leaveFleet()
 		}
 	}
 	return nil
@@ -188,6 +195,7 @@ func (a *App) apply() {
 	if sum.services > 0 {
 		sum.log(a.log())
 	}
+	a.joinFleet()
 }
 
 // lastLog is the log of the config that was applied last.

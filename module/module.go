@@ -30,6 +30,7 @@ func init() {
 	page.RegisterDirective(func() page.Module { return newRelayPage() })
 	caddy.RegisterModule(stdStream{})
 	caddy.RegisterModule(HealthSite{})
+	httpcaddyfile.RegisterGlobalOption("relay", parseAppOption)
 	httpcaddyfile.RegisterHandlerDirective("relay_health", parseHealthSite)
 	httpcaddyfile.RegisterDirectiveOrder("relay_health", httpcaddyfile.Before, "respond")
 	caddyconfig.RegisterAdapter("async-relay", yamlAdapter)
