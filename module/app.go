@@ -52,9 +52,6 @@ func (a *App) Provision(ctx caddy.Context) error {
 	queueStd.Store(true)
 	a.logs, a.ctx = logs.New(ctx.Logger(new(Relay))), ctx
 	addConfig(ctx)
-	if err := a.Validate(); err != nil {
-		return err
-	}
 	if err := extendStopTimeout(ctx); err != nil {
 		return err
 	}
@@ -227,4 +224,5 @@ var (
 	_ caddy.App          = (*App)(nil)
 	_ caddy.Provisioner  = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
+	_ caddy.Validator    = (*App)(nil)
 )
