@@ -428,7 +428,7 @@ func TestSingleFailures(t *testing.T) {
 	run(t, 2, func(t *testing.T, s *simulation, storage *memory) {
 		for range 100 {
 			storage.set(func(m *memory) { m.err = errors.New("try again") })
-			time.Sleep(900 * time.Millisecond)
+			time.Sleep(700 * time.Millisecond) // less than the time between two rounds
 			storage.set(func(m *memory) { m.err = nil })
 			time.Sleep(3 * time.Second)
 		}
@@ -452,6 +452,7 @@ func TestSplitFleet(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		s.nodes[9].operate(fleet.Drain, "b", false)
 		s.nodes[9].operate(fleet.Drain, "a", false) // its second operation, so it is later than that of node04
+		time.Sleep(settle)
 		s.nodes[8].operate(fleet.Drain, "b", true)
 		time.Sleep(settle)
 		for i, n := range s.nodes {
