@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 // limit is how long a test waits for what must happen.
 const limit = 30 * time.Second
 
-func eventually(t *testing.T, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for end := time.Now().Add(limit); !condition(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -48,7 +48,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func check(t *testing.T, err error) {
 }
 
 // freePort returns a port of 127.0.0.1 that is free now.
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
@@ -66,7 +66,7 @@ func freePort(t *testing.T) string {
 }
 
 // start starts a process, which the end of the test kills.
-func start(t *testing.T, name string, args ...string) *exec.Cmd {
+func start(t testing.TB, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	dir := t.TempDir()
@@ -86,7 +86,7 @@ func start(t *testing.T, name string, args ...string) *exec.Cmd {
 }
 
 // startRedis starts a Redis server and returns its port.
-func startRedis(t *testing.T) (port string, server *exec.Cmd) {
+func startRedis(t testing.TB) (port string, server *exec.Cmd) {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
