@@ -25,7 +25,7 @@
 //
 // # Storage operations
 //
-// A [Member] polls one small key, which every publisher of a change overwrites with
-// a new value. Only when it differs does the member list and load the records. It
-// also does so at every heartbeat, to see which nodes are alive.
+// A [Member] polls one small key, which has the nodes that have changed last, and
+// loads the records of these nodes. At every heartbeat it lists and loads all records,
+// to see which nodes are alive.
 package fleet

@@ -72,8 +72,10 @@ type Member struct {
 
 	// The fields of the goroutine.
 	lastWrite, lastScan time.Time
-	lastMark            string // the value of the key that marks changes
-	marks               uint64 // number of marks that this node has made
+	lastMark            string    // the newest mark that was read, see marks.go
+	marked              uint64    // number of marks that this node has made
+	ownMark             string    // its latest one; "": nobody can replace it any more
+	confirmUntil        time.Time // set with ownMark
 	warned              warnings
 }
 
@@ -219,7 +221,7 @@ func (m *Member) leave() {
 		if err := s.Delete(ctx, m.recordKey(m.id)); err != nil {
 			return err // the record expires
 		}
-		return s.Store(ctx, m.prefix("changed"), m.mark())
+		return m.mark(ctx, m.now())
 	})
 	m.currentLog().Info("fleet left", zap.String("fleet", m.fleet), zap.String("node", m.id))
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -69,40 +69,70 @@ func (m *Member) publish(ctx context.Context) error {
 		return fmt.Errorf("store the record of this node: %w", err)
 	}
 	if changed || seen {
-		if err := s.Store(ctx, m.prefix("changed"), m.mark()); err != nil {
+		if err := m.mark(ctx, now); err != nil {
 			m.publishAgain()
-			return fmt.Errorf("mark a change: %w", err)
+			return err
 		}
 	}
 	m.lastWrite = now
 	return nil
 }
 
-// mark returns a value that no other node and no earlier change has.
-func (m *Member) mark() []byte {
-	m.marks++
-	return []byte(m.id + " " + strconv.FormatUint(m.marks, 10))
-}
-
-// poll reads the records if one has changed, or if a heartbeat is due.
+// poll reads the records that have changed, or all of them once in a beat.
 func (m *Member) poll(ctx context.Context) error {
-	mark, err := m.counted().Load(ctx, m.prefix("changed"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("load the mark of changes: %w", err)
+	list, err := m.loadMarks(ctx)
+	if err != nil {
+		return err
 	}
 	now := m.now()
+	if err := m.confirm(ctx, list, now); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	due := now.Sub(m.lastScan) >= m.state.Beat()
 	m.mu.Unlock()
-	// A mark of this node is not skipped: it may have replaced one that was not read.
-	if !due && string(mark) == m.lastMark {
-		return nil
+	changed, known := list.since(m.lastMark)
+	all := due || !known
+	if !all {
+		if all, err = m.read(ctx, changed); err != nil {
+			return err
+		}
 	}
-	if err := m.scan(ctx); err != nil {
-		return err
+	if all {
+		if err := m.scan(ctx); err != nil {
+			return err
+		}
+		m.lastScan = now
 	}
-	m.lastMark, m.lastScan = string(mark), now
+	m.lastMark = list.newest()
 	return nil
+}
+
+// read reads the records of some nodes. It reports whether one of them is gone.
+func (m *Member) read(ctx context.Context, nodes []string) (gone bool, err error) {
+	nodes = slices.DeleteFunc(nodes, func(node string) bool { return node == m.id || !plain(node) || strings.Contains(node, "/") })
+	if len(nodes) == 0 {
+		return false, nil
+	}
+	records, gone, err := m.load(ctx, nodes)
+	if err != nil || gone {
+		return gone, err
+	}
+	m.acting.Lock()
+	defer m.acting.Unlock()
+	m.carryOut(m.merge(records))
+	return false, nil
+}
+
+// merge takes over records.
+func (m *Member) merge(records []Record) (actions []Action) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	for _, r := range records {
+		actions = append(actions, m.state.Merge(r, now)...)
+	}
+	return actions
 }
 
 // scan reads all records, and does what the node must do because of them.
@@ -111,7 +141,7 @@ func (m *Member) scan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	records, err := m.load(ctx, nodes)
+	records, _, err := m.load(ctx, nodes)
 	if err != nil {
 		return err
 	}
@@ -122,10 +152,9 @@ func (m *Member) scan(ctx context.Context) error {
 	if interrupted := now.Sub(m.lastScan) > 2*m.state.Beat(); interrupted || !m.episode.began.IsZero() {
 		m.state.Resume(now) // the others may have been alive all the time
 	}
-	var actions []Action
-	for _, r := range records {
-		actions = append(actions, m.state.Merge(r, now)...)
-	}
+	m.mu.Unlock()
+	actions := m.merge(records)
+	m.mu.Lock()
 	actions = append(actions, m.state.Scanned(nodes, now)...)
 	abandoned := m.state.Abandoned(abandonAfter, now)
 	m.mu.Unlock()
@@ -166,8 +195,9 @@ func (m *Member) list(ctx context.Context) (nodes []string, err error) {
 	return nodes, nil
 }
 
-// load loads records. Those that cannot be decoded are left out, after a log line.
-func (m *Member) load(ctx context.Context, nodes []string) (records []Record, err error) {
+// load loads records. Those that cannot be decoded are left out, after a log line. gone
+// reports whether a node has no record.
+func (m *Member) load(ctx context.Context, nodes []string) (records []Record, gone bool, err error) {
 	s := m.counted()
 	texts, errs := make([][]byte, len(nodes)), make([]error, len(nodes))
 	next := make(chan int)
@@ -190,9 +220,10 @@ func (m *Member) load(ctx context.Context, nodes []string) (records []Record, er
 	for i, node := range nodes {
 		switch {
 		case errors.Is(errs[i], fs.ErrNotExist):
-			continue // it has left since
+			gone = true
+			continue
 		case errs[i] != nil:
-			return nil, fmt.Errorf("load the record of node %s: %w", node, errs[i])
+			return nil, false, fmt.Errorf("load the record of node %s: %w", node, errs[i])
 		}
 		r, err := Decode(texts[i])
 		if err == nil && r.Node != node {
@@ -206,7 +237,7 @@ func (m *Member) load(ctx context.Context, nodes []string) (records []Record, er
 		}
 		records = append(records, r)
 	}
-	return records, nil
+	return records, gone, nil
 }
 
 // episode is a time in which the storage cannot be used.
