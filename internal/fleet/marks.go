@@ -79,17 +79,24 @@ func (m *Member) mark(ctx context.Context, now time.Time) error {
 	if err := m.counted().Store(ctx, m.prefix("changed"), []byte(strings.Join(list, "\n"))); err != nil {
 		return fmt.Errorf("mark a change: %w", err)
 	}
-	m.ownMark, m.confirmUntil = own, now.Add(confirmFor)
+	m.ownMark, m.ownNext, m.confirmUntil = own, list[1:].newest(), now.Add(confirmFor)
 	return nil
 }
 
 // confirm marks the latest change of this node again if another node has replaced its
-// mark. Without need, if more changes came than the key holds.
+// mark.
 func (m *Member) confirm(ctx context.Context, list marks, now time.Time) error {
-	if m.ownMark == "" || slices.Contains(list, m.ownMark) {
-		if now.After(m.confirmUntil) {
-			m.ownMark = ""
-		}
+	switch {
+	case m.ownMark == "":
+		return nil
+	case now.After(m.confirmUntil):
+		m.ownMark = ""
+		return nil
+	case slices.Contains(list, m.ownMark):
+		return nil
+	case m.ownNext != "" && !slices.Contains(list, m.ownNext), m.ownNext == "" && len(list) == maxMarks:
+		// More changes came than the key holds. Those who have not read the mark of this
+		// node find none that they have read, and read all records.
 		return nil
 	}
 	return m.mark(ctx, now)

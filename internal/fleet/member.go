@@ -75,6 +75,7 @@ type Member struct {
 	lastMark            string    // the newest mark that was read, see marks.go
 	marked              uint64    // number of marks that this node has made
 	ownMark             string    // its latest one; "": nobody can replace it any more
+	ownNext             string    // the mark after it when it was made; "": there was none
 	confirmUntil        time.Time // set with ownMark
 	warned              warnings
 }
