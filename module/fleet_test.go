@@ -187,7 +187,7 @@ func TestFleetWithoutStorage(t *testing.T) {
 	if f := s.fleet(); f.Storage.Error == "" || f.Storage.Failed == 0 {
 		t.Errorf("fleet %+v", f)
 	}
-	if got := ask(t, dial(t, "tcp", addr), "hi"); got != "one" {
+	if got := ask(t, dial(t, "tcp", addr), "hi"); got != "one hi" {
 		t.Errorf("answer %q", got)
 	}
 	s.operate("/hold?for=1h", "")
@@ -228,7 +228,7 @@ func TestFleetWithASilentPrimary(t *testing.T) {
 		conn := dial(t, "tcp", addr)
 		defer conn.Close()
 		relaytest.Check(t, conn.SetDeadline(began.Add(relaytest.Limit)))
-		if got := ask(t, conn, "hi"); got != "live" {
+		if got := ask(t, conn, "hi"); got != "live hi" {
 			t.Errorf("answer %q", got)
 		}
 		return time.Since(began)
