@@ -582,6 +582,26 @@ func TestForeignRecords(t *testing.T) {
 	})
 }
 
+// A storage that has lost everything gets the records again.
+func TestLostRecords(t *testing.T) {
+	run(t, 5, func(t *testing.T, s *simulation, storage *memory) {
+		s.nodes[0].operate(fleet.Drain, "a", true)
+		s.nodes[1].client("b", "a")
+		time.Sleep(settle)
+		storage.set(func(m *memory) { clear(m.values) })
+		time.Sleep(2 * settle)
+		if keys, _ := storage.List(t.Context(), "relay/fleet/test/nodes", false); len(keys) != 5 {
+			t.Errorf("records: %v", keys)
+		}
+		s.all("a is drained", func(n *node) bool { return n.drained("a") })
+		fresh := s.start("fresh", storage, 0)
+		time.Sleep(settle)
+		if !fresh.drained("a") {
+			t.Error("a new node does not know of the drain")
+		}
+	})
+}
+
 // A panic of a storage module is an error of the storage.
 func TestPanickingStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
