@@ -586,7 +586,6 @@ func TestForeignRecords(t *testing.T) {
 func TestLostRecords(t *testing.T) {
 	run(t, 5, func(t *testing.T, s *simulation, storage *memory) {
 		s.nodes[0].operate(fleet.Drain, "a", true)
-		s.nodes[1].client("b", "a")
 		time.Sleep(settle)
 		storage.set(func(m *memory) { clear(m.values) })
 		time.Sleep(2 * settle)
