@@ -25,12 +25,12 @@ type AppConfig struct {
 // appOption is an option of the app.
 type appOption struct {
 	name string
-	set  func(c *AppConfig, arg string)
+	set  func(c *AppConfig, arg string) error
 }
 
 var appOptions = []appOption{
-	{"share", func(c *AppConfig, arg string) { c.Share = arg }},
-	{"node", func(c *AppConfig, arg string) { c.Node = arg }},
+	{"share", func(c *AppConfig, arg string) error { c.Share = arg; return nil }},
+	{"node", func(c *AppConfig, arg string) error { c.Node = arg; return nil }},
 }
 
 // UnmarshalCaddyfile parses the global option relay. Syntax:
@@ -69,7 +69,9 @@ func (c *AppConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if len(args) != 1 {
 			return d.ArgErr()
 		}
-		option.set(c, args[0])
+		if err := option.set(c, args[0]); err != nil {
+			return d.Errf("%s: %w", name, err)
+		}
 	}
 	return nil
 }
