@@ -39,6 +39,7 @@ var arrows = map[string][]string{
 	"internal/dgram":         {"internal/netio"},
 	"internal/dnsclient":     {},
 	"internal/dial":          {"internal/netio"},
+	"internal/fleet":         {},
 	"internal/hook":          {"internal/loglimit"},
 	"internal/listen":        {"internal/netio", "internal/takeover"},
 	"internal/loglimit":      {},

@@ -28,9 +28,17 @@ type AppConfig struct {
 	// days. Default: off.
 	Remember caddy.Duration `json:"remember,omitempty"`
 
-	// The name of this instance in the storage: letters, digits, dots, dashes and
-	// underscores. Placeholders such as {env.HOSTNAME} are replaced. Default: the host
-	// name and the address of the admin endpoint.
+	// The name of a fleet. Instances of Caddy with the same name and the same storage
+	// behave as one: an operator's drains, resets, holds and drills on one of them are
+	// repeated by the others, and a backend that one of them has demoted is tried only
+	// briefly by the others. Letters, digits, `-`, `_` and `.`, at most 64. Placeholders
+	// such as {env.FLEET} are replaced. Default: none; nothing is shared.
+	Share string `json:"share,omitempty"`
+
+	// The name of this instance in the storage, for remember and share: at most 64
+	// letters, digits, dots, dashes and underscores. Placeholders such as {env.HOSTNAME}
+	// are replaced. A fleet adds a random part, so that each process is a node of its
+	// own. Default: the host name, for remember with the address of the admin endpoint.
 	Instance string `json:"instance,omitempty"`
 }
 
@@ -43,6 +51,7 @@ type appOption struct {
 
 var appOptions = []appOption{
 	{"remember", true, setRemember},
+	{"share", false, func(c *AppConfig, arg string) error { c.Share = arg; return nil }},
 	{"instance", false, func(c *AppConfig, arg string) error { c.Instance = arg; return nil }},
 }
 
@@ -50,6 +59,7 @@ var appOptions = []appOption{
 //
 //	relay {
 //		remember [<age>]
+//		share <fleet>
 //		instance <name>
 //	}
 func (c *AppConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -106,15 +116,18 @@ func setRemember(c *AppConfig, arg string) error {
 	return c.checkRemember()
 }
 
-var instanceName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$`)
+// storageName are the names of instances and fleets, which are parts of storage keys.
+var storageName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
 
 // Resolved returns the config with its placeholders replaced.
 func (c AppConfig) Resolved(repl *caddy.Replacer) (AppConfig, error) {
-	name, err := repl.ReplaceOrErr(c.Instance, true, true)
-	if err != nil {
-		return c, fmt.Errorf("instance: %w", err)
+	for option, name := range map[string]*string{"share": &c.Share, "instance": &c.Instance} {
+		text, err := repl.ReplaceOrErr(*name, true, true)
+		if err != nil {
+			return c, fmt.Errorf("%s: %w", option, err)
+		}
+		*name = text
 	}
-	c.Instance = name
 	return c, nil
 }
 
@@ -123,8 +136,10 @@ func (c *AppConfig) Validate() error {
 	if err := c.checkRemember(); err != nil {
 		return fmt.Errorf("remember: %w", err)
 	}
-	if c.Instance != "" && !instanceName.MatchString(c.Instance) {
-		return fmt.Errorf("instance: must have letters, digits, dots, dashes and underscores only, and must not begin with a dot, got %q", c.Instance)
+	for _, o := range []struct{ option, name string }{{"share", c.Share}, {"instance", c.Instance}} {
+		if o.name != "" && !storageName.MatchString(o.name) {
+			return fmt.Errorf("%s: must have at most 64 letters, digits, dots, dashes and underscores, and must not begin with a dot, got %q", o.option, o.name)
+		}
 	}
 	return nil
 }

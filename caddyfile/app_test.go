@@ -17,6 +17,7 @@ func TestAppOptions(t *testing.T) {
 		"relay {\n remember\n}":     {Remember: caddy.Duration(time.Hour)},
 		"relay {\n remember 90s\n}": {Remember: caddy.Duration(90 * time.Second)},
 		"relay {\n instance a.b_c-1\n remember 1d\n}": {Remember: caddy.Duration(24 * time.Hour), Instance: "a.b_c-1"},
+		"relay {\n share edge\n instance web-1\n}":    {Share: "edge", Instance: "web-1"},
 	} {
 		var c AppConfig
 		if err := c.UnmarshalCaddyfile(caddyfile.NewTestDispenser(text)); err != nil || c != want {
@@ -40,6 +41,10 @@ func TestAppOptionErrors(t *testing.T) {
 		"relay {\n remember -1h\n}":        "remember: must be from",
 		"relay {\n instance\n}":            "wrong argument count",
 		"relay {\n instance a b\n}":        "wrong argument count",
+		"relay {\n shared edge\n}":         "unrecognized option 'shared' of the global option relay; did you mean 'share'?",
+		"relay {\n share\n}":               "wrong argument count",
+		"relay {\n share a b\n}":           "wrong argument count",
+		"relay {\n share a\n share b\n}":   "duplicate option 'share'",
 	} {
 		var c AppConfig
 		if err := c.UnmarshalCaddyfile(caddyfile.NewTestDispenser(text)); err == nil || !strings.Contains(err.Error(), want) {
@@ -50,11 +55,14 @@ func TestAppOptionErrors(t *testing.T) {
 
 func TestAppValidate(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"remember":3600}`:   `write "3600s" for seconds`,
-		`{"remember":"10ms"}`: "remember: must be from 1s",
-		`{"instance":".x"}`:   "instance: must have letters",
-		`{"instance":"a/b"}`:  "instance: must have letters",
-		`{"remember":"1h"}`:   "",
+		`{"remember":3600}`:                           `write "3600s" for seconds`,
+		`{"remember":"10ms"}`:                         "remember: must be from 1s",
+		`{"instance":".x"}`:                           "instance: must have at most 64 letters",
+		`{"instance":"a/b"}`:                          "instance: must have at most 64 letters",
+		`{"share":".."}`:                              "share: must have at most 64 letters",
+		`{"share":"a/b"}`:                             "share: must have at most 64 letters",
+		`{"share":"` + strings.Repeat("x", 65) + `"}`: "share: must have at most 64 letters",
+		`{"remember":"1h"}`:                           "",
 	} {
 		var c AppConfig
 		if err := json.Unmarshal([]byte(text), &c); err != nil {

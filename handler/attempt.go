@@ -42,6 +42,7 @@ type attempts struct {
 	cancel    context.CancelCauseFunc // ends ctx
 	current   upstream.Attempt        // that the client waits for; zero if only superseded attempts are running
 	companion upstream.Attempt        // hedged: runs in parallel with current; zero: none
+	suspect   upstream.Attempt        // with which this client tries a suspect; zero: none
 	pending   int                     // running attempts
 	results   chan outcome
 }
@@ -116,6 +117,7 @@ func (r *Relay) connect(ctx context.Context, of *tcpRelay, walk upstream.Walk, f
 	defer func() {
 		if ended {
 			t.cancel(errSuperseded)
+			t.endTrial()
 		}
 	}()
 	o, err := t.run(ctx, gone)
@@ -215,6 +217,7 @@ func (t *attempts) next() {
 // start starts an attempt.
 func (t *attempts) start(a upstream.Attempt, q query, from *startedAttempt) {
 	t.pending++
+	t.beginTrial(a)
 	if d := t.relay.service.drills.of(a.Backend); d != nil {
 		t.drill = d
 	}

@@ -18,8 +18,8 @@ import (
 
 var errOvertaken = errors.New("overtaken by a hedged attempt")
 
-// newHedgeTimer returns a timer that fires when a companion is due. It never fires
-// if hedge is off.
+// newHedgeTimer returns a timer that fires when a companion is due. If hedge is off, it
+// fires only for suspects.
 func (t *attempts) newHedgeTimer() *time.Timer {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
@@ -30,8 +30,10 @@ func (t *attempts) newHedgeTimer() *time.Timer {
 // resetHedgeTimer sets the timer after the client has begun to wait for another
 // attempt.
 func (t *attempts) resetHedgeTimer(timer *time.Timer) {
-	if t.relay.opts.Hedge > 0 && t.current.Backend != nil {
-		timer.Reset(time.Until(t.current.Began.Add(t.relay.opts.Hedge)))
+	if after, ok := t.companionAfter(); ok {
+		timer.Reset(time.Until(t.current.Began.Add(after)))
+	} else {
+		timer.Stop() // it was set for a suspect
 	}
 }
 
@@ -72,6 +74,7 @@ func (t *attempts) judgeSlow(o outcome) bool {
 // a first strike.
 func (t *attempts) judge() {
 	r := t.relay
+	defer t.walk.EndTrial(t.current) // of a suspect, without a result
 	defer t.cancel(errSuperseded)
 	defer r.service.judges.leave(t.current.Backend)
 	defer func() {
@@ -155,6 +158,13 @@ func (j *judges) stop() {
 	for _, cancel := range j.running {
 		cancel(errServiceClosed)
 	}
+}
+
+// judging reports whether the backend has a judge.
+func (j *judges) judging(b *upstream.Backend) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.running[b] != nil
 }
 
 // leave removes the judge of a backend.

@@ -32,6 +32,7 @@ const (
 	KindDrillEnd Kind = "drill_ended" // the receipt of a drill
 	KindHold     Kind = "hold"        // new clients wait
 	KindRelease  Kind = "release"     // the end of a hold
+	KindSuspect  Kind = "suspect"     // another instance of the relay has demoted a backend
 	KindFlush    Kind = "flush"       // the addresses of a backend's name are looked up at its next use
 )
 
@@ -201,6 +202,8 @@ func (e Entry) summary() string {
 		return "release: new clients are served again"
 	case KindRestore:
 		return "restore: the state of an earlier process is used"
+	case KindSuspect:
+		return "suspect: " + e.Backend + " was demoted by another node, the next client tries it briefly"
 	case KindReload:
 		return "reload: settings changed"
 	case KindFlush:
@@ -218,6 +221,8 @@ func (e Entry) source() string {
 		return ""
 	case e.By == healthCheckName:
 		return ", seen by the " + healthCheckName
+	case e.Kind == KindSuspect:
+		return ", seen by " + e.By
 	case e.By == heldClientsName:
 		return ", seen by attempts for " + heldClientsName
 	case e.Kind == KindStrike, e.Kind == KindDemotion, e.Kind == KindRecovery, e.Kind == KindLocal:

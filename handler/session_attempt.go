@@ -71,6 +71,7 @@ func (s *session) refuseLocked(why error) {
 // startAttemptLocked starts an attempt. Cached addresses are used at once.
 func (s *session) startAttemptLocked(a upstream.Attempt, q query) {
 	s.stopAttemptLocked()
+	s.trySuspectLocked(a)
 	s.phase, s.attempt, s.waiting, s.evictions = searching, a, true, 0
 	if q.how == cached || a.Backend.IP.IsValid() {
 		if addrs, ok := s.relay.known(a.Backend); ok {

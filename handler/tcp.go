@@ -229,7 +229,7 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 	if a.attempt, known = a.walk.Next(now); known {
 		a.addrs, known = r.known(a.attempt.Backend)
 	}
-	if !known || r.service.holds.requested.Load() || r.service.drills.active.Load() > 0 {
+	if !known || r.service.holds.requested.Load() || r.service.drills.active.Load() > 0 || a.attempt.Suspect() {
 		go t.serve(ctx, nil) // ends when a backend was found, or none
 		return
 	}

@@ -51,6 +51,7 @@ var endpoints = []endpoint{
 	{method: http.MethodPost, pattern: "/relay/services/{service}/backends/{backend}/drill/stop", handle: postDrillStop},
 	{method: http.MethodPost, pattern: "/relay/test", handle: postTestAddress},
 	{method: http.MethodGet, pattern: "/relay/health", handle: getHealth},
+	{method: http.MethodGet, pattern: "/relay/fleet", handle: getFleet},
 	{method: http.MethodGet, pattern: "/relay/explain", handle: getExplanation},
 	{method: http.MethodPost, pattern: "/relay/upgrade", handle: postUpgrade},
 	{method: http.MethodGet, pattern: "/relay/dns", handle: getDNS},

@@ -101,6 +101,7 @@ func apiNetwork(status upstream.NetworkStatus, use handler.Use) api.Network {
 		State:     api.State(status.State),
 		Strikes:   status.Strikes,
 		ByCheck:   status.ByCheck,
+		Suspect:   status.Suspect,
 		DownSince: status.DownSince,
 		Cooling:   status.CoolingUntil,
 		Active:    use.Active,

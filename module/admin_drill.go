@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/fleet"
 	"github.com/async-relay/caddy-relay/module/api"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -37,7 +38,13 @@ func postDrill(r *http.Request) (any, error) {
 	if !ok {
 		return nil, apiErrorf(http.StatusBadRequest, "for must be a duration such as 60s, at most %s, got %q", handler.DrillLimit, request.For)
 	}
-	receipt, err := s.StartDrill(b, fault, d, request.Force, requester(r))
+	by := requester(r)
+	operation := fleet.Operation{Kind: fleet.Drill, Service: s.shareKey(), Backend: b.Text, By: by, On: true, Fault: string(fault), Force: request.Force, Left: d.Milliseconds()}
+	var receipt handler.Receipt
+	shared(operation, func() bool {
+		receipt, err = s.StartDrill(b, fault, d, request.Force, by)
+		return err == nil
+	})
 	if err != nil {
 		return nil, apiErrorf(http.StatusConflict, "drill %s of %s: %w", b.Text, s.Name, err)
 	}
@@ -50,7 +57,12 @@ func postDrillStop(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.StopDrill(b, requester(r)) {
+	by, stopped := requester(r), false
+	shared(fleet.Operation{Kind: fleet.Drill, Service: s.shareKey(), Backend: b.Text, By: by}, func() bool {
+		stopped = s.StopDrill(b, by)
+		return true // it may run on another node
+	})
+	if stopped {
 		logOperation(r, "drill_stop", zap.String("service", s.Name), zap.String("backend", b.Text))
 	}
 	return s.receiptOf(b)

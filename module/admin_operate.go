@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/async-relay/caddy-relay/handler"
+	"github.com/async-relay/caddy-relay/internal/fleet"
 	"github.com/async-relay/caddy-relay/upstream"
 )
 
@@ -34,7 +35,11 @@ func postReset(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Reset(requester(r))
+	by := requester(r)
+	shared(fleet.Operation{Kind: fleet.Reset, Service: s.shareKey(), By: by}, func() bool {
+		s.Reset(by)
+		return true
+	})
 	logOperation(r, "reset", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
 	return s.apiService(time.Now()), nil
 }
@@ -54,7 +59,15 @@ func setDrained(r *http.Request, drained bool, kind handler.Kind) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	changed, err := s.SetDrained(b, drained, requester(r))
+	by, changed := requester(r), false
+	operation := fleet.Operation{Kind: fleet.Drain, Service: s.shareKey(), Backend: b.Text, By: by, On: drained}
+	if drained {
+		operation.CutAfter = limit.Milliseconds()
+	}
+	shared(operation, func() bool {
+		changed, err = s.SetDrained(b, drained, by)
+		return err == nil
+	})
 	switch {
 	case errors.Is(err, upstream.ErrRemoved): // by a reload since the request came
 		return nil, errUnknown("backend", b.Text, s.Pool.Order())
@@ -64,15 +77,20 @@ func setDrained(r *http.Request, drained bool, kind handler.Kind) (any, error) {
 		logOperation(r, string(kind), zap.String("service", s.Name), zap.String("backend", b.Text))
 	}
 	if drained && limit > 0 {
-		s.LimitDrain(b, limit, func(tcp, udp int) {
-			processLog().Info("clients taken away from backend", zap.String("service", s.Name), zap.String("backend", b.Text), zap.String("reason", "backend_drained"), zap.Int("tcp", tcp), zap.Int("udp", udp))
-		})
+		s.limitDrain(b, limit)
 	}
 	backend, ok := s.apiService(time.Now()).Backend(b.Text)
 	if !ok {
 		return nil, errUnknown("backend", b.Text, s.Pool.Order())
 	}
 	return backend, nil
+}
+
+// limitDrain takes the clients of a drained backend away from it after d.
+func (s *service) limitDrain(b *upstream.Backend, d time.Duration) {
+	s.LimitDrain(b, d, func(tcp, udp int) {
+		processLog().Info("clients taken away from backend", zap.String("service", s.Name), zap.String("backend", b.Text), zap.String("reason", "backend_drained"), zap.Int("tcp", tcp), zap.Int("udp", udp))
+	})
 }
 
 // defaultHold is how long a hold lasts if the request does not say.
@@ -87,7 +105,11 @@ func postHold(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Hold(d, requester(r))
+	by := requester(r)
+	shared(fleet.Operation{Kind: fleet.Hold, Service: s.shareKey(), By: by, On: true, Left: d.Milliseconds()}, func() bool {
+		s.Hold(d, by)
+		return true
+	})
 	logOperation(r, "hold", zap.String("service", s.Name), zap.Duration("for", d))
 	return s.apiService(time.Now()), nil
 }
@@ -97,7 +119,12 @@ func postRelease(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Release(requester(r)) {
+	by, released := requester(r), false
+	shared(fleet.Operation{Kind: fleet.Hold, Service: s.shareKey(), By: by}, func() bool {
+		released = s.Release(by)
+		return true // another node may still hold
+	})
+	if released {
 		logOperation(r, "release", zap.String("service", s.Name))
 	}
 	return s.apiService(time.Now()), nil

@@ -156,6 +156,8 @@ func (a *App) Stop() error {
 		if turn.current != nil {
 			turn.current.apply()
 			turn.current.startMemory(a.keeper)
+		} else {
+			leaveFleet()
 		}
 	}
 	return nil
@@ -212,6 +214,7 @@ func (a *App) apply() {
 	if a.recalled.record != nil {
 		restoreProcessCounts(a.recalled.record)
 	}
+	a.joinFleet()
 }
 
 // lastLog is the log of the config that was applied last.
@@ -243,4 +246,5 @@ var (
 	_ caddy.App          = (*App)(nil)
 	_ caddy.Provisioner  = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
+	_ caddy.Validator    = (*App)(nil)
 )

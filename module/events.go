@@ -29,6 +29,7 @@ func (s *service) onEvent(e handler.Event) {
 	if e.Type == handler.BackendFailed {
 		s.refreshTargets()
 	}
+	fleetChanged()
 	if !s.early.keep(e) {
 		s.passOn(e)
 	}

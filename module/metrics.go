@@ -38,6 +38,9 @@ const (
 	rescuedTotal
 	connectionsHeld
 	drillActive
+	backendSuspect
+	fleetNodes
+	fleetStorageFailing
 	buildInfo
 )
 
@@ -132,6 +135,18 @@ var metrics = [...]struct {
 		"drill_active", "1 while a drill injects faults into new relays to the backend, otherwise 0.",
 		[]string{"service", "backend"},
 	},
+	backendSuspect: {
+		"backend_suspect", "1 while another node of the fleet has demoted the backend and this one has not tried it since, otherwise 0.",
+		[]string{"service", "network", "backend"},
+	},
+	fleetNodes: {
+		"fleet_nodes", "Other nodes of the fleet, by state: alive or vanished (the record of the node does not change any more). 0 without share.",
+		[]string{"state"},
+	},
+	fleetStorageFailing: {
+		"fleet_storage_failing", "1 while this node continues alone, because the storage of its fleet fails, otherwise 0.",
+		nil,
+	},
 	buildInfo: {
 		"build_info", "Always 1. The labels have the versions of the relay, Caddy, caddy-l4 and Go that this program is built with.",
 		[]string{"version", "caddy", "caddy_l4", "goversion"},
@@ -201,7 +216,29 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- c.counter(c.lookups.Stale.Load(), newSeries(dnsLookupsTotal, "stale"))
 	ch <- c.counter(c.lookups.Failed.Load(), newSeries(dnsLookupsTotal, "failed"))
 	ch <- c.counter(logs.Dropped(), newSeries(logLinesDroppedTotal))
+	c.collectFleet(ch)
 	ch <- prometheus.MustNewConstMetric(c.descs[buildInfo], prometheus.GaugeValue, 1, c.build.Relay, c.build.Caddy, c.build.CaddyL4, c.build.Go)
+}
+
+// collectFleet exports the metrics of the fleet.
+func (c *collector) collectFleet(ch chan<- prometheus.Metric) {
+	var alive, vanished, failing float64
+	if member := membership.member.Load(); member != nil {
+		status := member.Status()
+		for _, p := range status.Peers {
+			if p.Vanished {
+				vanished++
+			} else {
+				alive++
+			}
+		}
+		if status.Failing != nil {
+			failing = 1
+		}
+	}
+	ch <- prometheus.MustNewConstMetric(c.descs[fleetNodes], prometheus.GaugeValue, alive, "alive")
+	ch <- prometheus.MustNewConstMetric(c.descs[fleetNodes], prometheus.GaugeValue, vanished, "vanished")
+	ch <- prometheus.MustNewConstMetric(c.descs[fleetStorageFailing], prometheus.GaugeValue, failing)
 }
 
 func (c *collector) counter(value uint64, key series) prometheus.Metric {

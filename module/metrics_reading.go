@@ -133,6 +133,11 @@ func (r *reading) addStatus(b *upstream.Status, service, backend string, current
 				up = 0
 			}
 			r.addGauge(up, backendUp, service, network, backend)
+			suspect := 0.0
+			if status.Suspect {
+				suspect = 1
+			}
+			r.addGauge(suspect, backendSuspect, service, network, backend)
 		}
 	}
 	if current {

@@ -113,7 +113,12 @@ type caddyProcess struct {
 // same as this process.
 func startProcess(t *testing.T, layer4 string, files int) *caddyProcess {
 	t.Helper()
-	s := newServer(t)
+	return newServer(t).startProcess(t, layer4, files)
+}
+
+// startProcess runs a config of the server in another process.
+func (s *server) startProcess(t *testing.T, layer4 string, files int) *caddyProcess {
+	t.Helper()
 	config, err := s.adapt(layer4)
 	if err != nil {
 		t.Fatal(err)

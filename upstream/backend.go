@@ -62,6 +62,7 @@ type health struct {
 	cooling   atomic.Int64                  // end of the cooldown, in nanoseconds after Pool.epoch; 0: not cooling; written under Pool.mu
 	demoted   atomic.Pointer[chan struct{}] // closed and replaced at a demotion; written under Pool.mu
 	preferred atomic.Pointer[netip.Addr]    // the address of the latest success
+	suspicion atomic.Pointer[suspicion]     // nil: none; set under Pool.mu, cleared by any success; see suspect.go
 
 	succeeded, failed, demotions atomic.Uint64
 	failedChecks                 atomic.Uint64 // the part of failed that checks had

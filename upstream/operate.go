@@ -33,7 +33,8 @@ func (p *Pool) SetDrained(b *Backend, drained bool) (changed bool, err error) {
 	return true, nil
 }
 
-// Reset restores the configured order and clears strikes, down and cooldowns.
+// Reset restores the configured order and clears strikes, down, cooldowns and
+// suspicions.
 // Drained backends stay drained, and counts are kept. Attempts in progress become
 // stale: they cause neither strikes nor recoveries.
 func (p *Pool) Reset() Change {
@@ -44,6 +45,7 @@ func (p *Pool) Reset() Change {
 		for n := range b.health {
 			h := &b.health[n]
 			h.clearDownLocked()
+			h.clearSuspicion()
 			for w := h.load(); !h.swap(w, (w+bothUnits)&^stateMask); {
 				w = h.load() // a connect was concurrent
 			}

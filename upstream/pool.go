@@ -172,6 +172,7 @@ func (p *Pool) failedLocally(a Attempt, now time.Time, err error, addr netip.Add
 func (p *Pool) demoteLocked(b *Backend, n Network, now time.Time, byCheck bool) Change {
 	h := &b.health[n]
 	h.demotions.Add(1)
+	h.clearSuspicion()
 	h.downSince = now
 	change := Change{Strike: 2, Demoted: true, ByCheck: byCheck}
 	if p.cooldown > 0 {
@@ -229,6 +230,7 @@ func (p *Pool) succeeded(a Attempt, now time.Time) Change {
 	if h.local.Load() {
 		h.local.Store(false)
 	}
+	h.clearSuspicion()
 	if a.evidence == Listens && p.connected(h, a.network) {
 		return Change{}
 	}

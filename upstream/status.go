@@ -31,6 +31,7 @@ type NetworkStatus struct {
 	State        State
 	Strikes      int
 	ByCheck      bool      // only a passed check ends the strike or down
+	Suspect      bool      // other instances have demoted it, and this one has not tried it since
 	DownSince    time.Time // zero unless down
 	CoolingUntil time.Time // zero unless cooling
 	Succeeded    uint64    // number of successful attempts
@@ -95,6 +96,7 @@ func (p *Pool) networkStatusLocked(b *Backend, n Network, now time.Time) Network
 		State:       Up,
 		Strikes:     int(w & strikeBit),
 		ByCheck:     w.has(checkBit),
+		Suspect:     h.suspicion.Load() != nil,
 		DownSince:   h.downSince,
 		Succeeded:   h.succeeded.Load(),
 		Failed:      h.failed.Load(),

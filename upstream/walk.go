@@ -90,9 +90,10 @@ func (p *Pool) Probe(b *Backend, n Network, e Evidence) Walk {
 func (w *Walk) PassOverCondemned() { w.passOverCondemned = true }
 
 // Next begins an attempt on the first backend of the queue that this client has
-// not exhausted and that is not drained. Cooling backends come after all others,
-// the one whose cooldown ends first before the rest. ok is false if no backend is
-// left. Next takes no lock and does not allocate.
+// not exhausted and that is not drained. Suspects whose trial has no result come
+// after all others, and cooling backends after these, the one whose cooldown ends
+// first before the rest. ok is false if no backend is left. Next takes no lock and
+// does not allocate.
 func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 	if w.only != nil {
 		if w.hasExhausted(w.only) {
@@ -101,21 +102,31 @@ func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 		return w.begin(w.only, now), true
 	}
 	elapsed := int64(now.Sub(w.pool.epoch))
-	var cooling *Backend
+	var suspect, cooling *Backend
 	var coolingUntil int64
 	for _, b := range w.pool.backends() {
 		if b.drained.Load() || w.hasExhausted(b) || w.passOverCondemned && b.Condemned(w.network) {
 			continue
 		}
-		until := b.health[w.network].cooling.Load()
+		h := &b.health[w.network]
+		until := h.cooling.Load()
 		if until <= elapsed {
-			return w.begin(b, now), true
+			if !h.passedOver(elapsed) {
+				return w.begin(b, now), true
+			}
+			if suspect == nil {
+				suspect = b
+			}
+			continue
 		}
 		if cooling == nil || until < coolingUntil {
 			cooling, coolingUntil = b, until
 		}
 	}
-	if cooling == nil {
+	switch {
+	case suspect != nil:
+		return w.begin(suspect, now), true
+	case cooling == nil:
 		return Attempt{}, false
 	}
 	return w.begin(cooling, now), true
@@ -123,18 +134,29 @@ func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 
 // Beside is Next for an attempt in parallel with one on the backend running. As the
 // client has a backend left, Beside offers none that is cooling or that a check has
-// condemned: such a backend would often connect first.
+// condemned: such a backend would often connect first. Suspects come after the
+// others.
 func (w *Walk) Beside(running *Backend, now time.Time) (a Attempt, ok bool) {
 	elapsed := int64(now.Sub(w.pool.epoch))
+	var suspect *Backend
 	for _, b := range w.pool.backends() {
 		if b == running || b.drained.Load() || w.hasExhausted(b) || b.Condemned(w.network) {
 			continue
 		}
-		if b.health[w.network].cooling.Load() <= elapsed {
+		if b.health[w.network].cooling.Load() > elapsed {
+			continue
+		}
+		if !b.Suspected(w.network) {
 			return w.begin(b, now), true
 		}
+		if suspect == nil {
+			suspect = b
+		}
 	}
-	return Attempt{}, false
+	if suspect == nil {
+		return Attempt{}, false
+	}
+	return w.begin(suspect, now), true
 }
 
 // Resume begins an attempt on b, whatever its place and state. It is for a UDP

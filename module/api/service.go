@@ -57,6 +57,7 @@ type Network struct {
 	State     State     `json:"state"`
 	Strikes   int       `json:"strikes"`
 	ByCheck   bool      `json:"by_check,omitempty"` // only a passed health check ends the strike or down
+	Suspect   bool      `json:"suspect,omitempty"`  // another node of the fleet has demoted it, and this one has not tried it since
 	DownSince time.Time `json:"down_since,omitzero"`
 	Cooling   time.Time `json:"cooling_until,omitzero"`
 	Active    int       `json:"active"`

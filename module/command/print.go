@@ -104,6 +104,11 @@ func (p *printer) backends(all []api.Backend) {
 		if b.Drill != "" {
 			p.line("%s: drill, it seems to %s", b.Address, drilled(b.Drill))
 		}
+		for _, name := range []string{"tcp", "udp"} {
+			if b.Networks[name].Suspect {
+				p.line("%s: suspect on %s, another node has demoted it and the next client tries it briefly", b.Address, name)
+			}
+		}
 		if b.State != api.StateUp && b.State != api.StateRemoved {
 			p.line("%s: %s", b.Address, p.trouble(b))
 		}
@@ -134,6 +139,30 @@ func (p *printer) trouble(b api.Backend) string {
 		parts = append(parts, fmt.Sprintf("last failure %s ago: %s", formatSpan(p.now.Sub(f.At)), f.Error))
 	}
 	return strings.Join(parts, "; ")
+}
+
+// fleet writes the nodes of a fleet.
+func (p *printer) fleet(f api.Fleet) {
+	p.line("fleet %s, this is node %s", f.Name, f.Node)
+	if f.Storage.Error != "" {
+		p.line("storage unavailable for %s, this node continues alone: %s", formatSpan(time.Duration(f.Storage.FailingFor*float64(time.Second))), f.Storage.Error)
+	}
+	if len(f.Nodes) == 0 {
+		p.line("no other nodes")
+		return
+	}
+	p.row("NODE", "SEEN", "DOWN")
+	for _, n := range f.Nodes {
+		seen := formatSpan(n.AgeSpan()) + " ago"
+		if n.Vanished {
+			seen += ", vanished"
+		}
+		var down []string
+		for _, d := range n.Down {
+			down = append(down, fmt.Sprintf("%s %s %s", d.Service, d.Backend, d.Network))
+		}
+		p.row(n.Node, seen, strings.Join(down, ", "))
+	}
 }
 
 func (p *printer) explanation(e api.Explanation) {

@@ -62,6 +62,7 @@ var subcommands = []subcommand{
 	{"hold <service>", "Makes new clients wait", 1, 1, runHold("hold"), []queryFlag{{"for", "for", "How long clients wait unless they are released, at most 1h (default: 30s)"}}},
 	{"release <service>", "Ends a hold", 1, 1, runHold("release"), nil},
 	{"reset <service>", "Restores the configured order and clears all strikes", 1, 1, runReset, nil},
+	{"fleet", "Shows the other nodes of the fleet, and what they have demoted", 0, 0, runFleet, nil},
 	{"upgrade", "Replaces the running process by a new one of the installed program, without losing a client", 0, 0, runUpgrade, nil},
 	{"health [service]", "Reports whether clients can be sent to all services, or to one; the exit status is 1 if not", 0, 1, runHealth, nil},
 	{"dns", "Shows the DNS cache", 0, 0, runDNS, nil},
@@ -149,6 +150,11 @@ func runHold(action string) func(client, []string) error {
 		var s api.Service
 		return c.show(http.MethodPost, servicePath(args[0])+"/"+action, &s, func(p *printer) { p.hold(s) })
 	}
+}
+
+func runFleet(c client, _ []string) error {
+	var f api.Fleet
+	return c.show(http.MethodGet, "/relay/fleet", &f, func(p *printer) { p.fleet(f) })
 }
 
 func runUpgrade(c client, _ []string) error {

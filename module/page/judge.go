@@ -80,6 +80,9 @@ func (j *judgement) judgeNetwork(s *api.Service, network string) {
 			continue
 		}
 		queued++
+		if n.Suspect {
+			j.add(levelNotice, "%s is suspected by another node on %s", b.Address, strings.ToUpper(network))
+		}
 		switch n.State {
 		case api.StateUp:
 			working++

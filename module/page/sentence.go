@@ -53,6 +53,8 @@ func event(e api.JournalEntry) (what string, details []string) {
 		return e.Backend + " is healthy and back in its configured place", nil
 	case "dns":
 		return "addresses of " + e.Backend + " changed", nil
+	case "suspect":
+		return e.Backend + " is suspected, another node has demoted it", nil
 	case "reload":
 		return "settings changed by a reload", nil
 	case "restore":
@@ -85,7 +87,7 @@ func source(e api.JournalEntry) string {
 		return ""
 	case by == "health check" || strings.HasPrefix(by, "held clients"):
 		return "seen by the " + by
-	case slices.Contains([]string{"strike", "demotion", "recovery", "local"}, e.Kind):
+	case slices.Contains([]string{"strike", "demotion", "recovery", "local", "suspect"}, e.Kind):
 		return "seen by " + by
 	default:
 		return "by " + by

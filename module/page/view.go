@@ -50,6 +50,7 @@ type networkView struct {
 	State       api.State `json:"state"`
 	Strikes     int       `json:"strikes,omitempty"`
 	ByCheck     bool      `json:"by_check,omitempty"`
+	Suspect     bool      `json:"suspect,omitempty"`
 	DownSince   int64     `json:"down_since,omitempty"`
 	Cooling     int64     `json:"cooling_until,omitempty"`
 	Active      int       `json:"active,omitempty"`
@@ -147,7 +148,7 @@ func newBackendView(b *api.Backend, listened []string) backendView {
 	for _, name := range networkNames {
 		if n, ok := b.Networks[name]; ok && shows(name, n, listened) {
 			v.Networks = append(v.Networks, networkView{
-				Network: name, State: n.State, Strikes: n.Strikes, ByCheck: n.ByCheck,
+				Network: name, State: n.State, Strikes: n.Strikes, ByCheck: n.ByCheck, Suspect: n.Suspect,
 				DownSince: millis(n.DownSince), Cooling: millis(n.Cooling), Active: n.Active,
 				Connections: n.Totals.Connections, Failures: n.Totals.Failures, Up: n.Totals.BytesUp, Down: n.Totals.BytesDown,
 				P50: n.Connect.P50, P99: n.Connect.P99,

@@ -163,14 +163,15 @@ class Line {
   update(n) {
     setClass(this.state, "state state-word-" + n.state);
     setIcon(this.symbol, icons[n.state] ?? "removed");
-    const word = (words[n.state] ?? n.state) + (n.by_check && (n.state === "down" || n.state === "struck") ? " (check)" : "");
+    const word = (words[n.state] ?? n.state) + (n.by_check && (n.state === "down" || n.state === "struck") ? " (check)" : "") + (n.suspect ? " (suspect)" : "");
     if (n.state === "cooling") tick(this.word, () => `${word} ${span(n.cooling_until - now())}`);
     else if (n.state === "down" && n.down_since) tick(this.word, () => `${word} ${span(now() - n.down_since)}`);
     else {
       tick(this.word, null);
       setText(this.word, word);
     }
-    this.state.title = n.by_check ? "found by the health check, and ended only by a passed one" : "";
+    this.state.title = n.suspect ? "another node has demoted it, and the next client here tries it briefly"
+      : n.by_check ? "found by the health check, and ended only by a passed one" : "";
     const set = (name, value, quiet) => {
       setText(this.figures[name].value, value);
       setClass(this.figures[name].node, `figure figure-${name}` + (quiet ? " quiet" : ""));

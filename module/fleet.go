@@ -1,0 +1,142 @@
+package module
+
+import (
+	"cmp"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/async-relay/caddy-relay/internal/fleet"
+	"github.com/async-relay/caddy-relay/upstream"
+)
+
+// membership is the membership of this process in a fleet: option share. It outlives
+// reloads.
+var membership struct {
+	member atomic.Pointer[fleet.Member] // nil: the running config has no share; replaced under turn.mu
+	name   string                       // of its fleet and node; guarded by turn.mu
+}
+
+// processID is the part of the node's name that makes this process unique.
+var processID = sync.OnceValue(func() string { return strings.ToLower(rand.Text()[:8]) })
+
+// notInNames are the characters that names of nodes do not have.
+var notInNames = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
+
+// nodeID returns the name of this process in its fleet.
+func (a *App) nodeID() string {
+	name := a.Instance
+	if name == "" {
+		host, _ := os.Hostname()
+		host = strings.Trim(notInNames.ReplaceAllString(host, "-"), "-.")
+		name = cmp.Or(host[:min(len(host), 64)], "node")
+	}
+	return name + "-" + processID()
+}
+
+// joinFleet makes this process a member of the fleet of this config, and ends an
+// earlier membership. The caller holds turn.mu.
+func (a *App) joinFleet() {
+	m := &membership
+	name := a.Share + " " + a.Instance
+	member := m.member.Load()
+	if member != nil && (a.Share == "" || name != m.name) {
+		leaveFleet()
+		member = nil
+	}
+	switch {
+	case a.Share == "":
+	case member != nil:
+		member.SetStorage(a.ctx.Storage(), a.log())
+	default:
+		m.name = name
+		m.member.Store(fleet.Join(fleet.Options{
+			Fleet: a.Share, ID: a.nodeID(), Storage: a.ctx.Storage(), Log: a.log(),
+			Observe: observeServices, Act: new(fleetActor).act,
+		}))
+	}
+}
+
+// leaveFleet ends the membership, if there is one. The caller holds turn.mu.
+func leaveFleet() {
+	if member := membership.member.Swap(nil); member != nil {
+		member.Leave()
+	}
+}
+
+// fleetChanged makes the fleet see a change of the services of this process.
+func fleetChanged() {
+	if member := membership.member.Load(); member != nil {
+		member.Changed()
+	}
+}
+
+// shared carries out an operation of an operator, and shares it with the fleet if do
+// returns true.
+func shared(o fleet.Operation, do func() bool) {
+	if member := membership.member.Load(); member != nil {
+		member.Do(o, do)
+		return
+	}
+	do()
+}
+
+// shareKey returns the identity of a service in a fleet. The settings that identify an
+// unnamed relay may contain secrets, and are long.
+func (s *service) shareKey() string {
+	if name, ok := strings.CutPrefix(s.key, "name "); ok && len(name) <= 256 {
+		return name
+	}
+	sum := sha256.Sum256([]byte(s.key))
+	return "unnamed " + hex.EncodeToString(sum[:16])
+}
+
+// observeServices returns what this process has and sees, for its fleet.
+func observeServices() (list []fleet.Service) {
+	now := time.Now()
+	services.Range(func(_, value any) bool {
+		s := value.(*service)
+		if s.current.Load() == nil {
+			return true // no started config has it
+		}
+		o := fleet.Service{Key: s.shareKey()}
+		for _, b := range s.Pool.Snapshot(now) {
+			o.Backends = append(o.Backends, b.Backend.Text)
+			for n, status := range b.Networks {
+				if !status.DownSince.IsZero() {
+					target := fleet.Target{Service: o.Key, Backend: b.Backend.Text, Network: upstream.Network(n).String()}
+					o.Down = append(o.Down, fleet.Claim{Target: target, Demotions: status.Demotions})
+				}
+			}
+		}
+		list = append(list, o)
+		return true
+	})
+	return list
+}
+
+// sharedService returns the service with an identity in the fleet, or nil.
+func sharedService(key string) (found *service) {
+	services.Range(func(_, value any) bool {
+		if s := value.(*service); s.current.Load() != nil && s.shareKey() == key {
+			found = s
+		}
+		return found == nil
+	})
+	return found
+}
+
+// operatorOn returns the operator of an operation of another node, for the journal.
+func operatorOn(o fleet.Operation) string {
+	if o.By == "" {
+		return "node " + o.Node
+	}
+	return fmt.Sprintf("%s on node %s", o.By, o.Node)
+}
