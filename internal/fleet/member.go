@@ -150,6 +150,14 @@ func (m *Member) SetStorage(storage Storage, log *zap.Logger) {
 	m.notify()
 }
 
+// Stalled reports whether a storage operation does not return. SetStorage has no effect
+// before it does.
+func (m *Member) Stalled() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.episode.err == errStalled
+}
+
 // Leave removes the record of this node and ends the member. It returns before the
 // end if a storage operation does not return within two seconds: the goroutine ends
 // with that, and does nothing for other nodes any more.

@@ -556,7 +556,9 @@ func TestLeavingAHangingStorage(t *testing.T) {
 	run(t, 2, func(t *testing.T, s *simulation, storage *memory) {
 		hang := make(chan struct{})
 		storage.set(func(m *memory) { m.hang = hang })
-		time.Sleep(time.Second)
+		s.all("the storage is not stalled", func(n *node) bool { return !n.member.Stalled() })
+		time.Sleep(10 * time.Second)
+		s.all("the storage is stalled", func(n *node) bool { return n.member.Stalled() })
 		began := time.Now()
 		s.end()
 		if waited := time.Since(began); waited > 5*time.Second {
