@@ -74,10 +74,11 @@ type Member struct {
 
 	// The fields of the goroutine.
 	lastWrite, lastScan time.Time
+	lastTry             time.Time // of a write, also of one that has failed
 	lastMark            string    // the newest mark that was read, see marks.go
 	marked              uint64    // number of marks that this node has made
 	ownMark             string    // its latest one; "": nobody can replace it any more
-	ownNext             string    // the mark after it when it was made; "": there was none
+	ownOlder            marks     // those after it when it was made
 	confirmUntil        time.Time // set with ownMark
 	warned              warnings
 }
@@ -205,7 +206,7 @@ func (m *Member) run(ctx context.Context) {
 		case <-m.wake:
 			// A change soon after a write waits, so that a storm of changes costs few
 			// writes.
-			if wait := publishGap - m.now().Sub(m.lastWrite); wait > 0 {
+			if wait := publishGap - m.now().Sub(m.lastTry); wait > 0 {
 				timer.Reset(wait)
 				continue
 			}

@@ -84,8 +84,8 @@ func (o *Operation) after(other *Operation) bool {
 	return cmp.Or(cmp.Compare(o.Clock, other.Clock), cmp.Compare(o.Node, other.Node)) > 0
 }
 
-// ends reports whether o begins what ends by itself.
-func (o *Operation) ends() bool { return (o.Kind == Hold || o.Kind == Drill) && o.On }
+// temporary reports whether o begins what ends by itself.
+func (o *Operation) temporary() bool { return (o.Kind == Hold || o.Kind == Drill) && o.On }
 
 // VersionError is the error of a record of another version.
 type VersionError int

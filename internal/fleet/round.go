@@ -63,6 +63,7 @@ func (m *Member) publish(ctx context.Context) error {
 	seen := m.state.Observe(services)
 	record := m.state.Record(now)
 	m.mu.Unlock()
+	m.lastTry = now
 	s := m.counted()
 	if err := s.Store(ctx, m.recordKey(m.id), record.encode()); err != nil {
 		m.publishAgain()

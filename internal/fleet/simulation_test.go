@@ -755,3 +755,20 @@ func TestJoiningDuringAHold(t *testing.T) {
 		}
 	})
 }
+
+// A storm of changes makes no storm of operations on a storage that fails.
+func TestChangesWhileTheStorageFails(t *testing.T) {
+	run(t, 1, func(t *testing.T, s *simulation, storage *memory) {
+		storage.set(func(m *memory) { m.err = errors.New("disk on fire") })
+		time.Sleep(time.Second)
+		_, before := storage.operations()
+		for range 1000 {
+			s.nodes[0].member.Changed()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if _, after := storage.operations(); after-before > 40 {
+			t.Errorf("%d writes within 10 s", after-before)
+		}
+		storage.set(func(m *memory) { m.err = nil })
+	})
+}

@@ -240,7 +240,7 @@ func (s *State) repeat(o Operation, old bool, now time.Time) (a Action, ok bool)
 	if known := s.latest[k]; known != nil && !o.after(&known.Operation) {
 		return Action{}, false
 	}
-	if old && o.ends() && o.Left > 0 {
+	if old && o.temporary() && o.Left > 0 {
 		return Action{}, false
 	}
 	s.latest[k] = &operation{Operation: o, ends: now.Add(duration(o.Left))}
@@ -249,7 +249,7 @@ func (s *State) repeat(o Operation, old bool, now time.Time) (a Action, ok bool)
 		return Action{}, false // this node has forgotten it, as a reload has removed the service
 	case o.Kind == Reset && !s.services[o.Service].joined:
 		return Action{}, false // it was for a state that this node does not have
-	case o.ends() && o.Left <= 0:
+	case o.temporary() && o.Left <= 0:
 		return Action{}, false // ended by itself
 	}
 	return Action{Do: Repeat, Node: o.Node, Operation: o}, true
@@ -259,7 +259,7 @@ func (s *State) repeat(o Operation, old bool, now time.Time) (a Action, ok bool)
 // long.
 func (s *State) Temporary(now time.Time) bool {
 	for _, o := range s.latest {
-		if o.Operation.ends() && o.ends.After(now) {
+		if o.temporary() && o.ends.After(now) {
 			return true
 		}
 	}
