@@ -122,6 +122,7 @@ func Decode(text []byte) (Record, error) {
 	for i := range r.Operations {
 		o := &r.Operations[i]
 		o.By = printable(o.By)
+		o.Left, o.CutAfter = duration(o.Left).Milliseconds(), duration(o.CutAfter).Milliseconds()
 	}
 	return r, nil
 }
