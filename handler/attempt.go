@@ -42,7 +42,7 @@ type attempts struct {
 	cancel    context.CancelCauseFunc // ends ctx
 	current   upstream.Attempt        // that the client waits for; zero if only superseded attempts are running
 	companion upstream.Attempt        // hedged: runs in parallel with current; zero: none
-	suspect   upstream.Attempt        // with which this client tries a suspect; zero: none
+	trials    []upstream.Attempt      // with which this client tries suspects
 	pending   int                     // running attempts
 	results   chan outcome
 }
@@ -117,7 +117,7 @@ func (r *Relay) connect(ctx context.Context, of *tcpRelay, walk upstream.Walk, f
 	defer func() {
 		if ended {
 			t.cancel(errSuperseded)
-			t.endTrial()
+			t.endTrials()
 		}
 	}()
 	o, err := t.run(ctx, gone)
@@ -161,6 +161,8 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 			t.failed(o)
 			if t.current != before {
 				t.resetHedgeTimer(hedge)
+			} else if o.hedged {
+				t.replaceCompanion()
 			}
 		case <-t.current.Demoted():
 			// By failures of other clients: do not wait for this client's own.
@@ -170,9 +172,9 @@ func (t *attempts) run(ctx context.Context, gone func() bool) (outcome, error) {
 		case <-t.companion.Demoted():
 			t.walk.Exhaust(t.companion.Backend)
 			t.companion = upstream.Attempt{}
+			t.replaceCompanion()
 		case <-hedge.C:
-			t.startCompanion()
-			hedge.Reset(t.relay.opts.Hedge)
+			t.hedgeTimerFired(hedge)
 		case <-watch.C:
 			if gone() {
 				return outcome{}, errClientGone
@@ -243,7 +245,7 @@ func (t *attempts) failed(o outcome) {
 		} else {
 			t.next()
 		}
-	case t.companion: // the next companion starts when the hedge timer fires
+	case t.companion: // the next companion starts when the hedge timer fires; see replaceCompanion
 		t.companion = again
 	default: // superseded: the client already waits for another backend
 		return

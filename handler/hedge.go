@@ -37,6 +37,15 @@ func (t *attempts) resetHedgeTimer(timer *time.Timer) {
 	}
 }
 
+// hedgeTimerFired starts a companion. With hedge it also sets the timer for the one
+// that follows if that fails.
+func (t *attempts) hedgeTimerFired(timer *time.Timer) {
+	t.startCompanion()
+	if hedge := t.relay.opts.Hedge; hedge > 0 {
+		timer.Reset(hedge)
+	}
+}
+
 // startCompanion starts an attempt on the next backend in parallel with the
 // current one. There is at most one companion at a time.
 func (t *attempts) startCompanion() {
@@ -74,7 +83,7 @@ func (t *attempts) judgeSlow(o outcome) bool {
 // a first strike.
 func (t *attempts) judge() {
 	r := t.relay
-	defer t.walk.EndTrial(t.current) // of a suspect, without a result
+	defer t.endTrials() // without a result
 	defer t.cancel(errSuperseded)
 	defer r.service.judges.leave(t.current.Backend)
 	defer func() {

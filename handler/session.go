@@ -341,6 +341,7 @@ func (s *session) endLocked(why stream.Reason) {
 	if s.answeredBy == nil && s.socket != nil {
 		s.tallyLocked().connections.Add(1) // the backend served it without an answer
 	}
+	s.endTrialLocked()
 	s.stopAttemptLocked()
 	if evictedNow {
 		s.note(evicted)

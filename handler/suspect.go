@@ -2,6 +2,7 @@ package handler
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -41,26 +42,38 @@ func (t *attempts) beginTrial(a upstream.Attempt) {
 	if !a.Suspect() || a.Second() {
 		return
 	}
-	patience := suspectPatience
-	if hedge := t.relay.opts.Hedge; hedge > 0 {
-		patience = hedge
-	}
-	if !t.walk.BeginTrial(a, a.Began.Add(patience), a.Began.Add(trialLimit(t.relay.opts.ConnectTimeout))) {
+	if !t.walk.BeginTrial(a, a.Began.Add(t.patience()), a.Began.Add(trialLimit(t.relay.opts.ConnectTimeout))) {
 		return
 	}
-	t.suspect = a
+	t.trials = append(t.trials, a)
 	t.relay.logSuspect(a, upstream.TCP, t.of.client)
+}
+
+// patience returns how long a client waits for a suspect alone, if it is not the one
+// that tries the suspect.
+func (t *attempts) patience() time.Duration {
+	if hedge := t.relay.opts.Hedge; hedge > 0 {
+		return min(hedge, suspectPatience)
+	}
+	return suspectPatience
 }
 
 // trialLimit returns the longest trial of a suspect with two attempts.
 func trialLimit(attempt time.Duration) time.Duration { return 2*attempt + time.Second }
 
-// endTrial ends the trial of this client, unless a judge continues it. The suspect is
-// tried by the next client if there was no result.
-func (t *attempts) endTrial() {
-	if b := t.suspect.Backend; b != nil && !t.relay.service.judges.judging(b) {
-		t.walk.EndTrial(t.suspect)
+// endTrials ends the trials of this client, but not one that a judge continues. A
+// suspect is tried by the next client if there was no result.
+func (t *attempts) endTrials() {
+	for _, a := range t.trials {
+		if !t.relay.service.judges.judging(a.Backend) {
+			t.walk.EndTrial(a)
+		}
 	}
+}
+
+// tries reports whether this client tries a suspect.
+func (t *attempts) tries(b *upstream.Backend) bool {
+	return slices.ContainsFunc(t.trials, func(a upstream.Attempt) bool { return a.Backend == b })
 }
 
 // companionAfter returns how long after the beginning of the current attempt a
@@ -72,12 +85,18 @@ func (t *attempts) companionAfter() (after time.Duration, ok bool) {
 		return 0, false
 	case !t.current.Suspect():
 		return hedge, hedge > 0
-	case hedge == 0:
-		return suspectPatience, true
-	case t.suspect.Backend == t.current.Backend:
+	case hedge > 0 && t.tries(t.current.Backend):
 		return 0, true // this client tries the suspect
 	default:
-		return hedge, true
+		return t.patience(), true
+	}
+}
+
+// replaceCompanion starts another companion at once after one has failed, while the
+// client waits for a suspect.
+func (t *attempts) replaceCompanion() {
+	if t.companion.Backend == nil && t.current.Backend != nil && t.current.Suspect() {
+		t.startCompanion()
 	}
 }
 
@@ -90,6 +109,13 @@ func (s *session) trySuspectLocked(a upstream.Attempt) {
 	}
 	if s.walk.BeginTrial(a, a.Began.Add(min(limit, suspectPatience)), a.Began.Add(trialLimit(limit))) {
 		s.relay.logSuspect(a, upstream.UDP, &s.key.Client)
+	}
+}
+
+// endTrialLocked ends the trial of a session that ends without a result.
+func (s *session) endTrialLocked() {
+	if s.attempt.Backend != nil && s.attempt.Suspect() {
+		s.walk.EndTrial(s.attempt)
 	}
 }
 

@@ -2,6 +2,7 @@ package handler
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
@@ -156,5 +157,73 @@ func TestSilentUDPSuspect(t *testing.T) {
 	ann.wants(t, "answer")
 	if s := r.status("10.0.0.1:53", upstream.UDP); s.Suspect {
 		t.Error("an answer has not ended the suspicion")
+	}
+}
+
+// The timer for companions fires once for a suspect if hedge is off. It does not keep a
+// processor busy while a client waits for a suspect without an alternative.
+func TestCompanionTimerOfASuspectFiresOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for hedge, want := range map[time.Duration]bool{0: false, time.Minute: true} {
+			a := &attempts{relay: &Relay{opts: Options{Hedge: hedge}}}
+			timer := time.NewTimer(0)
+			<-timer.C
+			a.hedgeTimerFired(timer)
+			time.Sleep(time.Hour)
+			select {
+			case <-timer.C:
+				if !want {
+					t.Error("the timer fires again without hedge")
+				}
+			default:
+				if want {
+					t.Errorf("the timer does not fire again with hedge %s", hedge)
+				}
+			}
+		}
+	})
+}
+
+// While a client waits for a silent suspect, a companion that fails is replaced at
+// once by the next one.
+func TestFailedCompanionOfASuspectIsReplaced(t *testing.T) {
+	for name, hedge := range map[string]time.Duration{"off": 0, "an hour": time.Hour} {
+		t.Run("hedge "+name, func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			silent, dead, live := newSilentTCP(t, "127.0.0.1:0"), deadTCP(t, "127.0.0.1:0"), serveTCP(t, "127.0.0.1:0", greet("live"))
+			r := newRig(t, []string{silent.String(), dead, live.String()}, patient, func(o *Options) { o.Hedge = hedge })
+			r.suspect(silent.String(), upstream.TCP)
+			ann, _ := r.client()
+			relaytest.WantRead(t, ann, "live")
+			r.service.Close() // ends the attempt on the suspect
+		})
+	}
+}
+
+// A long hedge delays no client of a suspect: neither the one that tries it, nor those
+// that come before it has a companion.
+func TestLongHedgeOfASuspect(t *testing.T) {
+	relaytest.NoLeaks(t)
+	silent, live := newSilentTCP(t, "127.0.0.1:0"), serveTCP(t, "127.0.0.1:0", greet("live"))
+	r := newRig(t, []string{silent.String(), live.String()}, patient, func(o *Options) { o.Hedge = time.Hour })
+	r.suspect(silent.String(), upstream.TCP)
+	for range 3 {
+		client, _ := r.client()
+		relaytest.WantRead(t, client, "live")
+	}
+	r.service.Close() // ends the attempt on the suspect
+}
+
+// A UDP session that ends without a result ends its trial: the next one tries the
+// suspect.
+func TestUDPTrialWithoutResult(t *testing.T) {
+	r := newUDPRig(t, []string{"10.0.0.1:53", "10.0.0.2:53"}, func(o *Options) { o.UDPReplyTimeout = time.Hour })
+	r.suspect("10.0.0.1:53", upstream.UDP)
+	var ann udpClient
+	r.deliver(1, &ann, "one")
+	r.session(1).end(evictedForRoom)
+	walk := r.service.Pool.Walk(upstream.UDP)
+	if a, _ := walk.Next(time.Now().Add(time.Minute)); a.Backend.Text != "10.0.0.1:53" {
+		t.Errorf("the next session begins with %s", a.Backend.Text)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,13 +23,11 @@ var membership struct {
 	name   string                       // of its fleet and node; guarded by turn.mu
 }
 
-// processID is the part of the node's name that makes this process unique.
-var processID = sync.OnceValue(func() string { return strings.ToLower(rand.Text()[:8]) })
-
 // notInNames are the characters that names of nodes do not have.
 var notInNames = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
 
-// nodeID returns the name of this process in its fleet.
+// nodeID returns the name of this process in its fleet. Its last part makes each
+// membership unique: the numbers of a record begin anew with each.
 func (a *App) nodeID() string {
 	name := a.Instance
 	if name == "" {
@@ -38,7 +35,7 @@ func (a *App) nodeID() string {
 		host = strings.Trim(notInNames.ReplaceAllString(host, "-"), "-.")
 		name = cmp.Or(host[:min(len(host), 64)], "node")
 	}
-	return name + "-" + processID()
+	return name + "-" + strings.ToLower(rand.Text()[:8])
 }
 
 // joinFleet makes this process a member of the fleet of this config, and ends an
@@ -47,7 +44,7 @@ func (a *App) joinFleet() {
 	m := &membership
 	name := a.Share + " " + a.Instance
 	member := m.member.Load()
-	if member != nil && (a.Share == "" || name != m.name) {
+	if member != nil && (a.Share == "" || name != m.name || member.Stalled()) {
 		leaveFleet()
 		member = nil
 	}
@@ -68,7 +65,21 @@ func (a *App) joinFleet() {
 func leaveFleet() {
 	if member := membership.member.Swap(nil); member != nil {
 		member.Leave()
+		withdrawSuspicions()
 	}
+}
+
+// withdrawSuspicions ends all suspicions: there are no other nodes any more.
+func withdrawSuspicions() {
+	services.Range(func(_, value any) bool {
+		s := value.(*service)
+		for _, b := range s.Pool.Snapshot(time.Now()) {
+			for n := range b.Networks {
+				s.Pool.Unsuspect(b.Backend, upstream.Network(n))
+			}
+		}
+		return true
+	})
 }
 
 // fleetChanged makes the fleet see a change of the services of this process.

@@ -2,6 +2,8 @@ package module
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -94,6 +96,9 @@ func (s *service) repeat(o fleet.Operation, b *upstream.Backend) (changed bool, 
 	case fleet.Drill:
 		if !o.On {
 			return s.StopDrill(b, by), nil
+		}
+		if !slices.Contains(handler.Faults, handler.Fault(o.Fault)) {
+			return false, fmt.Errorf("unknown fault %q: a newer version of the relay has it", o.Fault)
 		}
 		_, err = s.StartDrill(b, handler.Fault(o.Fault), left, o.Force, by)
 		return err == nil, err

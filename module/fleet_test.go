@@ -158,8 +158,18 @@ func TestFleetOverReloads(t *testing.T) {
 	if got := s.fleet().Node; got != node || len(s.lines("fleet joined")) != 1 || len(s.lines("fleet left")) != 0 {
 		t.Errorf("after reloads: node %q, before %q; joined %d times", got, node, len(s.lines("fleet joined")))
 	}
+	// Another node has demoted the backend.
+	far := filepath.Join(filepath.Dir(records(t, dir)[0]), "far.json")
+	relaytest.Check(t, os.WriteFile(far, []byte(`{"version":1,"node":"far","sequence":1,"down":[{"service":"web","backend":"127.0.0.1:1","network":"tcp","demotions":1}]}`), 0o600))
+	relaytest.Check(t, os.WriteFile(filepath.Join(dir, "relay/fleet/test/changed"), []byte("far 1"), 0o600))
+	suspected := func() bool { return s.backend("127.0.0.1:1").Networks["tcp"].Suspect }
+	relaytest.Eventually(t, "the suspicion", suspected)
 	s.more = "storage file_system " + dir
 	relaytest.Check(t, s.reload(layer4))
+	if suspected() {
+		t.Error("a suspect without share")
+	}
+	relaytest.Check(t, os.Remove(far))
 	if got := records(t, dir); len(got) != 0 {
 		t.Errorf("records without share: %v", got)
 	}
@@ -172,6 +182,9 @@ func TestFleetOverReloads(t *testing.T) {
 	s.more = fleetOptions(dir, "ann")
 	relaytest.Check(t, s.reload(layer4))
 	relaytest.Eventually(t, "the record", func() bool { return len(records(t, dir)) == 1 })
+	if s.fleet().Node == node {
+		t.Error("a node has the name of an earlier one, whose records other nodes have read")
+	}
 }
 
 // A storage that cannot be used is logged once, and the node works.

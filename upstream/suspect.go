@@ -25,6 +25,7 @@ import "time"
 // nanoseconds after Pool.epoch, and never change.
 type suspicion struct {
 	since, passFrom, passUntil int64
+	began                      int64 // of the attempt that has begun the trial
 }
 
 // Suspect makes b a suspect on n. It does nothing and returns false if b is one
@@ -64,7 +65,7 @@ func (w *Walk) BeginTrial(a Attempt, from, until time.Time) bool {
 	if s == nil || int64(a.Began.Sub(p.epoch)) < s.passUntil {
 		return false
 	}
-	trial := &suspicion{since: s.since, passFrom: int64(from.Sub(p.epoch)), passUntil: int64(until.Sub(p.epoch))}
+	trial := &suspicion{since: s.since, passFrom: int64(from.Sub(p.epoch)), passUntil: int64(until.Sub(p.epoch)), began: int64(a.Began.Sub(p.epoch))}
 	return h.suspicion.CompareAndSwap(s, trial) // fails after a concurrent success
 }
 
@@ -74,7 +75,7 @@ func (w *Walk) EndTrial(a Attempt) {
 	w.pool.mu.Lock()
 	defer w.pool.mu.Unlock()
 	h := a.health()
-	if s := h.suspicion.Load(); s != nil {
+	if s := h.suspicion.Load(); s != nil && s.passUntil != 0 && s.began == int64(a.Began.Sub(w.pool.epoch)) {
 		h.suspicion.CompareAndSwap(s, &suspicion{since: s.since}) // fails after a concurrent success
 	}
 }

@@ -87,7 +87,7 @@ func TestSuspectBeforeCoolingBackends(t *testing.T) {
 	p := NewPool(addresses("a b"), time.Hour, start)
 	other := p.Walk(TCP)
 	other.Exhaust(p.Backend("a"))
-	demote(t, p, &other, "b")
+	demoteOffered(t, p, &other, "b")
 	p.Suspect(p.Backend("a"), TCP, start)
 	walk := p.Walk(TCP)
 	a, _ := walk.Next(start)
@@ -95,8 +95,42 @@ func TestSuspectBeforeCoolingBackends(t *testing.T) {
 	wantOffered(t, p, time.Second, "a", "b")
 }
 
+// A suspect that is passed over comes before backends that are down here and do not
+// cool: a client would wait for them in vain.
+func TestSuspectBeforeDownBackends(t *testing.T) {
+	p := NewPool(addresses("a b c"), 0, start)
+	for _, b := range []string{"b", "c"} {
+		other := p.Walk(TCP)
+		other.Exhaust(p.Backend("a"))
+		demoteOffered(t, p, &other, b)
+	}
+	p.Suspect(p.Backend("a"), TCP, start)
+	walk := p.Walk(TCP)
+	a, _ := walk.Next(start)
+	walk.BeginTrial(a, start, start.Add(time.Minute))
+	wantOffered(t, p, time.Second, "a", "b", "c")
+	recovered := p.Walk(TCP)
+	recovered.Exhaust(p.Backend("a"))
+	b, _ := recovered.Next(start)
+	recovered.Succeeded(b, start)
+	wantOffered(t, p, time.Second, "b", "a", "c")
+}
+
+// A client ends no trial but its own.
+func TestEndOfAnotherTrial(t *testing.T) {
+	p := suspectPool(t)
+	early, trying := p.Walk(TCP), p.Walk(TCP)
+	before, _ := early.Next(start.Add(-time.Second))
+	a, _ := trying.Next(start)
+	trying.BeginTrial(a, start, start.Add(time.Minute))
+	early.EndTrial(before)
+	wantOffered(t, p, time.Second, "b", "c", "a")
+	trying.EndTrial(a)
+	wantOffered(t, p, time.Second, "a", "b", "c")
+}
+
 // demote fails two attempts on the backend that a walk is offered next.
-func demote(t *testing.T, p *Pool, walk *Walk, backend string) {
+func demoteOffered(t *testing.T, p *Pool, walk *Walk, backend string) {
 	t.Helper()
 	for range 2 {
 		a, ok := walk.Next(start)
@@ -114,7 +148,7 @@ func demote(t *testing.T, p *Pool, walk *Walk, backend string) {
 func TestResultsEndASuspicion(t *testing.T) {
 	for name, end := range map[string]func(*Pool){
 		"success":    func(p *Pool) { walk := p.Walk(TCP); a, _ := walk.Next(start); walk.Succeeded(a, start) },
-		"demotion":   func(p *Pool) { walk := p.Walk(TCP); demote(t, p, &walk, "a") },
+		"demotion":   func(p *Pool) { walk := p.Walk(TCP); demoteOffered(t, p, &walk, "a") },
 		"reset":      func(p *Pool) { p.Reset() },
 		"withdrawal": func(p *Pool) { p.Unsuspect(p.Backend("a"), TCP) },
 	} {
@@ -131,7 +165,7 @@ func TestResultsEndASuspicion(t *testing.T) {
 func TestNoSuspicionOfDownOrRemovedBackends(t *testing.T) {
 	p := NewPool(addresses("a b"), 0, start)
 	walk := p.Walk(TCP)
-	demote(t, p, &walk, "a")
+	demoteOffered(t, p, &walk, "a")
 	if p.Suspect(p.Backend("a"), TCP, start) {
 		t.Error("a backend that is down became a suspect")
 	}

@@ -91,9 +91,9 @@ func (w *Walk) PassOverCondemned() { w.passOverCondemned = true }
 
 // Next begins an attempt on the first backend of the queue that this client has
 // not exhausted and that is not drained. Suspects whose trial has no result come
-// after all others, and cooling backends after these, the one whose cooldown ends
-// first before the rest. ok is false if no backend is left. Next takes no lock and
-// does not allocate.
+// after all others that are not down, and cooling backends after all, the one whose
+// cooldown ends first before the rest. ok is false if no backend is left. Next takes
+// no lock and does not allocate.
 func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 	if w.only != nil {
 		if w.hasExhausted(w.only) {
@@ -111,6 +111,9 @@ func (w *Walk) Next(now time.Time) (a Attempt, ok bool) {
 		h := &b.health[w.network]
 		until := h.cooling.Load()
 		if until <= elapsed {
+			if suspect != nil && h.load().has(downBit) {
+				continue // what this instance has found weighs more than a suspicion
+			}
 			if !h.passedOver(elapsed) {
 				return w.begin(b, now), true
 			}

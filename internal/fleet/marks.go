@@ -79,7 +79,7 @@ func (m *Member) mark(ctx context.Context, now time.Time) error {
 	if err := m.counted().Store(ctx, m.prefix("changed"), []byte(strings.Join(list, "\n"))); err != nil {
 		return fmt.Errorf("mark a change: %w", err)
 	}
-	m.ownMark, m.ownNext, m.confirmUntil = own, list[1:].newest(), now.Add(confirmFor)
+	m.ownMark, m.ownOlder, m.confirmUntil = own, list[1:], now.Add(confirmFor)
 	return nil
 }
 
@@ -94,9 +94,11 @@ func (m *Member) confirm(ctx context.Context, list marks, now time.Time) error {
 		return nil
 	case slices.Contains(list, m.ownMark):
 		return nil
-	case m.ownNext != "" && !slices.Contains(list, m.ownNext), m.ownNext == "" && len(list) == maxMarks:
+	case len(list) == maxMarks && !slices.ContainsFunc(m.ownOlder, func(mark string) bool { return slices.Contains(list, mark) }):
 		// More changes came than the key holds. Those who have not read the mark of this
-		// node find none that they have read, and read all records.
+		// node find none that they have read, and read all records. One older mark that is
+		// left shows that the mark of this node was lost, and not pushed out. The mark after
+		// it may have been lost too.
 		return nil
 	}
 	return m.mark(ctx, now)

@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -57,6 +58,7 @@ type Member struct {
 	now       func() time.Time
 	wake      chan struct{} // has a value when the goroutine is to publish
 	cancel    context.CancelFunc
+	left      atomic.Bool   // set by Leave: nothing is done for others any more
 	done      chan struct{} // closed at the end of the goroutine
 
 	acting sync.Mutex // held while operations are done and actions are carried out; taken before mu
@@ -72,10 +74,11 @@ type Member struct {
 
 	// The fields of the goroutine.
 	lastWrite, lastScan time.Time
+	lastTry             time.Time // of a write, also of one that has failed
 	lastMark            string    // the newest mark that was read, see marks.go
 	marked              uint64    // number of marks that this node has made
 	ownMark             string    // its latest one; "": nobody can replace it any more
-	ownNext             string    // the mark after it when it was made; "": there was none
+	ownOlder            marks     // those after it when it was made
 	confirmUntil        time.Time // set with ownMark
 	warned              warnings
 }
@@ -148,10 +151,19 @@ func (m *Member) SetStorage(storage Storage, log *zap.Logger) {
 	m.notify()
 }
 
+// Stalled reports whether a storage operation does not return. SetStorage has no effect
+// before it does.
+func (m *Member) Stalled() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.episode.err == errStalled
+}
+
 // Leave removes the record of this node and ends the member. It returns before the
 // end if a storage operation does not return within two seconds: the goroutine ends
-// with that.
+// with that, and does nothing for other nodes any more.
 func (m *Member) Leave() {
+	m.left.Store(true)
 	m.cancel()
 	timer := time.NewTimer(2 * leaveTimeout)
 	defer timer.Stop()
@@ -194,7 +206,7 @@ func (m *Member) run(ctx context.Context) {
 		case <-m.wake:
 			// A change soon after a write waits, so that a storm of changes costs few
 			// writes.
-			if wait := publishGap - m.now().Sub(m.lastWrite); wait > 0 {
+			if wait := publishGap - m.now().Sub(m.lastTry); wait > 0 {
 				timer.Reset(wait)
 				continue
 			}
@@ -240,6 +252,7 @@ func (m *Member) carryOut(actions []Action) {
 		switch a.Do {
 		case Joined:
 			log.Info("node joined the fleet", zap.String("fleet", m.fleet), zap.String("node", a.Node))
+			m.welcome()
 		case Left:
 			log.Info("node left the fleet", zap.String("fleet", m.fleet), zap.String("node", a.Node))
 		case Vanished:
@@ -247,6 +260,17 @@ func (m *Member) carryOut(actions []Action) {
 		default:
 			m.act(a)
 		}
+	}
+}
+
+// welcome publishes how long holds and drills last, for a node that has joined: it
+// cannot know the age of the record that it has read.
+func (m *Member) welcome() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state.Temporary(m.now()) {
+		m.changed = true
+		m.notify()
 	}
 }
 

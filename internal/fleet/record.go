@@ -84,6 +84,9 @@ func (o *Operation) after(other *Operation) bool {
 	return cmp.Or(cmp.Compare(o.Clock, other.Clock), cmp.Compare(o.Node, other.Node)) > 0
 }
 
+// temporary reports whether o begins what ends by itself.
+func (o *Operation) temporary() bool { return (o.Kind == Hold || o.Kind == Drill) && o.On }
+
 // VersionError is the error of a record of another version.
 type VersionError int
 
@@ -119,6 +122,7 @@ func Decode(text []byte) (Record, error) {
 	for i := range r.Operations {
 		o := &r.Operations[i]
 		o.By = printable(o.By)
+		o.Left, o.CutAfter = duration(o.Left).Milliseconds(), duration(o.CutAfter).Milliseconds()
 	}
 	return r, nil
 }

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -90,4 +91,18 @@ func FuzzMerge(f *testing.F) {
 			t.Errorf("%d operations are readable of %d", len(own.Operations), len(s.latest))
 		}
 	})
+}
+
+// Times of a foreign record are within bounds, so that no sum of them overflows.
+func TestTimesAreBounded(t *testing.T) {
+	for given, want := range map[int64]int64{-5: 0, 1000: 1000, 1 << 62: 86_400_000} {
+		text := fmt.Sprintf(`{"version":1,"node":"one","sequence":1,"operations":[{"kind":"drain","service":"web","backend":"a","node":"one","left_ms":%d,"cut_after_ms":%d}]}`, given, given)
+		r, err := Decode([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o := r.Operations[0]; o.Left != want || o.CutAfter != want {
+			t.Errorf("%d: left %d, cut after %d, want %d", given, o.Left, o.CutAfter, want)
+		}
+	}
 }

@@ -29,7 +29,7 @@ func (m *Member) round(ctx context.Context) {
 	switch {
 	case err == nil:
 		m.succeed()
-	case errors.Is(context.Cause(ctx), context.Canceled): // the member leaves
+	case m.left.Load():
 	default:
 		m.fail(err, false)
 	}
@@ -63,6 +63,7 @@ func (m *Member) publish(ctx context.Context) error {
 	seen := m.state.Observe(services)
 	record := m.state.Record(now)
 	m.mu.Unlock()
+	m.lastTry = now
 	s := m.counted()
 	if err := s.Store(ctx, m.recordKey(m.id), record.encode()); err != nil {
 		m.publishAgain()
@@ -108,7 +109,8 @@ func (m *Member) poll(ctx context.Context) error {
 	return nil
 }
 
-// read reads the records of some nodes. It reports whether one of them is gone.
+// read reads the records of some nodes. It reports whether one of them is gone or
+// cannot be read.
 func (m *Member) read(ctx context.Context, nodes []string) (gone bool, err error) {
 	nodes = slices.DeleteFunc(nodes, func(node string) bool { return node == m.id || !plain(node) || strings.Contains(node, "/") })
 	if len(nodes) == 0 {
@@ -116,21 +118,34 @@ func (m *Member) read(ctx context.Context, nodes []string) (gone bool, err error
 	}
 	records, gone, err := m.load(ctx, nodes)
 	if err != nil || gone {
-		return gone, err
+		return true, nil // the scan shows whether it is the storage
 	}
-	m.acting.Lock()
-	defer m.acting.Unlock()
-	m.carryOut(m.merge(records))
-	return false, nil
+	return false, m.take(records, nil)
 }
 
-// merge takes over records.
-func (m *Member) merge(records []Record) (actions []Action) {
+// take takes over records and does what the node must do because of them. all has the
+// nodes of all records after a scan, or is nil. A member that leaves does nothing: its
+// storage may have answered after Leave has returned.
+func (m *Member) take(records []Record, all *[]string) error {
+	m.acting.Lock()
+	defer m.acting.Unlock()
+	if m.left.Load() {
+		return errLeft
+	}
+	m.carryOut(m.merge(records, all))
+	return nil
+}
+
+// merge takes over records, and ends a scan unless all is nil.
+func (m *Member) merge(records []Record, all *[]string) (actions []Action) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
 	for _, r := range records {
 		actions = append(actions, m.state.Merge(r, now)...)
+	}
+	if all != nil {
+		actions = append(actions, m.state.Scanned(*all, now)...)
 	}
 	return actions
 }
@@ -145,20 +160,18 @@ func (m *Member) scan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.acting.Lock()
-	defer m.acting.Unlock()
 	now := m.now()
 	m.mu.Lock()
 	if interrupted := now.Sub(m.lastScan) > 2*m.state.Beat(); interrupted || !m.episode.began.IsZero() {
 		m.state.Resume(now) // the others may have been alive all the time
 	}
 	m.mu.Unlock()
-	actions := m.merge(records)
+	if err := m.take(records, &nodes); err != nil {
+		return err
+	}
 	m.mu.Lock()
-	actions = append(actions, m.state.Scanned(nodes, now)...)
 	abandoned := m.state.Abandoned(abandonAfter, now)
 	m.mu.Unlock()
-	m.carryOut(actions)
 	for _, node := range abandoned {
 		_ = m.counted().Delete(ctx, m.recordKey(node)) // else at the next scan
 	}
@@ -195,8 +208,9 @@ func (m *Member) list(ctx context.Context) (nodes []string, err error) {
 	return nodes, nil
 }
 
-// load loads records. Those that cannot be decoded are left out, after a log line. gone
-// reports whether a node has no record.
+// load loads records. Those that cannot be loaded or decoded are left out, after a log
+// line: one bad record does not keep this node from reading the others. It is an error
+// if none can be loaded. gone reports whether a record does not exist or was not loaded.
 func (m *Member) load(ctx context.Context, nodes []string) (records []Record, gone bool, err error) {
 	s := m.counted()
 	texts, errs := make([][]byte, len(nodes)), make([]error, len(nodes))
@@ -217,27 +231,47 @@ func (m *Member) load(ctx context.Context, nodes []string) (records []Record, go
 	}
 	close(next)
 	wait.Wait()
+	loaded := false
 	for i, node := range nodes {
-		switch {
-		case errors.Is(errs[i], fs.ErrNotExist):
+		if errors.Is(errs[i], fs.ErrNotExist) {
 			gone = true
 			continue
-		case errs[i] != nil:
-			return nil, false, fmt.Errorf("load the record of node %s: %w", node, errs[i])
+		}
+		if errs[i] != nil {
+			gone, err = true, fmt.Errorf("load the record of node %s: %w", printable(node), errs[i])
+			continue
+		}
+		loaded = true
+	}
+	if err != nil && (!loaded || ctx.Err() != nil) {
+		return nil, gone, err
+	}
+	for i, node := range nodes {
+		if errors.Is(errs[i], fs.ErrNotExist) {
+			continue
+		}
+		if errs[i] != nil {
+			m.ignored(node, "load", errs[i])
+			continue
 		}
 		r, err := Decode(texts[i])
 		if err == nil && r.Node != node {
 			err = fmt.Errorf("it is the record of node %q", r.Node)
 		}
 		if err != nil {
-			if m.warned.first(node + " " + err.Error()) {
-				m.currentLog().Warn("fleet record ignored", zap.String("fleet", m.fleet), zap.String("node", printable(node)), zap.Error(err))
-			}
+			m.ignored(node, err.Error(), err)
 			continue
 		}
 		records = append(records, r)
 	}
 	return records, gone, nil
+}
+
+// ignored logs that the record of a node is left out, once for each reason.
+func (m *Member) ignored(node, reason string, err error) {
+	if m.warned.first(node + " " + reason) {
+		m.currentLog().Warn("fleet record ignored", zap.String("fleet", m.fleet), zap.String("node", printable(node)), zap.Error(err))
+	}
 }
 
 // episode is a time in which the storage cannot be used.
@@ -248,7 +282,10 @@ type episode struct {
 	err    error // the latest
 }
 
-var errStalled = errors.New("the storage does not answer")
+var (
+	errStalled = errors.New("the storage does not answer")
+	errLeft    = errors.New("the node has left the fleet")
+)
 
 // fail records a round that has failed, or that takes long. It logs one line in an
 // episode.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -392,7 +393,7 @@ func TestConcurrentMarks(t *testing.T) {
 				s.nodes[(7*round+i)%50].operate(fleet.Drain, "a", (round+i)%2 == 0)
 				s.nodes[(7*round+i+10)%50].operate(fleet.Reset, "", false)
 			}
-			time.Sleep(settle + time.Second)
+			time.Sleep(2*settle + time.Second) // a mark may be lost several times; less than a beat
 			want := s.nodes[0].drained("a")
 			s.all("all agree on a", func(n *node) bool { return n.drained("a") == want })
 		}
@@ -555,7 +556,9 @@ func TestLeavingAHangingStorage(t *testing.T) {
 	run(t, 2, func(t *testing.T, s *simulation, storage *memory) {
 		hang := make(chan struct{})
 		storage.set(func(m *memory) { m.hang = hang })
-		time.Sleep(time.Second)
+		s.all("the storage is not stalled", func(n *node) bool { return !n.member.Stalled() })
+		time.Sleep(10 * time.Second)
+		s.all("the storage is stalled", func(n *node) bool { return n.member.Stalled() })
 		began := time.Now()
 		s.end()
 		if waited := time.Since(began); waited > 5*time.Second {
@@ -634,4 +637,138 @@ func TestIdleOperations(t *testing.T) {
 			}
 		})
 	}
+}
+
+// hanging is a storage of which one kind of operation hangs on demand.
+type hanging struct {
+	*memory
+	deletes, loads atomic.Pointer[chan struct{}] // nil: they do not hang
+}
+
+func (s *hanging) Delete(ctx context.Context, key string) error {
+	if hang := s.deletes.Load(); hang != nil {
+		<-*hang
+	}
+	return s.memory.Delete(ctx, key)
+}
+
+func (s *hanging) Load(ctx context.Context, key string) ([]byte, error) {
+	value, err := s.memory.Load(ctx, key)
+	if hang := s.loads.Load(); hang != nil {
+		<-*hang
+	}
+	return value, err
+}
+
+// No operator waits for a storage that hangs while it deletes the record of a node that
+// vanished.
+func TestOperatorDoesNotWaitForDeletes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage, hang := &hanging{memory: newMemory()}, make(chan struct{})
+		s := &simulation{t: t}
+		n := s.start("node00", storage, 0)
+		dead := `{"version":1,"node":"dead","sequence":9}`
+		_ = storage.Store(t.Context(), "relay/fleet/test/nodes/dead.json", []byte(dead))
+		storage.deletes.Store(&hang)
+		time.Sleep(30 * time.Minute)
+		done := make(chan struct{})
+		go func() { defer close(done); n.operate(fleet.Drain, "b", true) }()
+		synctest.Wait()
+		select {
+		case <-done:
+		default:
+			t.Error("the operator waits for the storage")
+		}
+		storage.deletes.Store(nil)
+		close(hang)
+		<-done
+		s.end()
+	})
+}
+
+// A storage that answers after Leave has returned makes the node do nothing.
+func TestNothingIsDoneAfterLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage, hang := &hanging{memory: newMemory()}, make(chan struct{})
+		s := &simulation{t: t}
+		one, two := s.start("node00", storage, 0), s.start("node01", storage, 0)
+		time.Sleep(settle)
+		one.operate(fleet.Drain, "b", true)
+		one.client("a")
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		storage.loads.Store(&hang)
+		time.Sleep(time.Second)
+		two.member.Leave()
+		storage.loads.Store(nil)
+		close(hang)
+		time.Sleep(settle)
+		if two.drained("b") || two.suspects("a") {
+			t.Errorf("after the node has left: b drained %v, a suspected %v", two.drained("b"), two.suspects("a"))
+		}
+		one.member.Leave()
+	})
+}
+
+// unreadable is a storage that cannot load one record.
+type unreadable struct{ *memory }
+
+func (s unreadable) Load(ctx context.Context, key string) ([]byte, error) {
+	if path.Base(key) == "bad.json" {
+		return nil, errors.New("permission denied")
+	}
+	return s.memory.Load(ctx, key)
+}
+
+// One record that cannot be read gives one line, and keeps no node from reading the
+// others, not even if its change is marked.
+func TestUnreadableRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := unreadable{newMemory()}
+		s := newSimulation(t, 2, storage)
+		_ = storage.Store(t.Context(), "relay/fleet/test/nodes/bad.json", nil)
+		for range 30 {
+			time.Sleep(time.Second)
+			text, _ := storage.Load(t.Context(), "relay/fleet/test/changed")
+			_ = storage.Store(t.Context(), "relay/fleet/test/changed", append([]byte("bad 1\n"), text...))
+		}
+		s.nodes[0].operate(fleet.Drain, "a", true)
+		time.Sleep(settle)
+		s.all("a is drained", func(n *node) bool { return n.drained("a") })
+		s.all("one record was ignored", func(n *node) bool {
+			return n.lines("fleet record ignored") == 1 && n.lines("fleet storage unavailable, this node continues alone") == 0
+		})
+		s.end()
+	})
+}
+
+// A node that joins during a hold knows of it within the time of all changes.
+func TestJoiningDuringAHold(t *testing.T) {
+	run(t, 3, func(t *testing.T, s *simulation, storage *memory) {
+		o := fleet.Operation{Kind: fleet.Hold, Service: "web", On: true, Left: time.Minute.Milliseconds()}
+		s.nodes[0].member.Do(o, func() bool { return true })
+		time.Sleep(20 * time.Second)
+		fresh := s.start("fresh", storage, 0)
+		time.Sleep(settle)
+		if got := fresh.repeated(); !slices.Equal(got, []string{"hold true by node00"}) {
+			t.Errorf("the new node has repeated %v", got)
+		}
+	})
+}
+
+// A storm of changes makes no storm of operations on a storage that fails.
+func TestChangesWhileTheStorageFails(t *testing.T) {
+	run(t, 1, func(t *testing.T, s *simulation, storage *memory) {
+		storage.set(func(m *memory) { m.err = errors.New("disk on fire") })
+		time.Sleep(time.Second)
+		_, before := storage.operations()
+		for range 1000 {
+			s.nodes[0].member.Changed()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if _, after := storage.operations(); after-before > 40 {
+			t.Errorf("%d writes within 10 s", after-before)
+		}
+		storage.set(func(m *memory) { m.err = nil })
+	})
 }

@@ -26,6 +26,7 @@ type State struct {
 	down     map[Target]uint64   // on this node, with the number of demotions
 	latest   map[key]*operation  // of each kind, service and backend
 	peers    map[string]*peer    // all other nodes whose records were read
+	scanned  bool                // all records were read once
 }
 
 // service is a service of this node.
@@ -46,6 +47,7 @@ type peer struct {
 	advanced time.Time // when this node saw that the sequence had advanced
 	beat     time.Duration
 	vanished bool // the sequence does not advance any more
+	old      bool // the record may be one of a node that ended long ago
 	down     map[Target]uint64
 }
 
@@ -167,18 +169,21 @@ func (s *State) Merge(r Record, now time.Time) (actions []Action) {
 	p := s.peers[r.Node]
 	switch {
 	case p == nil:
-		p = new(peer)
+		p = &peer{old: !s.scanned}
 		s.peers[r.Node] = p
 		actions = append(actions, Action{Do: Joined, Node: r.Node})
 	case r.Sequence <= p.sequence: // read before, or an old copy
 		return nil
 	case p.vanished:
 		actions = append(actions, Action{Do: Joined, Node: r.Node})
+		p.old = false
+	default:
+		p.old = false
 	}
 	p.sequence, p.advanced, p.beat, p.vanished = r.Sequence, now, r.beat(), false
 	actions = append(actions, s.claim(r.Node, p, r.Down)...)
 	for i := range r.Operations {
-		if a, ok := s.repeat(r.Operations[i], now); ok {
+		if a, ok := s.repeat(r.Operations[i], p.old, now); ok {
 			actions = append(actions, a)
 		}
 	}
@@ -224,8 +229,9 @@ func (s *State) claimed(t Target) bool {
 }
 
 // repeat takes over an operation if it is the latest one. It returns the action that
-// repeats it here, if there is one.
-func (s *State) repeat(o Operation, now time.Time) (a Action, ok bool) {
+// repeats it here, if there is one. A hold or drill of an old record may have ended
+// since: it is taken over when the record advances.
+func (s *State) repeat(o Operation, old bool, now time.Time) (a Action, ok bool) {
 	s.clock = max(s.clock, o.Clock) // also of services that this node does not have
 	k := o.key()
 	if !s.has(k) {
@@ -234,21 +240,36 @@ func (s *State) repeat(o Operation, now time.Time) (a Action, ok bool) {
 	if known := s.latest[k]; known != nil && !o.after(&known.Operation) {
 		return Action{}, false
 	}
+	if old && o.temporary() && o.Left > 0 {
+		return Action{}, false
+	}
 	s.latest[k] = &operation{Operation: o, ends: now.Add(duration(o.Left))}
 	switch {
-	case o.Node == s.id:
-		return Action{}, false // this node has forgotten it
+	case o.Kind == Reset && o.Node == s.id:
+		return Action{}, false // this node has forgotten it, as a reload has removed the service
 	case o.Kind == Reset && !s.services[o.Service].joined:
 		return Action{}, false // it was for a state that this node does not have
-	case (o.Kind == Hold || o.Kind == Drill) && o.On && o.Left <= 0:
+	case o.temporary() && o.Left <= 0:
 		return Action{}, false // ended by itself
 	}
 	return Action{Do: Repeat, Node: o.Node, Operation: o}, true
 }
 
+// Temporary reports whether a hold or drill lasts, so that a new node needs to know how
+// long.
+func (s *State) Temporary(now time.Time) bool {
+	for _, o := range s.latest {
+		if o.temporary() && o.ends.After(now) {
+			return true
+		}
+	}
+	return false
+}
+
 // Scanned ends the merges of all records that exist. nodes are those of the records.
 // It returns the actions for nodes that have left or vanished.
 func (s *State) Scanned(nodes []string, now time.Time) (actions []Action) {
+	s.scanned = true
 	for _, known := range s.services {
 		known.joined = true
 	}

@@ -173,6 +173,7 @@ func TestTimeLeft(t *testing.T) {
 		t.Fatalf("%d ms are left, want 40000", got)
 	}
 	skewed := start.AddDate(-10, 0, 0)
+	two.Scanned(nil, skewed)
 	actions := two.Merge(r, skewed)
 	if got := actions[1].Operation.Left; got != 40_000 {
 		t.Errorf("two holds for %d ms, want 40000", got)
@@ -232,4 +233,39 @@ func TestBeatGrowsWithTheFleet(t *testing.T) {
 			t.Errorf("%d peers: %s, want %s", i, got, want)
 		}
 	}
+}
+
+// The first record that a node reads of another one may be of a node that crashed long
+// ago. Its holds and drills wait until the record advances, its drains do not.
+func TestOldHolds(t *testing.T) {
+	one, two := newNode("one"), newNode("two")
+	one.Operate(Operation{Kind: Drain, Service: "web", Backend: "a", On: true}, start)
+	one.Operate(Operation{Kind: Hold, Service: "web", On: true, Left: 60_000}, start)
+	old := one.Record(start)
+	later := start.Add(10 * time.Second)
+	want(t, texts(two.Merge(old, later)), "joined one", "drain web a true by one")
+	two.Scanned([]string{"one"}, later)
+	want(t, texts(two.Merge(old, later)))
+	if two.Temporary(later) {
+		t.Error("the node holds")
+	}
+	actions := two.Merge(one.Record(later), later)
+	want(t, texts(actions), "hold web true by one")
+	if got := actions[0].Operation.Left; got != 50_000 {
+		t.Errorf("it holds for %d ms, want 50000", got)
+	}
+	if !two.Temporary(later) || two.Temporary(later.Add(time.Hour)) {
+		t.Error("the hold does not end")
+	}
+}
+
+// A backend that is removed from the config and added again gets its drain again from
+// the other nodes, also if it was requested here.
+func TestForgottenDrain(t *testing.T) {
+	one, two := newNode("one"), newNode("two")
+	one.Operate(Operation{Kind: Drain, Service: "web", Backend: "a", On: true}, start)
+	two.reads(one, start)
+	one.Observe([]Service{{Key: "web", Backends: []string{"b"}}})
+	one.observe()
+	want(t, one.reads(two, start), "joined two", "drain web a true by one")
 }
