@@ -215,7 +215,7 @@ func TestOptionTable(t *testing.T) {
 		}
 	}
 	slices.Sort(documented)
-	want := optionNames(reflect.TypeFor[caddyfile.Config](), "")
+	want := append(optionNames(reflect.TypeFor[caddyfile.Config](), ""), optionNames(reflect.TypeFor[caddyfile.AppConfig](), "")...)
 	slices.Sort(want)
 	if !slices.Equal(documented, want) {
 		t.Errorf("the tables have %v\nthe config has %v", documented, want)

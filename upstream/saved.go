@@ -64,7 +64,7 @@ func (p *Pool) Export(now time.Time) (s Saved) {
 
 // remarkableLocked reports whether the backend is not in the state of a new one.
 func (b *Backend) remarkableLocked() bool {
-	return b.rank != 0 || b.drained.Load() || (b.health[TCP].load()|b.health[UDP].load()).has(stateMask)
+	return b.rank != 0 || b.drained.Load() || (b.health[TCP].load() | b.health[UDP].load()).has(stateMask)
 }
 
 func (p *Pool) savedHealthLocked(h *health, now time.Time) (s SavedHealth) {
