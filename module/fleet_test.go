@@ -118,10 +118,10 @@ func TestFleetSharesOperations(t *testing.T) {
 	if got := strings.Count(journal, "on node "+node); got != 4 {
 		t.Errorf("bob's journal names %s %d times, want 4:\n%s", node, got, journal)
 	}
-	if got := len(bob.lines("changed by another node")); got != 4 {
+	if got := len(bob.awaitLines("changed by another node", 4)); got != 4 {
 		t.Errorf("%d lines, want 4", got)
 	}
-	if got := len(ann.lines("changed by another node")); got != 3 {
+	if got := len(ann.awaitLines("changed by another node", 3)); got != 3 {
 		t.Errorf("%d lines of ann, want 3", got)
 	}
 
@@ -265,7 +265,7 @@ func TestFleetWithASilentPrimary(t *testing.T) {
 	}
 	for _, n := range fleet {
 		relaytest.Eventually(t, "a demotion by the node's own attempts", func() bool { return n.backend(silent).State == api.StateDown })
-		if got := len(n.lines("backend failed, second strike")); got != 1 {
+		if got := len(n.awaitLines("backend failed, second strike", 1)); got != 1 {
 			t.Errorf("%d demotions on a node", got)
 		}
 	}

@@ -154,7 +154,7 @@ func TestMemoryAfterKill(t *testing.T) {
 	if got := ask(t, dial(t, "tcp", at), "x"); got != "good x" {
 		t.Errorf("answer %q", got)
 	}
-	if lines := r.lines("memory restored"); len(lines) != 1 || lines[0]["services"] != 1.0 || lines[0]["counters"] != false {
+	if lines := r.awaitLines("memory restored", 1); len(lines) != 1 || lines[0]["services"] != 1.0 || lines[0]["counters"] != false {
 		t.Errorf("logged %v", lines)
 	}
 	if got := r.service().Totals.Connections; got != 1 {
@@ -306,7 +306,7 @@ func TestMemoryUnusable(t *testing.T) {
 		if got := ask(t, dial(t, "tcp", at), "x"); got != "one x" {
 			t.Errorf("%s: answer %q", name, got)
 		}
-		lines := r.lines(test.message)
+		lines := r.awaitLines(test.message, seen+1)
 		if len(lines) != seen+1 || !strings.Contains(fmt.Sprint(lines[seen]["error"]), test.cause) && test.cause != "" {
 			t.Errorf("%s: logged %v", name, lines[seen:])
 		}

@@ -181,6 +181,17 @@ func waitSignals(t *testing.T, admin string) {
 	})
 }
 
+// awaitLines is lines, but waits until there are n. Another process writes its lines
+// some time after what they are about.
+func (p *caddyProcess) awaitLines(message string, n int) (found []map[string]any) {
+	p.process.t.Helper()
+	relaytest.Eventually(p.process.t, fmt.Sprintf("%d lines %q", n, message), func() bool {
+		found = p.lines(message)
+		return len(found) >= n
+	})
+	return found
+}
+
 // hold is a program other than Caddy. It listens on the given addresses, on TCP and
 // UDP, until it is killed.
 func hold() {

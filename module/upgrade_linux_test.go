@@ -133,7 +133,7 @@ func TestUpgradesLoseNothing(t *testing.T) {
 	if got := sources(); got != talkers {
 		t.Errorf("the backend saw %d clients from %d addresses", talkers, got)
 	}
-	if n := len(u.lines("replaced another process")); n != rounds {
+	if n := len(u.awaitLines("replaced another process", rounds)); n != rounds {
 		t.Errorf("%d takeovers were logged", n)
 	}
 	// The sessions of the first process keep it alive; those in between have no relays left.
@@ -226,7 +226,7 @@ func TestUpgradeFails(t *testing.T) {
 	if got := sources(); got != 6 {
 		t.Errorf("the backend saw 6 clients from %d addresses", got)
 	}
-	if lines := u.lines("upgrade failed, this process continues"); len(lines) != 5 {
+	if lines := u.awaitLines("upgrade failed, this process continues", 5); len(lines) != 5 {
 		t.Errorf("logged: %v", lines)
 	}
 	u.writeConfig(config)
