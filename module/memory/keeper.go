@@ -36,8 +36,12 @@ func Load(ctx context.Context, store Store, key string, age time.Duration) (*Rec
 	}
 	done := make(chan loaded, 1)
 	go func() { // ends when the storage returns
-		text, err := store.Load(ctx, key)
-		done <- loaded{text, err}
+		var l loaded
+		l.err = recovered(func() (err error) {
+			l.text, err = store.Load(ctx, key)
+			return err
+		})
+		done <- l
 	}()
 	select {
 	case <-ctx.Done():
@@ -106,7 +110,18 @@ type Keeper struct {
 	last   *Record // the final record, for run; nil: none
 	forget bool    // delete the record at the end
 
-	adopted bool // a record of an earlier process may be replaced no more; used by one write at a time
+	// The fields below are used by one write at a time.
+	adopted    bool      // a record of an earlier process may be replaced no more
+	rivalSaved string    // the time in the latest record of a process that has started later
+	rivalSeen  time.Time // when that record was seen first; zero: none was
+}
+
+// inherit takes over what the keeper before this one, which has ended, knows of the
+// record.
+func (k *Keeper) inherit(before *Keeper) {
+	if before.cfg.Key == k.cfg.Key {
+		k.adopted, k.rivalSaved, k.rivalSeen = before.adopted, before.rivalSaved, before.rivalSeen
+	}
 }
 
 // Keep returns a running keeper, which [Keeper.Stop], [Keeper.Finish] or
@@ -186,8 +201,10 @@ func (k *Keeper) run(ctx context.Context) {
 	if before := k.cfg.Before; before != nil {
 		select {
 		case <-before.ended:
+			k.inherit(before)
 		case <-time.After(stuck): // the old storage hangs
 		}
+		k.cfg.Before = nil // else it and its predecessors would stay in memory, with their configs
 	}
 	var w writes
 	tick := time.NewTicker(interval)
@@ -278,8 +295,20 @@ func (k *Keeper) report(w *writes, err error) {
 	}
 }
 
+// recovered calls f. A panic of a storage module is an error.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("the storage panicked: %v", value)
+		}
+	}()
+	return f()
+}
+
 // write writes a record unless another process uses it.
-func (k *Keeper) write(r Record) error {
+func (k *Keeper) write(r Record) error { return recovered(func() error { return k.store(r) }) }
+
+func (k *Keeper) store(r Record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), maxPause)
 	defer cancel()
 	if err := k.checkOwner(ctx); err != nil {
@@ -304,8 +333,10 @@ func (k *Keeper) writer() Writer {
 // checkOwner returns an error if a process that has started later than this one writes
 // the same record: this process was replaced, or another instance has the same name by
 // mistake. The first write replaces any record, which is that of an earlier process.
-// There is no lock, which would be held for as long as the process runs, and which a
-// killed process would leave behind.
+// A record that the later process has not written again for two heartbeats may be
+// replaced: that process has ended, because the record is its proof of life. There is no
+// lock, which would be held for as long as the process runs, and which a killed process
+// would leave behind.
 func (k *Keeper) checkOwner(ctx context.Context) error {
 	if !k.adopted {
 		return nil
@@ -317,13 +348,22 @@ func (k *Keeper) checkOwner(ctx context.Context) error {
 	h, err := decodeHeader(text)
 	us := k.writer()
 	if err != nil || h.Writer.Host == us.Host && h.Writer.PID == us.PID || !h.Writer.Started.After(us.Started) {
+		k.rivalSeen = time.Time{}
+		return nil
+	}
+	if k.rivalSeen.IsZero() || string(h.SavedAt) != k.rivalSaved {
+		k.rivalSaved, k.rivalSeen = string(h.SavedAt), time.Now()
+	}
+	if time.Since(k.rivalSeen) > 2*k.cfg.Age/heartbeat+2*maxPause {
 		return nil
 	}
 	return fmt.Errorf("process %d on %s, which has started later, writes the same memory: give each instance a name of its own", h.Writer.PID, h.Writer.Host)
 }
 
 // delete deletes the record unless another process uses it.
-func (k *Keeper) delete() error {
+func (k *Keeper) delete() error { return recovered(k.remove) }
+
+func (k *Keeper) remove() error {
 	ctx, cancel := context.WithTimeout(context.Background(), maxPause)
 	defer cancel()
 	if k.checkOwner(ctx) != nil {
@@ -336,11 +376,12 @@ func (k *Keeper) delete() error {
 	return err
 }
 
-// fingerprint returns a hash of what is worth a write: not of the times at which answers
-// were renewed, nor of the order in which a DNS server rotates them.
+// fingerprint returns a hash of what is worth a write: not of the times at which the
+// snapshot was taken and answers were renewed, nor of the order in which a DNS server
+// rotates them.
 func fingerprint(r Record) [sha256.Size]byte {
 	names := r.Names
-	r.Names, r.Services = nil, maps.Clone(r.Services)
+	r.Names, r.Services, r.SavedAt = nil, maps.Clone(r.Services), time.Time{}
 	for key, s := range r.Services {
 		s.Targets = maps.Clone(s.Targets)
 		for name, t := range s.Targets {

@@ -142,6 +142,7 @@ func Decode(text []byte) (*Record, error) {
 type header struct {
 	Format  string
 	Version int
+	SavedAt json.RawMessage `json:"saved_at"`
 	Writer  Writer
 }
 
