@@ -13,9 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/module"
 	"github.com/async-relay/caddy-relay/module/api"
 	"github.com/async-relay/caddy-relay/module/memory"
+	"github.com/async-relay/caddy-relay/upstream"
 )
 
 // rememberer is a Caddy in another process that can be restarted. All of its processes
@@ -422,4 +425,27 @@ func TestValidateLeavesMemoryAlone(t *testing.T) {
 	if after := r.record(); !after.SavedAt.Equal(before.SavedAt) || z.count() != queries {
 		t.Errorf("the record was written at %v, after %v; %d queries", after.SavedAt, before.SavedAt, z.count()-queries)
 	}
+}
+
+// A process that takes the state of another one waits for a reading of the metrics
+// without a lock that this needs: they would wait for each other.
+func TestHandedOverStateAndMetrics(t *testing.T) {
+	one, two := freeAddr(t), freeAddr(t)
+	start(t, block("relay+tcp/"+freeAddr(t), one+" "+two+" {\n name s\n }"))
+	unlock := module.LockLedger()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		module.TakeHandedOver(memory.Record{
+			SavedAt:  time.Now(),
+			Services: map[string]memory.Service{"name s": {Queue: upstream.Saved{Backends: []upstream.SavedBackend{{Backend: one, Drained: true}}}}},
+			Counts:   &memory.Counts{Services: map[string]handler.SavedCounts{"name s": {}}},
+		}.Encode())
+	}()
+	defer func() { <-ended }()
+	defer unlock()
+	relaytest.Eventually(t, "the queue to be restored", func() bool {
+		return len(module.ServiceOf("s").Pool.Undrained()) == 1
+	})
+	relaytest.Eventually(t, "no lock of the services", module.ServicesUnlocked)
 }
