@@ -137,7 +137,7 @@ func (a *App) endMemory(next *App) {
 	case a.keeper == nil:
 	case replaced.Load(): // the new process has the memory
 		a.keeper.Stop()
-	case caddy.Exiting():
+	case next == nil && caddy.Exiting(): // with a next one, a reload ends, and that is stopped then
 		rememberAtExit(a.keeper)
 	case next == nil: // no config has a relay any more
 		a.keeper.Finish(snapshot(runningServices()), 0)
