@@ -201,9 +201,9 @@ func memoryKey(ctx caddy.Context, instance string) string {
 
 var notInKeys = regexp.MustCompile(`[^A-Za-z0-9._-]`)
 
-// adminAddress returns the address of the admin endpoint of a config as written, or
-// "off". Caddy does not export the config of a context, so it is read by reflection.
-// If a later version has another structure, the default address is returned.
+// adminAddress returns the address of the admin endpoint of a config, or "off". Caddy
+// does not export the config of a context, so it is read by reflection. If a later
+// version has another structure, the default address is returned.
 func adminAddress(ctx caddy.Context) string {
 	field := func(v reflect.Value, name string) reflect.Value {
 		if v.Kind() == reflect.Pointer {
@@ -219,7 +219,7 @@ func adminAddress(ctx caddy.Context) string {
 		return "off"
 	}
 	if listen := field(admin, "Listen"); listen.Kind() == reflect.String && listen.String() != "" {
-		return listen.String()
+		return caddy.NewReplacer().ReplaceAll(listen.String(), "")
 	}
 	return caddy.DefaultAdminListen
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -448,4 +449,24 @@ func TestHandedOverStateAndMetrics(t *testing.T) {
 		return len(module.ServiceOf("s").Pool.Undrained()) == 1
 	})
 	relaytest.Eventually(t, "no lock of the services", module.ServicesUnlocked)
+}
+
+// The address of the admin endpoint in the name of a memory has its placeholders
+// replaced: they may be all that two instances of a machine differ in.
+func TestMemoryOfAdminPlaceholder(t *testing.T) {
+	one, _ := echoTCP(t, "one")
+	r := &rememberer{t: t, caddyProcess: &caddyProcess{server: newServer(t)}, storage: t.TempDir()}
+	r.config = filepath.Join(t.TempDir(), "config.json")
+	r.write("remember", block("relay+tcp/"+freeAddr(t), one))
+	config, err := os.ReadFile(r.config)
+	relaytest.Check(t, err)
+	t.Setenv("RELAY_TEST_ADMIN", r.admin)
+	config = []byte(strings.Replace(string(config), strconv.Quote(r.admin), `"{env.RELAY_TEST_ADMIN}"`, 1))
+	relaytest.Check(t, os.WriteFile(r.config, config, 0o600))
+	r.start()
+	relaytest.Eventually(t, "a record", func() bool { return len(r.files()) == 1 })
+	_, port, _ := strings.Cut(r.admin, ":")
+	if file := r.files()[0]; !strings.HasSuffix(file, "_"+port+".json") {
+		t.Errorf("the record is %s, want it to have the port %s", file, port)
+	}
 }
