@@ -2,6 +2,7 @@ package module
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"os"
 	"reflect"
@@ -28,8 +29,11 @@ const (
 	finishTimeout = 2 * time.Second
 )
 
-// processStarted identifies this process in its memory.
-var processStarted = time.Now()
+// processStarted and processID identify this process in its memory.
+var (
+	processStarted = time.Now()
+	processID      = rand.Text()
+)
 
 // takingOver reports whether this process is to replace another one and has not yet.
 // Until then, that one writes the memory.
@@ -90,7 +94,7 @@ func (a *App) startMemory(before *memory.Keeper) {
 	log := a.log()
 	a.keeper = memory.Keep(memory.Config{
 		Store: a.ctx.Storage(), Key: a.memoryKey, Age: time.Duration(a.Remember), Before: before,
-		Writer:   memory.Writer{Host: host, PID: os.Getpid(), Started: processStarted, Relay: version.Get().Relay},
+		Writer:   memory.Writer{ID: processID, Host: host, PID: os.Getpid(), Started: processStarted, Relay: version.Get().Relay},
 		Snapshot: func() memory.Record { return snapshot(runningServices()) },
 		Accepted: a.runs,
 		Failed: func(err error) {

@@ -347,7 +347,7 @@ func (k *Keeper) checkOwner(ctx context.Context) error {
 	}
 	h, err := decodeHeader(text)
 	us := k.writer()
-	if err != nil || h.Writer.Host == us.Host && h.Writer.PID == us.PID || !h.Writer.Started.After(us.Started) {
+	if err != nil || h.Writer.ID == us.ID || !h.Writer.Started.After(us.Started) {
 		k.rivalSeen = time.Time{}
 		return nil
 	}

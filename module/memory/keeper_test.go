@@ -3,6 +3,7 @@ package memory
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"runtime"
 	"slices"
@@ -101,7 +102,7 @@ type kept struct {
 func keep(store *fakeStore, pid int, change func(*Config)) *kept {
 	k := &kept{store: store}
 	cfg := Config{
-		Store: store, Key: "key", Age: time.Hour, Writer: Writer{Host: "h", PID: pid, Started: time.Now()},
+		Store: store, Key: "key", Age: time.Hour, Writer: Writer{ID: fmt.Sprint(pid), Host: "h", PID: pid, Started: time.Now()},
 		Snapshot: func() Record {
 			k.mu.Lock()
 			defer k.mu.Unlock()
@@ -420,5 +421,34 @@ func TestKeeperTakesTheRecordBack(t *testing.T) {
 		time.Sleep(15 * time.Minute)
 		older.want(t, store.count(), "c", refused, "recovered")
 		older.Stop()
+	})
+}
+
+// Two containers of one host name, whose processes have the PID 1, are two processes. A
+// process recognizes its own record after its clock was set back.
+func TestKeeperOfTwoContainers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &fakeStore{}
+		older := keep(store, 1, func(c *Config) { c.Writer.ID = "older" })
+		older.change("a")
+		time.Sleep(2 * time.Second)
+		later := keep(store, 1, func(c *Config) { c.Writer.ID = "later" })
+		later.change("b")
+		time.Sleep(2 * time.Second)
+		older.change("c")
+		time.Sleep(2 * time.Second)
+		older.want(t, 2, "b", "failed: process 1 on h, which has started later, writes the same memory: give each instance a name of its own")
+		older.Stop()
+
+		record, err := Decode(store.values["key"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		record.Writer.Started = record.Writer.Started.Add(time.Hour)
+		store.values["key"] = record.Encode()
+		later.change("d")
+		time.Sleep(2 * time.Second)
+		later.want(t, 3, "d")
+		later.Stop()
 	})
 }
