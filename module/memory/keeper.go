@@ -27,6 +27,8 @@ const (
 	heartbeat = 10               // a record that does not change is written that often within its age
 )
 
+var errNoAnswer = errors.New("the storage does not answer")
+
 // Load returns the record of an earlier process, or nil if there is none. It waits at
 // most until ctx ends, also for a storage that does not heed ctx.
 func Load(ctx context.Context, store Store, key string, age time.Duration) (*Record, error) {
@@ -45,7 +47,7 @@ func Load(ctx context.Context, store Store, key string, age time.Duration) (*Rec
 	}()
 	select {
 	case <-ctx.Done():
-		return nil, errors.New("the storage does not answer")
+		return nil, errNoAnswer
 	case l := <-done:
 		if errors.Is(l.err, fs.ErrNotExist) {
 			return nil, nil
@@ -218,7 +220,7 @@ func (k *Keeper) run(ctx context.Context) {
 		case now := <-tick.C:
 			accepted = accepted || k.cfg.Accepted()
 			if accepted {
-				k.look(&w, now)
+				k.look(ctx, &w, now)
 			}
 		}
 	}
@@ -237,15 +239,15 @@ func (k *Keeper) run(ctx context.Context) {
 		err := k.delete()
 		k.end(&w, err)
 	case last != nil:
-		k.end(&w, k.write(*last))
+		k.end(&w, k.write(context.Background(), *last))
 	}
 }
 
-// look begins a write if one is due.
-func (k *Keeper) look(w *writes, now time.Time) {
+// look begins a write if one is due. stopped ends when the keeper is ended.
+func (k *Keeper) look(stopped context.Context, w *writes, now time.Time) {
 	if w.results != nil {
 		if now.Sub(w.began) > stuck {
-			k.report(w, errors.New("the storage does not answer"))
+			k.report(w, errNoAnswer)
 		}
 		return
 	}
@@ -268,7 +270,7 @@ func (k *Keeper) look(w *writes, now time.Time) {
 	w.writing, w.began = mark, now
 	w.results = make(chan error, 1)
 	results := w.results
-	go func() { results <- k.write(r) }() // ends when the storage returns
+	go func() { results <- k.write(stopped, r) }() // ends when the storage returns
 }
 
 // end handles the result of a write.
@@ -305,14 +307,23 @@ func recovered(f func() error) (err error) {
 	return f()
 }
 
-// write writes a record unless another process uses it.
-func (k *Keeper) write(r Record) error { return recovered(func() error { return k.store(r) }) }
+// write writes a record unless another process uses it. A write that was delayed until
+// stopped has ended does nothing: there may be a newer record.
+func (k *Keeper) write(stopped context.Context, r Record) error {
+	return recovered(func() error { return k.store(stopped, r) })
+}
 
-func (k *Keeper) store(r Record) error {
+func (k *Keeper) store(stopped context.Context, r Record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), maxPause)
 	defer cancel()
 	if err := k.checkOwner(ctx); err != nil {
 		return err
+	}
+	if ctx.Err() != nil { // the storage did not heed it
+		return errNoAnswer
+	}
+	if stopped.Err() != nil {
+		return nil
 	}
 	r.SavedAt, r.Writer = time.Now().Round(0), k.writer()
 	if err := k.cfg.Store.Store(ctx, k.cfg.Key, r.Encode()); err != nil {

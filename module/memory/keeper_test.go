@@ -452,3 +452,41 @@ func TestKeeperOfTwoContainers(t *testing.T) {
 		later.Stop()
 	})
 }
+
+// A write that hung does not replace a newer record when the storage answers again: not
+// that of the next keeper, nor that of another process.
+func TestKeeperWithLateWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := make(chan struct{})
+		store := &fakeStore{}
+		first := keep(store, 1, nil)
+		first.change("a")
+		time.Sleep(2 * time.Second)
+		store.set(nil, hangs)
+		first.change("b")
+		time.Sleep(2 * time.Second)
+		first.Stop()
+		store.set(nil, nil)
+		second := keep(store, 1, func(c *Config) { c.Before = first.Keeper })
+		second.change("c")
+		time.Sleep(stuck + 2*time.Second)
+		second.want(t, 2, "c")
+		close(hangs)
+		second.want(t, 2, "c")
+		second.Stop()
+
+		hangs = make(chan struct{})
+		third := keep(store, 1, func(c *Config) { c.Before = second.Keeper })
+		store.set(nil, hangs)
+		third.change("d")
+		time.Sleep(2 * maxPause)
+		store.set(nil, nil)
+		store.values["key"] = Record{SavedAt: time.Now()}.Encode()
+		close(hangs)
+		synctest.Wait()
+		if n := store.count(); n != 2 {
+			t.Errorf("%d writes, want none of a call that began a minute ago", n-2)
+		}
+		third.Stop()
+	})
+}
