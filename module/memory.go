@@ -25,7 +25,8 @@ const (
 	// recallTimeout bounds the wait for the storage before the first config starts.
 	recallTimeout = 2 * time.Second
 
-	// finishTimeout bounds the wait for the storage at exit.
+	// finishTimeout bounds the wait for the storage at exit, and when a config without
+	// relays takes effect.
 	finishTimeout = 2 * time.Second
 )
 
@@ -143,8 +144,8 @@ func (a *App) endMemory(next *App) {
 		a.keeper.Stop()
 	case next == nil && caddy.Exiting(): // with a next one, a reload ends, and that is stopped then
 		rememberAtExit(a.keeper)
-	case next == nil: // no config has a relay any more
-		a.keeper.Finish(snapshot(runningServices()), 0)
+	case next == nil: // no config has a relay any more; the next one that has reads what is written now
+		a.keeper.Finish(snapshot(runningServices()), finishTimeout)
 	case next.memoryKey != a.memoryKey: // turned off, or another name
 		a.keeper.Forget()
 	default:

@@ -471,3 +471,35 @@ func TestMemoryOfAdminPlaceholder(t *testing.T) {
 		t.Errorf("the record is %s, want it to have the port %s", file, port)
 	}
 }
+
+// A config without relays ends the memory, and the next one with relays begins with it,
+// also with a change of the last moment.
+func TestMemoryAfterConfigWithoutRelays(t *testing.T) {
+	one, _ := echoTCP(t, "one")
+	two, _ := echoTCP(t, "two")
+	at := freeAddr(t)
+	layer4 := block("relay+tcp/"+at, one+" "+two+" {\n name s\n }")
+	r := startRemembering(t, "remember", layer4)
+	r.await("the start", func(*memory.Record) bool { return true })
+	with, err := r.adapt(layer4)
+	relaytest.Check(t, err)
+	for range 2 {
+		for _, drained := range []string{one, two} {
+			action, want := "/drain", "two x"
+			if drained == two {
+				action, want = "/resume", "one x"
+			}
+			relaytest.Check(t, r.post("/relay/services/s/backends/"+one+action, "", nil))
+			relaytest.Check(t, r.post("/load", "application/json", fmt.Appendf(nil, `{"admin":{"listen":%q}}`, r.admin)))
+			relaytest.Check(t, r.post("/load", "application/json", with))
+			loaded := time.Now()
+			client := dial(t, "tcp", at)
+			if got := ask(t, client, "x"); got != want {
+				t.Errorf("answer %q, want %q", got, want)
+			}
+			client.Close()
+			relaytest.Eventually(t, "the client to end", func() bool { return r.service().Active.TCP == 0 })
+			r.await("the new config", func(m *memory.Record) bool { return m.SavedAt.After(loaded) })
+		}
+	}
+}
