@@ -69,6 +69,9 @@ func (Admin) Routes() []caddy.AdminRoute {
 
 // ServeHTTP implements caddy.AdminHandler.
 func (e endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
+	if replaced.Load() { // Caddy closes its admin endpoint later; the other process has the same address
+		return apiErrorf(http.StatusServiceUnavailable, "this process was replaced by another one: repeat the request")
+	}
 	handle := e.handle
 	switch get := r.Method == http.MethodGet || r.Method == http.MethodHead; {
 	case get && e.get != nil:

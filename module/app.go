@@ -210,9 +210,11 @@ func (a *App) apply() {
 	if sum.services > 0 {
 		sum.log(a.log())
 	}
-	a.logRecall()
-	if a.recalled.record != nil {
-		restoreProcessCounts(a.recalled.record)
+	if !takingOver.Load() { // else the old process hands over its state, which is newer
+		a.logRecall()
+		if a.recalled.record != nil {
+			restoreProcessCounts(a.recalled.record)
+		}
 	}
 	a.joinFleet()
 }

@@ -97,3 +97,22 @@ func LoadFile(path string, content []byte) error {
 	}
 	return err
 }
+
+// TakeHandedOver gives all services the state that another process hands over.
+func TakeHandedOver(state []byte) { takeHandedOver(state) }
+
+// LockLedger locks the totals of the metrics, as a reading of them does. The result
+// unlocks them.
+func LockLedger() (unlock func()) {
+	collected.ledger.mu.Lock()
+	return collected.ledger.mu.Unlock
+}
+
+// ServicesUnlocked reports whether nothing holds the lock of all services.
+func ServicesUnlocked() bool {
+	unlocked := services.TryLock()
+	if unlocked {
+		services.Unlock()
+	}
+	return unlocked
+}

@@ -2,6 +2,7 @@ package module
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"os"
 	"reflect"
@@ -24,12 +25,16 @@ const (
 	// recallTimeout bounds the wait for the storage before the first config starts.
 	recallTimeout = 2 * time.Second
 
-	// finishTimeout bounds the wait for the storage at exit.
+	// finishTimeout bounds the wait for the storage at exit, and when a config without
+	// relays takes effect.
 	finishTimeout = 2 * time.Second
 )
 
-// processStarted identifies this process in its memory.
-var processStarted = time.Now()
+// processStarted and processID identify this process in its memory.
+var (
+	processStarted = time.Now()
+	processID      = rand.Text()
+)
 
 // takingOver reports whether this process is to replace another one and has not yet.
 // Until then, that one writes the memory.
@@ -90,7 +95,7 @@ func (a *App) startMemory(before *memory.Keeper) {
 	log := a.log()
 	a.keeper = memory.Keep(memory.Config{
 		Store: a.ctx.Storage(), Key: a.memoryKey, Age: time.Duration(a.Remember), Before: before,
-		Writer:   memory.Writer{Host: host, PID: os.Getpid(), Started: processStarted, Relay: version.Get().Relay},
+		Writer:   memory.Writer{ID: processID, Host: host, PID: os.Getpid(), Started: processStarted, Relay: version.Get().Relay},
 		Snapshot: func() memory.Record { return snapshot(runningServices()) },
 		Accepted: a.runs,
 		Failed: func(err error) {
@@ -137,10 +142,10 @@ func (a *App) endMemory(next *App) {
 	case a.keeper == nil:
 	case replaced.Load(): // the new process has the memory
 		a.keeper.Stop()
-	case caddy.Exiting():
+	case next == nil && caddy.Exiting(): // with a next one, a reload ends, and that is stopped then
 		rememberAtExit(a.keeper)
-	case next == nil: // no config has a relay any more
-		a.keeper.Finish(snapshot(runningServices()), 0)
+	case next == nil: // no config has a relay any more; the next one that has reads what is written now
+		a.keeper.Finish(snapshot(runningServices()), finishTimeout)
 	case next.memoryKey != a.memoryKey: // turned off, or another name
 		a.keeper.Forget()
 	default:
@@ -201,9 +206,9 @@ func memoryKey(ctx caddy.Context, instance string) string {
 
 var notInKeys = regexp.MustCompile(`[^A-Za-z0-9._-]`)
 
-// adminAddress returns the address of the admin endpoint of a config as written, or
-// "off". Caddy does not export the config of a context, so it is read by reflection.
-// If a later version has another structure, the default address is returned.
+// adminAddress returns the address of the admin endpoint of a config, or "off". Caddy
+// does not export the config of a context, so it is read by reflection. If a later
+// version has another structure, the default address is returned.
 func adminAddress(ctx caddy.Context) string {
 	field := func(v reflect.Value, name string) reflect.Value {
 		if v.Kind() == reflect.Pointer {
@@ -219,7 +224,7 @@ func adminAddress(ctx caddy.Context) string {
 		return "off"
 	}
 	if listen := field(admin, "Listen"); listen.Kind() == reflect.String && listen.String() != "" {
-		return listen.String()
+		return caddy.NewReplacer().ReplaceAll(listen.String(), "")
 	}
 	return caddy.DefaultAdminListen
 }

@@ -32,7 +32,7 @@ func (s *service) recall(r *memory.Record, set *settings) {
 	s.restoreCounts(r)
 }
 
-// takeState gives a running service the state that another process hands over.
+// takeState gives a running service the state of another process.
 func (s *service) takeState(r *memory.Record) {
 	saved := r.Services[s.recordKey()]
 	s.mu.Lock()
@@ -137,10 +137,28 @@ func takeHandedOver(text []byte) {
 		processLog().Error("state of the old process unreadable", zap.Error(err))
 		return
 	}
-	services.Range(func(_, value any) bool {
-		value.(*service).takeState(r)
-		return true
-	})
+	takeRecord(r)
+}
+
+// takeMemory gives all services the state in the memory that the first config has read.
+func takeMemory() {
+	turn.mu.Lock()
+	defer turn.mu.Unlock()
+	if app := turn.current; app != nil {
+		app.logRecall()
+		if app.recalled.record != nil {
+			takeRecord(app.recalled.record)
+		}
+	}
+}
+
+// takeRecord gives all services the state in a record of another process.
+func takeRecord(r *memory.Record) {
+	// Not in services.Range, which holds a lock: the ledger reads services with its own
+	// lock held.
+	for _, s := range runningServices() {
+		s.takeState(r)
+	}
 	restoreProcessCounts(r)
 }
 

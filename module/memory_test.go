@@ -9,13 +9,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/async-relay/caddy-relay/handler"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/module"
 	"github.com/async-relay/caddy-relay/module/api"
 	"github.com/async-relay/caddy-relay/module/memory"
+	"github.com/async-relay/caddy-relay/upstream"
 )
 
 // rememberer is a Caddy in another process that can be restarted. All of its processes
@@ -331,7 +335,8 @@ func TestMemoryAndReload(t *testing.T) {
 	relaytest.Check(t, r.post(drain+"/drain", "", nil))
 	r.await("the drain", func(m *memory.Record) bool { return len(m.Services) == 1 })
 	relaytest.Check(t, r.post(drain+"/resume", "", nil))
-	relaytest.Check(t, r.reload(layer4+"\n")) // the record may still have the drain
+	layer4 = strings.Replace(layer4, "name s", "name s\n cooldown 1s", 1) // Caddy ignores a config that has not changed
+	relaytest.Check(t, r.reload(layer4))                                  // the record may still have the drain
 	if got := ask(t, dial(t, "tcp", at), "x"); got != "one x" {
 		t.Errorf("answer %q", got)
 	}
@@ -421,5 +426,80 @@ func TestValidateLeavesMemoryAlone(t *testing.T) {
 	}
 	if after := r.record(); !after.SavedAt.Equal(before.SavedAt) || z.count() != queries {
 		t.Errorf("the record was written at %v, after %v; %d queries", after.SavedAt, before.SavedAt, z.count()-queries)
+	}
+}
+
+// A process that takes the state of another one waits for a reading of the metrics
+// without a lock that this needs: they would wait for each other.
+func TestHandedOverStateAndMetrics(t *testing.T) {
+	one, two := freeAddr(t), freeAddr(t)
+	start(t, block("relay+tcp/"+freeAddr(t), one+" "+two+" {\n name s\n }"))
+	unlock := module.LockLedger()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		module.TakeHandedOver(memory.Record{
+			SavedAt:  time.Now(),
+			Services: map[string]memory.Service{"name s": {Queue: upstream.Saved{Backends: []upstream.SavedBackend{{Backend: one, Drained: true}}}}},
+			Counts:   &memory.Counts{Services: map[string]handler.SavedCounts{"name s": {}}},
+		}.Encode())
+	}()
+	defer func() { <-ended }()
+	defer unlock()
+	relaytest.Eventually(t, "the queue to be restored", func() bool {
+		return len(module.ServiceOf("s").Pool.Undrained()) == 1
+	})
+	relaytest.Eventually(t, "no lock of the services", module.ServicesUnlocked)
+}
+
+// The address of the admin endpoint in the name of a memory has its placeholders
+// replaced: they may be all that two instances of a machine differ in.
+func TestMemoryOfAdminPlaceholder(t *testing.T) {
+	one, _ := echoTCP(t, "one")
+	r := &rememberer{t: t, caddyProcess: &caddyProcess{server: newServer(t)}, storage: t.TempDir()}
+	r.config = filepath.Join(t.TempDir(), "config.json")
+	r.write("remember", block("relay+tcp/"+freeAddr(t), one))
+	config, err := os.ReadFile(r.config)
+	relaytest.Check(t, err)
+	t.Setenv("RELAY_TEST_ADMIN", r.admin)
+	config = []byte(strings.Replace(string(config), strconv.Quote(r.admin), `"{env.RELAY_TEST_ADMIN}"`, 1))
+	relaytest.Check(t, os.WriteFile(r.config, config, 0o600))
+	r.start()
+	relaytest.Eventually(t, "a record", func() bool { return len(r.files()) == 1 })
+	_, port, _ := strings.Cut(r.admin, ":")
+	if file := r.files()[0]; !strings.HasSuffix(file, "_"+port+".json") {
+		t.Errorf("the record is %s, want it to have the port %s", file, port)
+	}
+}
+
+// A config without relays ends the memory, and the next one with relays begins with it,
+// also with a change of the last moment.
+func TestMemoryAfterConfigWithoutRelays(t *testing.T) {
+	one, _ := echoTCP(t, "one")
+	two, _ := echoTCP(t, "two")
+	at := freeAddr(t)
+	layer4 := block("relay+tcp/"+at, one+" "+two+" {\n name s\n }")
+	r := startRemembering(t, "remember", layer4)
+	r.await("the start", func(*memory.Record) bool { return true })
+	with, err := r.adapt(layer4)
+	relaytest.Check(t, err)
+	for range 2 {
+		for _, drained := range []string{one, two} {
+			action, want := "/drain", "two x"
+			if drained == two {
+				action, want = "/resume", "one x"
+			}
+			relaytest.Check(t, r.post("/relay/services/s/backends/"+one+action, "", nil))
+			relaytest.Check(t, r.post("/load", "application/json", fmt.Appendf(nil, `{"admin":{"listen":%q}}`, r.admin)))
+			relaytest.Check(t, r.post("/load", "application/json", with))
+			loaded := time.Now()
+			client := dial(t, "tcp", at)
+			if got := ask(t, client, "x"); got != want {
+				t.Errorf("answer %q, want %q", got, want)
+			}
+			client.Close()
+			relaytest.Eventually(t, "the client to end", func() bool { return r.service().Active.TCP == 0 })
+			r.await("the new config", func(m *memory.Record) bool { return m.SavedAt.After(loaded) })
+		}
 	}
 }

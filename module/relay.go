@@ -80,7 +80,7 @@ func (r *Relay) Provision(ctx caddy.Context) error {
 	if r.service, isNew, err = loadService(config, r.settings); err != nil {
 		return fmt.Errorf("service %q: %w", opts.Service, err)
 	}
-	if record := app.recalled.record; isNew && record != nil {
+	if record := app.recalled.record; isNew && record != nil && !takingOver.Load() {
 		r.service.recall(record, r.settings)
 	}
 	if err := app.add(r, ctx.Modules()); err != nil {

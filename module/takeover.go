@@ -91,7 +91,7 @@ func takeOver(conn *takeover.Conn, offer *takeover.Offer) {
 		offer.Fail(err)
 		fatal("takeover failed", err)
 	}
-	alone, err := offer.Take(taker{sockets})
+	alone, err := offer.Take(&taker{Sockets: sockets})
 	if err != nil {
 		fatal("takeover failed", err)
 	}
@@ -134,15 +134,30 @@ func fatal(message string, err error) {
 }
 
 // taker implements takeover.Taker.
-type taker struct{ *listen.Sockets }
+type taker struct {
+	*listen.Sockets
+	restored bool // the old process has handed over its state
+}
 
 // Follow implements takeover.Taker.
-func (t taker) Follow(link *takeover.Link, keys []takeover.Key) error {
+func (t *taker) Follow(link *takeover.Link, keys []takeover.Key) error {
 	return t.Sockets.Follow(link, keys, processLog())
 }
 
 // Restore implements takeover.Taker.
-func (taker) Restore(state []byte) { takeHandedOver(state) }
+func (t *taker) Restore(state []byte) {
+	t.restored = true
+	takeHandedOver(state)
+}
+
+// Begin implements takeover.Taker. If the old process was killed before it handed over
+// its state, that of its memory is used.
+func (t *taker) Begin() {
+	if !t.restored {
+		takeMemory()
+	}
+	t.Sockets.Begin()
+}
 
 // withoutVariable returns an environment without a variable.
 func withoutVariable(env []string, name string) []string {
@@ -156,4 +171,4 @@ func withoutVariable(env []string, name string) []string {
 }
 
 // Interface guard.
-var _ takeover.Taker = taker{}
+var _ takeover.Taker = (*taker)(nil)

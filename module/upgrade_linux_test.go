@@ -30,7 +30,14 @@ type upgradable struct {
 // startUpgradable starts a process with more flags.
 func startUpgradable(t *testing.T, layer4 string, flags ...string) *upgradable {
 	t.Helper()
+	return startUpgradableWith(t, "", layer4, flags...)
+}
+
+// startUpgradableWith is startUpgradable with more global options.
+func startUpgradableWith(t *testing.T, more, layer4 string, flags ...string) *upgradable {
+	t.Helper()
 	s := newServer(t)
+	s.more = more
 	u := &upgradable{config: filepath.Join(t.TempDir(), "config.json")}
 	u.caddyProcess = &caddyProcess{server: s}
 	u.writeConfig(layer4)

@@ -476,7 +476,7 @@ func TestSingleFailures(t *testing.T) {
 func TestSplitFleet(t *testing.T) {
 	run(t, 10, func(t *testing.T, s *simulation, storage *memory) {
 		other := newMemory()
-		maps.Copy(other.values, storage.values)
+		storage.set(func(m *memory) { maps.Copy(other.values, m.values) })
 		for _, n := range s.nodes[5:] {
 			n.member.SetStorage(other, zap.New(zapcore.NewNopCore()))
 		}

@@ -182,9 +182,15 @@ func (s *State) Merge(r Record, now time.Time) (actions []Action) {
 	}
 	p.sequence, p.advanced, p.beat, p.vanished = r.Sequence, now, r.beat(), false
 	actions = append(actions, s.claim(r.Node, p, r.Down)...)
-	for i := range r.Operations {
-		if a, ok := s.repeat(r.Operations[i], p.old, now); ok {
-			actions = append(actions, a)
+	resumes := func(o Operation) bool { return o.Kind == Drain && !o.On }
+	for _, first := range []bool{true, false} { // a pool refuses to drain its last backend, so others are resumed first
+		for _, o := range r.Operations {
+			if resumes(o) != first {
+				continue
+			}
+			if a, ok := s.repeat(o, p.old, now); ok {
+				actions = append(actions, a)
+			}
 		}
 	}
 	return actions

@@ -269,3 +269,15 @@ func TestForgottenDrain(t *testing.T) {
 	one.observe()
 	want(t, one.reads(two, start), "joined two", "drain web a true by one")
 }
+
+// Of the operations in a record, those that resume a backend come first: a pool refuses
+// to drain the last backend that is not drained. The clocks do not tell the order,
+// because an operation that changed nothing has one too.
+func TestResumesComeBeforeDrains(t *testing.T) {
+	one, two := newNode("one"), newNode("two")
+	one.Operate(Operation{Kind: Drain, Service: "web", Backend: "a", On: true}, start) // two restores this from its memory
+	one.Operate(Operation{Kind: Drain, Service: "web", Backend: "a"}, start)
+	one.Operate(Operation{Kind: Drain, Service: "web", Backend: "b", On: true}, start)
+	one.Operate(Operation{Kind: Drain, Service: "web", Backend: "a"}, start)
+	want(t, two.reads(one, start), "joined one", "drain web a false by one", "drain web b true by one")
+}

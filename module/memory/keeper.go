@@ -27,6 +27,8 @@ const (
 	heartbeat = 10               // a record that does not change is written that often within its age
 )
 
+var errNoAnswer = errors.New("the storage does not answer")
+
 // Load returns the record of an earlier process, or nil if there is none. It waits at
 // most until ctx ends, also for a storage that does not heed ctx.
 func Load(ctx context.Context, store Store, key string, age time.Duration) (*Record, error) {
@@ -36,12 +38,16 @@ func Load(ctx context.Context, store Store, key string, age time.Duration) (*Rec
 	}
 	done := make(chan loaded, 1)
 	go func() { // ends when the storage returns
-		text, err := store.Load(ctx, key)
-		done <- loaded{text, err}
+		var l loaded
+		l.err = recovered(func() (err error) {
+			l.text, err = store.Load(ctx, key)
+			return err
+		})
+		done <- l
 	}()
 	select {
 	case <-ctx.Done():
-		return nil, errors.New("the storage does not answer")
+		return nil, errNoAnswer
 	case l := <-done:
 		if errors.Is(l.err, fs.ErrNotExist) {
 			return nil, nil
@@ -106,7 +112,18 @@ type Keeper struct {
 	last   *Record // the final record, for run; nil: none
 	forget bool    // delete the record at the end
 
-	adopted bool // a record of an earlier process may be replaced no more; used by one write at a time
+	// The fields below are used by one write at a time.
+	adopted    bool      // a record of an earlier process may be replaced no more
+	rivalSaved string    // the time in the latest record of a process that has started later
+	rivalSeen  time.Time // when that record was seen first; zero: none was
+}
+
+// inherit takes over what the keeper before this one, which has ended, knows of the
+// record.
+func (k *Keeper) inherit(before *Keeper) {
+	if before.cfg.Key == k.cfg.Key {
+		k.adopted, k.rivalSaved, k.rivalSeen = before.adopted, before.rivalSaved, before.rivalSeen
+	}
 }
 
 // Keep returns a running keeper, which [Keeper.Stop], [Keeper.Finish] or
@@ -186,8 +203,10 @@ func (k *Keeper) run(ctx context.Context) {
 	if before := k.cfg.Before; before != nil {
 		select {
 		case <-before.ended:
+			k.inherit(before)
 		case <-time.After(stuck): // the old storage hangs
 		}
+		k.cfg.Before = nil // else it and its predecessors would stay in memory, with their configs
 	}
 	var w writes
 	tick := time.NewTicker(interval)
@@ -201,7 +220,7 @@ func (k *Keeper) run(ctx context.Context) {
 		case now := <-tick.C:
 			accepted = accepted || k.cfg.Accepted()
 			if accepted {
-				k.look(&w, now)
+				k.look(ctx, &w, now)
 			}
 		}
 	}
@@ -220,15 +239,15 @@ func (k *Keeper) run(ctx context.Context) {
 		err := k.delete()
 		k.end(&w, err)
 	case last != nil:
-		k.end(&w, k.write(*last))
+		k.end(&w, k.write(context.Background(), *last))
 	}
 }
 
-// look begins a write if one is due.
-func (k *Keeper) look(w *writes, now time.Time) {
+// look begins a write if one is due. stopped ends when the keeper is ended.
+func (k *Keeper) look(stopped context.Context, w *writes, now time.Time) {
 	if w.results != nil {
 		if now.Sub(w.began) > stuck {
-			k.report(w, errors.New("the storage does not answer"))
+			k.report(w, errNoAnswer)
 		}
 		return
 	}
@@ -251,7 +270,7 @@ func (k *Keeper) look(w *writes, now time.Time) {
 	w.writing, w.began = mark, now
 	w.results = make(chan error, 1)
 	results := w.results
-	go func() { results <- k.write(r) }() // ends when the storage returns
+	go func() { results <- k.write(stopped, r) }() // ends when the storage returns
 }
 
 // end handles the result of a write.
@@ -278,12 +297,33 @@ func (k *Keeper) report(w *writes, err error) {
 	}
 }
 
-// write writes a record unless another process uses it.
-func (k *Keeper) write(r Record) error {
+// recovered calls f. A panic of a storage module is an error.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("the storage panicked: %v", value)
+		}
+	}()
+	return f()
+}
+
+// write writes a record unless another process uses it. A write that was delayed until
+// stopped has ended does nothing: there may be a newer record.
+func (k *Keeper) write(stopped context.Context, r Record) error {
+	return recovered(func() error { return k.store(stopped, r) })
+}
+
+func (k *Keeper) store(stopped context.Context, r Record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), maxPause)
 	defer cancel()
 	if err := k.checkOwner(ctx); err != nil {
 		return err
+	}
+	if ctx.Err() != nil { // the storage did not heed it
+		return errNoAnswer
+	}
+	if stopped.Err() != nil {
+		return nil
 	}
 	r.SavedAt, r.Writer = time.Now().Round(0), k.writer()
 	if err := k.cfg.Store.Store(ctx, k.cfg.Key, r.Encode()); err != nil {
@@ -304,8 +344,10 @@ func (k *Keeper) writer() Writer {
 // checkOwner returns an error if a process that has started later than this one writes
 // the same record: this process was replaced, or another instance has the same name by
 // mistake. The first write replaces any record, which is that of an earlier process.
-// There is no lock, which would be held for as long as the process runs, and which a
-// killed process would leave behind.
+// A record that the later process has not written again for two heartbeats may be
+// replaced: that process has ended, because the record is its proof of life. There is no
+// lock, which would be held for as long as the process runs, and which a killed process
+// would leave behind.
 func (k *Keeper) checkOwner(ctx context.Context) error {
 	if !k.adopted {
 		return nil
@@ -316,14 +358,23 @@ func (k *Keeper) checkOwner(ctx context.Context) error {
 	}
 	h, err := decodeHeader(text)
 	us := k.writer()
-	if err != nil || h.Writer.Host == us.Host && h.Writer.PID == us.PID || !h.Writer.Started.After(us.Started) {
+	if err != nil || h.Writer.ID == us.ID || !h.Writer.Started.After(us.Started) {
+		k.rivalSeen = time.Time{}
+		return nil
+	}
+	if k.rivalSeen.IsZero() || string(h.SavedAt) != k.rivalSaved {
+		k.rivalSaved, k.rivalSeen = string(h.SavedAt), time.Now()
+	}
+	if time.Since(k.rivalSeen) > 2*k.cfg.Age/heartbeat+2*maxPause {
 		return nil
 	}
 	return fmt.Errorf("process %d on %s, which has started later, writes the same memory: give each instance a name of its own", h.Writer.PID, h.Writer.Host)
 }
 
 // delete deletes the record unless another process uses it.
-func (k *Keeper) delete() error {
+func (k *Keeper) delete() error { return recovered(k.remove) }
+
+func (k *Keeper) remove() error {
 	ctx, cancel := context.WithTimeout(context.Background(), maxPause)
 	defer cancel()
 	if k.checkOwner(ctx) != nil {
@@ -336,11 +387,12 @@ func (k *Keeper) delete() error {
 	return err
 }
 
-// fingerprint returns a hash of what is worth a write: not of the times at which answers
-// were renewed, nor of the order in which a DNS server rotates them.
+// fingerprint returns a hash of what is worth a write: not of the times at which the
+// snapshot was taken and answers were renewed, nor of the order in which a DNS server
+// rotates them.
 func fingerprint(r Record) [sha256.Size]byte {
 	names := r.Names
-	r.Names, r.Services = nil, maps.Clone(r.Services)
+	r.Names, r.Services, r.SavedAt = nil, maps.Clone(r.Services), time.Time{}
 	for key, s := range r.Services {
 		s.Targets = maps.Clone(s.Targets)
 		for name, t := range s.Targets {

@@ -47,6 +47,7 @@ type Record struct {
 
 // Writer is the process that has written a record.
 type Writer struct {
+	ID      string    `json:"id"` // unique: in containers, many processes have the PID 1
 	Host    string    `json:"host"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
@@ -142,6 +143,7 @@ func Decode(text []byte) (*Record, error) {
 type header struct {
 	Format  string
 	Version int
+	SavedAt json.RawMessage `json:"saved_at"`
 	Writer  Writer
 }
 
