@@ -35,7 +35,7 @@ type App struct {
 
 	memoryKey string         // "" if nothing is remembered; set by Provision, as is recalled
 	recalled  recalled       // from an earlier process
-	keeper    *memory.Keeper // of the memory, while the config is in force; guarded by turn.mu; nil: none
+	keeper    *memory.Keeper // of the memory, while the config is the current one; guarded by turn.mu; nil: none
 
 	mu        sync.Mutex          // guards the fields below; Caddy does not promise to provision handlers one by one
 	relays    map[string]*Relay   // by service key; the first handler of each service

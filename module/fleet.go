@@ -112,11 +112,7 @@ func (s *service) shareKey() string {
 // observeServices returns what this process has and sees, for its fleet.
 func observeServices() (list []fleet.Service) {
 	now := time.Now()
-	services.Range(func(_, value any) bool {
-		s := value.(*service)
-		if s.current.Load() == nil {
-			return true // no started config has it
-		}
+	for _, s := range runningServices() {
 		o := fleet.Service{Key: s.shareKey()}
 		for _, b := range s.Pool.Snapshot(now) {
 			o.Backends = append(o.Backends, b.Backend.Text)
@@ -128,20 +124,18 @@ func observeServices() (list []fleet.Service) {
 			}
 		}
 		list = append(list, o)
-		return true
-	})
+	}
 	return list
 }
 
 // sharedService returns the service with an identity in the fleet, or nil.
-func sharedService(key string) (found *service) {
-	services.Range(func(_, value any) bool {
-		if s := value.(*service); s.current.Load() != nil && s.shareKey() == key {
-			found = s
+func sharedService(key string) *service {
+	for _, s := range runningServices() {
+		if s.shareKey() == key {
+			return s
 		}
-		return found == nil
-	})
-	return found
+	}
+	return nil
 }
 
 // operatorOn returns the operator of an operation of another node, for the journal.

@@ -23,7 +23,7 @@ import (
 
 const (
 	maxMarks   = 32               // that the key holds
-	confirmFor = 2 * roundTimeout // after which nobody can replace a mark that it has not read
+	confirmFor = 2 * roundTimeout // later, no write is in progress whose read was before this node's mark
 )
 
 // marks are the marks of changes, the newest first. Each is the id of a node, a blank

@@ -77,7 +77,7 @@ type Member struct {
 	lastTry             time.Time // of a write, also of one that has failed
 	lastMark            string    // the newest mark that was read, see marks.go
 	marked              uint64    // number of marks that this node has made
-	ownMark             string    // its latest one; "": nobody can replace it any more
+	ownMark             string    // its latest one; "": no other node can overwrite it any more
 	ownOlder            marks     // those after it when it was made
 	confirmUntil        time.Time // set with ownMark
 	warned              warnings

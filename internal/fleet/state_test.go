@@ -163,7 +163,7 @@ func TestLastWriterWins(t *testing.T) {
 	}
 }
 
-// What is left of a hold is measured by the clocks of the nodes, whose times of day
+// The remaining time of a hold is measured by the clocks of the nodes, whose times of day
 // differ.
 func TestTimeLeft(t *testing.T) {
 	one, two, three := newNode("one"), newNode("two"), newNode("three")

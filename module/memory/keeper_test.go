@@ -203,7 +203,7 @@ func TestKeeperWithFailingStorage(t *testing.T) {
 	})
 }
 
-// A storage that hangs holds nobody up. No second operation is begun before the first
+// A storage that hangs blocks no caller. No second operation is begun before the first
 // one returns.
 func TestKeeperWithHangingStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
