@@ -56,7 +56,7 @@ func newLoops(n int) *loops {
 		spares:  spares{limit: spareLimit()},
 	}
 	for i := range e.pollers {
-		e.pollers[i] = netio.NewPoller(newRun)
+		e.pollers[i] = netio.NewPoller(1, newRun)
 	}
 	return e
 }
@@ -185,12 +185,11 @@ func newRun() (netio.Run[member], error) {
 }
 
 // Turn implements [netio.Run].
-func (r *run) Turn(ready []netio.Ready[member]) (more bool) {
+func (r *run) Turn(ready []netio.Ready[member]) {
 	r.turn++
 	for i := range ready {
 		ready[i].Value.handle(r, ready[i].Events)
 	}
-	return false
 }
 
 // End implements [netio.Run].
