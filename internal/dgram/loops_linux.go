@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +43,8 @@ func (w *watched) handle(*run, netio.Events) { w.readable() }
 
 // loops is the [Engine] of event loops.
 type loops struct {
-	pollers []*poller // set once
+	pollers []*poller // set once, as is busy
+	busy    []*poller // of WatchBusy
 	next    atomic.Uint32
 	spares  spares
 
@@ -53,10 +55,11 @@ type loops struct {
 func newLoops(n int) *loops {
 	e := &loops{
 		pollers: make([]*poller, n),
+		busy:    make([]*poller, n),
 		spares:  spares{limit: spareLimit()},
 	}
 	for i := range e.pollers {
-		e.pollers[i] = netio.NewPoller(1, newRun)
+		e.pollers[i], e.busy[i] = netio.NewPoller(1, newRun), netio.NewPoller(1, newRun)
 	}
 	return e
 }
@@ -66,7 +69,7 @@ func newLoops(n int) *loops {
 // left running.
 func (e *loops) StopWhenIdle() {
 	e.spares.keepNone()
-	for _, p := range e.pollers {
+	for _, p := range slices.Concat(e.pollers, e.busy) {
 		p.StopWhenIdle()
 	}
 }
@@ -75,7 +78,15 @@ func (e *loops) StopWhenIdle() {
 // error: again in each turn until they are read. readable must not block. stop ends
 // that, and must be called before fd is closed. One more call of readable may follow.
 func (e *loops) Watch(fd int, readable func()) (stop func(), err error) {
-	p := e.nextPoller()
+	return watch(e.nextPoller(), fd, readable)
+}
+
+// WatchBusy is Watch on a loop that serves only such sockets.
+func (e *loops) WatchBusy(fd int, readable func()) (stop func(), err error) {
+	return watch(e.busy[e.next.Add(1)%uint32(len(e.busy))], fd, readable)
+}
+
+func watch(p *poller, fd int, readable func()) (stop func(), err error) {
 	slot, err := p.Join(&watched{readable})
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ type watcher struct {
 }
 
 func newWatcher() *watcher {
-	w := &watcher{poller: netio.NewPoller(func() (netio.Run[func()], error) { return watcherRun{}, nil })}
+	w := &watcher{poller: netio.NewPoller(1, func() (netio.Run[func()], error) { return watcherRun{}, nil })}
 	w.poller.StopWhenIdle()
 	return w
 }
@@ -41,11 +41,10 @@ func (w *watcher) Watch(fd int, readable func()) (stop func(), err error) {
 
 type watcherRun struct{}
 
-func (watcherRun) Turn(ready []netio.Ready[func()]) (more bool) {
+func (watcherRun) Turn(ready []netio.Ready[func()]) {
 	for _, r := range ready {
 		r.Value()
 	}
-	return false
 }
 
 func (watcherRun) End() {}

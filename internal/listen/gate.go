@@ -20,7 +20,7 @@ type gate struct {
 }
 
 // run runs take until it returns false, or true and the gate is suspended. take returns
-// true when it has found the gate suspended, and false when the socket is closed.
+// true when it has found the gate suspended, and false when the socket is closed or watched.
 func (g *gate) run(take func() (suspended bool)) {
 	for take() {
 		g.mu.Lock()
@@ -43,6 +43,16 @@ func (g *gate) open() (start bool) {
 	g.suspended.Store(false)
 	start = !g.running
 	g.running = true
+	return start
+}
+
+// restart makes a goroutine run again that has returned, unless the gate is suspended.
+// It reports whether the caller must call run on a new goroutine.
+func (g *gate) restart() (start bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	start = !g.running && !g.suspended.Load()
+	g.running = g.running || start
 	return start
 }
 

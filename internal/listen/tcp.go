@@ -24,7 +24,8 @@ type tcpSocket struct {
 	closed    chan struct{}
 	gate      gate
 	accepting sync.WaitGroup // the goroutines that accept clients
-	helpers   atomic.Int32   // those of startHelper
+	helpers   atomic.Int32   // those that are not the one of accept
+	watched   watchedTCP     // the socket while it has no goroutine
 }
 
 // TCPListener is one config's listener on a shared TCP socket.
@@ -94,6 +95,8 @@ func (l *TCPListener) Close() error {
 		if l.socket.users == 0 {
 			delete(s.tcp, l.socket.at)
 			close(l.socket.closed)
+			l.socket.watched.suspend()
+			l.socket.watched.awaitStopped() // cannot deadlock: see below
 			_ = l.socket.ln.Close()
 			l.socket.accepting.Wait() // cannot deadlock: these goroutines never lock s.binding
 		}
@@ -119,18 +122,21 @@ func stopTaking(socket boundSocket) {
 func (t *tcpSocket) start() {
 	t.ln.interrupt(false)
 	if t.gate.open() {
-		t.accepting.Go(func() { t.gate.run(t.accept) }) // returns when the socket is suspended or closed
+		t.accepting.Go(func() { t.gate.run(t.accept) }) // returns when the socket is watched, suspended or closed
 	}
 }
 
 // suspend implements boundSocket.
 func (t *tcpSocket) suspend() {
 	t.gate.suspend()
+	t.watched.suspend()
 	t.ln.interrupt(true)
 }
 
 // stopped implements boundSocket.
-func (t *tcpSocket) stopped() bool { return t.gate.stopped() && t.helpers.Load() == 0 }
+func (t *tcpSocket) stopped() bool {
+	return t.gate.stopped() && t.helpers.Load() == 0 && t.watched.stopped()
+}
 
 // network implements boundSocket.
 func (t *tcpSocket) network() string { return "tcp" }
@@ -150,13 +156,16 @@ func (t *tcpSocket) backoff() backoff {
 }
 
 // accept accepts clients and passes them to the latest listener until the socket
-// is suspended or closed. When descriptors or memory run out, it frees descriptors,
+// is watched, suspended or closed. When descriptors or memory run out, it frees descriptors,
 // and clients wait in the kernel's queue. It returns true if the socket was suspended.
 func (t *tcpSocket) accept() (suspended bool) {
 	backoff := t.backoff()
 	for queued := 0; ; { // clients in a row that were already queued
 		if t.gate.suspended.Load() {
 			return true
+		}
+		if queued == 0 && backoff.pause == 0 && t.watch() {
+			return false
 		}
 		if !t.awaitDescriptor(&backoff) {
 			select {
@@ -257,11 +266,10 @@ func (t *tcpSocket) startHelper() {
 	t.accepting.Go(func() { // returns when no client is queued
 		defer t.helpers.Add(-1)
 		backoff := t.backoff()
-		accept := t.ln.helper()
 		for t.sockets.crowded.Load() == 0 && !t.gate.suspended.Load() {
-			conn := accept()
-			if conn == nil {
-				return
+			conn, err := t.ln.acceptQueued()
+			if conn == nil || err != nil {
+				return // accept meets a lasting error too, and reports it
 			}
 			if conn = t.leaveReserve(conn, &backoff); conn == nil {
 				return

@@ -11,11 +11,11 @@ import (
 
 // recorder is a run that records its turns and does what a test wants in them.
 type recorder struct {
-	turn func(ready []Ready[*owner]) (more bool)
+	turn func(ready []Ready[*owner])
 	ends chan struct{}
 }
 
-func (r *recorder) Turn(ready []Ready[*owner]) bool { return r.turn(ready) }
+func (r *recorder) Turn(ready []Ready[*owner]) { r.turn(ready) }
 func (r *recorder) End()                            { r.ends <- struct{}{} }
 
 // owner is a socket pair whose near end a poller watches.
@@ -50,9 +50,9 @@ func (o *owner) close() {
 
 // newRecorder returns a poller whose runs call turn; runs receives a value for
 // each run that started, and ends for each that ended.
-func newRecorder(turn func([]Ready[*owner]) bool) (p *Poller[*owner], runs, ends chan struct{}) {
+func newRecorder(turn func([]Ready[*owner])) (p *Poller[*owner], runs, ends chan struct{}) {
 	runs, ends = make(chan struct{}, 10), make(chan struct{}, 10)
-	return NewPoller(func() (Run[*owner], error) {
+	return NewPoller(1, func() (Run[*owner], error) {
 		runs <- struct{}{}
 		return &recorder{turn, ends}, nil
 	}), runs, ends

@@ -22,8 +22,6 @@ type epoll[T any] struct {
 	file    *os.File
 	raw     syscall.RawConn // of file
 	helpers atomic.Int32    // that run
-	rest    atomic.Int32    // how many times more no helper starts
-	useless atomic.Int32    // what rest is set to if the next one finds no events, too
 	idle    []*worker[T]    // what helpers have left; guarded by Poller.mu
 }
 
@@ -32,20 +30,20 @@ type worker[T any] struct {
 	run    Run[T]
 	events [maxEvents]unix.EpollEvent
 	ready  []Ready[T]
-	took   time.Duration // about how long an event takes
+	took   time.Duration // about how long it takes to handle an event
 	busy   time.Duration // since the goroutine has last waited or yielded
 }
 
 const (
 	// maxEvents bounds the events of one Turn.
 	maxEvents = 256
-	// maxTurn is about how long a Turn takes at most. If more events are ready, another
-	// goroutine helps. One event may take longer.
-	maxTurn = 200 * time.Microsecond
-	// maxRest bounds how many times in a row no helper starts.
-	maxRest = 63
-	// maxBusy is how long a goroutine runs before it lets others run. It yields earlier
-	// if they may have no other processor.
+	// helpFrom is how long a goroutine would have to work on its events to call a helper.
+	// Helping earlier lets no client wait less while the processors are busy, and costs a
+	// fifth more CPU time for short connections.
+	helpFrom = time.Millisecond
+	// maxBusy is how long a goroutine runs before it lets others run, if a loop's
+	// goroutines may have all processors. To yield while a processor is idle would wake
+	// it for nothing.
 	maxBusy = time.Millisecond
 )
 
@@ -80,96 +78,93 @@ func (p *Poller[T]) startLocked() error {
 func (p *Poller[T]) lead(e *epoll[T], w *worker[T]) {
 	defer p.endIdle(e)
 	defer w.run.End()
-	n, limit := 0, 0
+	n := 0
 	poll := func(number uintptr) (done bool) {
-		if n = epollWaitNonblock(int(number), w.events[:limit]); n == 0 {
+		if n = epollWaitNonblock(int(number), w.events[:]); n == 0 {
 			w.busy = 0
 		}
 		return n > 0
 	}
-	for limit = w.limit(); e.raw.Read(poll) == nil; limit = w.limit() {
-		p.turn(e, w, n, limit)
+	for e.raw.Read(poll) == nil {
+		w.ready = p.resolve(e, w.events[:n], w.ready)
+		p.turn(e, w)
 	}
 }
 
-// help handles events until none is ready.
-func (p *Poller[T]) help(e *epoll[T]) {
-	w, err := p.takeIdle(e)
-	if err != nil {
-		e.helpers.Add(-1)
-		return
-	}
-	handled, n, limit := 0, 0, 0
-	poll := func(number uintptr) { n = epollWaitNonblock(int(number), w.events[:limit]) }
-	for limit = w.limit(); e.raw.Control(poll) == nil && n > 0; limit = w.limit() {
-		handled += n
-		p.turn(e, w, n, limit)
+// help handles the events that another goroutine has left, and more until none is ready.
+func (p *Poller[T]) help(e *epoll[T], w *worker[T]) {
+	p.turn(e, w)
+	n := 0
+	poll := func(number uintptr) { n = epollWaitNonblock(int(number), w.events[:]) }
+	for e.raw.Control(poll) == nil && n > 0 {
+		w.ready = p.resolve(e, w.events[:n], w.ready)
+		p.turn(e, w)
 	}
 	e.helpers.Add(-1)
-	if handled > 0 {
-		e.useless.Store(0)
-	} else {
-		rest := min(2*e.useless.Load()+1, maxRest)
-		e.useless.Store(rest)
-		e.rest.Store(rest)
-	}
 	p.putIdle(e, w)
 }
 
-// turn handles n events. That there are as many as the limit means that there may be
-// more.
-func (p *Poller[T]) turn(e *epoll[T], w *worker[T], n, limit int) {
-	if n == limit {
-		p.callHelp(e)
-	}
-	w.ready = p.resolve(e, w.events[:n], w.ready)
+// turn handles the events of a worker.
+func (p *Poller[T]) turn(e *epoll[T], w *worker[T]) {
 	if p.workers == 1 {
 		w.run.Turn(w.ready)
 		clear(w.ready) // release the owners that ended
 		return
 	}
+	if time.Duration(len(w.ready))*w.took > helpFrom && len(w.ready) > 1 {
+		p.callHelp(e, w)
+	}
 	began := time.Now()
 	w.run.Turn(w.ready)
+	w.measure(time.Since(began))
 	clear(w.ready)
-	w.measure(time.Since(began), n)
-	if w.busy > maxBusy || w.busy > maxTurn && (e.helpers.Load() > 0 || runtime.GOMAXPROCS(0) == 1) {
+	if w.busy > maxBusy && int(e.helpers.Load())+1 >= runtime.GOMAXPROCS(0) {
 		w.busy = 0
 		runtime.Gosched()
 	}
 }
 
-// measure records how long a turn of n events took. Because the system may have stopped
-// the thread meanwhile, one turn counts little.
-func (w *worker[T]) measure(turn time.Duration, n int) {
+// measure records how long a turn took. Because the system may have stopped the thread
+// meanwhile, one turn counts little.
+func (w *worker[T]) measure(turn time.Duration) {
 	w.busy += turn
-	each := turn / time.Duration(n)
+	each := turn / time.Duration(max(len(w.ready), 1))
 	if w.took > 0 {
 		each = min(each, 4*w.took)
 	}
 	w.took += (each - w.took) / 8
 }
 
-// limit returns how many events the next turn handles at most.
-func (w *worker[T]) limit() int {
-	if w.took <= 0 {
-		return maxEvents
-	}
-	return int(min(max(maxTurn/w.took, 1), maxEvents))
-}
-
-// callHelp starts a helper, unless there are enough or the last ones had nothing to do.
-func (p *Poller[T]) callHelp(e *epoll[T]) {
-	if p.workers == 1 {
-		return
-	}
-	if e.rest.Load() > 0 && e.rest.Add(-1) >= 0 {
-		return
-	}
-	if e.helpers.Add(1) >= int32(p.workers) {
+// callHelp starts a helper with a part of a worker's events, unless there are enough
+// helpers. All events of an owner go to the same goroutine.
+func (p *Poller[T]) callHelp(e *epoll[T], w *worker[T]) {
+	n := e.helpers.Add(1)
+	if n >= int32(p.workers) {
 		e.helpers.Add(-1)
 		return
 	}
-	go p.help(e) // returns when no event is ready
+	helper, err := p.takeIdle(e)
+	if err != nil {
+		e.helpers.Add(-1)
+		return
+	}
+	helper.ready, helper.took = helper.ready[:0], w.took
+	kept := w.ready[:0]
+	for _, event := range w.ready {
+		if event.Token.slot()%2 == 0 {
+			kept = append(kept, event)
+		} else {
+			helper.ready = append(helper.ready, event)
+		}
+	}
+	if len(helper.ready) == 0 {
+		e.helpers.Add(-1)
+		p.putIdle(e, helper)
+		return
+	}
+	clear(w.ready[len(kept):])
+	w.ready = kept
+	go p.help(e, helper) // returns when no event is ready
 }
 
 // takeIdle returns what a helper needs.
