@@ -21,12 +21,21 @@ type detached struct {
 	pauses   backoff
 
 	// Used by readable only.
-	full int // batches in a row that were full
-	slow int // batches in a row that were small, since the socket is busy
+	reads uint8 // how many times it has read
+	flow  uint8 // how many times more it reads a batch
+	full  int   // batches in a row that were full
+	slow  int   // batches in a row that were small, since the socket is busy
 
 	watching
 	busy bool // the socket is watched by WatchBusy; guarded by watching.mu
 }
+
+// Reading one datagram costs less than reading a batch of one. So batches are read after
+// one that held more than one datagram, and else every few times.
+const (
+	batchReads    = 16
+	readsPerBatch = 8
+)
 
 // A socket becomes busy after busyBatches full batches in a row: then the goroutine that
 // reads it has no time for the answers of backends. It ends to be busy after calmBatches
@@ -60,7 +69,13 @@ func (u *udpSocket) detach() {
 	}
 	d := &u.detached
 	d.socket, d.pauses = socket, u.backoff()
-	d.receive = func(fd uintptr) { d.batch.datagrams, d.err = d.batch.receiver.ReceiveNonblock(int(fd)) }
+	d.receive = func(fd uintptr) {
+		receive := d.batch.receiver.ReceiveNonblock
+		if d.reads++; d.flow == 0 && d.reads%readsPerBatch != 0 && !u.packetInfo {
+			receive = d.batch.receiver.ReceiveOneFromNonblock
+		}
+		d.batch.datagrams, d.err = receive(int(fd))
+	}
 	u.sender.use(socket)
 }
 
@@ -128,6 +143,11 @@ func (d *detached) countBatch(n int) (moves bool) {
 	}
 	if d.slow++; n > smallBatch {
 		d.slow = 0
+	}
+	if n > 1 {
+		d.flow = batchReads
+	} else if d.flow > 0 {
+		d.flow--
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
