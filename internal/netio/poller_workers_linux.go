@@ -106,12 +106,12 @@ func (p *Poller[T]) help(e *epoll[T], w *worker[T]) {
 
 // turn handles the events of a worker.
 func (p *Poller[T]) turn(e *epoll[T], w *worker[T]) {
-	if p.workers == 1 {
+	if p.workers == 1 || len(w.ready) < 2 { // there is nothing to share, and reading the clock costs
 		w.run.Turn(w.ready)
 		clear(w.ready) // release the owners that ended
 		return
 	}
-	if time.Duration(len(w.ready))*w.took > helpFrom && len(w.ready) > 1 {
+	if time.Duration(len(w.ready))*w.took > helpFrom {
 		p.callHelp(e, w)
 	}
 	began := time.Now()
@@ -157,7 +157,7 @@ func (p *Poller[T]) callHelp(e *epoll[T], w *worker[T]) {
 			helper.ready = append(helper.ready, event)
 		}
 	}
-	if len(helper.ready) == 0 {
+	if len(helper.ready) == 0 || len(kept) == 0 { // kept has overwritten nothing then
 		e.helpers.Add(-1)
 		p.putIdle(e, helper)
 		return
