@@ -41,6 +41,10 @@ const (
 	// Helping earlier lets no client wait less while the processors are busy, and costs a
 	// fifth more CPU time for short connections.
 	helpFrom = time.Millisecond
+	// helpFromHeavy is the same for events that take longer than heavy, such as those of
+	// bulk data: to wake another thread costs little next to them.
+	helpFromHeavy = 200 * time.Microsecond
+	heavy         = 50 * time.Microsecond
 	// maxBusy is how long a goroutine runs before it lets others run, if a loop's
 	// goroutines may have all processors. To yield while a processor is idle would wake
 	// it for nothing.
@@ -111,7 +115,7 @@ func (p *Poller[T]) turn(e *epoll[T], w *worker[T]) {
 		clear(w.ready) // release the owners that ended
 		return
 	}
-	if time.Duration(len(w.ready))*w.took > helpFrom {
+	if turn := time.Duration(len(w.ready)) * w.took; turn > helpFrom || turn > helpFromHeavy && w.took > heavy {
 		p.callHelp(e, w)
 	}
 	began := time.Now()
