@@ -1,6 +1,7 @@
 package netio
 
 import (
+	"runtime"
 	"sync"
 	"time"
 
@@ -76,8 +77,11 @@ type Run[T any] interface {
 //
 // All methods may be called by any goroutine.
 type Poller[T any] struct {
-	workers int                    // the most goroutines at a time; set once, as is newRun
-	newRun  func() (Run[T], error) // called under mu
+	// Set once.
+	workers  int                    // the most goroutines at a time
+	newRun   func() (Run[T], error) // called under mu
+	timed    bool                   // turns are timed: there may be helpers, or just one processor
+	helpFrom time.Duration          // the constant; tests set another value
 
 	mu        sync.Mutex // guards the fields below; held for no blocking call
 	slots     []slot[T]
@@ -104,8 +108,13 @@ const lingerTime = time.Second
 // newRun allocates what a goroutine needs; it must not block and not use the poller.
 // The goroutines may still be in their last Turn when others start.
 func NewPoller[T any](workers int, newRun func() (Run[T], error)) *Poller[T] {
-	return &Poller[T]{workers: workers, newRun: newRun}
+	timed := workers > 1 || runtime.GOMAXPROCS(0) == 1
+	return &Poller[T]{workers: workers, newRun: newRun, timed: timed, helpFrom: helpFrom}
 }
+
+// AlwaysHelp makes the goroutines start a helper whenever there are events of two
+// owners, however long it takes to handle them. Tests call it before the first Join.
+func (p *Poller[T]) AlwaysHelp() { p.helpFrom = -1 }
 
 // Join gives an owner a slot, and starts the goroutine if it does not run.
 func (p *Poller[T]) Join(value T) (Slot, error) {

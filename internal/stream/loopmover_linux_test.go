@@ -212,11 +212,11 @@ func TestStaleEvents(t *testing.T) {
 		t.Skip("handed over before the test has looked")
 	}
 	say(t, r.client, "question")
-	r.m.handleEvent(old, everything, w)
+	r.m.handle(old, everything, w)
 	backend := silent.accept()
 	r.carry(pending)
 	hear(t, backend, "question")
-	r.m.handleEvent(old, everything, w)
+	r.m.handle(old, everything, w)
 	say(t, r.client, "another")
 	hear(t, backend, "another")
 	r.m.mu.Lock()
@@ -226,10 +226,7 @@ func TestStaleEvents(t *testing.T) {
 	now := r.m.sockets[BackendSide].token
 	r.m.mu.Unlock()
 	r.m.Cut(Shutdown)
-	r.m.handleEvent(now, everything, w)
-	if r.m.resume(w) {
-		t.Error("a relay that is over has more to do")
-	}
+	r.m.handle(now, everything, w)
 	r.wantEnd(Shutdown, 15, 0)
 }
 
@@ -439,7 +436,7 @@ func TestPanicWhileConnecting(t *testing.T) {
 		if handedOver {
 			t.Skip("handed over before the test has looked")
 		}
-		r.m.handleEvent(token, netio.Writable, nil)
+		r.m.handle(token, netio.Writable, nil)
 		if value := relaytest.Receive(t, "the panic", r.panics); value != "injected" {
 			t.Errorf("panicked with %v", value)
 		}
