@@ -415,6 +415,41 @@ func TestPanicOnALoopEndsOneRelay(t *testing.T) {
 	}
 }
 
+// Nothing is moved after a panic, also if another worker has an event of the relay at
+// that moment: bytes may be missing before those that it would move.
+func TestPanicWhileAnotherWorkerWaits(t *testing.T) {
+	relaytest.NoLeaks(t)
+	engine := oneLoop(t)
+	engine.all[0].inject = func(*loopMover) { panic("injected") }
+	for range 20 {
+		r := newLoopRig(t, engine, setup{delay: true})
+		r.mayPanic.Store(true)
+		r.start()
+		relaytest.Receive(t, "the first turn", r.carried)
+		r.m.mu.Lock()
+		token := r.m.sockets[ClientSide].token
+		workers := make([]func(), 4)
+		for n := range workers {
+			workers[n] = async(func() { r.m.handle(token, netio.Writable, nil) })
+		}
+		// A lock that its waiters could not get for a while is handed from one to the next.
+		time.Sleep(5 * time.Millisecond)
+		r.m.mu.Unlock()
+		r.m.mu.Lock()
+		time.Sleep(5 * time.Millisecond)
+		r.m.mu.Unlock()
+		for _, wait := range workers {
+			wait()
+		}
+		if n := len(r.panics); n != 1 {
+			t.Fatalf("%d of %d workers have handled the event", n, len(workers))
+		}
+		r.wantEnd(Panicked, 0, 0)
+		relaytest.Check(t, r.client.Close())
+		relaytest.Check(t, r.backend.Close())
+	}
+}
+
 // A panic while the relay connects leaves nothing behind.
 func TestPanicWhileConnecting(t *testing.T) {
 	relaytest.NoLeaks(t)
