@@ -84,6 +84,10 @@ func TestHeldBytesContinue(t *testing.T) {
 		r := newLoopRig(t, oneLoop(t), setup{})
 		say(t, r.client, "hello")
 		hear(t, r.backend, "hello")
+		relaytest.Eventually(t, "a client that has no room", func() bool { // so nothing else is reported
+			sendUntilFull(t, r.backend)
+			return r.flow(BackendSide) == blocked
+		})
 		r.m.mu.Lock()
 		r.m.flows[ClientSide].held = []byte("held ") // as left by a splice(2) that does not work
 		r.m.ends.block(ClientSide)
@@ -97,7 +101,7 @@ func TestHeldBytesContinue(t *testing.T) {
 			continue
 		}
 		hear(t, r.backend, "held ")
-		say(t, r.client, "more")
+		say(t, r.client, "more") // which is read now
 		hear(t, r.backend, "more")
 	}
 }
