@@ -179,6 +179,9 @@ func TestWatch(t *testing.T) {
 		if n := engine.all[0].poller.Owners(); n != 0 {
 			t.Errorf("%d sockets are watched after stop", n)
 		}
+		again, err := engine.Watch(fd, func() {}) // which fails if the kernel still watches it
+		relaytest.Check(t, err)
+		again()
 		settled := newLoopRig(t, engine, setup{})
 		converse := func() {
 			for range 10 {
