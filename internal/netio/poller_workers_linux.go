@@ -26,7 +26,7 @@ type epoll[T any] struct {
 	idle    []*worker[T]    // what helpers have left; guarded by Poller.mu
 }
 
-// worker is what one goroutine of a Poller has.
+// worker is what one goroutine of a Poller has. It is used by one goroutine at a time.
 type worker[T any] struct {
 	run    Run[T]
 	events [maxEvents]unix.EpollEvent
@@ -38,9 +38,9 @@ type worker[T any] struct {
 const (
 	// maxEvents bounds the events of one Turn.
 	maxEvents = 256
-	// helpFrom is how long a goroutine would have to work on its events to call a helper.
-	// Helping earlier lets no client wait less while the processors are busy, and costs a
-	// fifth more CPU time for short connections.
+	// helpFrom is the time from which on a goroutine calls a helper: what its events would
+	// take alone. An earlier helper shortens no client's wait while the processors are busy,
+	// and costs a fifth more CPU time for short connections.
 	helpFrom = time.Millisecond
 	// maxBusy is how long a goroutine runs before it lets others run, if the poller's
 	// goroutines may have all processors, or a helper waits for one. To yield while a
@@ -103,7 +103,7 @@ func (p *Poller[T]) help(e *epoll[T], w *worker[T]) {
 		p.turn(e, w)
 	}
 	p.putIdle(e, w)
-	e.helpers.Add(-1) // now, so that there are never more runs than workers
+	e.helpers.Add(-1) // after putIdle, so that there are never more runs than workers
 }
 
 // turn handles the events of a worker.
