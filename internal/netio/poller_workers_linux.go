@@ -32,7 +32,7 @@ type worker[T any] struct {
 	events [maxEvents]unix.EpollEvent
 	ready  []Ready[T]
 	took   time.Duration // about how long it takes to handle an event
-	busy   time.Duration // since the goroutine has last waited or yielded
+	busy   time.Duration // since the goroutine has last waited, or could have yielded
 }
 
 const (
@@ -42,9 +42,8 @@ const (
 	// take alone. An earlier helper shortens no client's wait while the processors are busy,
 	// and costs a fifth more CPU time for short connections.
 	helpFrom = time.Millisecond
-	// maxBusy is how long a goroutine runs before it lets others run, if the poller's
-	// goroutines may have all processors, or a helper waits for one. To yield while a
-	// processor is idle would wake it for nothing.
+	// maxBusy is how long a goroutine runs before it lets others run, if the instance is
+	// crowded. To yield while a processor is idle would wake it for nothing.
 	maxBusy = time.Millisecond
 )
 
@@ -123,10 +122,18 @@ func (p *Poller[T]) turn(e *epoll[T], w *worker[T]) {
 	w.run.Turn(w.ready)
 	w.measure(time.Since(began))
 	clear(w.ready)
-	if w.busy > maxBusy && (e.calls.Load() > 0 || int(e.helpers.Load())+1 >= runtime.GOMAXPROCS(0)) {
+	if w.busy > maxBusy {
 		w.busy = 0
-		runtime.Gosched()
+		if e.crowded() {
+			runtime.Gosched()
+		}
 	}
+}
+
+// crowded reports whether the goroutines of the instance may have all processors, or a
+// helper waits for one. It is not for every turn: GOMAXPROCS locks the scheduler.
+func (e *epoll[T]) crowded() bool {
+	return e.calls.Load() > 0 || int(e.helpers.Load())+1 >= runtime.GOMAXPROCS(0)
 }
 
 // measure records how long a turn took. Because the system may have stopped the thread
