@@ -570,9 +570,11 @@ func wantYield(t *testing.T, workers int) {
 	})
 	c.AlwaysHelp()
 	owners := []*owner{newOwner(t, c.Poller, Readable), newOwner(t, c.Poller, Readable)} // level-triggered
+	c.mu.Lock() // no turn begins before both are readable
 	for _, o := range owners {
 		o.write(t)
 	}
+	c.mu.Unlock()
 	relaytest.Eventually(t, "the other goroutine", ran.Load)
 	c.leave(owners...)
 	c.StopIfIdle()

@@ -69,9 +69,6 @@ func TestRelayContinues(t *testing.T) {
 			if n := moved.Load(); n >= queuedSize {
 				t.Errorf("another relay had its turn after %d bytes", n)
 			}
-			if got := r.m.flows[ClientSide].bulk == largeReads; got != spliced {
-				t.Errorf("spliced: %v", got)
-			}
 		})
 	}
 }
