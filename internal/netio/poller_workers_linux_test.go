@@ -301,6 +301,9 @@ func TestHelperEnds(t *testing.T) {
 	if n := c.runs.Load(); n > 2 {
 		t.Errorf("%d runs, want 2", n)
 	}
+	if n := c.current.calls.Load(); n != 0 {
+		t.Errorf("%d helpers have not begun", n)
+	}
 	c.leave(owners...)
 	c.StopIfIdle()
 	c.wantEnds(t)
@@ -525,63 +528,49 @@ func stressOwner(t *testing.T, p *Poller[*counted], random *rand.Rand) {
 	o.close()
 }
 
-// On one processor, events that never cease let other goroutines run all the same.
+// On one processor, events that never cease let other goroutines run all the same, and
+// do not wait for the system to stop this one after ten turns.
 func TestPollerYieldsOnOneProcessor(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	wantYield(t, 1)
-}
-
-// A helper that has no processor gets the one of the goroutine that has called it.
-func TestPollerYieldsToAHelper(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
-	var stop atomic.Bool
-	var spinning sync.WaitGroup
-	defer spinning.Wait()
-	defer stop.Store(true)
-	var began atomic.Int32
-	for range 2 { // which have the other processors
-		spinning.Go(func() {
-			began.Add(1)
-			for !stop.Load() {
-			}
-		})
-	}
-	relaytest.Eventually(t, "both", func() bool { return began.Load() == 2 })
-	wantYield(t, 2)
-}
-
-// wantYield fails if, while events never cease, several turns of a poller pass before
-// another goroutine has run: one that its first turn starts, or a helper.
-func wantYield(t *testing.T, workers int) {
-	t.Helper()
 	var ran atomic.Bool
-	turns := 0 // of the leader until then
-	c := newCrew(t, workers, func(run int32, _ []Ready[*owner]) {
-		switch {
-		case run > 1:
-			ran.Store(true)
-		case !ran.Load():
-			if turns++; turns == 1 && workers == 1 {
-				go ran.Store(true)
-			}
-			for began := time.Now(); time.Since(began) <= maxBusy; {
-			}
+	turns := 0 // until another goroutine has run
+	c := newCrew(t, 1, func(int32, []Ready[*owner]) {
+		if ran.Load() {
+			return
+		}
+		if turns++; turns == 1 {
+			go ran.Store(true)
+		}
+		for began := time.Now(); time.Since(began) <= maxBusy; {
 		}
 	})
-	c.AlwaysHelp()
-	owners := []*owner{newOwner(t, c.Poller, Readable), newOwner(t, c.Poller, Readable)} // level-triggered
-	c.mu.Lock() // no turn begins before both are readable
-	for _, o := range owners {
-		o.write(t)
-	}
-	c.mu.Unlock()
+	o := newOwner(t, c.Poller, Readable) // level-triggered
+	o.write(t)
 	relaytest.Eventually(t, "the other goroutine", ran.Load)
-	c.leave(owners...)
+	c.leave(o)
 	c.StopIfIdle()
 	c.wantEnds(t)
-	// The first turn may be of one owner, and the system preempts after ten.
 	if turns > 3 {
 		t.Errorf("%d turns before another goroutine has run", turns)
+	}
+}
+
+// A goroutine yields if the poller's goroutines may have all processors, or for a helper
+// that has not begun.
+func TestCrowded(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
+	for _, test := range []struct {
+		helpers, calls int32
+		want           bool
+	}{
+		{0, 0, false}, {1, 0, false}, {2, 0, true}, {3, 0, true}, {1, 1, true},
+	} {
+		var e epoll[*owner]
+		e.helpers.Store(test.helpers)
+		e.calls.Store(test.calls)
+		if got := e.crowded(); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
 	}
 }
 
