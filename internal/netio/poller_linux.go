@@ -1,6 +1,7 @@
 package netio
 
 import (
+	"runtime"
 	"sync"
 	"time"
 
@@ -61,14 +62,14 @@ type Run[T any] interface {
 	// Turn handles the events that are ready now. The slice is valid until it
 	// returns.
 	Turn(ready []Ready[T])
-	// End is called after the last Turn.
+	// End is called once, after the last Turn.
 	End()
 }
 
 // Poller waits for events of many descriptors, with epoll(7). Each owner of type T
 // has a slot and up to two descriptors. One goroutine, the leader, runs while there
-// are owners, and for a linger time after the last one has left. Others help it while
-// there is too much for one, see poller_workers_linux.go.
+// are owners, and for a linger time after the last one has left. Helpers run while
+// there is too much to do for one goroutine, see poller_workers_linux.go.
 //
 // The leader waits in Go's network poller, which watches the epoll instance like any
 // other descriptor: waking a goroutine is faster than waking a thread that blocks in
@@ -76,8 +77,11 @@ type Run[T any] interface {
 //
 // All methods may be called by any goroutine.
 type Poller[T any] struct {
-	workers int                    // the most goroutines at a time; set once, as is newRun
-	newRun  func() (Run[T], error) // called under mu
+	// Set once.
+	workers  int                    // the most goroutines at a time
+	newRun   func() (Run[T], error) // called under mu
+	timed    bool                   // turns are timed: there may be helpers, or just one processor
+	helpFrom time.Duration          // the constant; tests set another value
 
 	mu        sync.Mutex // guards the fields below; held for no blocking call
 	slots     []slot[T]
@@ -95,19 +99,25 @@ type slot[T any] struct {
 }
 
 // lingerTime is how long a Poller without owners waits for the next one. Clients
-// that come one after the other would otherwise start and stop a run each.
+// that come one after the other would otherwise start and stop the leader each.
 const lingerTime = time.Second
 
 // NewPoller returns a poller that holds no resources until [Poller.Join]. At most
 // workers goroutines handle events at a time; with more than one, all descriptors must
-// be watched with [EdgeTriggered], or else be handled by several goroutines at once.
-// newRun allocates what a goroutine needs; it must not block and not use the poller.
-// The goroutines may still be in their last Turn when others start.
+// be watched with [EdgeTriggered]: events of any other one are handled by several
+// goroutines at once. newRun allocates what a goroutine needs; it must not block and not
+// use the poller. After StopIfIdle, goroutines may still be in their last Turn when the
+// next leader starts.
 func NewPoller[T any](workers int, newRun func() (Run[T], error)) *Poller[T] {
-	return &Poller[T]{workers: workers, newRun: newRun}
+	timed := workers > 1 || runtime.GOMAXPROCS(0) == 1
+	return &Poller[T]{workers: workers, newRun: newRun, timed: timed, helpFrom: helpFrom}
 }
 
-// Join gives an owner a slot, and starts the goroutine if it does not run.
+// AlwaysHelp makes the goroutines start a helper whenever there are events of two
+// owners, however long it takes to handle them. Tests call it before the first Join.
+func (p *Poller[T]) AlwaysHelp() { p.helpFrom = -1 }
+
+// Join gives an owner a slot, and starts the leader if none runs.
 func (p *Poller[T]) Join(value T) (Slot, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -142,7 +152,10 @@ func (p *Poller[T]) Watch(at Slot, which uint8, fd int, events Events) (Token, e
 	return token, nil
 }
 
-// Change replaces the events that a watched descriptor is watched for.
+// Change replaces the events that a watched descriptor is watched for. Those that are
+// ready are reported again, after what is ready already.
+//
+// Precondition: the owner has the slot.
 func (p *Poller[T]) Change(token Token, fd int, events Events) error {
 	p.mu.Lock()
 	fds := p.current
@@ -196,8 +209,8 @@ func (p *Poller[T]) Owners() int {
 	return len(p.slots) - len(p.free)
 }
 
-// StopIfIdle ends the run if there are no owners, which otherwise happens after
-// the linger time. The next Join starts another one.
+// StopIfIdle ends the goroutines if there are no owners, which otherwise happens after
+// the linger time. The next Join starts a leader.
 func (p *Poller[T]) StopIfIdle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -205,7 +218,7 @@ func (p *Poller[T]) StopIfIdle() {
 	p.stopIfIdleLocked()
 }
 
-// StopWhenIdle ends this run and each later one as soon as there are no owners,
+// StopWhenIdle ends the goroutines, now and later, as soon as there are no owners,
 // without the linger time. Tests use it to check that nothing is left running.
 func (p *Poller[T]) StopWhenIdle() {
 	p.mu.Lock()
@@ -214,9 +227,9 @@ func (p *Poller[T]) StopWhenIdle() {
 	p.stopIfIdleLocked()
 }
 
-// stopIfIdleLocked ends the run if there are no owners. The table keeps its
-// generations: the kernel forgets the events of the closed epoll instance, but
-// the run that ends may be in its last Turn.
+// stopIfIdleLocked ends the goroutines if there are no owners. The kernel forgets the
+// events of the closed epoll instance. Those that were harvested before reach no owner of
+// the next one, see resolve.
 func (p *Poller[T]) stopIfIdleLocked() {
 	if p.current == nil || len(p.free) < len(p.slots) {
 		return

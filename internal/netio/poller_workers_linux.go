@@ -21,33 +21,33 @@ type epoll[T any] struct {
 	number  int // the descriptor
 	file    *os.File
 	raw     syscall.RawConn // of file
-	helpers atomic.Int32    // that run
+	helpers atomic.Int32    // goroutines of help, from before they start
+	calls   atomic.Int32    // those of them that wait for a processor
 	idle    []*worker[T]    // what helpers have left; guarded by Poller.mu
 }
 
-// worker is what one goroutine of a Poller has.
+// worker is what one goroutine of a Poller has. It is used by one goroutine at a time.
 type worker[T any] struct {
 	run    Run[T]
 	events [maxEvents]unix.EpollEvent
 	ready  []Ready[T]
 	took   time.Duration // about how long it takes to handle an event
-	busy   time.Duration // since the goroutine has last waited or yielded
+	busy   time.Duration // since the goroutine has last waited, or could have yielded
 }
 
 const (
 	// maxEvents bounds the events of one Turn.
 	maxEvents = 256
-	// helpFrom is how long a goroutine would have to work on its events to call a helper.
-	// Helping earlier lets no client wait less while the processors are busy, and costs a
-	// fifth more CPU time for short connections.
+	// helpFrom is the time from which on a goroutine calls a helper: what its events would
+	// take alone. An earlier helper shortens no client's wait while the processors are busy,
+	// and costs a fifth more CPU time for short connections.
 	helpFrom = time.Millisecond
 	// helpFromHeavy is the same for events that take longer than heavy, such as those of
 	// bulk data: to wake another thread costs little next to them.
 	helpFromHeavy = 200 * time.Microsecond
 	heavy         = 50 * time.Microsecond
-	// maxBusy is how long a goroutine runs before it lets others run, if a loop's
-	// goroutines may have all processors. To yield while a processor is idle would wake
-	// it for nothing.
+	// maxBusy is how long a goroutine runs before it lets others run, if the instance is
+	// crowded. To yield while a processor is idle would wake it for nothing.
 	maxBusy = time.Millisecond
 )
 
@@ -97,6 +97,7 @@ func (p *Poller[T]) lead(e *epoll[T], w *worker[T]) {
 
 // help handles the events that another goroutine has left, and more until none is ready.
 func (p *Poller[T]) help(e *epoll[T], w *worker[T]) {
+	e.calls.Add(-1)
 	p.turn(e, w)
 	n := 0
 	poll := func(number uintptr) { n = epollWaitNonblock(int(number), w.events[:]) }
@@ -104,46 +105,67 @@ func (p *Poller[T]) help(e *epoll[T], w *worker[T]) {
 		w.ready = p.resolve(e, w.events[:n], w.ready)
 		p.turn(e, w)
 	}
-	e.helpers.Add(-1)
 	p.putIdle(e, w)
+	e.helpers.Add(-1) // after putIdle, so that there are never more runs than workers
 }
 
 // turn handles the events of a worker.
 func (p *Poller[T]) turn(e *epoll[T], w *worker[T]) {
-	if p.workers == 1 || len(w.ready) < 2 { // there is nothing to share, and reading the clock costs
+	if len(w.ready) == 0 {
+		return // all events were those of former owners
+	}
+	if !p.timed {
 		w.run.Turn(w.ready)
 		clear(w.ready) // release the owners that ended
 		return
 	}
-	if turn := time.Duration(len(w.ready)) * w.took; turn > helpFrom || turn > helpFromHeavy && w.took > heavy {
+	if turn := time.Duration(len(w.ready)) * w.took; turn > p.helpFrom || turn > helpFromHeavy && w.took > heavy {
 		p.callHelp(e, w)
 	}
 	began := time.Now()
 	w.run.Turn(w.ready)
 	w.measure(time.Since(began))
 	clear(w.ready)
-	if w.busy > maxBusy && int(e.helpers.Load())+1 >= runtime.GOMAXPROCS(0) {
+	if w.busy > maxBusy {
 		w.busy = 0
-		runtime.Gosched()
+		if e.crowded() {
+			runtime.Gosched()
+		}
 	}
+}
+
+// crowded reports whether the goroutines of the instance may have all processors, or a
+// helper waits for one. It is not for every turn: GOMAXPROCS locks the scheduler.
+func (e *epoll[T]) crowded() bool {
+	return e.calls.Load() > 0 || int(e.helpers.Load())+1 >= runtime.GOMAXPROCS(0)
 }
 
 // measure records how long a turn took. Because the system may have stopped the thread
 // meanwhile, one turn counts little.
 func (w *worker[T]) measure(turn time.Duration) {
 	w.busy += turn
-	each := turn / time.Duration(max(len(w.ready), 1))
+	each := turn / time.Duration(len(w.ready))
 	if w.took > 0 {
-		each = min(each, 4*w.took)
+		each = min(each, 4*max(w.took, leastTook))
 	}
 	w.took += (each - w.took) / 8
 }
 
-// callHelp starts a helper with a part of a worker's events, unless there are enough
+// leastTook is an estimate from which the integers of measure still grow.
+const leastTook = time.Microsecond
+
+// callHelp starts a helper with about half of a worker's events, unless there are enough
 // helpers. All events of an owner go to the same goroutine.
 func (p *Poller[T]) callHelp(e *epoll[T], w *worker[T]) {
-	n := e.helpers.Add(1)
-	if n >= int32(p.workers) {
+	differs := int32(0) // the bits in which the owners' slots differ
+	for _, event := range w.ready {
+		differs |= event.Token.slot() ^ w.ready[0].Token.slot()
+	}
+	if differs == 0 {
+		return // all events are those of one owner
+	}
+	bit := differs & -differs // the lowest of them
+	if e.helpers.Add(1) >= int32(p.workers) {
 		e.helpers.Add(-1)
 		return
 	}
@@ -155,19 +177,15 @@ func (p *Poller[T]) callHelp(e *epoll[T], w *worker[T]) {
 	helper.ready, helper.took = helper.ready[:0], w.took
 	kept := w.ready[:0]
 	for _, event := range w.ready {
-		if event.Token.slot()%2 == 0 {
+		if event.Token.slot()&bit == 0 {
 			kept = append(kept, event)
 		} else {
 			helper.ready = append(helper.ready, event)
 		}
 	}
-	if len(helper.ready) == 0 || len(kept) == 0 { // kept has overwritten nothing then
-		e.helpers.Add(-1)
-		p.putIdle(e, helper)
-		return
-	}
 	clear(w.ready[len(kept):])
 	w.ready = kept
+	e.calls.Add(1)
 	go p.help(e, helper) // returns when no event is ready
 }
 
@@ -189,24 +207,27 @@ func (p *Poller[T]) takeIdle(e *epoll[T]) (*worker[T], error) {
 
 // putIdle keeps what a helper had for the next one, unless the instance is closed.
 func (p *Poller[T]) putIdle(e *epoll[T], w *worker[T]) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	w.busy = 0
-	if p.current != e {
-		w.run.End()
-		return
+	p.mu.Lock()
+	open := p.current == e
+	if open {
+		e.idle = append(e.idle, w)
 	}
-	e.idle = append(e.idle, w)
+	p.mu.Unlock()
+	if !open {
+		w.run.End()
+	}
 }
 
 // endIdle ends what helpers have left, after the instance was closed.
 func (p *Poller[T]) endIdle(e *epoll[T]) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, w := range e.idle {
+	idle := e.idle
+	e.idle = nil
+	p.mu.Unlock()
+	for _, w := range idle {
 		w.run.End()
 	}
-	e.idle = nil
 }
 
 // resolve returns the owners of events, without events of former owners.

@@ -21,7 +21,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	w := &workspace{buf: netio.GetBuffer()}
 	defer w.buf.Free()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	switch {
 	case m.ends.over:
 		if err == nil {
@@ -73,9 +73,8 @@ func (m *loopMover) connectEventLocked(events netio.Events, w *workspace) {
 
 // connectIsSlow is called by the timer.
 func (m *loopMover) connectIsSlow() {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.ends.over || m.connecting == nil {
 		return
 	}
@@ -89,9 +88,8 @@ func (m *loopMover) connectIsSlow() {
 
 // HandOver implements [Connector].
 func (m *loopMover) HandOver() {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.ends.over || m.connecting == nil {
 		return
 	}

@@ -85,7 +85,7 @@ func (m *loopMover) Carry(backend net.Conn, totals Totals) {
 	w := &workspace{buf: netio.GetBuffer()}
 	defer w.buf.Free()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	switch {
 	case m.ends.over:
 		if err == nil {
@@ -139,9 +139,8 @@ func (m *loopMover) watchLocked(sides ...Side) (err error) {
 // handle implements [member]. It ignores events of a socket that has left the loop
 // since.
 func (m *loopMover) handle(token netio.Token, events netio.Events, w *workspace) {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	side := Side(token.Which())
 	s := &m.sockets[side]
 	if m.ends.over || s.token != token {
@@ -197,9 +196,8 @@ func (m *loopMover) continueLocked() {
 
 // expireIfIdle is called by the wheel.
 func (m *loopMover) expireIfIdle() {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	switch {
 	case m.ends.over:
 	case !m.wheel.isIdle(&m.idler):
@@ -221,9 +219,8 @@ func (m *loopMover) owedLocked() (owed [2]bool) {
 
 // Cut implements [Mover].
 func (m *loopMover) Cut(reason Reason) {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	m.doLocked(ClientSide, m.ends.cut(reason))
 }
 
@@ -235,15 +232,27 @@ func (m *loopMover) exhaustedLocked(err error) {
 	}
 }
 
-// guard is deferred first by all that runs for the relay: a panic ends this relay
-// and no other.
-func (m *loopMover) guard() {
-	value := recover()
-	if value == nil {
-		return
-	}
-	m.mu.Lock()
+// unlock is deferred after each Lock of what runs for the relay: a panic ends this relay
+// and no other. It does so before it releases the lock, for which another worker may wait
+// with an event of the relay: what that would move could follow a gap.
+func (m *loopMover) unlock() {
 	defer m.mu.Unlock()
+	if value := recover(); value != nil {
+		m.panickedLocked(value)
+	}
+}
+
+// guard is deferred by what runs for the relay before it locks: it does what unlock
+// does.
+func (m *loopMover) guard() {
+	if value := recover(); value != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.panickedLocked(value)
+	}
+}
+
+func (m *loopMover) panickedLocked(value any) {
 	m.rules.Panicked(value)
 	m.doLocked(ClientSide, m.ends.cut(Panicked))
 }
@@ -350,9 +359,8 @@ func (m *loopMover) sinkAcknowledgedLocked(source Side) bool {
 
 // checkAck is called by the timer.
 func (m *loopMover) checkAck() {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	w := m.acks
 	switch {
 	case m.ends.over:

@@ -25,7 +25,7 @@ type loop struct {
 
 	// Set by tests before the first relay; otherwise nil.
 	inject func(*loopMover) // makes an event panic
-	pipe   *pipe            // of the first run
+	pipe   *pipe            // of the run, if there is one worker
 }
 
 // member is what an event loop serves: a [loopMover] or a watched socket.

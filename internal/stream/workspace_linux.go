@@ -2,8 +2,8 @@ package stream
 
 import "github.com/async-relay/caddy-relay/internal/netio"
 
-// workspace is what relays use while they have their turn on a loop, one after the
-// other. Between turns it holds nothing of a relay. It is used by one goroutine at
+// workspace is what relays use while they have their turn on a goroutine of a loop, one
+// after the other. Between turns it holds nothing of a relay. It is used by one goroutine at
 // a time.
 type workspace struct {
 	buf  *netio.Buffer
