@@ -3,71 +3,22 @@ package listen
 import (
 	"errors"
 	"net"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
 
-	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// watcher is a Watcher with one event loop. Its first calls fail with errs.
-type watcher struct {
-	poller *netio.Poller[func()]
-	errs   []error
-}
-
-func newWatcher() *watcher {
-	w := &watcher{poller: netio.NewPoller(1, func() (netio.Run[func()], error) { return watcherRun{}, nil })}
-	w.poller.StopWhenIdle()
-	return w
-}
-
-func (w *watcher) Watch(fd int, readable func()) (stop func(), err error) {
-	if len(w.errs) > 0 {
-		err, w.errs = w.errs[0], w.errs[1:]
-		return nil, err
-	}
-	slot, err := w.poller.Join(readable)
-	if err != nil {
-		return nil, err
-	}
-	token, err := w.poller.Watch(slot, 0, fd, netio.Readable)
-	return func() {
-		w.poller.Unwatch(token, fd)
-		w.poller.Leave(slot)
-	}, err
-}
-
-type watcherRun struct{}
-
-func (watcherRun) Turn(ready []netio.Ready[func()]) {
-	for _, r := range ready {
-		r.Value()
-	}
-}
-
-func (watcherRun) End() {}
-
-// watchedSockets returns Sockets that give no further UDP socket a goroutine.
-func watchedSockets(t *testing.T, w *watcher) *Sockets {
-	s := NewSockets()
-	s.Watcher = w
-	for range maxReaders {
-		if l := openUDP(t, s, freeAddr(t, "127.0.0.1")); l.socket.detached.is() {
-			t.Fatal("the first sockets are watched")
-		}
-	}
-	return s
-}
-
-// A socket beyond the first ones is watched. Its clients are served as those of other
-// sockets, also by later configs, and its address is free once it has closed.
+// A socket is watched if there is a Watcher. Its clients are served as those of a socket
+// with a goroutine, also by later configs, and its address is free once it has closed.
 func TestWatchedSockets(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", ""} {
 		t.Run("at="+host, func(t *testing.T) {
 			relaytest.NoLeaks(t)
-			s, at := watchedSockets(t, newWatcher()), freeAddr(t, host)
+			s, _ := newWatched()
+			at := freeAddr(t, host)
 			for range 3 {
 				first := openUDP(t, s, at)
 				if !first.socket.detached.is() {
@@ -105,7 +56,8 @@ func TestWatchedSockets(t *testing.T) {
 // socket.
 func TestWatchedSocketClosedByItsReader(t *testing.T) {
 	relaytest.NoLeaks(t)
-	s, at := watchedSockets(t, newWatcher()), freeAddr(t, "127.0.0.1")
+	s, _ := newWatched()
+	at := freeAddr(t, "127.0.0.1")
 	l := openUDP(t, s, at)
 	near := dial(t, "udp", at.String())
 	send(t, near, "begin")
@@ -125,9 +77,9 @@ func TestWatchedSocketClosedByItsReader(t *testing.T) {
 // If the socket cannot be watched, that is tried again after a pause.
 func TestWatchFails(t *testing.T) {
 	relaytest.NoLeaks(t)
-	w := newWatcher()
-	s, at := watchedSockets(t, w), freeAddr(t, "127.0.0.1")
-	w.errs = []error{syscall.ENOMEM, syscall.ENOMEM}
+	s, w := newWatched()
+	at := freeAddr(t, "127.0.0.1")
+	w.fail(syscall.ENOMEM, syscall.ENOMEM)
 	opts, logs := observed()
 	l, err := s.UDP(at, opts)
 	relaytest.Check(t, err)
@@ -141,7 +93,7 @@ func TestWatchFails(t *testing.T) {
 	relaytest.Check(t, l.Close())
 	endAll(s)
 	// A socket that cannot be watched can be closed.
-	w.errs = []error{syscall.ENOMEM, syscall.ENOMEM, syscall.ENOMEM, syscall.ENOMEM, syscall.ENOMEM}
+	w.fail(slices.Repeat([]error{syscall.ENOMEM}, 100)...)
 	l, err = s.UDP(at, quiet())
 	relaytest.Check(t, err)
 	relaytest.Check(t, l.Close())
@@ -150,7 +102,8 @@ func TestWatchFails(t *testing.T) {
 // While a watched socket is suspended, its datagrams stay in the kernel's queue.
 func TestSuspendWatchedSocket(t *testing.T) {
 	relaytest.NoLeaks(t)
-	s, at := watchedSockets(t, newWatcher()), freeAddr(t, "127.0.0.1")
+	s, _ := newWatched()
+	at := freeAddr(t, "127.0.0.1")
 	l := openUDP(t, s, at)
 	near, far, taken := client(t, l, at.String())
 	for _, text := range []string{"one", "two"} {
