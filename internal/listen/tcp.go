@@ -169,13 +169,14 @@ func (t *tcpSocket) accept() {
 		if !t.awaitDescriptor(&backoff) {
 			return
 		}
-		conn, waited, err := t.next(&backoff)
+		conn, waited, err := t.next()
 		if queued++; waited {
 			queued = 0
 		}
 		switch {
 		case err == nil && conn == nil:
-			return // the socket is watched
+			backoff.success() // accept4 fails without a descriptor, also if no client is queued
+			return            // the socket is watched
 		case err == nil:
 			if conn = t.leaveReserve(conn, &backoff); conn == nil {
 				return
@@ -197,10 +198,9 @@ func (t *tcpSocket) accept() {
 }
 
 // next returns the next client and whether it had to wait for it. If none is queued, it
-// makes the Watcher wait for the next one if that is possible, and returns nil. That must
-// not happen after a failure: then the next client ends the backoff.
-func (t *tcpSocket) next(backoff *backoff) (conn net.Conn, waited bool, err error) {
-	if backoff.pause == 0 && t.watchable() {
+// makes the Watcher wait for the next one if that is possible, and returns nil.
+func (t *tcpSocket) next() (conn net.Conn, waited bool, err error) {
+	if t.watchable() {
 		conn, err = t.ln.acceptQueued()
 		if conn != nil || err != nil || t.watch() {
 			return conn, false, err
@@ -265,7 +265,7 @@ const helperThreshold = 8
 // queued. It does so only if a CPU is free for it and the latest listener has a
 // TakeTCP.
 func (t *tcpSocket) startHelper() {
-	if l, ok := t.listeners.latest(); !ok || l.opts.TakeTCP == nil {
+	if !t.hasTaker() {
 		return
 	}
 	if t.helpers.Add(1) >= int32(runtime.GOMAXPROCS(0)) {

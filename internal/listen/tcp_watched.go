@@ -42,10 +42,16 @@ const (
 	fullCalls = 8
 )
 
-// watchable reports whether the socket can be watched, because nothing has to be waited
-// for but the next client. Only the goroutine of accept may call it.
+// watchable reports whether the Watcher can wait for the next client: the latest listener
+// has a TakeTCP. Only the goroutine of accept may call it.
 func (t *tcpSocket) watchable() bool {
-	return t.sockets.TCPWatcher != nil && t.takesAtOnce() && t.ln.prepare()
+	return t.sockets.TCPWatcher != nil && t.hasTaker() && t.ln.prepare()
+}
+
+// hasTaker reports whether the latest listener has a TakeTCP.
+func (t *tcpSocket) hasTaker() bool {
+	l, ok := t.listeners.latest()
+	return ok && l.opts.TakeTCP != nil
 }
 
 // watch makes the Watcher watch the socket. It returns false if that fails, or if the
@@ -78,13 +84,6 @@ func (t *tcpSocket) watch() bool {
 	return true
 }
 
-// takesAtOnce reports whether clients are taken without waiting: the latest listener has
-// a TakeTCP, and no client of any socket waits for a descriptor.
-func (t *tcpSocket) takesAtOnce() bool {
-	l, ok := t.listeners.latest()
-	return ok && l.opts.TakeTCP != nil && t.sockets.crowded.Load() == 0
-}
-
 // readable accepts clients and passes them on. The Watcher calls it, on several goroutines
 // at once if clients are queued. If something has to be waited for, the socket's goroutine
 // runs from now on instead.
@@ -104,7 +103,7 @@ func (t *tcpSocket) readable() {
 // to be waited for. left, if not nil, is a client that was accepted and waits for it.
 func (t *tcpSocket) acceptQueued() (waits bool, left net.Conn) {
 	for range acceptsPerCall {
-		if !t.takesAtOnce() {
+		if !t.hasTaker() || t.sockets.crowded.Load() > 0 {
 			return true, nil
 		}
 		conn, err := t.ln.acceptQueued()
