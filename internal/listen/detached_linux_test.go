@@ -285,6 +285,13 @@ func TestSuspendSocketThatBecomesBusy(t *testing.T) {
 	c.step(5)
 	c.step(2)
 	wantWatched(t, w, true)
+	// A call of readable does nothing while another one is running.
+	c.send(1)
+	returned := make(chan struct{})
+	go func() { l.socket.readable(); close(returned) }()
+	relaytest.Receive(t, "the other call to return", returned)
+	c.proceed <- struct{}{}
+	c.want(1)
 	close(c.proceed)
 	c.far.End()
 }

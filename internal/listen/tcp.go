@@ -186,7 +186,7 @@ func (t *tcpSocket) accept() {
 				queued = 0
 				t.startHelper()
 			}
-			t.pass(conn)
+			t.pass(conn, true)
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded): // suspended, and maybe resumed since
@@ -284,31 +284,34 @@ func (t *tcpSocket) startHelper() {
 				return
 			}
 			backoff.success()
-			t.pass(conn)
+			t.pass(conn, true)
 		}
 	})
 }
 
-// pass passes a client to the latest listener that takes it. It resets the client
-// if there is none.
-func (t *tcpSocket) pass(conn net.Conn) {
+// pass passes a client to the latest listener that takes it. It resets the client if
+// there is none. It returns false if the client has to wait for Accept, unless wait is
+// true.
+func (t *tcpSocket) pass(conn net.Conn, wait bool) (passed bool) {
 	var declined []*TCPListener
 	for {
 		l, ok := t.listeners.latest(declined...)
-		if !ok {
+		switch {
+		case !ok:
 			netio.Reset(conn)
-			return
-		}
-		if take := l.opts.TakeTCP; take != nil {
-			if take(conn) {
-				return
+			return true
+		case l.opts.TakeTCP != nil:
+			if l.opts.TakeTCP(conn) {
+				return true
 			}
 			declined = append(declined, l)
 			continue
+		case !wait:
+			return false
 		}
 		select {
 		case l.conns <- conn:
-			return
+			return true
 		case <-l.done: // closed meanwhile, so try the listener that is the latest now
 		}
 	}

@@ -4,18 +4,16 @@ import (
 	"math"
 	"net"
 	"sync/atomic"
-
-	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
 // This file has what the Watcher does for a TCP socket. It accepts the clients and passes
 // them on, so the goroutine that accepts a client also moves its bytes. That costs less
 // CPU time than a goroutine of the socket, which would have to wake the other one.
 //
-//	                nothing is queued,
-//	                nothing to wait for
+//	                no client is queued
 //	own goroutine ───────────────────────▶ watched
 //	              ◀───────────────────────
+//	                a client is queued, and
 //	                something to wait for
 //
 // The goroutines of the Watcher must not wait. These are waited for by the socket's own
@@ -91,17 +89,18 @@ func (t *tcpSocket) readable() {
 	if !t.watched.begin(math.MaxInt) {
 		return
 	}
-	waits, left := t.acceptQueued()
+	waits, first := t.acceptQueued()
 	if waits {
 		t.watched.suspend()
-		t.startGoroutine(left) // before end, so the socket does not count as stopped
+		t.startGoroutine(first) // before end, so the socket does not count as stopped
 	}
 	t.watched.end(false)
 }
 
 // acceptQueued accepts queued clients and passes them on. waits is true if something has
-// to be waited for. left, if not nil, is a client that was accepted and waits for it.
-func (t *tcpSocket) acceptQueued() (waits bool, left net.Conn) {
+// to be waited for. first, if not nil, must be called on a goroutine that may wait: it
+// passes on a client that was accepted already.
+func (t *tcpSocket) acceptQueued() (waits bool, first func()) {
 	for range acceptsPerCall {
 		if !t.hasTaker() || t.sockets.crowded.Load() > 0 {
 			return true, nil
@@ -116,10 +115,11 @@ func (t *tcpSocket) acceptQueued() (waits bool, left net.Conn) {
 		}
 		out, ok := leaveReserve(conn)
 		if !ok {
-			return true, conn
+			t.sockets.crowded.Add(1) // at once, so no other socket accepts a client meanwhile
+			return true, func() { t.passReserved(conn) }
 		}
-		if !t.passAtOnce(out) {
-			return true, out
+		if !t.pass(out, false) {
+			return true, func() { t.pass(out, true) }
 		}
 	}
 	if t.watched.full.Add(1) >= fullCalls {
@@ -129,17 +129,17 @@ func (t *tcpSocket) acceptQueued() (waits bool, left net.Conn) {
 	return false, nil
 }
 
-// startGoroutine makes the socket's own goroutine run. If left is not nil, it is passed
-// on first, by another goroutine if the socket's own one runs already.
-func (t *tcpSocket) startGoroutine(left net.Conn) {
+// startGoroutine makes the socket's own goroutine run. If first is not nil, it is called
+// before, by another goroutine if the socket's own one runs already.
+func (t *tcpSocket) startGoroutine(first func()) {
 	start := t.gate.restart()
-	if left == nil && !start {
+	if first == nil && !start {
 		return
 	}
 	t.helpers.Add(1)
 	t.accepting.Go(func() { // returns when the socket is watched, suspended or closed
-		if left != nil {
-			t.passLeft(left)
+		if first != nil {
+			first()
 		}
 		t.helpers.Add(-1)
 		if start {
@@ -148,30 +148,14 @@ func (t *tcpSocket) startGoroutine(left net.Conn) {
 	})
 }
 
-// passLeft passes on a client that readable has accepted, and waits for what it needs.
-func (t *tcpSocket) passLeft(conn net.Conn) {
+// passReserved waits for a descriptor for a client that readable has accepted, and passes
+// it on. The client is counted in Sockets.crowded, which ends here.
+func (t *tcpSocket) passReserved(conn net.Conn) {
 	backoff := t.backoff()
-	if conn = t.leaveReserve(conn, &backoff); conn != nil {
+	conn = t.leaveReserve(conn, &backoff)
+	t.sockets.crowded.Add(-1)
+	if conn != nil {
 		backoff.success()
-		t.pass(conn)
-	}
-}
-
-// passAtOnce passes a client to the latest listener that takes it. It resets the client
-// if there is no listener. It returns false if it would have to wait for Accept.
-func (t *tcpSocket) passAtOnce(conn net.Conn) bool {
-	var declined []*TCPListener
-	for {
-		l, ok := t.listeners.latest(declined...)
-		switch {
-		case !ok:
-			netio.Reset(conn)
-			return true
-		case l.opts.TakeTCP == nil:
-			return false
-		case l.opts.TakeTCP(conn):
-			return true
-		}
-		declined = append(declined, l)
+		t.pass(conn, true)
 	}
 }

@@ -628,3 +628,58 @@ func TestTCPWatchedReloads(t *testing.T) {
 		})
 	}
 }
+
+// When the clients of many sockets come at once and no descriptor is left, one of them
+// takes a descriptor of the reserve, not one of each socket.
+func TestTCPWatchedReserveOfManySockets(t *testing.T) {
+	if !relaytest.InChild(t, "RELAY_DISABLE=") {
+		return
+	}
+	relaytest.LimitDescriptors(t, 128) // first of all, because the reserve depends on it
+	relaytest.NoLeaks(t)
+	s, _ := newWatched()
+	opts, taken := takes(quiet())
+	blocked, release := make(chan struct{}), make(chan struct{})
+	opts.TakeUDP = func(c *Conn) Sink {
+		return func([][]byte) bool { blocked <- struct{}{}; <-release; c.End(); return true }
+	}
+	blocker, err := s.UDP(freeAddr(t, "127.0.0.1"), opts)
+	relaytest.Check(t, err)
+	defer blocker.Close()
+	var listeners []*TCPListener
+	for range 8 {
+		l := openTCPWith(t, s, freeAddr(t, "127.0.0.1"), opts)
+		dial(t, "tcp", l.socket.at.String()).Close() // opens what a first client needs
+		relaytest.Receive(t, "a client", taken).Close()
+		wantOnlyWatched(t, l)
+		listeners = append(listeners, l)
+	}
+	clients := tcpDescriptors(t, len(listeners))
+	near := dial(t, "udp", blocker.socket.at.String())
+	var held []*os.File
+	for netio.HasDescriptor() {
+		file, err := os.Open(os.DevNull)
+		relaytest.Check(t, err)
+		held = append(held, file)
+	}
+	before := relaytest.OpenDescriptors(t)
+	send(t, near, "x")
+	relaytest.Receive(t, "the event loop to be blocked", blocked)
+	for i, fd := range clients {
+		connect(t, fd, listeners[i].socket.at)
+	}
+	close(release) // the events of all sockets are reported in the next turn
+	for _, l := range listeners {
+		relaytest.Eventually(t, "the goroutine to wait", func() bool { return !l.socket.gate.stopped() || l.socket.helpers.Load() > 0 })
+	}
+	relaytest.Eventually(t, "one client at most to have a descriptor", func() bool { return relaytest.OpenDescriptors(t) <= before+1 })
+	for _, file := range held {
+		relaytest.Check(t, file.Close())
+	}
+	for range clients {
+		relaytest.Receive(t, "a client", taken).Close()
+	}
+	for _, l := range listeners {
+		wantOnlyWatched(t, l)
+	}
+}
