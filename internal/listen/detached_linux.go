@@ -29,7 +29,7 @@ type detached struct {
 	full  int    // full batches in a row
 	small int    // small batches in a row
 
-	resuming sync.Mutex // held by resume; guards pauses
+	resuming sync.Mutex // held during a pause; guards pauses
 	pauses   backoff
 
 	watching
@@ -102,12 +102,16 @@ func (u *udpSocket) tryWatch() error {
 
 // resume starts the Watcher after a pause, and again if that fails.
 func (u *udpSocket) resume(err error) {
-	d := &u.detached
+	for err != nil && u.detached.pauseAfter(err) {
+		err = u.tryWatch() // without the lock, so the next read can end the pauses
+	}
+}
+
+// pauseAfter logs err and pauses, see backoff.failure.
+func (d *detached) pauseAfter(err error) bool {
 	d.resuming.Lock()
 	defer d.resuming.Unlock()
-	for err != nil && d.pauses.failure(err) {
-		err = u.tryWatch()
-	}
+	return d.pauses.failure(err)
 }
 
 // readable delivers a batch of datagrams. The Watcher calls it. If it calls it while
