@@ -26,6 +26,8 @@ type detached struct {
 	// Used only by the call of readable that has begun.
 	batch *batch // for receive
 	err   error  // the result of receive
+	reads uint8  // how many times it has read
+	flow  uint8  // how many times more it reads a batch
 	full  int    // full batches in a row
 	small int    // small batches in a row
 
@@ -35,6 +37,13 @@ type detached struct {
 	watching
 	busy bool // the socket is to be watched by WatchBusy; changed only by readable, under watching.mu
 }
+
+// Reading one datagram costs less than reading a batch of one. So batches are read after
+// one that held more than one datagram, and else every few times.
+const (
+	batchReads    = 16
+	readsPerBatch = 8
+)
 
 // A socket becomes busy when the goroutine that reads it has no time for other sockets,
 // such as those that receive the answers. While it is not busy, one goroutine for both
@@ -67,7 +76,13 @@ func (u *udpSocket) detach() {
 	}
 	d := &u.detached
 	d.socket, d.pauses = socket, u.backoff()
-	d.receive = func(fd uintptr) { d.batch.datagrams, d.err = d.batch.receiver.ReceiveNonblock(int(fd)) }
+	d.receive = func(fd uintptr) {
+		receive := d.batch.receiver.ReceiveNonblock
+		if d.reads++; d.flow == 0 && d.reads%readsPerBatch != 0 && !u.packetInfo {
+			receive = d.batch.receiver.ReceiveOneFromNonblock
+		}
+		d.batch.datagrams, d.err = receive(int(fd))
+	}
 	u.sender.use(socket)
 }
 
@@ -146,6 +161,11 @@ func (d *detached) countBatch(n int) (moves bool) {
 		moves = d.small >= calmBatches
 	} else {
 		moves = d.full >= busyBatches
+	}
+	if n > 1 {
+		d.flow = batchReads
+	} else if d.flow > 0 {
+		d.flow--
 	}
 	if moves {
 		d.mu.Lock()

@@ -166,6 +166,7 @@ func (s *stepper) receive(datagrams [][]byte) bool {
 		}
 		s.next++
 	}
+	s.far.socket.detached.flow = batchReads // so that batches are read, not single datagrams
 	s.batches <- len(datagrams)
 	<-s.proceed
 	if s.last != nil {

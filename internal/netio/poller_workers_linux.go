@@ -41,6 +41,10 @@ const (
 	// Helping earlier lets no client wait less while the processors are busy, and costs a
 	// fifth more CPU time for short connections.
 	helpFrom = time.Millisecond
+	// helpFromHeavy is the same for events that take longer than heavy, such as those of
+	// bulk data: to wake another thread costs little next to them.
+	helpFromHeavy = 200 * time.Microsecond
+	heavy         = 50 * time.Microsecond
 	// maxBusy is how long a goroutine runs before it lets others run, if a loop's
 	// goroutines may have all processors. To yield while a processor is idle would wake
 	// it for nothing.
@@ -106,12 +110,12 @@ func (p *Poller[T]) help(e *epoll[T], w *worker[T]) {
 
 // turn handles the events of a worker.
 func (p *Poller[T]) turn(e *epoll[T], w *worker[T]) {
-	if p.workers == 1 {
+	if p.workers == 1 || len(w.ready) < 2 { // there is nothing to share, and reading the clock costs
 		w.run.Turn(w.ready)
 		clear(w.ready) // release the owners that ended
 		return
 	}
-	if time.Duration(len(w.ready))*w.took > helpFrom && len(w.ready) > 1 {
+	if turn := time.Duration(len(w.ready)) * w.took; turn > helpFrom || turn > helpFromHeavy && w.took > heavy {
 		p.callHelp(e, w)
 	}
 	began := time.Now()
@@ -157,7 +161,7 @@ func (p *Poller[T]) callHelp(e *epoll[T], w *worker[T]) {
 			helper.ready = append(helper.ready, event)
 		}
 	}
-	if len(helper.ready) == 0 {
+	if len(helper.ready) == 0 || len(kept) == 0 { // kept has overwritten nothing then
 		e.helpers.Add(-1)
 		p.putIdle(e, helper)
 		return
