@@ -16,10 +16,10 @@ import (
 // idle socket holds no goroutine, buffer or timer. A loop runs while it has
 // sockets, and for a linger time after the last one.
 //
-// There is one loop for two processors. The loops do half of the work: the
-// goroutines that read the clients' sockets do the other half. With more busy
-// goroutines than processors, a goroutine whose sockets are ready waits until
-// another one has nothing to do.
+// There is one loop for two processors, which reads the answers of the backends and
+// the clients' sockets of [loops.Watch], and another one for the sockets of
+// [loops.WatchBusy]. With more busy goroutines than processors, a goroutine whose
+// sockets are ready waits until another one has nothing to do.
 func NewEngine() Engine {
 	if netio.Disabled("engine") {
 		return Goroutines{}
@@ -43,8 +43,8 @@ func (w *watched) handle(*run, netio.Events) { w.readable() }
 
 // loops is the [Engine] of event loops.
 type loops struct {
-	pollers []*poller // set once, as is busy
-	busy    []*poller // of WatchBusy
+	pollers []*poller // of all sockets but those of WatchBusy; set once, as is busy
+	busy    []*poller // of WatchBusy, as many
 	next    atomic.Uint32
 	spares  spares
 
@@ -81,11 +81,12 @@ func (e *loops) Watch(fd int, readable func()) (stop func(), err error) {
 	return watch(e.nextPoller(), fd, readable)
 }
 
-// WatchBusy is Watch on a loop that serves only such sockets.
+// WatchBusy is like Watch, on a loop that serves only sockets watched by it.
 func (e *loops) WatchBusy(fd int, readable func()) (stop func(), err error) {
-	return watch(e.busy[e.next.Add(1)%uint32(len(e.busy))], fd, readable)
+	return watch(e.nextOf(e.busy), fd, readable)
 }
 
+// watch implements Watch and WatchBusy.
 func watch(p *poller, fd int, readable func()) (stop func(), err error) {
 	slot, err := p.Join(&watched{readable})
 	if err != nil {
@@ -102,8 +103,13 @@ func watch(p *poller, fd int, readable func()) (stop func(), err error) {
 	}, nil
 }
 
-// nextPoller returns the event loops in turn.
-func (e *loops) nextPoller() *poller { return e.pollers[e.next.Add(1)%uint32(len(e.pollers))] }
+// nextPoller returns the event loops that are not for busy sockets, in turn.
+func (e *loops) nextPoller() *poller { return e.nextOf(e.pollers) }
+
+// nextOf returns a poller of a list, in turn.
+func (e *loops) nextOf(pollers []*poller) *poller {
+	return pollers[e.next.Add(1)%uint32(len(pollers))]
+}
 
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {

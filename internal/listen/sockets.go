@@ -30,9 +30,9 @@ type Sockets struct {
 	// Exiting reports whether the process is exiting, see [Sockets.Inherit]. It must be
 	// set before the first socket is opened; nil: never.
 	Exiting func() bool
-	// TCPWatcher watches TCP sockets, and UDPWatcher UDP sockets, that have no goroutine
-	// of their own. They must be set before the first socket is opened; nil: each socket
-	// has one.
+	// TCPWatcher watches the TCP sockets, and UDPWatcher the UDP sockets, which then need
+	// no goroutine of their own. They must be set before the first socket is opened; nil:
+	// each socket has a goroutine.
 	TCPWatcher Watcher
 	UDPWatcher UDPWatcher
 
@@ -49,9 +49,9 @@ type Sockets struct {
 	mu  sync.Mutex // guards udp
 	udp map[netip.AddrPort]*udpSocket
 
-	batches batches // for the goroutines that read UDP sockets
+	batches batches // for what reads UDP sockets
 	dropped atomic.Uint64
-	crowded atomic.Int32 // clients that wait in leaveReserve
+	crowded atomic.Int32 // above 0 while clients wait in tcpSocket.leaveReserve
 }
 
 // NewSockets returns an empty set.
