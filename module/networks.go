@@ -24,7 +24,8 @@ func newSockets() *listen.Sockets {
 	s := listen.NewSockets()
 	s.FreeDescriptor = sessionBudget.FreeDescriptor
 	s.Exiting = caddy.Exiting
-	s.Watcher, _ = udpEngine.(listen.Watcher) // only an engine with event loops is one
+	s.TCPWatcher, _ = tcpEngine.(listen.Watcher) // only engines with event loops are Watchers
+	s.UDPWatcher, _ = udpEngine.(listen.UDPWatcher)
 	return s
 }
 

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,10 +16,10 @@ import (
 // idle socket holds no goroutine, buffer or timer. A loop runs while it has
 // sockets, and for a linger time after the last one.
 //
-// There is one loop for two processors. The loops do half of the work: the
-// goroutines that read the clients' sockets do the other half. With more busy
-// goroutines than processors, a goroutine whose sockets are ready waits until
-// another one has nothing to do.
+// There is one loop for two processors, which reads the answers of the backends and
+// the clients' sockets of [loops.Watch], and another one for the sockets of
+// [loops.WatchBusy]. With more busy goroutines than processors, a goroutine whose
+// sockets are ready waits until another one has nothing to do.
 func NewEngine() Engine {
 	if netio.Disabled("engine") {
 		return Goroutines{}
@@ -42,7 +43,8 @@ func (w *watched) handle(*run, netio.Events) { w.readable() }
 
 // loops is the [Engine] of event loops.
 type loops struct {
-	pollers []*poller // set once
+	pollers []*poller // of all sockets but those of WatchBusy; set once, as is busy
+	busy    []*poller // of WatchBusy, as many
 	next    atomic.Uint32
 	spares  spares
 
@@ -53,10 +55,11 @@ type loops struct {
 func newLoops(n int) *loops {
 	e := &loops{
 		pollers: make([]*poller, n),
+		busy:    make([]*poller, n),
 		spares:  spares{limit: spareLimit()},
 	}
 	for i := range e.pollers {
-		e.pollers[i] = netio.NewPoller(newRun)
+		e.pollers[i], e.busy[i] = netio.NewPoller(1, newRun), netio.NewPoller(1, newRun)
 	}
 	return e
 }
@@ -66,7 +69,7 @@ func newLoops(n int) *loops {
 // left running.
 func (e *loops) StopWhenIdle() {
 	e.spares.keepNone()
-	for _, p := range e.pollers {
+	for _, p := range slices.Concat(e.pollers, e.busy) {
 		p.StopWhenIdle()
 	}
 }
@@ -75,7 +78,16 @@ func (e *loops) StopWhenIdle() {
 // error: again in each turn until they are read. readable must not block. stop ends
 // that, and must be called before fd is closed. One more call of readable may follow.
 func (e *loops) Watch(fd int, readable func()) (stop func(), err error) {
-	p := e.nextPoller()
+	return watch(e.nextPoller(), fd, readable)
+}
+
+// WatchBusy is like Watch, on a loop that serves only sockets watched by it.
+func (e *loops) WatchBusy(fd int, readable func()) (stop func(), err error) {
+	return watch(e.nextOf(e.busy), fd, readable)
+}
+
+// watch implements Watch and WatchBusy.
+func watch(p *poller, fd int, readable func()) (stop func(), err error) {
 	slot, err := p.Join(&watched{readable})
 	if err != nil {
 		return nil, err
@@ -91,8 +103,13 @@ func (e *loops) Watch(fd int, readable func()) (stop func(), err error) {
 	}, nil
 }
 
-// nextPoller returns the event loops in turn.
-func (e *loops) nextPoller() *poller { return e.pollers[e.next.Add(1)%uint32(len(e.pollers))] }
+// nextPoller returns the event loops that are not for busy sockets, in turn.
+func (e *loops) nextPoller() *poller { return e.nextOf(e.pollers) }
+
+// nextOf returns a poller of a list, in turn.
+func (e *loops) nextOf(pollers []*poller) *poller {
+	return pollers[e.next.Add(1)%uint32(len(pollers))]
+}
 
 // Open implements [Engine].
 func (e *loops) Open(addr netip.AddrPort, sink Sink) (Socket, error) {
@@ -185,12 +202,11 @@ func newRun() (netio.Run[member], error) {
 }
 
 // Turn implements [netio.Run].
-func (r *run) Turn(ready []netio.Ready[member]) (more bool) {
+func (r *run) Turn(ready []netio.Ready[member]) {
 	r.turn++
 	for i := range ready {
 		ready[i].Value.handle(r, ready[i].Events)
 	}
-	return false
 }
 
 // End implements [netio.Run].

@@ -145,7 +145,7 @@ func runs() int {
 	buf = buf[:runtime.Stack(buf, true)]
 	n := 0
 	for stack := range strings.SplitSeq(string(buf), "\n\n") {
-		if strings.Contains(stack, "netio.(*Poller[") && strings.Contains(stack, ".loop(") {
+		if strings.Contains(stack, "netio.(*Poller[") && strings.Contains(stack, ".lead(") {
 			n++
 		}
 	}

@@ -61,3 +61,61 @@ func TestWatch(t *testing.T) {
 		t.Errorf("%d calls, want 6", n)
 	}
 }
+
+// A busy socket is read also while the loop of the other sockets is blocked. Its loop
+// ends at once with its last socket after StopWhenIdle.
+func TestWatchBusy(t *testing.T) {
+	relaytest.NoLeaks(t)
+	e := newLoops(1)
+	before := relaytest.OpenDescriptors(t)
+	var sockets [2]*netio.Unpolled
+	var near [2]net.Conn
+	for i := range sockets {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		relaytest.Check(t, err)
+		near[i], err = net.Dial("udp4", conn.LocalAddr().String())
+		relaytest.Check(t, err)
+		sockets[i], err = netio.DetachUDP(conn)
+		relaytest.Check(t, err)
+	}
+	blocked, release := make(chan struct{}), make(chan struct{})
+	got := make(chan string, 1)
+	read := func(socket *netio.Unpolled) string {
+		buf, n := make([]byte, 100), 0
+		_ = socket.Control(func(fd uintptr) { n, _, _ = syscall.Recvfrom(int(fd), buf, syscall.MSG_DONTWAIT) })
+		return string(buf[:n])
+	}
+	watch := func(i int, watch func(int, func()) (func(), error), readable func()) (stop func()) {
+		var err error
+		relaytest.Check(t, sockets[i].Control(func(fd uintptr) { stop, err = watch(int(fd), readable) }))
+		relaytest.Check(t, err)
+		return stop
+	}
+	stop := watch(0, e.Watch, func() {
+		blocked <- struct{}{}
+		<-release
+		read(sockets[0])
+	})
+	stopBusy := watch(1, e.WatchBusy, func() { got <- read(sockets[1]) })
+	_, err := near[0].Write([]byte("a"))
+	relaytest.Check(t, err)
+	relaytest.Receive(t, "the loop to be blocked", blocked)
+	for _, text := range []string{"b", "c"} {
+		_, err = near[1].Write([]byte(text))
+		relaytest.Check(t, err)
+		if datagram := relaytest.Receive(t, "the datagram", got); datagram != text {
+			t.Errorf("got %q, want %q", datagram, text)
+		}
+	}
+	close(release)
+	stop()
+	stopBusy()
+	e.StopWhenIdle()
+	for i := range sockets {
+		relaytest.Check(t, sockets[i].Close())
+		relaytest.Check(t, near[i].Close())
+	}
+	if now := relaytest.OpenDescriptors(t); now > before {
+		t.Errorf("%d descriptors, were %d", now, before)
+	}
+}

@@ -10,9 +10,12 @@ type acceptor interface {
 	// accept returns the next client and whether it had to wait for it. Once the
 	// socket is closed, the error is net.ErrClosed. Only one goroutine may call it.
 	accept() (client net.Conn, waited bool, err error)
-	// helper returns a non-blocking accept for a second goroutine. It yields nil
-	// when no client is queued, when accepting fails, or if the acceptor cannot tell.
-	helper() (acceptQueued func() net.Conn)
+	// prepare makes acceptQueued possible, and reports whether it is. It must not be
+	// called concurrently with accept.
+	prepare() bool
+	// acceptQueued returns the next client if one is queued, or else nil. Any number of
+	// goroutines may call it, but only after accept or prepare.
+	acceptQueued() (client net.Conn, err error)
 	// interrupt makes accept return os.ErrDeadlineExceeded from now on, also if it
 	// waits, or ends that.
 	interrupt(on bool)
@@ -30,7 +33,9 @@ func (a netAcceptor) accept() (client net.Conn, waited bool, err error) {
 	return client, true, err // whether it waited is unknown
 }
 
-func (a netAcceptor) helper() (acceptQueued func() net.Conn) { return func() net.Conn { return nil } }
+func (a netAcceptor) prepare() bool { return false }
+
+func (a netAcceptor) acceptQueued() (client net.Conn, err error) { return nil, nil }
 
 func (a netAcceptor) interrupt(on bool) { _ = a.SetDeadline(interruption(on)) }
 

@@ -126,10 +126,8 @@ func (a *descriptorAcceptor) control(f func(fd uintptr)) error {
 // accept implements acceptor. The first call, and each one after it has failed,
 // prepares the socket.
 func (a *descriptorAcceptor) accept() (client net.Conn, waited bool, err error) {
-	if a.raw == nil {
-		if a.raw, err = a.watch(); err != nil {
-			return nil, true, a.failed(err)
-		}
+	if err := a.tryPrepare(); err != nil {
+		return nil, true, a.failed(err)
 	}
 	a.call.waited = false
 	if err := a.raw.Read(a.call.try); err != nil {
@@ -149,16 +147,45 @@ func (a *descriptorAcceptor) failed(err error) error {
 	return &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: err}
 }
 
-func (a *descriptorAcceptor) helper() (acceptQueued func() net.Conn) {
-	var call acceptCall
-	queued := false
-	try := func(listener uintptr) { queued = call.accept(listener) }
-	return func() net.Conn {
-		if a.raw.Control(try) != nil || !queued || call.errno != 0 {
-			return nil // accept meets a lasting error too, and reports it
-		}
-		return a.client(&call)
+// prepare implements acceptor.
+func (a *descriptorAcceptor) prepare() bool { return a.tryPrepare() == nil }
+
+func (a *descriptorAcceptor) tryPrepare() (err error) {
+	if a.raw == nil {
+		a.raw, err = a.watch()
 	}
+	return err
+}
+
+// queuedCalls are the calls of acceptQueued, pooled because each has a bound method.
+var queuedCalls = sync.Pool{New: func() any {
+	q := new(queuedCall)
+	q.try = q.accept
+	return q
+}}
+
+// queuedCall is a call of acceptQueued.
+type queuedCall struct {
+	acceptCall
+	try func(listener uintptr)
+}
+
+func (q *queuedCall) accept(listener uintptr) { q.acceptCall.accept(listener) }
+
+// acceptQueued implements acceptor.
+func (a *descriptorAcceptor) acceptQueued() (client net.Conn, err error) {
+	q := queuedCalls.Get().(*queuedCall)
+	defer queuedCalls.Put(q)
+	if a.raw.Control(q.try) != nil {
+		return nil, nil // it is closed
+	}
+	switch q.errno {
+	case 0:
+		return a.client(&q.acceptCall), nil
+	case syscall.EAGAIN:
+		return nil, nil
+	}
+	return nil, a.failed(os.NewSyscallError("accept4", q.errno))
 }
 
 // client returns the client that a call has accepted.

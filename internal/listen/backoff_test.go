@@ -14,9 +14,9 @@ func TestBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts, logs := observed()
 		closed := make(chan struct{})
-		backoff := backoff{at: netip.MustParseAddrPort("127.0.0.1:1"), closed: closed, failed: "failed", recovered: "recovered"}
 		listeners := listeners[*TCPListener]{last: opts.Log}
-		backoff.log = listeners.log
+		failures := &failureLog{at: netip.MustParseAddrPort("127.0.0.1:1"), log: listeners.log, failed: "failed", recovered: "recovered"}
+		backoff := backoff{failures: failures, closed: closed}
 		want := func(failed, recovered int) {
 			t.Helper()
 			if f, r := logs.FilterMessage("failed").Len(), logs.FilterMessage("recovered").Len(); f != failed || r != recovered {
@@ -38,7 +38,7 @@ func TestBackoff(t *testing.T) {
 		want(1, 0)
 		backoff.success()
 		want(1, 1)
-		backoff.lastLoggedAt = time.Now()
+		failures.lastLoggedAt = time.Now()
 		for range 200 { // failures and successes alternate
 			if got := fail(); got != firstPause {
 				t.Errorf("waited %v after a success", got)
@@ -46,7 +46,7 @@ func TestBackoff(t *testing.T) {
 			backoff.success()
 		}
 		want(1, 1)
-		for time.Since(backoff.lastLoggedAt) < failureLogInterval {
+		for time.Since(failures.lastLoggedAt) < failureLogInterval {
 			fail()
 		}
 		fail()

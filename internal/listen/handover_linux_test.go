@@ -33,7 +33,11 @@ type generation struct {
 }
 
 func newGeneration(t *testing.T, name string) *generation {
-	return &generation{Sockets: NewSockets(), t: t, name: name, conns: make(map[string]*Conn)}
+	g := &generation{Sockets: NewSockets(), t: t, name: name, conns: make(map[string]*Conn)}
+	if !netio.Disabled("engine") {
+		g.watchAll()
+	}
+	return g
 }
 
 // listen opens listeners on an address.

@@ -2,6 +2,7 @@ package listen
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -150,5 +151,20 @@ func each(sink func([]byte)) Sink {
 			sink(datagram)
 		}
 		return true
+	}
+}
+
+// overWatchers runs a test over sockets that have a goroutine each, and over watched
+// ones.
+func overWatchers(t *testing.T, test func(*testing.T, *Sockets)) {
+	for _, watched := range []bool{false, true} {
+		t.Run(fmt.Sprintf("watched=%t", watched), func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			s := NewSockets()
+			if watched && !s.watchAll() {
+				t.Skip("this system has no event loops")
+			}
+			test(t, s)
+		})
 	}
 }

@@ -16,10 +16,11 @@ type Options struct {
 	// Log receives the first failure and the recovery of the socket, while this
 	// listener is the latest one.
 	Log *zap.Logger
-	// TakeTCP, if set, receives each client on the accept goroutine instead of
-	// through Accept. It must not block and owns the connection if it returns true.
-	// If it returns false, the next listener gets the client: the latest of those
-	// that have not declined it.
+	// TakeTCP, if set, receives each client on a goroutine that accepts clients, instead
+	// of through Accept. Several goroutines may call it at once, among them those of
+	// Sockets.TCPWatcher. It must not block and owns the connection if it returns true.
+	// If it returns false, the next listener gets the client: the latest of those that
+	// have not declined it. It may be offered the same client once more then.
 	TakeTCP func(net.Conn) (taken bool)
 	// TakeUDP, if set, receives each new client on the reading goroutine instead of
 	// through Accept, and returns the sink for its datagrams. It must not block. While

@@ -3,6 +3,7 @@ package listen
 import (
 	"errors"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"syscall"
@@ -10,13 +11,13 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// read delivers datagrams to their clients until the socket is closed or, with the
-// result true, suspended. It waits in the runtime's poller and receives all queued datagrams of a batch at once.
-func (u *udpSocket) read() (suspended bool) {
+// read delivers datagrams to their clients until the socket is closed or suspended. It
+// waits in the runtime's poller and receives all queued datagrams of a batch at once.
+func (u *udpSocket) read() {
 	backoff := u.backoff()
 	raw, err := u.conn.SyscallConn()
 	if err != nil {
-		return false // already closed
+		return // already closed
 	}
 	var b *batch // nil while the goroutine waits
 	receive := func(fd uintptr) bool {
@@ -36,16 +37,11 @@ func (u *udpSocket) read() (suspended bool) {
 	for {
 		waitErr := raw.Read(receive)
 		switch {
-		case errors.Is(waitErr, net.ErrClosed):
+		case errors.Is(waitErr, net.ErrClosed), errors.Is(waitErr, os.ErrDeadlineExceeded):
 			if b != nil {
 				u.sockets.batches.put(b)
 			}
-			return false
-		case waitErr != nil && u.gate.suspended.Load():
-			if b != nil {
-				u.sockets.batches.put(b)
-			}
-			return true
+			return
 		case waitErr != nil:
 			err = waitErr
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
@@ -21,9 +22,8 @@ func (*detached) close()                         {}
 func (*udpSocket) detach()                       {}
 func (*udpSocket) watch()                        {}
 
-// read delivers datagrams to their clients until the socket is closed or, with the
-// result true, suspended.
-func (u *udpSocket) read() (suspended bool) {
+// read delivers datagrams to their clients until the socket is closed or suspended.
+func (u *udpSocket) read() {
 	backoff := u.backoff()
 	buf := netio.GetBuffer()
 	defer buf.Free()
@@ -36,10 +36,8 @@ func (u *udpSocket) read() (suspended bool) {
 			u.beginBatch(false)
 			u.deliver(key{client: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}, buf[:n])
 			u.delivering.Unlock()
-		case errors.Is(err, net.ErrClosed):
-			return false
-		case u.gate.suspended.Load():
-			return true
+		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
+			return
 		default:
 			backoff.failure(err)
 		}

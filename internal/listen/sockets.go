@@ -30,9 +30,11 @@ type Sockets struct {
 	// Exiting reports whether the process is exiting, see [Sockets.Inherit]. It must be
 	// set before the first socket is opened; nil: never.
 	Exiting func() bool
-	// Watcher watches UDP sockets that have no goroutine. It must be set before the
-	// first socket is opened; nil: each socket has one.
-	Watcher Watcher
+	// TCPWatcher watches the TCP sockets, and UDPWatcher the UDP sockets, which then need
+	// no goroutine of their own. They must be set before the first socket is opened; nil:
+	// each socket has a goroutine.
+	TCPWatcher Watcher
+	UDPWatcher UDPWatcher
 
 	binding   sync.Mutex                      // guards the fields up to mu, and tcpSocket.users
 	tcp       map[netip.AddrPort]*tcpSocket   // by the address they are bound to
@@ -47,17 +49,9 @@ type Sockets struct {
 	mu  sync.Mutex // guards udp
 	udp map[netip.AddrPort]*udpSocket
 
-	batches batches // for the goroutines that read UDP sockets
+	batches batches // for what reads UDP sockets
 	dropped atomic.Uint64
-	crowded atomic.Int32 // clients that wait in leaveReserve
-}
-
-// Watcher watches sockets on a few goroutines.
-type Watcher interface {
-	// Watch calls readable on one of the goroutines while the socket fd has datagrams
-	// or an error, until stop is called. stop must be called before fd is closed. One
-	// more call of readable may follow.
-	Watch(fd int, readable func()) (stop func(), err error)
+	crowded atomic.Int32 // above 0 while clients wait in tcpSocket.leaveReserve
 }
 
 // NewSockets returns an empty set.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -24,7 +25,9 @@ type tcpSocket struct {
 	closed    chan struct{}
 	gate      gate
 	accepting sync.WaitGroup // the goroutines that accept clients
-	helpers   atomic.Int32   // those of startHelper
+	helpers   atomic.Int32   // those that are not in accept, see startHelper and startGoroutine
+	failures  failureLog     // of the goroutines that accept clients
+	watched   watchedTCP
 }
 
 // TCPListener is one config's listener on a shared TCP socket.
@@ -49,7 +52,7 @@ func (s *Sockets) TCP(at netip.AddrPort, opts Options) (*TCPListener, error) {
 		if err != nil {
 			return nil, err
 		}
-		socket = &tcpSocket{sockets: s, at: at, ln: newAcceptor(bound.(*net.TCPListener)), closed: make(chan struct{})}
+		socket = newTCPSocket(s, at, bound.(*net.TCPListener))
 		s.tcp[at] = socket
 		if shared {
 			s.endSharingOf("tcp", at.Port(), opts.Log)
@@ -64,6 +67,12 @@ func (s *Sockets) TCP(at netip.AddrPort, opts Options) (*TCPListener, error) {
 		s.start(socket)
 	}
 	return l, nil
+}
+
+func newTCPSocket(s *Sockets, at netip.AddrPort, ln *net.TCPListener) *tcpSocket {
+	t := &tcpSocket{sockets: s, at: at, ln: newAcceptor(ln), closed: make(chan struct{})}
+	t.failures = failureLog{at: at, log: t.listeners.log, failed: "accept failed, retrying", recovered: "accepting clients again"}
+	return t
 }
 
 // Accept implements net.Listener.
@@ -94,8 +103,11 @@ func (l *TCPListener) Close() error {
 		if l.socket.users == 0 {
 			delete(s.tcp, l.socket.at)
 			close(l.socket.closed)
+			l.socket.watched.suspend()
+			// These waits cannot deadlock: no goroutine that accepts clients locks s.binding.
+			l.socket.watched.awaitStopped()
 			_ = l.socket.ln.Close()
-			l.socket.accepting.Wait() // cannot deadlock: these goroutines never lock s.binding
+			l.socket.accepting.Wait()
 		}
 	})
 	return nil
@@ -119,18 +131,22 @@ func stopTaking(socket boundSocket) {
 func (t *tcpSocket) start() {
 	t.ln.interrupt(false)
 	if t.gate.open() {
-		t.accepting.Go(func() { t.gate.run(t.accept) }) // returns when the socket is suspended or closed
+		t.accepting.Go(func() { t.gate.run(t.accept) }) // returns when the socket is watched, suspended or closed
 	}
 }
 
 // suspend implements boundSocket.
 func (t *tcpSocket) suspend() {
 	t.gate.suspend()
+	t.watched.suspend()
 	t.ln.interrupt(true)
 }
 
-// stopped implements boundSocket.
-func (t *tcpSocket) stopped() bool { return t.gate.stopped() && t.helpers.Load() == 0 }
+// stopped implements boundSocket. The order counts: a call of readable may start the
+// goroutine of accept and helpers, and that goroutine may start helpers.
+func (t *tcpSocket) stopped() bool {
+	return t.watched.stopped() && t.gate.stopped() && t.helpers.Load() == 0
+}
 
 // network implements boundSocket.
 func (t *tcpSocket) network() string { return "tcp" }
@@ -142,53 +158,55 @@ func (t *tcpSocket) address() netip.AddrPort { return t.at }
 func (t *tcpSocket) control(f func(fd uintptr)) error { return t.ln.control(f) }
 
 // backoff returns the backoff of an accepting goroutine.
-func (t *tcpSocket) backoff() backoff {
-	return backoff{
-		at: t.at, log: t.listeners.log, closed: t.closed,
-		failed: "accept failed, retrying", recovered: "accepting clients again",
-	}
-}
+func (t *tcpSocket) backoff() backoff { return backoff{failures: &t.failures, closed: t.closed} }
 
-// accept accepts clients and passes them to the latest listener until the socket
-// is suspended or closed. When descriptors or memory run out, it frees descriptors,
-// and clients wait in the kernel's queue. It returns true if the socket was suspended.
-func (t *tcpSocket) accept() (suspended bool) {
+// accept accepts clients and passes them to the latest listener until the socket is
+// watched, suspended or closed. When descriptors or memory run out, it frees descriptors,
+// and clients wait in the kernel's queue.
+func (t *tcpSocket) accept() {
 	backoff := t.backoff()
-	for queued := 0; ; { // clients in a row that were already queued
-		if t.gate.suspended.Load() {
-			return true
-		}
+	for queued := 0; !t.gate.suspended.Load(); { // clients in a row that were already queued
 		if !t.awaitDescriptor(&backoff) {
-			select {
-			case <-t.closed:
-				return false
-			default: // suspended; maybe resumed since, then gate.run continues
-				return true
-			}
+			return
 		}
-		conn, waited, err := t.ln.accept()
+		conn, waited, err := t.next()
 		if queued++; waited {
 			queued = 0
 		}
 		switch {
+		case err == nil && conn == nil:
+			backoff.success() // accept4 fails without a descriptor, also if no client is queued
+			return            // the socket is watched
 		case err == nil:
 			if conn = t.leaveReserve(conn, &backoff); conn == nil {
-				return false
+				return
 			}
 			backoff.success()
 			if queued >= helperThreshold {
 				queued = 0
 				t.startHelper()
 			}
-			t.pass(conn)
+			t.pass(conn, true)
 		case errors.Is(err, net.ErrClosed):
-			return false
-		case t.gate.suspended.Load():
+			return
+		case errors.Is(err, os.ErrDeadlineExceeded): // suspended, and maybe resumed since
 		case netio.OutOfDescriptors(err) && t.sockets.freeDescriptor():
 		default:
 			backoff.failure(err)
 		}
 	}
+}
+
+// next returns the next client and whether it had to wait for it. If none is queued, it
+// makes the Watcher wait for the next one if that is possible, and returns nil.
+func (t *tcpSocket) next() (conn net.Conn, waited bool, err error) {
+	if t.watchable() {
+		conn, err = t.ln.acceptQueued()
+		if conn != nil || err != nil || t.watch() {
+			return conn, false, err
+		}
+	}
+	return t.ln.accept()
 }
 
 // awaitDescriptor waits until there is a descriptor for a client, if a client of
@@ -247,7 +265,7 @@ const helperThreshold = 8
 // queued. It does so only if a CPU is free for it and the latest listener has a
 // TakeTCP.
 func (t *tcpSocket) startHelper() {
-	if l, ok := t.listeners.latest(); !ok || l.opts.TakeTCP == nil {
+	if !t.hasTaker() {
 		return
 	}
 	if t.helpers.Add(1) >= int32(runtime.GOMAXPROCS(0)) {
@@ -257,41 +275,43 @@ func (t *tcpSocket) startHelper() {
 	t.accepting.Go(func() { // returns when no client is queued
 		defer t.helpers.Add(-1)
 		backoff := t.backoff()
-		accept := t.ln.helper()
 		for t.sockets.crowded.Load() == 0 && !t.gate.suspended.Load() {
-			conn := accept()
-			if conn == nil {
-				return
+			conn, err := t.ln.acceptQueued()
+			if conn == nil || err != nil {
+				return // accept meets a lasting error too, and reports it
 			}
 			if conn = t.leaveReserve(conn, &backoff); conn == nil {
 				return
 			}
 			backoff.success()
-			t.pass(conn)
+			t.pass(conn, true)
 		}
 	})
 }
 
-// pass passes a client to the latest listener that takes it. It resets the client
-// if there is none.
-func (t *tcpSocket) pass(conn net.Conn) {
+// pass passes a client to the latest listener that takes it. It resets the client if
+// there is none. It returns false if the client has to wait for Accept, unless wait is
+// true.
+func (t *tcpSocket) pass(conn net.Conn, wait bool) (passed bool) {
 	var declined []*TCPListener
 	for {
 		l, ok := t.listeners.latest(declined...)
-		if !ok {
+		switch {
+		case !ok:
 			netio.Reset(conn)
-			return
-		}
-		if take := l.opts.TakeTCP; take != nil {
-			if take(conn) {
-				return
+			return true
+		case l.opts.TakeTCP != nil:
+			if l.opts.TakeTCP(conn) {
+				return true
 			}
 			declined = append(declined, l)
 			continue
+		case !wait:
+			return false
 		}
 		select {
 		case l.conns <- conn:
-			return
+			return true
 		case <-l.done: // closed meanwhile, so try the listener that is the latest now
 		}
 	}

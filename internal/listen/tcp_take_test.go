@@ -13,9 +13,10 @@ import (
 )
 
 // TakeTCP receives the clients instead of Accept if the latest listener has it.
-func TestTakeTCP(t *testing.T) {
-	relaytest.NoLeaks(t)
-	s, at := NewSockets(), freeAddr(t, "127.0.0.1")
+func TestTakeTCP(t *testing.T) { overWatchers(t, testTakeTCP) }
+
+func testTakeTCP(t *testing.T, s *Sockets) {
+	at := freeAddr(t, "127.0.0.1")
 	taken := make(chan net.Conn, 1)
 	opts := quiet()
 	opts.TakeTCP = func(conn net.Conn) bool { taken <- conn; return true }
@@ -40,9 +41,10 @@ func TestTakeTCP(t *testing.T) {
 // A listener may decline a client: its relay was cleaned up while the client was on
 // its way. The next listener gets the client then, also one that was opened
 // meanwhile. A client that no listener takes is reset.
-func TestTakeTCPDeclines(t *testing.T) {
-	relaytest.NoLeaks(t)
-	s, at := NewSockets(), freeAddr(t, "127.0.0.1")
+func TestTakeTCPDeclines(t *testing.T) { overWatchers(t, testTakeTCPDeclines) }
+
+func testTakeTCPDeclines(t *testing.T, s *Sockets) {
+	at := freeAddr(t, "127.0.0.1")
 	arrived, proceed := make(chan struct{}), make(chan struct{})
 	opts := quiet()
 	opts.TakeTCP = func(net.Conn) bool { arrived <- struct{}{}; <-proceed; return false }

@@ -167,3 +167,23 @@ func echo(at netip.AddrPort, text string) error {
 	}
 	return nil
 }
+
+// Suspending and resuming a socket is not a failure of it.
+func TestTCPSuspendLogsNothing(t *testing.T) {
+	overWatchers(t, func(t *testing.T, s *Sockets) {
+		opts, logs := observed()
+		at := freeAddr(t, "127.0.0.1")
+		l, err := s.TCP(at, opts)
+		relaytest.Check(t, err)
+		for range 20 {
+			dial(t, "tcp", at.String())
+			accepted[net.Conn](t, l)
+			relaytest.Check(t, s.Suspend(t.Context()))
+			s.Resume()
+		}
+		relaytest.Check(t, l.Close())
+		if logs.Len() > 0 {
+			t.Errorf("logged %v", logs.All())
+		}
+	})
+}

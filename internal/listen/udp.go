@@ -11,13 +11,6 @@ import (
 // further ones are dropped.
 const backlog = 1024
 
-// maxReaders bounds the UDP sockets that have a reading goroutine each. That is best
-// for a socket that receives many datagrams at a time, and for few sockets: with 10 of
-// them, a datagram costs 8 % less CPU time than if one goroutine reads most of them.
-// With 1,000 sockets, each datagram costs a switch of goroutines, and a datagram costs
-// 15 % more.
-const maxReaders = 64
-
 // UDPListener is one config's listener on a shared UDP socket. It accepts a [Conn]
 // for each new client.
 type UDPListener struct {
@@ -44,9 +37,7 @@ func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
 		socket = newUDPSocket(s, at, conn.(*net.UDPConn))
 		receive, send := growBuffers(socket.conn, socketBuffer)
 		socket.logLimits(opts.Log, receive, send)
-		if s.enoughReaders() {
-			socket.detach()
-		}
+		socket.detach()
 		s.mu.Lock()
 		s.udp[at] = socket
 		s.mu.Unlock()
@@ -63,14 +54,6 @@ func (s *Sockets) UDP(at netip.AddrPort, opts Options) (*UDPListener, error) {
 		s.start(socket)
 	}
 	return l, nil
-}
-
-// enoughReaders reports whether the process has maxReaders UDP sockets. Further ones are
-// watched by Watcher.
-func (s *Sockets) enoughReaders() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.udp) >= maxReaders
 }
 
 // joinUDP adds a user of the socket that is open on an address and returns the

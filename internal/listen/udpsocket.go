@@ -57,6 +57,7 @@ type udpSocket struct {
 	released    chan struct{} // closed when the address can be bound again
 	queuedBytes atomic.Int64  // unread bytes in the queues of all clients
 	gate        gate
+	failures    failureLog
 
 	delivering sync.Mutex // held by calls of deliver; guards the field below
 	mayTake    int        // how many more new clients may be passed to TakeUDP
@@ -78,6 +79,7 @@ func newUDPSocket(s *Sockets, at netip.AddrPort, conn *net.UDPConn) *udpSocket {
 		sockets: s, at: at, conn: conn, users: 1,
 		closed: make(chan struct{}), released: make(chan struct{}), clients: make(map[key]*Conn),
 	}
+	u.failures = failureLog{at: at, log: u.listeners.log, failed: "receive failed, retrying", recovered: "receiving datagrams again"}
 	u.packetInfo = at.Addr().IsUnspecified() && netio.EnablePacketInfo(conn) == nil
 	u.sender.init(conn)
 	return u
@@ -184,12 +186,7 @@ func (u *udpSocket) stopped() bool {
 }
 
 // backoff returns the backoff of the reading goroutine.
-func (u *udpSocket) backoff() backoff {
-	return backoff{
-		at: u.at, log: u.listeners.log, closed: u.closed,
-		failed: "receive failed, retrying", recovered: "receiving datagrams again",
-	}
-}
+func (u *udpSocket) backoff() backoff { return backoff{failures: &u.failures, closed: u.closed} }
 
 // beginBatch is called before the datagrams of a batch are delivered, with
 // u.delivering held. full is true if there may be more datagrams in the socket's queue.

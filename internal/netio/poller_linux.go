@@ -1,9 +1,8 @@
 package netio
 
 import (
-	"os"
+	"runtime"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,36 +56,39 @@ type Slot int32
 // NoSlot is the Slot of an owner that is in no Poller.
 const NoSlot Slot = -1
 
-// Run handles the events of one run of a [Poller], from the first owner until
-// after the last one. Its methods are called by the poller's goroutine only.
+// Run is what one goroutine of a [Poller] handles events with. Its methods are called
+// by that goroutine only.
 type Run[T any] interface {
 	// Turn handles the events that are ready now. The slice is valid until it
-	// returns. If more is true, the poller calls it again without waiting, with
-	// whatever is ready by then, which may be nothing.
-	Turn(ready []Ready[T]) (more bool)
-	// End is called after the last Turn.
+	// returns.
+	Turn(ready []Ready[T])
+	// End is called once, after the last Turn.
 	End()
 }
 
-// Poller waits for events of many descriptors on one goroutine, with epoll(7).
-// Each owner of type T has a slot and up to two descriptors. The goroutine runs
-// while there are owners, and for a linger time after the last one has left.
+// Poller waits for events of many descriptors, with epoll(7). Each owner of type T
+// has a slot and up to two descriptors. One goroutine, the leader, runs while there
+// are owners, and for a linger time after the last one has left. Helpers run while
+// there is too much to do for one goroutine, see poller_workers_linux.go.
 //
-// The goroutine waits in Go's network poller, which watches the epoll instance
-// like any other descriptor: waking a goroutine is faster than waking a thread
-// that blocks in epoll_wait, and needs no thread.
+// The leader waits in Go's network poller, which watches the epoll instance like any
+// other descriptor: waking a goroutine is faster than waking a thread that blocks in
+// epoll_wait, and needs no thread.
 //
 // All methods may be called by any goroutine.
 type Poller[T any] struct {
-	newRun func() (Run[T], error) // set once; called under mu
+	// Set once.
+	workers  int                    // the most goroutines at a time
+	newRun   func() (Run[T], error) // called under mu
+	timed    bool                   // turns are timed: there may be helpers, or just one processor
+	helpFrom time.Duration          // the constant; tests set another value
 
 	mu        sync.Mutex // guards the fields below; held for no blocking call
 	slots     []slot[T]
-	free      []int32  // numbers of the slots without an owner
-	file      *os.File // the epoll instance of the current run; nil: no run
-	epoll     int      // its descriptor
-	lingering bool     // StopIfIdle will be called
-	hasty     bool     // StopWhenIdle was called
+	free      []int32   // numbers of the slots without an owner
+	current   *epoll[T] // nil: nothing runs
+	lingering bool      // StopIfIdle will be called
+	hasty     bool      // StopWhenIdle was called
 }
 
 // slot is one entry of a Poller's table.
@@ -97,23 +99,29 @@ type slot[T any] struct {
 }
 
 // lingerTime is how long a Poller without owners waits for the next one. Clients
-// that come one after the other would otherwise start and stop a run each.
+// that come one after the other would otherwise start and stop the leader each.
 const lingerTime = time.Second
 
-// eventsPerTurn bounds the events of one Turn, so that a busy loop returns to
-// the Go scheduler.
-const eventsPerTurn = 256
+// NewPoller returns a poller that holds no resources until [Poller.Join]. At most
+// workers goroutines handle events at a time; with more than one, all descriptors must
+// be watched with [EdgeTriggered]: events of any other one are handled by several
+// goroutines at once. newRun allocates what a goroutine needs; it must not block and not
+// use the poller. After StopIfIdle, goroutines may still be in their last Turn when the
+// next leader starts.
+func NewPoller[T any](workers int, newRun func() (Run[T], error)) *Poller[T] {
+	timed := workers > 1 || runtime.GOMAXPROCS(0) == 1
+	return &Poller[T]{workers: workers, newRun: newRun, timed: timed, helpFrom: helpFrom}
+}
 
-// NewPoller returns a poller that holds no resources until [Poller.Join]. newRun
-// allocates what a run needs; it must not block and not use the poller. The next
-// run may start while the one before is still in its last Turn.
-func NewPoller[T any](newRun func() (Run[T], error)) *Poller[T] { return &Poller[T]{newRun: newRun} }
+// AlwaysHelp makes the goroutines start a helper whenever there are events of two
+// owners, however long it takes to handle them. Tests call it before the first Join.
+func (p *Poller[T]) AlwaysHelp() { p.helpFrom = -1 }
 
-// Join gives an owner a slot, and starts the goroutine if it does not run.
+// Join gives an owner a slot, and starts the leader if none runs.
 func (p *Poller[T]) Join(value T) (Slot, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.file == nil {
+	if p.current == nil {
 		if err := p.startLocked(); err != nil {
 			return NoSlot, err
 		}
@@ -136,19 +144,23 @@ func (p *Poller[T]) Join(value T) (Slot, error) {
 // Preconditions: the owner has the slot, and the descriptor is not watched.
 func (p *Poller[T]) Watch(at Slot, which uint8, fd int, events Events) (Token, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	token := newToken(int32(at), p.slots[at].generation, which)
-	if err := epollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, events, token); err != nil {
+	token, fds := newToken(int32(at), p.slots[at].generation, which), p.current
+	p.mu.Unlock() // the instance stays open, because it has an owner
+	if err := epollCtl(fds.number, unix.EPOLL_CTL_ADD, fd, events, token); err != nil {
 		return 0, err
 	}
 	return token, nil
 }
 
-// Change replaces the events that a watched descriptor is watched for.
+// Change replaces the events that a watched descriptor is watched for. Those that are
+// ready are reported again, after what is ready already.
+//
+// Precondition: the owner has the slot.
 func (p *Poller[T]) Change(token Token, fd int, events Events) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return epollCtl(p.epoll, unix.EPOLL_CTL_MOD, fd, events, token)
+	fds := p.current
+	p.mu.Unlock()
+	return epollCtl(fds.number, unix.EPOLL_CTL_MOD, fd, events, token)
 }
 
 // Unwatch stops reporting events of a descriptor that stays open. Events that
@@ -162,7 +174,7 @@ func (p *Poller[T]) Unwatch(token Token, fd int) {
 	if s.generation != token.generation() {
 		return
 	}
-	_ = epollCtl(p.epoll, unix.EPOLL_CTL_DEL, fd, 0, 0)
+	_ = epollCtl(p.current.number, unix.EPOLL_CTL_DEL, fd, 0, 0)
 	s.generation++
 }
 
@@ -197,34 +209,8 @@ func (p *Poller[T]) Owners() int {
 	return len(p.slots) - len(p.free)
 }
 
-func (p *Poller[T]) startLocked() error {
-	run, err := p.newRun()
-	if err != nil {
-		return err
-	}
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		run.End()
-		return os.NewSyscallError("epoll_create1", err)
-	}
-	_ = unix.SetNonblock(epoll, true) // os.NewFile registers only nonblocking descriptors with Go's poller
-	file := os.NewFile(uintptr(epoll), "epoll")
-	raw, err := file.SyscallConn()
-	if err == nil {
-		err = CheckPolled(file)
-	}
-	if err != nil {
-		run.End()
-		_ = file.Close()
-		return err
-	}
-	p.file, p.epoll = file, epoll
-	go p.loop(run, file, raw) // ends when StopIfIdle closes file
-	return nil
-}
-
-// StopIfIdle ends the run if there are no owners, which otherwise happens after
-// the linger time. The next Join starts another one.
+// StopIfIdle ends the goroutines if there are no owners, which otherwise happens after
+// the linger time. The next Join starts a leader.
 func (p *Poller[T]) StopIfIdle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -232,7 +218,7 @@ func (p *Poller[T]) StopIfIdle() {
 	p.stopIfIdleLocked()
 }
 
-// StopWhenIdle ends this run and each later one as soon as there are no owners,
+// StopWhenIdle ends the goroutines, now and later, as soon as there are no owners,
 // without the linger time. Tests use it to check that nothing is left running.
 func (p *Poller[T]) StopWhenIdle() {
 	p.mu.Lock()
@@ -241,51 +227,16 @@ func (p *Poller[T]) StopWhenIdle() {
 	p.stopIfIdleLocked()
 }
 
-// stopIfIdleLocked ends the run if there are no owners. The table keeps its
-// generations: the kernel forgets the events of the closed epoll instance, but
-// the run that ends may be in its last Turn.
+// stopIfIdleLocked ends the goroutines if there are no owners. The kernel forgets the
+// events of the closed epoll instance. Those that were harvested before reach no owner of
+// the next one, see resolve.
 func (p *Poller[T]) stopIfIdleLocked() {
-	if p.file == nil || len(p.free) < len(p.slots) {
+	if p.current == nil || len(p.free) < len(p.slots) {
 		return
 	}
-	_ = p.file.Close()
-	p.file = nil
-	if len(p.slots) > eventsPerTurn { // free the table of a burst
+	_ = p.current.file.Close()
+	p.current = nil
+	if len(p.slots) > maxEvents { // free the table of a burst
 		p.slots, p.free = nil, nil
 	}
-}
-
-// loop is the poller's goroutine, from startLocked to StopIfIdle.
-func (p *Poller[T]) loop(run Run[T], file *os.File, raw syscall.RawConn) {
-	defer run.End()
-	events := make([]unix.EpollEvent, eventsPerTurn)
-	ready := make([]Ready[T], 0, eventsPerTurn)
-	n, more := 0, false
-	poll := func(epoll uintptr) (done bool) {
-		n = epollWaitNonblock(int(epoll), events)
-		return n > 0 || more
-	}
-	for raw.Read(poll) == nil {
-		ready = p.resolve(file, events[:n], ready)
-		more = run.Turn(ready)
-		clear(ready) // release the owners that ended
-	}
-}
-
-// resolve returns the owners of events, without events of former owners.
-func (p *Poller[T]) resolve(file *os.File, events []unix.EpollEvent, ready []Ready[T]) []Ready[T] {
-	ready = ready[:0]
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.file != file {
-		return ready // StopIfIdle ended this run, and another one has started
-	}
-	for _, event := range events {
-		token := Token(uint32(event.Fd)) | Token(uint32(event.Pad))<<32
-		s := &p.slots[token.slot()]
-		if s.used && s.generation == token.generation() {
-			ready = append(ready, Ready[T]{Value: s.value, Token: token, Events: Events(event.Events)})
-		}
-	}
-	return ready
 }

@@ -11,12 +11,12 @@ import (
 
 // recorder is a run that records its turns and does what a test wants in them.
 type recorder struct {
-	turn func(ready []Ready[*owner]) (more bool)
+	turn func(ready []Ready[*owner])
 	ends chan struct{}
 }
 
-func (r *recorder) Turn(ready []Ready[*owner]) bool { return r.turn(ready) }
-func (r *recorder) End()                            { r.ends <- struct{}{} }
+func (r *recorder) Turn(ready []Ready[*owner]) { r.turn(ready) }
+func (r *recorder) End()                       { r.ends <- struct{}{} }
 
 // owner is a socket pair whose near end a poller watches.
 type owner struct {
@@ -50,9 +50,9 @@ func (o *owner) close() {
 
 // newRecorder returns a poller whose runs call turn; runs receives a value for
 // each run that started, and ends for each that ended.
-func newRecorder(turn func([]Ready[*owner]) bool) (p *Poller[*owner], runs, ends chan struct{}) {
+func newRecorder(turn func([]Ready[*owner])) (p *Poller[*owner], runs, ends chan struct{}) {
 	runs, ends = make(chan struct{}, 10), make(chan struct{}, 10)
-	return NewPoller(func() (Run[*owner], error) {
+	return NewPoller(1, func() (Run[*owner], error) {
 		runs <- struct{}{}
 		return &recorder{turn, ends}, nil
 	}), runs, ends
@@ -61,11 +61,10 @@ func newRecorder(turn func([]Ready[*owner]) bool) (p *Poller[*owner], runs, ends
 func TestPollerReportsAndStops(t *testing.T) {
 	relaytest.NoLeaks(t)
 	reports := make(chan Ready[*owner], 10)
-	p, runs, ends := newRecorder(func(ready []Ready[*owner]) bool {
+	p, runs, ends := newRecorder(func(ready []Ready[*owner]) {
 		for _, r := range ready {
 			reports <- r
 		}
-		return false
 	})
 	for range 2 { // the second time in a run of its own
 		o := newOwner(t, p, Readable|EdgeTriggered)
@@ -87,7 +86,7 @@ func TestPollerReportsAndStops(t *testing.T) {
 // After StopWhenIdle a run ends with its last owner, without the linger time.
 func TestPollerStopsWhenIdle(t *testing.T) {
 	relaytest.NoLeaks(t)
-	p, _, ends := newRecorder(func([]Ready[*owner]) bool { return false })
+	p, _, ends := newRecorder(func([]Ready[*owner]) {})
 	first := newOwner(t, p, Readable)
 	p.StopWhenIdle() // has an owner still
 	second := newOwner(t, p, Readable)
@@ -113,7 +112,7 @@ func TestPollerDropsEventsOfFormerOwners(t *testing.T) {
 	wrong := make(chan string, 100)
 	blocked, release := make(chan struct{}), make(chan struct{})
 	turns := 0
-	p, _, ends := newRecorder(func(ready []Ready[*owner]) bool {
+	p, _, ends := newRecorder(func(ready []Ready[*owner]) {
 		mu.Lock()
 		defer mu.Unlock()
 		turns++
@@ -129,7 +128,6 @@ func TestPollerDropsEventsOfFormerOwners(t *testing.T) {
 				wrong <- "an event of the former owner"
 			}
 		}
-		return false
 	})
 	first = newOwner(t, p, Readable|EdgeTriggered)
 	first.write(t)
@@ -142,7 +140,7 @@ func TestPollerDropsEventsOfFormerOwners(t *testing.T) {
 		t.Fatalf("slot %d, want that of the former owner, %d", second.slot, first.slot)
 	}
 	events := []unix.EpollEvent{{Events: unix.EPOLLIN, Fd: int32(stale), Pad: int32(stale >> 32)}}
-	if got := p.resolve(p.file, events, nil); len(got) != 0 {
+	if got := p.resolve(p.current, events, nil); len(got) != 0 {
 		t.Errorf("the former owner's event is reported as %+v", got)
 	}
 	close(release)
@@ -157,22 +155,55 @@ func TestPollerDropsEventsOfFormerOwners(t *testing.T) {
 	}
 }
 
-// A run with more to do is called again without an event.
-func TestPollerRepeatsTurns(t *testing.T) {
+// A change of the events reports again what is ready, though nothing is new.
+func TestPollerReportsAgainAfterAChange(t *testing.T) {
 	relaytest.NoLeaks(t)
+	var p *Poller[*owner]
 	left := 5
 	done := make(chan struct{})
-	p, _, ends := newRecorder(func([]Ready[*owner]) bool {
-		left--
-		if left == 0 {
-			close(done)
+	p, _, ends := newRecorder(func(ready []Ready[*owner]) {
+		for _, r := range ready {
+			if left--; left == 0 {
+				close(done)
+			} else if err := p.Change(r.Token, r.Value.near, Readable|EdgeTriggered); err != nil {
+				t.Error(err)
+			}
 		}
-		return left > 0
 	})
 	o := newOwner(t, p, Readable|EdgeTriggered)
 	o.write(t)
-	relaytest.Receive(t, "five turns after one event", done)
+	relaytest.Receive(t, "five reports of one byte", done)
 	p.Leave(o.slot)
 	o.close()
+	p.StopIfIdle()
+	relaytest.Receive(t, "the end", ends)
+}
+
+// There is no turn if all events are those of former owners, with or without helpers.
+func TestPollerMakesNoEmptyTurn(t *testing.T) {
+	for _, workers := range []int{1, 2} {
+		p := NewPoller[*owner](workers, nil)
+		p.turn(&epoll[*owner]{}, &worker[*owner]{run: &recorder{turn: func([]Ready[*owner]) { t.Error("an empty turn") }}})
+	}
+}
+
+// What was harvested from an instance that is closed reaches no owner in the next one.
+func TestPollerDropsEventsOfAClosedInstance(t *testing.T) {
+	relaytest.NoLeaks(t)
+	p, _, ends := newRecorder(func([]Ready[*owner]) {})
+	first := newOwner(t, p, Readable|EdgeTriggered)
+	closed := p.current
+	p.Leave(first.slot)
+	first.close()
+	p.StopIfIdle()
+	relaytest.Receive(t, "the end", ends)
+	second := newOwner(t, p, Readable|EdgeTriggered)
+	events := []unix.EpollEvent{{Events: unix.EPOLLIN, Fd: int32(second.token), Pad: int32(second.token >> 32)}}
+	if got := p.resolve(closed, events, nil); len(got) != 0 {
+		t.Errorf("reported as %+v", got)
+	}
+	p.Leave(second.slot)
+	second.close()
+	p.StopIfIdle()
 	relaytest.Receive(t, "the end", ends)
 }

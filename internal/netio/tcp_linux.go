@@ -115,8 +115,18 @@ func AwaitConnect(ctx context.Context, fd int) (net.Conn, error) {
 // on a datagram socket it reads one datagram, which may be empty. The error is
 // EAGAIN if there is nothing to read.
 func ReadNonblock(fd int, buf []byte) (n int, errno syscall.Errno) {
+	return readFromNonblock(fd, buf, nil)
+}
+
+// readFromNonblock is ReadNonblock that also stores the sender of a datagram, unless
+// from is nil.
+func readFromNonblock(fd int, buf []byte, from *sockaddr) (n int, errno syscall.Errno) {
+	var name, length unsafe.Pointer
+	if from != nil {
+		name, length = unsafe.Pointer(&from.raw), unsafe.Pointer(&from.length)
+	}
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), unix.MSG_DONTWAIT, uintptr(name), uintptr(length))
 		switch errno {
 		case 0:
 			return int(n), 0

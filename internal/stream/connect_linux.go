@@ -21,7 +21,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	w := &workspace{buf: netio.GetBuffer()}
 	defer w.buf.Free()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	switch {
 	case m.ends.over:
 		if err == nil {
@@ -53,7 +53,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 }
 
 // connectEventLocked handles an event of the connection that is under way.
-func (m *loopMover) connectEventLocked(events netio.Events, w *workspace) (more bool) {
+func (m *loopMover) connectEventLocked(events netio.Events, w *workspace) {
 	fd := m.sockets[BackendSide].fd
 	var errno syscall.Errno
 	if events&(netio.Failed|netio.HungUp) != 0 {
@@ -62,19 +62,19 @@ func (m *loopMover) connectEventLocked(events netio.Events, w *workspace) (more 
 	m.connecting.Stop()
 	m.connecting = nil
 	if errno == 0 {
-		return m.carryLocked(m.rules.Connected(), w)
+		m.carryLocked(m.rules.Connected(), w)
+		m.continueLocked()
+		return
 	}
 	m.releaseBackendLocked()
 	netio.CloseDescriptor(fd)
 	m.rules.ConnectFailed(netio.Received(os.NewSyscallError("connect", errno)))
-	return false
 }
 
 // connectIsSlow is called by the timer.
 func (m *loopMover) connectIsSlow() {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.ends.over || m.connecting == nil {
 		return
 	}
@@ -88,9 +88,8 @@ func (m *loopMover) connectIsSlow() {
 
 // HandOver implements [Connector].
 func (m *loopMover) HandOver() {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.ends.over || m.connecting == nil {
 		return
 	}

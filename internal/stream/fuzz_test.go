@@ -319,8 +319,8 @@ func runProgram(t testing.TB, p program) {
 	flags, earlyArg, steps := p[0], p[1], p[2:]
 	all := sharedKinds()
 	k, s := all[0], setup{}
-	if flags&onLoops != 0 {
-		k = all[len(all)-1]
+	if flags&onLoops != 0 && len(all) > 1 {
+		k = all[1+int(earlyArg)%(len(all)-1)]
 	} else if flags&wrapped != 0 {
 		s.client = wrappedClient
 	}

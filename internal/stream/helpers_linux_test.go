@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -32,11 +33,31 @@ func newLoopRig(t testing.TB, engine *loops, s setup) *loopRig {
 // entry returns the relay's entry in its wheel.
 func (m *loopMover) entry() (*Wheel, *idler) { return m.wheel, &m.idler }
 
-// oneLoop returns an engine whose relays share a loop.
+// oneLoop returns an engine whose relays share a loop with one worker.
 func oneLoop(t testing.TB) *loops {
-	engine := newLoops(1)
+	engine := newLoops(1, 1)
 	t.Cleanup(engine.StopWhenIdle)
 	return engine
+}
+
+// sharedLoop returns an engine whose relays share a loop. Its workers share all events
+// that they can.
+func sharedLoop(t testing.TB, workers int) *loops {
+	engine := newLoops(1, workers)
+	engine.all[0].poller.AlwaysHelp()
+	t.Cleanup(engine.StopWhenIdle)
+	return engine
+}
+
+// forEachLoop runs a test with a loop that has one worker, and with one whose workers
+// share all events that they can.
+func forEachLoop(t *testing.T, test func(t *testing.T, engine *loops)) {
+	for workers := 1; workers <= 3; workers += 2 {
+		t.Run(fmt.Sprintf("%d workers", workers), func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			test(t, sharedLoop(t, workers))
+		})
+	}
 }
 
 // held returns how many bytes the relay has read from each side and not written.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -106,9 +107,10 @@ type kind struct {
 // kinds returns all movers of this system.
 func kinds() []kind {
 	list := []kind{{name: "goroutines", new: NewMover}}
-	if engine := NewEngine(); engine != nil {
+	for _, e := range engines() {
+		engine := e.Engine
 		list = append(list, kind{
-			name: "loops",
+			name: e.name,
 			new: func(client Client, rules Rules, wheel *Wheel) Mover {
 				m := engine.NewMover(client, rules, wheel)
 				if m == nil {
@@ -120,6 +122,18 @@ func kinds() []kind {
 		})
 	}
 	return list
+}
+
+// namedEngine is an engine under test.
+type namedEngine struct {
+	name string
+	Engine
+}
+
+// engines returns new engines; none if there are no event loops.
+func engines() []namedEngine {
+	list := []namedEngine{{"loops", NewEngine()}, {"scattered loops", newScattered()}}
+	return slices.DeleteFunc(list, func(e namedEngine) bool { return e.Engine == nil })
 }
 
 // forEachMover runs a test with every mover.

@@ -37,16 +37,14 @@ const (
 	maxCalls = 8
 )
 
-// moveLocked moves what can be moved in both directions. more is true if there
-// is more to move than one turn allows.
-func (m *loopMover) moveLocked(w *workspace) (more bool) {
+// moveLocked moves what can be moved in both directions in one turn.
+func (m *loopMover) moveLocked(w *workspace) {
 	for _, source := range []Side{ClientSide, BackendSide} {
 		m.moveOneLocked(source, w)
 		if m.ends.over {
-			return false
+			return
 		}
 	}
-	return m.canMoveLocked(ClientSide) || m.canMoveLocked(BackendSide)
 }
 
 // canMoveLocked reports whether a direction may have something to move.

@@ -25,7 +25,7 @@ func TestTurnIsBoundedInCalls(t *testing.T) {
 	relaytest.NoLeaks(t)
 	engine := oneLoop(t)
 	// A pipe that takes one segment at a time makes each read one of four bytes.
-	w := &workspace{buf: netio.GetBuffer(), pipe: givePipe(t, engine.all[0], os.Getpagesize()), calm: calmTurns}
+	w := &workspace{buf: netio.GetBuffer(), pipe: givePipe(t, engine.all[0], os.Getpagesize()), calm: calmEvents}
 	defer w.buf.Free()
 	// On loopback, bytes that a thread sends one after the other are adjacent in
 	// memory, and the kernel would merge them into one segment. Bytes of another
@@ -51,7 +51,7 @@ func TestTurnIsBoundedInCalls(t *testing.T) {
 func TestTurnIsBoundedInBytes(t *testing.T) {
 	for name, test := range map[string]struct{ calm, least, most int }{
 		"with small messages": {0, smallTurn, smallTurn},
-		"calm":                {calmTurns, maxCalls * netio.BufferSize, maxCalls * netio.BufferSize},
+		"calm":                {calmEvents, maxCalls * netio.BufferSize, maxCalls * netio.BufferSize},
 	} {
 		t.Run(name, func(t *testing.T) {
 			relaytest.NoLeaks(t)

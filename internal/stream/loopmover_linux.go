@@ -18,15 +18,13 @@ type loopMover struct {
 	wheel *Wheel
 	idler
 
-	mu         sync.Mutex // guards the fields below but queued
+	mu         sync.Mutex // guards the fields below
 	ends       ends
 	sockets    [2]socket   // by side
 	flows      [2]transfer // by source
 	connecting *time.Timer // fires when a connection to the backend is slow; nil: none is under way
 	acks       *ackWait    // nil: no reset waits for an acknowledgement
 	slot       netio.Slot  // in the loop's poller
-
-	queued bool // has more to do than one turn allowed; not guarded: used by the loop's run only
 }
 
 // socket is one of the two sockets of a relay. Events are edge-triggered: what
@@ -87,7 +85,7 @@ func (m *loopMover) Carry(backend net.Conn, totals Totals) {
 	w := &workspace{buf: netio.GetBuffer()}
 	defer w.buf.Free()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	switch {
 	case m.ends.over:
 		if err == nil {
@@ -103,22 +101,20 @@ func (m *loopMover) Carry(backend net.Conn, totals Totals) {
 
 // carryLocked starts to move bytes, first those that are there already: most
 // clients have sent something by now.
-func (m *loopMover) carryLocked(totals Totals, w *workspace) (more bool) {
+func (m *loopMover) carryLocked(totals Totals, w *workspace) {
 	m.sockets[BackendSide].writable = true
 	m.flows[ClientSide].total, m.flows[BackendSide].total = totals.Up, totals.Down
 	m.wheel.add(&m.idler)
-	more = m.moveLocked(w)
+	m.moveLocked(w)
 	if m.ends.over {
-		return false
+		return
 	}
-	if more { // watching for room makes the loop report it at once, and continue
+	if m.canMoveLocked(ClientSide) || m.canMoveLocked(BackendSide) { // watching for room makes the loop report it at once, and continue
 		m.sockets[ClientSide].watchOut, m.sockets[BackendSide].watchOut = true, true
 	}
 	if err := m.watchLocked(ClientSide, BackendSide); err != nil {
 		m.exhaustedLocked(err)
-		return false
 	}
-	return more
 }
 
 // watchLocked makes the loop report events of sockets that it does not watch yet.
@@ -140,16 +136,15 @@ func (m *loopMover) watchLocked(sides ...Side) (err error) {
 	return nil
 }
 
-// handleEvent is called by the loop. It ignores events of a socket that has left
-// the loop since. more is true if there is more to do than one turn allows.
-func (m *loopMover) handleEvent(token netio.Token, events netio.Events, w *workspace) (more bool) {
-	defer m.guard()
+// handle implements [member]. It ignores events of a socket that has left the loop
+// since.
+func (m *loopMover) handle(token netio.Token, events netio.Events, w *workspace) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	side := Side(token.Which())
 	s := &m.sockets[side]
 	if m.ends.over || s.token != token {
-		return false
+		return
 	}
 	if m.loop.inject != nil {
 		m.loop.inject(m)
@@ -160,7 +155,8 @@ func (m *loopMover) handleEvent(token netio.Token, events netio.Events, w *works
 		s.urgent = s.urgent || events&netio.Urgent != 0
 	}
 	if m.connecting != nil {
-		return m.connectEventLocked(events, w)
+		m.connectEventLocked(events, w)
+		return
 	}
 	if events&netio.Writable != 0 {
 		s.writable = true
@@ -173,22 +169,35 @@ func (m *loopMover) handleEvent(token netio.Token, events netio.Events, w *works
 			m.doLocked(side.other(), m.ends.resetAfterEnd(side))
 		}
 	}
-	return !m.ends.over && m.moveLocked(w)
+	if !m.ends.over {
+		m.moveLocked(w)
+		m.continueLocked()
+	}
 }
 
-// resume is called by the loop for a relay that had more to do.
-func (m *loopMover) resume(w *workspace) (more bool) {
-	defer m.guard()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return !m.ends.over && m.moveLocked(w)
+// continueLocked makes the loop report what is left to move after a turn: a change of
+// the events reports again what is ready. The loop's other relays, which are reported
+// already, come first.
+func (m *loopMover) continueLocked() {
+	for _, source := range []Side{ClientSide, BackendSide} {
+		s := &m.sockets[source]
+		switch flow := m.ends.flows[source]; {
+		case m.ends.over || !m.canMoveLocked(source):
+			continue
+		case flow.holds():
+			s = &m.sockets[source.other()]
+			s.watchOut = true
+		}
+		if m.loop.poller.Change(s.token, s.fd, s.events()) != nil {
+			panic("stream: a watched descriptor cannot be changed")
+		}
+	}
 }
 
 // expireIfIdle is called by the wheel.
 func (m *loopMover) expireIfIdle() {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	switch {
 	case m.ends.over:
 	case !m.wheel.isIdle(&m.idler):
@@ -210,9 +219,8 @@ func (m *loopMover) owedLocked() (owed [2]bool) {
 
 // Cut implements [Mover].
 func (m *loopMover) Cut(reason Reason) {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	m.doLocked(ClientSide, m.ends.cut(reason))
 }
 
@@ -224,15 +232,27 @@ func (m *loopMover) exhaustedLocked(err error) {
 	}
 }
 
-// guard is deferred first by all that runs for the relay: a panic ends this relay
-// and no other.
-func (m *loopMover) guard() {
-	value := recover()
-	if value == nil {
-		return
-	}
-	m.mu.Lock()
+// unlock is deferred after each Lock of what runs for the relay: a panic ends this relay
+// and no other. It does so before it releases the lock, for which another worker may wait
+// with an event of the relay: what that would move could follow a gap.
+func (m *loopMover) unlock() {
 	defer m.mu.Unlock()
+	if value := recover(); value != nil {
+		m.panickedLocked(value)
+	}
+}
+
+// guard is deferred by what runs for the relay before it locks: it does what unlock
+// does.
+func (m *loopMover) guard() {
+	if value := recover(); value != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.panickedLocked(value)
+	}
+}
+
+func (m *loopMover) panickedLocked(value any) {
 	m.rules.Panicked(value)
 	m.doLocked(ClientSide, m.ends.cut(Panicked))
 }
@@ -339,9 +359,8 @@ func (m *loopMover) sinkAcknowledgedLocked(source Side) bool {
 
 // checkAck is called by the timer.
 func (m *loopMover) checkAck() {
-	defer m.guard()
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	w := m.acks
 	switch {
 	case m.ends.over:

@@ -7,21 +7,37 @@ import (
 	"github.com/async-relay/caddy-relay/internal/netio"
 )
 
-// loops is the [Engine] of Linux: about one event loop per processor. A relay at
-// rest has no goroutine, buffer, pipe or timer.
+// loops is the [Engine] of Linux: one event loop for up to loopWorkers processors. A
+// relay at rest has no goroutine, buffer, pipe or timer.
 type loops struct {
 	all  []*loop // set once
 	next atomic.Uint32
 }
 
+// loopWorkers is how many goroutines one event loop has at most. Relays of a loop share
+// them, so one that moves much does not delay the others; but too many of them would
+// contend for the kernel's lock of the loop.
+const loopWorkers = 4
+
 // loop is an event loop. It runs while it has relays.
 type loop struct {
-	poller *netio.Poller[*loopMover]
+	poller *netio.Poller[member]
 
 	// Set by tests before the first relay; otherwise nil.
 	inject func(*loopMover) // makes an event panic
-	pipe   *pipe            // of the first run
+	pipe   *pipe            // of the run, if there is one worker
 }
+
+// member is what an event loop serves: a [loopMover] or a watched socket.
+type member interface {
+	// handle handles the events of one descriptor.
+	handle(token netio.Token, events netio.Events, w *workspace)
+}
+
+// watched is a socket of [loops.Watch].
+type watched struct{ readable func() }
+
+func (w *watched) handle(netio.Token, netio.Events, *workspace) { w.readable() }
 
 // NewEngine returns an engine with event loops, or nil if RELAY_DISABLE has
 // engine. It runs no goroutine while it has no relays.
@@ -29,14 +45,16 @@ func NewEngine() Engine {
 	if netio.Disabled("engine") {
 		return nil
 	}
-	return newLoops(runtime.GOMAXPROCS(0))
+	processors := runtime.GOMAXPROCS(0)
+	return newLoops((processors+loopWorkers-1)/loopWorkers, min(processors, loopWorkers))
 }
 
-func newLoops(n int) *loops {
+// newLoops returns an engine with n event loops of workers goroutines each, at most.
+func newLoops(n, workers int) *loops {
 	e := &loops{all: make([]*loop, n)}
 	for i := range e.all {
 		l := &loop{}
-		l.poller = netio.NewPoller(func() (netio.Run[*loopMover], error) { return l.newRun(), nil })
+		l.poller = netio.NewPoller(workers, func() (netio.Run[member], error) { return l.newRun(), nil })
 		e.all[i] = l
 	}
 	return e
@@ -50,6 +68,9 @@ func (e *loops) StopWhenIdle() {
 	}
 }
 
+// nextLoop returns the event loops in turn.
+func (e *loops) nextLoop() *loop { return e.all[e.next.Add(1)%uint32(len(e.all))] }
+
 // NewMover implements [Engine].
 func (e *loops) NewMover(client Client, rules Rules, wheel *Wheel) Connector {
 	if client.Detach == nil {
@@ -59,56 +80,46 @@ func (e *loops) NewMover(client Client, rules Rules, wheel *Wheel) Connector {
 	if err != nil {
 		return nil
 	}
-	return newLoopMover(e.all[e.next.Add(1)%uint32(len(e.all))], fd, client, rules, wheel)
+	return newLoopMover(e.nextLoop(), fd, client, rules, wheel)
 }
 
-// loopRun is one run of a loop, the time during which it has a goroutine.
-type loopRun struct {
-	work workspace // of all relays of the loop
-
-	// Relays with more to do than one turn allowed: from the turn before, and
-	// from this one.
-	before, now []*loopMover
+// Watch makes an event loop call readable when the listening socket fd has new
+// clients, until stop is called: again while there are more, and then by several
+// goroutines at once. It must not block. stop must be called before fd is closed. More
+// calls of readable may follow.
+func (e *loops) Watch(fd int, readable func()) (stop func(), err error) {
+	p := e.nextLoop().poller
+	slot, err := p.Join(&watched{readable})
+	if err != nil {
+		return nil, err
+	}
+	token, err := p.Watch(slot, 0, fd, netio.Readable)
+	if err != nil {
+		p.Leave(slot)
+		return nil, err
+	}
+	return func() {
+		p.Unwatch(token, fd)
+		p.Leave(slot)
+	}, nil
 }
 
-// yieldEvents is how many events of a turn show that the loop is busy. A busy loop
-// never waits, so another loop, whose events the same thread has noticed, would have
-// to wait until the kernel schedules a thread for it. A loop with few events does
-// not yield, because that also wakes an idle processor.
-const yieldEvents = 4
+// loopRun is what one goroutine of a loop has while it runs.
+type loopRun struct{ work workspace }
 
 func (l *loop) newRun() *loopRun {
 	p := l.pipe
 	if p == nil {
 		p = &pipe{off: netio.Disabled("splice")}
 	}
-	return &loopRun{work: workspace{buf: netio.GetBuffer(), pipe: p, calm: calmTurns}}
+	return &loopRun{work: workspace{buf: netio.GetBuffer(), pipe: p, calm: calmEvents}}
 }
 
 // Turn implements [netio.Run].
-func (r *loopRun) Turn(ready []netio.Ready[*loopMover]) (more bool) {
-	r.work.nextTurn()
-	r.before, r.now = r.now, r.before[:0]
+func (r *loopRun) Turn(ready []netio.Ready[member]) {
 	for _, event := range ready {
-		m := event.Value
-		r.queueIf(m.handleEvent(event.Token, event.Events, &r.work), m)
-	}
-	for _, m := range r.before {
-		m.queued = false
-		r.queueIf(m.resume(&r.work), m)
-	}
-	clear(r.before) // release the relays that ended
-	more = len(r.now) > 0
-	if len(ready) >= yieldEvents || more && r.work.calm < calmTurns {
-		runtime.Gosched()
-	}
-	return more
-}
-
-func (r *loopRun) queueIf(more bool, m *loopMover) {
-	if more && !m.queued {
-		m.queued = true
-		r.now = append(r.now, m)
+		r.work.nextEvent()
+		event.Value.handle(event.Token, event.Events, &r.work)
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 // costs as much as copying.
 const pipeSize = 1 << 20
 
-// pipe is what a loop splices through. Its relays use it one after the other, and
-// each leaves it empty, so bytes of one never reach another. Its zero value opens
+// pipe is what one goroutine of a loop splices through. Relays use it one after the
+// other, and each leaves it empty, so bytes of one never reach another. Its zero value opens
 // a pipe when it is first needed.
 type pipe struct {
 	netio.Pipe

@@ -123,8 +123,8 @@ func forEachEngine(t *testing.T, test func(t *testing.T, engine Engine, client f
 	}
 	run("goroutines", nil, plainClient)
 	run("wrapped", nil, wrappedClient)
-	if engine := NewEngine(); engine != nil {
-		run("loops", engine, plainClient)
+	for _, e := range engines() {
+		run(e.name, e.Engine, plainClient)
 	}
 }
 

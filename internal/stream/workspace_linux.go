@@ -2,15 +2,15 @@ package stream
 
 import "github.com/async-relay/caddy-relay/internal/netio"
 
-// workspace is what relays use while they have their turn on a loop, one after the
-// other. Between turns it holds nothing of a relay. It is used by one goroutine at
+// workspace is what relays use while they have their turn on a goroutine of a loop, one
+// after the other. Between turns it holds nothing of a relay. It is used by one goroutine at
 // a time.
 type workspace struct {
 	buf  *netio.Buffer
 	pipe *pipe // nil: bytes are copied
 
-	small bool // a small message was moved in this turn
-	calm  int  // turns since the last small message
+	small bool // a small message was moved for this event
+	calm  int  // events since the last small message
 }
 
 // How many bytes one direction moves before other relays of the loop have their
@@ -19,25 +19,25 @@ type workspace struct {
 const (
 	smallTurn = 256 << 10
 	largeTurn = 4 << 20
-	// calmTurns is how many turns without a small message make the next ones large.
-	calmTurns = 64
+	// calmEvents is how many events without a small message make the next turns large.
+	calmEvents = 256
 )
 
 // maxPiece bounds what is spliced at once.
 const maxPiece = pipeSize
 
-// nextTurn is called at the begin of each turn.
-func (w *workspace) nextTurn() {
+// nextEvent is called before each event.
+func (w *workspace) nextEvent() {
 	if w.small {
 		w.small, w.calm = false, 0
-	} else if w.calm < calmTurns {
+	} else if w.calm < calmEvents {
 		w.calm++
 	}
 }
 
 // bytesPerTurn returns about how many bytes one direction may move in this turn.
 func (w *workspace) bytesPerTurn() int {
-	if w.small || w.calm < calmTurns {
+	if w.small || w.calm < calmEvents {
 		return smallTurn
 	}
 	return largeTurn
