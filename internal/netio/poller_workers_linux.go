@@ -119,7 +119,7 @@ func (p *Poller[T]) turn(e *epoll[T], w *worker[T]) {
 		clear(w.ready) // release the owners that ended
 		return
 	}
-	if turn := time.Duration(len(w.ready)) * w.took; turn > p.helpFrom || turn > helpFromHeavy && w.took > heavy {
+	if w.needsHelp(len(w.ready), p.helpFrom) {
 		p.callHelp(e, w)
 	}
 	began := time.Now()
@@ -132,6 +132,13 @@ func (p *Poller[T]) turn(e *epoll[T], w *worker[T]) {
 			runtime.Gosched()
 		}
 	}
+}
+
+// needsHelp reports whether n events are too many for one goroutine. from is [helpFrom],
+// but in tests.
+func (w *worker[T]) needsHelp(n int, from time.Duration) bool {
+	turn := time.Duration(n) * w.took
+	return turn > from || turn > helpFromHeavy && w.took > heavy
 }
 
 // crowded reports whether the goroutines of the instance may have all processors, or a
