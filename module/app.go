@@ -114,7 +114,7 @@ func (a *App) add(r *Relay, parents []caddy.Module) error {
 	return nil
 }
 
-// turn holds the app in force and the one started after it. A started config can
+// turn holds the app of the current config and the one started after it. A started config can
 // still be rejected, because another of its apps fails to start. It is accepted
 // once Caddy stops its predecessor; only then its settings take effect.
 var turn struct {

@@ -65,7 +65,7 @@ func TestSystemResolver(t *testing.T) {
 		t.Errorf("targets %v, TTL %v, error %v", targets, ttl, err)
 	}
 
-	// The hosts file is in force with servers in the config, too, also for names
+	// The hosts file counts with servers in the config, too, also for names
 	// without a dot, and search domains are not.
 	own := newClient(t, Both, s)
 	wantAddrs(t, own, "alone", "192.0.2.7")

@@ -32,7 +32,7 @@ func AsyncRelay(files *yamlfile.Files, log func() *zap.Logger) caddycmd.Command 
 Runs a YAML file of async-relay and follows its changes. Once the file has kept
 its new content for the delay, the command loads it. Like any reload, this
 interrupts no connection. Errors in the file are logged; the previous config
-stays in force.`,
+stays.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Version = version.Get().String()
 			cmd.SetVersionTemplate("{{.Version}}\n")

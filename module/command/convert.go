@@ -88,8 +88,8 @@ language server uses it if the file begins with:
 	}
 }
 
-// adaptMain converts a file to the JSON that Caddy runs, without the edits of the page
-// that are in force. A warning mentions them.
+// adaptMain converts a file to the JSON that Caddy runs, without the edits of the
+// page. A warning mentions them.
 func adaptMain(adapter *asyncrelay.Adapter, body []byte, file string) (config []byte, warnings []caddyconfig.Warning, err error) {
 	if file == "-" {
 		return adapter.Adapt(body, map[string]any{"filename": file})

@@ -208,7 +208,7 @@ func matcher(h http.Header) func(hash string) bool {
 	}
 }
 
-// postConfigReload loads the file again. The edits made in the page stay in force,
+// postConfigReload loads the file again. The edits made in the page are kept,
 // unless the query has discard_edits=true.
 func (p *Handler) postConfigReload(w http.ResponseWriter, r *http.Request) error {
 	if p.file == nil {
