@@ -78,29 +78,12 @@ func (e *loops) StopWhenIdle() {
 // error: again in each turn until they are read. readable must not block. stop ends
 // that, and must be called before fd is closed. One more call of readable may follow.
 func (e *loops) Watch(fd int, readable func()) (stop func(), err error) {
-	return watch(e.nextPoller(), fd, readable)
+	return e.nextPoller().WatchUntil(&watched{readable}, fd, netio.Readable)
 }
 
 // WatchBusy is like Watch, on a loop that serves only sockets watched by it.
 func (e *loops) WatchBusy(fd int, readable func()) (stop func(), err error) {
-	return watch(e.nextOf(e.busy), fd, readable)
-}
-
-// watch implements Watch and WatchBusy.
-func watch(p *poller, fd int, readable func()) (stop func(), err error) {
-	slot, err := p.Join(&watched{readable})
-	if err != nil {
-		return nil, err
-	}
-	token, err := p.Watch(slot, 0, fd, netio.Readable)
-	if err != nil {
-		p.Leave(slot)
-		return nil, err
-	}
-	return func() {
-		p.Unwatch(token, fd)
-		p.Leave(slot)
-	}, nil
+	return e.nextOf(e.busy).WatchUntil(&watched{readable}, fd, netio.Readable)
 }
 
 // nextPoller returns the event loops that are not for busy sockets, in turn.

@@ -49,20 +49,14 @@ func (w *watcher) watch(p *netio.Poller[func()], now *atomic.Int32, fd int, read
 		err, w.errs = w.errs[0], w.errs[1:]
 		return nil, err
 	}
-	slot, err := p.Join(func() { w.call(readable) })
+	leave, err := p.WatchUntil(func() { w.call(readable) }, fd, netio.Readable)
 	if err != nil {
-		return nil, err
-	}
-	token, err := p.Watch(slot, 0, fd, netio.Readable)
-	if err != nil {
-		p.Leave(slot)
 		return nil, err
 	}
 	now.Add(1)
 	return func() {
 		now.Add(-1)
-		p.Unwatch(token, fd)
-		p.Leave(slot)
+		leave()
 	}, nil
 }
 

@@ -152,6 +152,24 @@ func (p *Poller[T]) Watch(at Slot, which uint8, fd int, events Events) (Token, e
 	return token, nil
 }
 
+// WatchUntil is Join and Watch for an owner of one descriptor, which leaves when stop is
+// called. stop must be called once, before the descriptor is closed.
+func (p *Poller[T]) WatchUntil(value T, fd int, events Events) (stop func(), err error) {
+	slot, err := p.Join(value)
+	if err != nil {
+		return nil, err
+	}
+	token, err := p.Watch(slot, 0, fd, events)
+	if err != nil {
+		p.Leave(slot)
+		return nil, err
+	}
+	return func() {
+		p.Unwatch(token, fd)
+		p.Leave(slot)
+	}, nil
+}
+
 // Change replaces the events that a watched descriptor is watched for. Those that are
 // ready are reported again, after what is ready already.
 //

@@ -88,20 +88,7 @@ func (e *loops) NewMover(client Client, rules Rules, wheel *Wheel) Connector {
 // goroutines at once. It must not block. stop must be called before fd is closed. More
 // calls of readable may follow.
 func (e *loops) Watch(fd int, readable func()) (stop func(), err error) {
-	p := e.nextLoop().poller
-	slot, err := p.Join(&watched{readable})
-	if err != nil {
-		return nil, err
-	}
-	token, err := p.Watch(slot, 0, fd, netio.Readable)
-	if err != nil {
-		p.Leave(slot)
-		return nil, err
-	}
-	return func() {
-		p.Unwatch(token, fd)
-		p.Leave(slot)
-	}, nil
+	return e.nextLoop().poller.WatchUntil(&watched{readable}, fd, netio.Readable)
 }
 
 // loopRun is what one goroutine of a loop has while it runs.
