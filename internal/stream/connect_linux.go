@@ -63,7 +63,6 @@ func (m *loopMover) connectEventLocked(events netio.Events, w *workspace) {
 	m.connecting = nil
 	if errno == 0 {
 		m.carryLocked(m.rules.Connected(), w)
-		m.continueLocked()
 		return
 	}
 	m.releaseBackendLocked()

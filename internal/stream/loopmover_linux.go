@@ -109,12 +109,11 @@ func (m *loopMover) carryLocked(totals Totals, w *workspace) {
 	if m.ends.over {
 		return
 	}
-	if m.canMoveLocked(ClientSide) || m.canMoveLocked(BackendSide) { // watching for room makes the loop report it at once, and continue
-		m.sockets[ClientSide].watchOut, m.sockets[BackendSide].watchOut = true, true
-	}
 	if err := m.watchLocked(ClientSide, BackendSide); err != nil {
 		m.exhaustedLocked(err)
+		return
 	}
+	m.continueLocked()
 }
 
 // watchLocked makes the loop report events of sockets that it does not watch yet.
@@ -175,9 +174,9 @@ func (m *loopMover) handle(token netio.Token, events netio.Events, w *workspace)
 	}
 }
 
-// continueLocked makes the loop report what is left to move after a turn: a change of
-// the events reports again what is ready. The loop's other relays, which are reported
-// already, come first.
+// continueLocked is called after a turn. If the relay has more to move, it makes the
+// kernel report the relay again, by setting the events of a socket once more. Relays that
+// are ready already are reported first.
 func (m *loopMover) continueLocked() {
 	for _, source := range []Side{ClientSide, BackendSide} {
 		s := &m.sockets[source]

@@ -39,8 +39,8 @@ func queueBytes(t *testing.T, engine *loops, spliced bool) (r *loopRig, sent str
 	return r, sent
 }
 
-// A relay with more to move than one turn allows continues, though no event reports
-// what is left. The other relays of the loop have their turns between its own.
+// A relay with more to move than one turn allows continues without a new event of its
+// sockets, and after the relays of its loop that are ready.
 func TestRelayContinues(t *testing.T) {
 	t.Setenv("RELAY_DISABLE", "")
 	for name, spliced := range map[string]bool{"spliced": true, "copied": false} {
