@@ -17,8 +17,9 @@ import (
 // need these.
 type descriptorAcceptor struct {
 	addr *net.TCPAddr
-	call acceptCall      // of accept
-	raw  syscall.RawConn // that of file; nil until accept has called watch
+	call acceptCall                  // of accept
+	try  func(listener uintptr) bool // call.accept, bound once to save an allocation per client
+	raw  syscall.RawConn             // that of file; nil until accept has called watch
 
 	mu     sync.Mutex       // guards the fields below
 	ln     *net.TCPListener // the listening socket until file is open, then nil
@@ -29,7 +30,6 @@ type descriptorAcceptor struct {
 
 // acceptCall holds the result of one non-blocking accept.
 type acceptCall struct {
-	try    func(listener uintptr) bool // acceptCall.accept, bound once to save an allocation per client
 	fd     int
 	client netip.AddrPort
 	errno  syscall.Errno
@@ -41,7 +41,7 @@ func newAcceptor(ln *net.TCPListener) acceptor {
 		return netAcceptor{ln}
 	}
 	a := &descriptorAcceptor{addr: ln.Addr().(*net.TCPAddr), ln: ln}
-	a.call.try = a.call.accept
+	a.try = a.call.accept
 	// Accepted sockets inherit TCP_NODELAY, see tcp(7). The relay sends all that
 	// it has received at once, so Nagle's algorithm would only add latency.
 	// They also inherit keep-alive, which costs no system call per client then.
@@ -130,7 +130,7 @@ func (a *descriptorAcceptor) accept() (client net.Conn, waited bool, err error) 
 		return nil, true, a.failed(err)
 	}
 	a.call.waited = false
-	if err := a.raw.Read(a.call.try); err != nil {
+	if err := a.raw.Read(a.try); err != nil {
 		return nil, true, a.failed(err)
 	}
 	if a.call.errno != 0 {
@@ -157,20 +157,18 @@ func (a *descriptorAcceptor) tryPrepare() (err error) {
 	return err
 }
 
-// queuedCalls are the calls of acceptQueued, pooled because each has a bound method.
+// queuedCalls are the calls of acceptQueued, pooled because each has a bound function.
 var queuedCalls = sync.Pool{New: func() any {
 	q := new(queuedCall)
-	q.try = q.accept
+	q.try = func(listener uintptr) { q.accept(listener) }
 	return q
 }}
 
 // queuedCall is a call of acceptQueued.
 type queuedCall struct {
 	acceptCall
-	try func(listener uintptr)
+	try func(listener uintptr) // accept
 }
-
-func (q *queuedCall) accept(listener uintptr) { q.acceptCall.accept(listener) }
 
 // acceptQueued implements acceptor.
 func (a *descriptorAcceptor) acceptQueued() (client net.Conn, err error) {
