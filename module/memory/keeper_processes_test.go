@@ -10,20 +10,29 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
+// overtaken returns the keepers of two processes with one record. The later one has
+// written b, and the older one wants to write c.
+func overtaken(store *fakeStore) (older, later *kept) {
+	older = keep(store, 1, nil)
+	older.change("a")
+	time.Sleep(2 * time.Second)
+	later = keep(store, 2, nil)
+	later.change("b")
+	time.Sleep(2 * time.Second)
+	older.change("c")
+	return older, later
+}
+
+// refused is the log line of the older one, which may not write.
+const refused = "failed: process 2 on h, which has started later, writes the same memory: give each instance a name of its own"
+
 // Of two processes with one record, the later one keeps it. A process that follows a
 // killed one replaces its record, whatever its clock says.
 func TestKeeperOfTwoProcesses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &fakeStore{}
-		older := keep(store, 1, nil)
-		older.change("a")
+		older, later := overtaken(store)
 		time.Sleep(2 * time.Second)
-		later := keep(store, 2, nil)
-		later.change("b")
-		time.Sleep(2 * time.Second)
-		older.change("c")
-		time.Sleep(2 * time.Second)
-		const refused = "failed: process 2 on h, which has started later, writes the same memory: give each instance a name of its own"
 		older.want(t, 2, "b", refused)
 		later.change("d")
 		time.Sleep(2 * time.Second)
@@ -86,14 +95,7 @@ func TestKeeperOfTwoProcessesAfterReload(t *testing.T) {
 func TestKeeperTakesTheRecordBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &fakeStore{}
-		older := keep(store, 1, nil)
-		older.change("a")
-		time.Sleep(2 * time.Second)
-		later := keep(store, 2, nil)
-		later.change("b")
-		time.Sleep(2 * time.Second)
-		older.change("c")
-		const refused = "failed: process 2 on h, which has started later, writes the same memory: give each instance a name of its own"
+		older, later := overtaken(store)
 		time.Sleep(time.Hour) // the other one writes it six times meanwhile
 		older.want(t, store.count(), "b", refused)
 		later.Stop() // as at a kill
