@@ -121,7 +121,9 @@ func runBench() error {
 	go func() {
 		<-stop
 		stopAll()
-		_ = os.RemoveAll(dir)
+		for deadline := time.Now().Add(time.Second); os.RemoveAll(dir) != nil && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond) // killed processes may still write files
+		}
 		os.Exit(130)
 	}()
 
