@@ -223,7 +223,7 @@ func (b *bench) measure(r row, t target) (values, error) {
 		if r.beside != nil {
 			s.services[1].listen = s.services[1].backends[0]
 		}
-		return b.load(r, s, j)
+		return b.load(r, t, s, j)
 	}
 	argv, err := t.command(s)
 	if err != nil {
@@ -243,10 +243,7 @@ func (b *bench) measure(r row, t target) (values, error) {
 	if j.PIDs, err = c.family(); err != nil {
 		return nil, err
 	}
-	if b.profile != "" && t.caddy {
-		defer b.takeProfile(r, t, s)()
-	}
-	return b.load(r, s, j)
+	return b.load(r, t, s, j)
 }
 
 // startTarget starts a target and waits until it listens.
@@ -269,9 +266,15 @@ func (b *bench) startTarget(r row, s setup, argv []string) (*child, error) {
 }
 
 // load runs a row's load, and the one beside it.
-func (b *bench) load(r row, s setup, j job) (values, error) {
-	if r.beside == nil {
+func (b *bench) load(r row, t target, s setup, j job) (values, error) {
+	run := func() (values, error) {
+		if b.profile != "" && t.caddy {
+			defer b.takeProfile(r, t, s)()
+		}
 		return runLoad(b.dir, j)
+	}
+	if r.beside == nil {
+		return run()
 	}
 	other := r.beside.job
 	other.Addr, other.Window = s.services[1].listen, 2*b.window+500*time.Millisecond
@@ -281,7 +284,13 @@ func (b *bench) load(r row, s setup, j job) (values, error) {
 	}
 	defer c.stop()
 	time.Sleep(300 * time.Millisecond) // until it is in full swing
-	v, err := runLoad(b.dir, j)
+	if other.Kind == "stalled" {
+		// The backend may still be filling the kernel's buffers, up to 33 MB for each client.
+		if err := append(meter{b.backend.cmd.Process.Pid}, j.PIDs...).waitIdle(10 * time.Second); err != nil {
+			return nil, fmt.Errorf("clients that stopped reading: %w", err)
+		}
+	}
+	v, err := run()
 	if err != nil || other.Kind == "stalled" {
 		return v, err
 	}
