@@ -19,6 +19,7 @@ type bench struct {
 	dir     string
 	built   string // the commit that the relay was built from
 	files   uint64 // limit of open files, of each process
+	network network
 	targets []target
 	backend *child
 	ports   backendPorts
@@ -26,15 +27,13 @@ type bench struct {
 	turn    int       // number of the measurement; selects ports and backend addresses
 }
 
-func newBench(o options, dir string) (*bench, error) {
-	b := &bench{options: o, dir: dir, built: commit()}
+func newBench(o options, dir string, n network) (*bench, error) {
+	b := &bench{options: o, dir: dir, built: commit(), network: n}
 	var err error
 	if b.files, err = raiseFileLimit(); err != nil {
 		return nil, err
 	}
-	if b.targets, err = findTargets(o, dir); err != nil {
-		return nil, err
-	}
+	b.targets = findTargets(o, dir)
 	b.backend, err = startChild(dir, os.Args[0], "backend")
 	if err != nil {
 		return nil, err
