@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -124,6 +125,15 @@ func (b *bench) run(all *results) error {
 
 // prepare reports why a row cannot be measured here.
 func (b *bench) prepare(r row) error {
+	if r.congestion != "" {
+		available, err := os.ReadFile(availableCongestionFile)
+		if err != nil {
+			return err
+		}
+		if err := b.network.can(r.congestion, string(available)); err != nil {
+			return err
+		}
+	}
 	switch {
 	case r.files > b.files:
 		return fmt.Errorf("it needs %d descriptors, and the limit is %d", r.files, b.files)
@@ -178,8 +188,14 @@ func (b *bench) setup(r row) (setup, error) {
 }
 
 // measure starts a target, runs the row's load on it, and stops it.
-func (b *bench) measure(r row, t target) (values, error) {
+func (b *bench) measure(r row, t target) (v values, err error) {
 	b.turn++
+	if r.congestion != "" {
+		if err := setCongestion(r.congestion); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, setCongestion(defaultCongestion)) }()
+	}
 	if r.distant {
 		leave, err := b.path.enter()
 		if err != nil {
