@@ -22,6 +22,7 @@ func (r *results) describe(b *bench) {
 		fmt.Sprintf("Linux %s, %s, %d cores, %s", kernel(), runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
 		fmt.Sprintf("median of %d rounds of %v", b.rounds, b.window),
 	}
+	facts = append(facts, b.network.fact())
 	if b.built != "" {
 		facts = append(facts, "this relay at "+b.built)
 	}

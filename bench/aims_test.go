@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -32,7 +33,10 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: reached %.3f, met %v, measured %v", c.name, v.reached, v.met, ok)
 		}
 	}
+	r.begin("left out")
+	r.skip("left out", errors.New("too few descriptors"))
 	for _, missing := range []aim{
+		{row: "left out", key: "cpu", thanRow: "row", growth: true}, {row: "row", key: "cpu", thanRow: "left out"},
 		{row: "absent", key: "cpu", than: nginx}, {row: "row", key: "p99", than: nginx}, {row: "row", key: "cpu", than: proxy}, {row: "row", key: "cpu", thanRow: "absent"},
 	} {
 		if v, ok := missing.judge(r); ok {

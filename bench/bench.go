@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ type bench struct {
 	dir     string
 	built   string // the commit that the relay was built from
 	files   uint64 // limit of open files, of each process
+	network network
 	targets []target
 	backend *child
 	ports   backendPorts
@@ -26,15 +28,13 @@ type bench struct {
 	turn    int       // number of the measurement; selects ports and backend addresses
 }
 
-func newBench(o options, dir string) (*bench, error) {
-	b := &bench{options: o, dir: dir, built: commit()}
+func newBench(o options, dir string, n network) (*bench, error) {
+	b := &bench{options: o, dir: dir, built: commit(), network: n}
 	var err error
 	if b.files, err = raiseFileLimit(); err != nil {
 		return nil, err
 	}
-	if b.targets, err = findTargets(o, dir); err != nil {
-		return nil, err
-	}
+	b.targets = findTargets(o, dir)
 	b.backend, err = startChild(dir, os.Args[0], "backend")
 	if err != nil {
 		return nil, err
@@ -125,6 +125,15 @@ func (b *bench) run(all *results) error {
 
 // prepare reports why a row cannot be measured here.
 func (b *bench) prepare(r row) error {
+	if r.congestion != "" {
+		available, err := os.ReadFile(availableCongestionFile)
+		if err != nil {
+			return err
+		}
+		if err := b.network.can(r.congestion, string(available)); err != nil {
+			return err
+		}
+	}
 	switch {
 	case r.files > b.files:
 		return fmt.Errorf("it needs %d descriptors, and the limit is %d", r.files, b.files)
@@ -179,8 +188,14 @@ func (b *bench) setup(r row) (setup, error) {
 }
 
 // measure starts a target, runs the row's load on it, and stops it.
-func (b *bench) measure(r row, t target) (values, error) {
+func (b *bench) measure(r row, t target) (v values, err error) {
 	b.turn++
+	if r.congestion != "" {
+		if err := setCongestion(r.congestion); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, setCongestion(defaultCongestion)) }()
+	}
 	if r.distant {
 		leave, err := b.path.enter()
 		if err != nil {
@@ -223,7 +238,7 @@ func (b *bench) measure(r row, t target) (values, error) {
 		if r.beside != nil {
 			s.services[1].listen = s.services[1].backends[0]
 		}
-		return b.load(r, s, j)
+		return b.load(r, t, s, j)
 	}
 	argv, err := t.command(s)
 	if err != nil {
@@ -243,10 +258,7 @@ func (b *bench) measure(r row, t target) (values, error) {
 	if j.PIDs, err = c.family(); err != nil {
 		return nil, err
 	}
-	if b.profile != "" && t.caddy {
-		defer b.takeProfile(r, t, s)()
-	}
-	return b.load(r, s, j)
+	return b.load(r, t, s, j)
 }
 
 // startTarget starts a target and waits until it listens.
@@ -269,9 +281,15 @@ func (b *bench) startTarget(r row, s setup, argv []string) (*child, error) {
 }
 
 // load runs a row's load, and the one beside it.
-func (b *bench) load(r row, s setup, j job) (values, error) {
-	if r.beside == nil {
+func (b *bench) load(r row, t target, s setup, j job) (values, error) {
+	run := func() (values, error) {
+		if b.profile != "" && t.caddy {
+			defer b.takeProfile(r, t, s)()
+		}
 		return runLoad(b.dir, j)
+	}
+	if r.beside == nil {
+		return run()
 	}
 	other := r.beside.job
 	other.Addr, other.Window = s.services[1].listen, 2*b.window+500*time.Millisecond
@@ -281,7 +299,13 @@ func (b *bench) load(r row, s setup, j job) (values, error) {
 	}
 	defer c.stop()
 	time.Sleep(300 * time.Millisecond) // until it is in full swing
-	v, err := runLoad(b.dir, j)
+	if other.Kind == "stalled" {
+		// The backend may still be filling the kernel's buffers, up to 33 MB for each client.
+		if err := append(meter{b.backend.cmd.Process.Pid}, j.PIDs...).waitIdle(10 * time.Second); err != nil {
+			return nil, fmt.Errorf("clients that stopped reading: %w", err)
+		}
+	}
+	v, err := run()
 	if err != nil || other.Kind == "stalled" {
 		return v, err
 	}

@@ -56,6 +56,7 @@ func goals(rows []row) []aim {
 	}
 	for _, grown := range []struct{ row, from, why string }{
 		{row: "TCP ping-pong, 64 B, 1,000 connections", from: pingPong}, {row: "TCP ping-pong, 64 B, 8,000 connections", from: pingPong},
+		{row: "TCP ping-pong, 64 B, 10,000 connections", from: pingPong},
 		{row: "UDP ping-pong, 64 B, 1,000 clients", from: udp}, {row: "UDP ping-pong, 64 B, 10,000 clients", from: udp},
 		{row: "TCP ping-pong, 64 B, 64 connections to 10 services", from: pingPong}, {row: "TCP ping-pong, 64 B, 64 connections to 1,000 services", from: pingPong},
 		{row: "UDP ping-pong, 64 B, 64 clients of 10 services", from: udp},

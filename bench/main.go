@@ -11,14 +11,14 @@
 //	go run ./bench -write docs/performance.md -json now.json
 //	go run ./bench -compare old.json
 //
-// Run it from the root of the repository. It uses loopback addresses and network
-// namespaces of its own, and stops by itself. haproxy and nginx are measured if they
-// are installed.
+// Run it from the root of the repository. It uses loopback addresses, as root in network
+// namespaces of its own, and stops by itself. haproxy and nginx are measured if they are
+// installed.
 //
 // main.go has the command, and bench.go the run. The relays that are measured are in
 // targets.go, their configs in configs.go. rows_*.go, oneway.go, failover.go and
-// killed.go have the rows, each with its load; backend.go has the backends, and
-// slowpath.go a slow network. What is read of the kernel is in proc.go,
+// killed.go have the rows, each with its load; backend.go has the backends, network.go
+// the bench's own network, and slowpath.go a slow one. What is read of the kernel is in proc.go,
 // measure_linux.go and span_linux.go. results.go holds the results; table.go, aims.go,
 // compare.go and report.go show them. goals.go has what the results should be.
 package main
@@ -111,7 +111,7 @@ func runBench() error {
 	}
 	runtime.LockOSThread() // the kernel kills a child when the thread that started it ends
 
-	dir, err := os.MkdirTemp("", "relay-bench-")
+	network, dir, first, err := beginStage()
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,9 @@ func runBench() error {
 	go func() {
 		<-stop
 		stopAll()
-		_ = os.RemoveAll(dir)
+		for deadline := time.Now().Add(time.Second); os.RemoveAll(dir) != nil && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond) // killed processes may still write files
+		}
 		os.Exit(130)
 	}()
 
@@ -138,7 +140,15 @@ func runBench() error {
 	}
 	rows := allRows(o)
 	if slices.ContainsFunc(rows, func(r row) bool { return o.rows.MatchString(r.name) }) {
-		b, err := newBench(o, dir)
+		if first {
+			if err := buildRelay(dir); err != nil {
+				return err
+			}
+			if err := nextStage(network, dir); err != nil {
+				return err
+			}
+		}
+		b, err := newBench(o, dir, network)
 		if err != nil {
 			return err
 		}

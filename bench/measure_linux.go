@@ -30,6 +30,43 @@ func (m meter) cpu() (sum time.Duration, err error) {
 	return sum, nil
 }
 
+// waitIdle waits until the processes together use next to no CPU time. It returns an
+// error if they still do after the limit.
+func (m meter) waitIdle(limit time.Duration) error {
+	before, err := m.cpu()
+	if err != nil {
+		return err
+	}
+	var streak idleStreak
+	for began, at := time.Now(), time.Now(); time.Since(began) < limit; {
+		time.Sleep(100 * time.Millisecond)
+		now, err := m.cpu()
+		if err != nil {
+			return err
+		}
+		took := time.Since(at)
+		if streak.add(now-before, took) {
+			return nil
+		}
+		before, at = now, at.Add(took)
+	}
+	return fmt.Errorf("not idle after %v", limit)
+}
+
+// idleStreak is the number of latest intervals in a row in which processes were idle.
+type idleStreak int
+
+// add records the CPU time that the processes used in an interval. It reports whether
+// they were idle for long enough: in three intervals, each with less than 2 % of a CPU.
+func (s *idleStreak) add(used, took time.Duration) bool {
+	if used*50 >= took {
+		*s = 0
+		return false
+	}
+	*s++
+	return *s >= 3
+}
+
 // resident returns the resident memory of the processes.
 func (m meter) resident() (kib float64, err error) {
 	for _, pid := range m {

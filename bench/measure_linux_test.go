@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -24,6 +25,38 @@ func TestMeterSeesThisProcess(t *testing.T) {
 	}
 	if n, err := m.descriptors(); err != nil || n < 3 {
 		t.Errorf("%v descriptors, %v", n, err)
+	}
+}
+
+func TestIdleStreak(t *testing.T) {
+	const busy, idle, interval = 2 * time.Millisecond, 1999 * time.Microsecond, 100 * time.Millisecond
+	var s idleStreak
+	for i, used := range []time.Duration{idle, idle, busy, 0, idle, 0, idle} {
+		if got, want := s.add(used, interval), i >= 5; got != want {
+			t.Errorf("interval %d: idle for long enough is %v, want %v", i, got, want)
+		}
+	}
+}
+
+func TestWaitIdle(t *testing.T) {
+	runtime.LockOSThread() // the kernel kills a child when the thread that started it ends
+	defer runtime.UnlockOSThread()
+	for _, c := range []struct {
+		script string
+		idle   bool
+	}{{"sleep 60", true}, {"while :; do :; done", false}} {
+		child, err := startChild(t.TempDir(), "sh", "-c", c.script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer child.stop()
+		limit := 30 * time.Second
+		if !c.idle {
+			limit = time.Second
+		}
+		if err := (meter{child.cmd.Process.Pid}).waitIdle(limit); (err == nil) != c.idle {
+			t.Errorf("%s: %v", c.script, err)
+		}
 	}
 }
 

@@ -31,7 +31,13 @@ type child struct {
 // that a child has started, such as nginx's workers, would otherwise outlive it.
 var running sync.Map
 
+// starting is held for reading while a child is started, and for writing from stopAll on.
+var starting sync.RWMutex
+
+// stopAll kills all children. The bench starts no more of them: a goroutine that tries to
+// is blocked until the process ends.
 func stopAll() {
+	starting.Lock()
 	running.Range(func(key, _ any) bool {
 		_ = syscall.Kill(-key.(int), syscall.SIGKILL)
 		return true
@@ -46,6 +52,8 @@ func startChild(dir string, argv ...string) (*child, error) {
 // startChildWith starts a program with a standard input, unless in is nil, and with
 // more open files, from number 3 on.
 func startChildWith(dir string, in io.Reader, files []*os.File, argv ...string) (*child, error) {
+	starting.RLock()
+	defer starting.RUnlock()
 	log, err := os.CreateTemp(dir, "log-")
 	if err != nil {
 		return nil, err

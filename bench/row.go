@@ -23,22 +23,23 @@ type object = map[string]any
 
 // row is one kind of work, on which all targets are measured.
 type row struct {
-	name      string
-	group     string // the table that it is part of
-	network   string // tcp, udp
-	backends  string // a service of backend.go, or a case of failover.go
-	responses bool   // a UDP session ends after one answer
-	full      bool   // the table of UDP sessions is full
-	services  int    // number of services; 0 for one
-	files     uint64 // descriptors that the relay needs, if more than usual
-	oneCore   bool   // the target runs on one CPU, all else on another one
-	distant   bool   // the backend is at the other end of a slow path
-	beside    *beside
-	slow      bool   // -quick leaves it out
-	relay     object // more options of the relay
-	relayOnly bool   // peers are not measured
-	job       job
-	metrics   []metric
+	name       string
+	group      string // the table that it is part of
+	network    string // tcp, udp
+	backends   string // a service of backend.go, or a case of failover.go
+	responses  bool   // a UDP session ends after one answer
+	full       bool   // the table of UDP sessions is full
+	services   int    // number of services; 0 for one
+	files      uint64 // descriptors that the relay needs, if more than usual
+	oneCore    bool   // the target runs on one CPU, all else on another one
+	congestion string // TCP's congestion control, in the bench's own network; "" for the default
+	distant    bool   // the backend is at the other end of a slow path
+	beside     *beside
+	slow       bool   // -quick leaves it out
+	relay      object // more options of the relay
+	relayOnly  bool   // peers are not measured
+	job        job
+	metrics    []metric
 }
 
 // beside is another load that runs in parallel, on a service of its own.

@@ -4,20 +4,26 @@ package main
 
 import "fmt"
 
-// mostRelays is a number of TCP relays, each with two descriptors, that a limit of
-// 20,000 allows. The relay refuses more from the backends' own machine: they could be a
-// loop.
-const mostRelays = 8000
+// filesFor returns the least limit of descriptors with which the relay accepts a number
+// of TCP clients from the backends' own machine. It refuses more, because they could be a
+// loop: see docs/operations.md.
+func filesFor(relays int) uint64 {
+	const others = 500 // descriptors that are not those of clients and backends
+	// A sixteenth of those for TCP relays must be free.
+	forRelays := (uint64(2*relays+others)*16 + 14) / 15
+	// In front of them are two reserves, each a sixteenth of the limit, and at most 1,024.
+	return min((forRelays*8+6)/7, forRelays+2*1024)
+}
 
 // growthRows are about the cost of the same work among more connections, sessions
 // and services.
 func growthRows() []row {
 	var rows []row
-	for _, count := range []int{10, 100, 1000, mostRelays} {
+	for _, count := range []int{10, 100, 1000, 8000, 10_000} { // a limit of 20,000 descriptors allows 8,000
 		r := row{name: fmt.Sprintf("TCP ping-pong, 64 B, %s connections", whole(count)), network: "tcp", backends: tcpEcho,
 			job: job{Kind: "ping-pong", Count: count, Size: 64}, metrics: roundTrips()}
 		if count >= manyRelays {
-			r.files, r.metrics = uint64(2*count+500), append(r.metrics, single("memory", "KiB RSS per active connection", true))
+			r.files, r.metrics = filesFor(count), append(r.metrics, single("memory", "KiB RSS per active connection", true))
 		}
 		rows = append(rows, r)
 	}

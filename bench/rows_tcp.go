@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,15 +16,13 @@ import (
 func tcpRows() []row {
 	var rows []row
 	for _, streams := range []int{1, 16, 64} {
-		many := fmt.Sprintf("%d streams", streams)
-		if streams == 1 {
-			many = "1 stream"
+		rows = append(rows, bulkRows(streams)...)
+	}
+	for _, streams := range []int{1, 16} {
+		for _, r := range bulkRows(streams) {
+			r.name, r.congestion = strings.Replace(r.name, "bulk", "bulk with BBR", 1), "bbr"
+			rows = append(rows, r)
 		}
-		rows = append(rows,
-			row{name: "TCP bulk, client to backend, " + many, backends: tcpSink,
-				job: job{Kind: "bulk up", Count: streams}, metrics: bulk()},
-			row{name: "TCP bulk, backend to client, " + many, backends: tcpSource,
-				job: job{Kind: "bulk down", Count: streams}, metrics: bulk()})
 	}
 	trips := roundTrips()
 	for _, count := range []int{1, 64} {
@@ -43,6 +42,20 @@ func tcpRows() []row {
 		rows[i].group, rows[i].network = "TCP", "tcp"
 	}
 	return rows
+}
+
+// bulkRows returns the rows for both directions.
+func bulkRows(streams int) []row {
+	many := fmt.Sprintf("%d streams", streams)
+	if streams == 1 {
+		many = "1 stream"
+	}
+	return []row{
+		{name: "TCP bulk, client to backend, " + many, backends: tcpSink,
+			job: job{Kind: "bulk up", Count: streams}, metrics: bulk()},
+		{name: "TCP bulk, backend to client, " + many, backends: tcpSource,
+			job: job{Kind: "bulk down", Count: streams}, metrics: bulk()},
+	}
 }
 
 const (

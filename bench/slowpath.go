@@ -95,8 +95,8 @@ func join(namespace *os.File) error {
 // newHost moves the thread to a new network namespace with loopback and a TUN device.
 // All addresses of the device's network but its own are on the other side.
 func newHost(ip string) (device *os.File, err error) {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("making a network namespace: %w", err)
+	if err := newNetwork(); err != nil {
+		return nil, err
 	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -112,9 +112,6 @@ func newHost(ip string) (device *os.File, err error) {
 		// As on loopback by default. Otherwise the ports of ended connections run out, and
 		// connect(2) spends ten times the CPU time to find a free one.
 		err = os.WriteFile("/proc/sys/net/ipv4/tcp_tw_reuse", []byte("1"), 0)
-	}
-	if err == nil {
-		err = up("lo", "")
 	}
 	if err == nil {
 		err = up(pathDevice, ip)

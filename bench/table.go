@@ -13,7 +13,7 @@ func (r *results) tables(rows []row) string {
 	var out strings.Builder
 	var groups []string
 	for _, row := range rows {
-		if r.row(row.name) != nil && !slices.Contains(groups, row.group) {
+		if r.measured(row) != nil && !slices.Contains(groups, row.group) {
 			groups = append(groups, row.group)
 		}
 	}
@@ -22,7 +22,7 @@ func (r *results) tables(rows []row) string {
 		fmt.Fprintf(&out, "\n**%s**\n\n| row | unit | %s | spread |\n|---|---|%s---:|\n", group,
 			strings.Join(columns, " | "), strings.Repeat("---:|", len(columns)))
 		for _, row := range rows {
-			if measured := r.row(row.name); row.group == group && measured != nil {
+			if measured := r.measured(row); row.group == group && measured != nil {
 				measured.lines(&out, row, columns)
 			}
 		}
@@ -46,13 +46,22 @@ func (r *results) tables(rows []row) string {
 func (r *results) columns(group string, rows []row) (names []string) {
 	for _, name := range r.Columns {
 		if slices.ContainsFunc(rows, func(row row) bool {
-			measured := r.row(row.name)
+			measured := r.measured(row)
 			return row.group == group && measured != nil && measured.has(name, row)
 		}) {
 			names = append(names, name)
 		}
 	}
 	return names
+}
+
+// measured returns the results of a row, or nil if it has no values, because it was left
+// out, for example.
+func (r *results) measured(of row) *rowResult {
+	if found := r.row(of.name); found != nil && len(found.Samples) > 0 {
+		return found
+	}
+	return nil
 }
 
 // has reports whether a target has a value that a row reports.

@@ -40,6 +40,7 @@ func TestTables(t *testing.T) {
 	r.add("row", ours, values{"rate": 500})
 	r.fail("row", "peer", errors.New("not\nthere"))
 	r.fail("row", "peer", errors.New("again"))
+	r.begin("other")
 	r.skip("other", errors.New("no root"))
 	got := r.tables(rows)
 	want := strings.Join([]string{

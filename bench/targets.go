@@ -49,14 +49,21 @@ func (t target) does(r row) bool {
 	return true
 }
 
-// findTargets builds the relay and finds the peers that are installed.
-func findTargets(o options, dir string) ([]target, error) {
-	caddy := filepath.Join(dir, "caddy")
-	build := exec.Command("go", "build", "-o", caddy, "./cmd/caddy")
+// relayProgram returns the path of the relay that buildRelay builds.
+func relayProgram(dir string) string { return filepath.Join(dir, "caddy") }
+
+func buildRelay(dir string) error {
+	build := exec.Command("go", "build", "-o", relayProgram(dir), "./cmd/caddy")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
-		return nil, fmt.Errorf("building the relay (run this from the root of the repository): %w", err)
+		return fmt.Errorf("building the relay (run this from the root of the repository): %w", err)
 	}
+	return nil
+}
+
+// findTargets returns the relay, which has been built, and the peers that are installed.
+func findTargets(o options, dir string) []target {
+	caddy := relayProgram(dir)
 	version := firstMatch(`v\S+`, output("go", "list", "-m", "-f", "{{.Version}}", "github.com/mholt/caddy-l4"))
 	targets := []target{
 		{name: "direct", quick: true},
@@ -89,7 +96,7 @@ func findTargets(o options, dir string) ([]target, error) {
 			target{name: "nginx", version: version, command: run(false)},
 			target{name: nginx, version: version, quick: true, command: run(true)})
 	}
-	return targets, nil
+	return targets
 }
 
 // find returns the path of a program, or "". It also searches where Debian installs
