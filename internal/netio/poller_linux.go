@@ -79,6 +79,7 @@ type Run[T any] interface {
 type Poller[T any] struct {
 	// Set once.
 	workers  int                    // the most goroutines at a time
+	budget   *ProcessorBudget       // of the process; nil: none
 	newRun   func() (Run[T], error) // called under mu
 	timed    bool                   // turns are timed: there may be helpers, or just one processor
 	helpFrom time.Duration          // the constant; tests set another value
@@ -108,9 +109,9 @@ const lingerTime = time.Second
 // goroutines at once. newRun allocates what a goroutine needs; it must not block and not
 // use the poller. After StopIfIdle, goroutines may still be in their last Turn when the
 // next leader starts.
-func NewPoller[T any](workers int, newRun func() (Run[T], error)) *Poller[T] {
+func NewPoller[T any](workers int, budget *ProcessorBudget, newRun func() (Run[T], error)) *Poller[T] {
 	timed := workers > 1 || runtime.GOMAXPROCS(0) == 1
-	return &Poller[T]{workers: workers, newRun: newRun, timed: timed, helpFrom: helpFrom}
+	return &Poller[T]{workers: workers, budget: budget, newRun: newRun, timed: timed, helpFrom: helpFrom}
 }
 
 // AlwaysHelp makes the goroutines start a helper whenever there are events of two
@@ -252,7 +253,7 @@ func (p *Poller[T]) stopIfIdleLocked() {
 	if p.current == nil || len(p.free) < len(p.slots) {
 		return
 	}
-	_ = p.current.file.Close()
+	p.current.close()
 	p.current = nil
 	if len(p.slots) > maxEvents { // free the table of a burst
 		p.slots, p.free = nil, nil
