@@ -14,7 +14,7 @@ import (
 type ProcessorBudget struct {
 	used func() (int, bool) // returns how many processors are in use or wanted; set once, as is all
 
-	mu     sync.Mutex // guards the fields below; held for no blocking call
+	mu     sync.Mutex // guards the fields below, and calls of used
 	kept   int
 	looked time.Time // when used was called last
 	pause  time.Time // until then no processor may be kept
