@@ -71,9 +71,8 @@ type Run[T any] interface {
 // are owners, and for a linger time after the last one has left. Helpers run while
 // there is too much to do for one goroutine, see poller_workers_linux.go.
 //
-// The leader waits in Go's network poller, which watches the epoll instance like any
-// other descriptor: waking a goroutine is faster than waking a thread that blocks in
-// epoll_wait, and needs no thread.
+// The leader waits in Go's network poller, so waiting needs no thread. While single events
+// follow each other quickly, it waits in epoll_wait(2), see poller_wait_linux.go.
 //
 // All methods may be called by any goroutine.
 type Poller[T any] struct {
@@ -104,7 +103,8 @@ type slot[T any] struct {
 const lingerTime = time.Second
 
 // NewPoller returns a poller that holds no resources until [Poller.Join]. At most
-// workers goroutines handle events at a time; with more than one, all descriptors must
+// workers goroutines handle events at a time. The leader keeps its processor while it waits
+// for quick events only if budget is not nil and allows it. With more than one worker, all descriptors must
 // be watched with [EdgeTriggered]: events of any other one are handled by several
 // goroutines at once. newRun allocates what a goroutine needs; it must not block and not
 // use the poller. After StopIfIdle, goroutines may still be in their last Turn when the

@@ -7,19 +7,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// waiting is how the leader of a [Poller] waits for events. It is used by that goroutine
-// only.
+// waiter waits for the events of an epoll instance. The leader of a [Poller] has one, and
+// no other goroutine uses it.
 //
 // Usually the leader waits in Go's network poller, which wakes it when the gate reports
-// that there are events. While single events follow each other quickly, as those of a
-// client that waits for each answer, it waits in epoll_wait(2) itself instead and keeps
-// its processor, within the budget: to give the processor up and get it back would take
-// a fifth of such a client's round trip. For the scheduler it is a goroutine that runs
-// that long. The gate is closed meanwhile, or each event would also wake the thread
-// that waits in Go's poller.
-type waiting struct {
+// events. It waits in epoll_wait(2) itself, and keeps its processor, while single events
+// follow each other quickly, such as those of a client that waits for each answer. To give
+// the processor up and get it back takes a fifth of such a client's round trip. The
+// scheduler sees a goroutine that runs for as long. The gate is closed meanwhile, because
+// each event would also wake the thread that waits in Go's poller.
+//
+//	          quick events, and the budget allows it
+//	parking ------------------------------------------> keeping
+//	(gate open) <------------------------------------ (gate closed)
+//	      slower events, no event for 10 ms, a signal,
+//	      or all processors are in use
+type waiter struct {
 	budget *ProcessorBudget
-	wait   func(epoll int, events []unix.EpollEvent, atMost time.Duration) (n int, interrupted bool) // epollWait; tests set another one
+	// wait is epollWait. Tests set another function.
+	wait func(epoll int, events []unix.EpollEvent, atMost time.Duration) (n int, interrupted bool)
 
 	keeps bool      // it has a processor of the budget, and the gate is closed
 	idle  bool      // the latest wait has not ended
@@ -32,21 +38,21 @@ type waiting struct {
 
 const (
 	// The leader keeps its processor while both averages are below these. To give it up
-	// takes time in which more events become ready. Where there are many at once they
-	// cost less: with 8 clients that connect at a time, a connection costs 8 % more if the
-	// leader keeps its processor.
+	// takes time, in which more events become ready, and events cost less if many are
+	// ready at once: with 8 clients that connect at a time, a connection costs 8 % more
+	// if the leader keeps its processor.
 	shortGap  = 500 * time.Microsecond
 	shortWork = 40 * time.Microsecond
-	// maxKept is the longest wait with a processor. If it were below the kernel's tick,
-	// mostly 4 ms, each wait would set the hardware's timer, which costs more on a
-	// virtual machine than to give up the processor.
+	// maxKept is the longest wait with a processor. A wait that ended before the kernel's
+	// next tick, mostly in 4 ms, would set the timer of the hardware. On a virtual machine
+	// that costs more than to give the processor up.
 	maxKept = 10 * time.Millisecond
 	// realWait is the shortest time in epoll_wait that counts as a wait.
 	realWait = 2 * time.Microsecond
 )
 
-// gated are the descriptors of an epoll instance, and of its gate: another one, which is
-// in Go's poller and watches the first.
+// gated holds the descriptors of an epoll instance and of its gate. The gate is another
+// epoll instance, which watches the first and is watched by Go's poller.
 type gated struct{ number, gate int }
 
 // open makes the gate report events. op is EPOLL_CTL_ADD, or later EPOLL_CTL_MOD.
@@ -54,13 +60,13 @@ func (g gated) open(op int) error {
 	return epollCtl(g.gate, op, g.number, Readable|EdgeTriggered, 0)
 }
 
-func newWaiting(budget *ProcessorBudget) *waiting {
-	return &waiting{budget: budget, wait: epollWait, since: time.Now(), gap: maxKept}
+func newWaiter(budget *ProcessorBudget) *waiter {
+	return &waiter{budget: budget, wait: epollWait, since: time.Now(), gap: maxKept}
 }
 
 // next returns how many events it has put into events. After none, the caller waits for
 // the gate and calls next again. waited reports whether none were ready for a while.
-func (w *waiting) next(g gated, events []unix.EpollEvent) (n int, waited bool) {
+func (w *waiter) next(g gated, events []unix.EpollEvent) (n int, waited bool) {
 	if w.keeps {
 		return w.nextKept(g, events)
 	}
@@ -80,9 +86,9 @@ func (w *waiting) next(g gated, events []unix.EpollEvent) (n int, waited bool) {
 	return 0, true
 }
 
-// nextKept is next with a processor of the budget. It returns none if the leader has
-// given the processor back.
-func (w *waiting) nextKept(g gated, events []unix.EpollEvent) (n int, waited bool) {
+// nextKept is next while the leader keeps its processor. With no events, it has given the
+// processor back.
+func (w *waiter) nextKept(g gated, events []unix.EpollEvent) (n int, waited bool) {
 	began := time.Now()
 	n, interrupted := w.wait(g.number, events, maxKept)
 	now := time.Now()
@@ -111,26 +117,27 @@ func (w *waiting) nextKept(g gated, events []unix.EpollEvent) (n int, waited boo
 	return n, waited
 }
 
-// began records that the leader has nothing to do from now on.
-func (w *waiting) began(now time.Time) {
+// began records that the leader ran out of events.
+func (w *waiter) began(now time.Time) {
 	w.work = average(w.work, now.Sub(w.since))
 	w.idle, w.since = true, now
 }
 
-// ended records that it has.
-func (w *waiting) ended(now time.Time) {
+// ended records that there were events again.
+func (w *waiter) ended(now time.Time) {
 	w.gap = average(w.gap, now.Sub(w.since))
 	w.idle, w.since = false, now
 }
 
-// average returns a moving average with one more value, of which at most maxKept counts.
-func average(so, value time.Duration) time.Duration { return so + (min(value, maxKept)-so)/8 }
+// average returns a moving average after one more value. A value counts as maxKept at most,
+// so that a pause is soon forgotten.
+func average(old, value time.Duration) time.Duration { return old + (min(value, maxKept)-old)/8 }
 
 // quick reports whether single events follow each other quickly.
-func (w *waiting) quick() bool { return w.gap < shortGap && w.work < shortWork }
+func (w *waiter) quick() bool { return w.gap < shortGap && w.work < shortWork }
 
-// keep makes the leader keep its processor from now on, and reports whether it may.
-func (w *waiting) keep(g gated) bool {
+// keep takes a processor from the budget and closes the gate. It reports whether it could.
+func (w *waiter) keep(g gated) bool {
 	if !w.budget.take(w.since) {
 		return false
 	}
@@ -139,14 +146,14 @@ func (w *waiting) keep(g gated) bool {
 		return false
 	}
 	w.keeps = true
-	// The scheduler wakes a thread here, and that waits in Go's poller, for events of all
-	// others, which the leader's own thread has done until now.
+	// This makes the scheduler wake another thread, which then waits in Go's poller for the
+	// events of the rest of the process. Until now, the leader's own thread did.
 	runtime.Gosched()
 	return true
 }
 
-// giveBack ends what keep has begun.
-func (w *waiting) giveBack(g gated) {
+// giveBack undoes keep.
+func (w *waiter) giveBack(g gated) {
 	w.keeps = false
 	w.budget.put()
 	if g.open(unix.EPOLL_CTL_MOD) != nil {
@@ -155,7 +162,7 @@ func (w *waiting) giveBack(g gated) {
 }
 
 // end is called once, after the gate was closed for good.
-func (w *waiting) end() {
+func (w *waiter) end() {
 	if w.keeps {
 		w.budget.put()
 	}

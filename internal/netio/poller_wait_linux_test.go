@@ -11,19 +11,19 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// waitingRig is a waiting leader, and what watches its gate as Go's poller does.
-type waitingRig struct {
-	*waiting
+// waiterRig is a waiter whose gate is watched as by Go's poller.
+type waiterRig struct {
+	*waiter
 	gated
 	outer  int    // an epoll instance
 	socket [2]int // events of the first are waited for
 	events [8]unix.EpollEvent
 }
 
-func newWaitingRig(t *testing.T, budget *ProcessorBudget) *waitingRig {
+func newWaiterRig(t *testing.T, budget *ProcessorBudget) *waiterRig {
 	t.Helper()
 	old := runtime.GOMAXPROCS(2)
-	r := &waitingRig{waiting: newWaiting(budget)}
+	r := &waiterRig{waiter: newWaiter(budget)}
 	for _, fd := range []*int{&r.number, &r.gate, &r.outer} {
 		var err error
 		*fd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -46,16 +46,16 @@ func newWaitingRig(t *testing.T, budget *ProcessorBudget) *waitingRig {
 }
 
 // event makes an event.
-func (r *waitingRig) event(t *testing.T) {
+func (r *waiterRig) event(t *testing.T) {
 	t.Helper()
 	_, err := unix.Write(r.socket[1], []byte("x"))
 	relaytest.Check(t, err)
 }
 
 // woken reports whether Go's poller would wake the leader.
-func (r *waitingRig) woken() bool { return epollWaitNonblock(r.outer, r.events[:]) > 0 }
+func (r *waiterRig) woken() bool { return epollWaitNonblock(r.outer, r.events[:]) > 0 }
 
-func (r *waitingRig) mustNext(t *testing.T, want int) {
+func (r *waiterRig) mustNext(t *testing.T, want int) {
 	t.Helper()
 	if n, _ := r.next(r.gated, r.events[:]); n != want {
 		t.Fatalf("%d events, want %d", n, want)
@@ -63,7 +63,7 @@ func (r *waitingRig) mustNext(t *testing.T, want int) {
 }
 
 // returns makes the next waits with a processor return this after what do does.
-func (r *waitingRig) returns(interrupted bool, do func()) {
+func (r *waiterRig) returns(interrupted bool, do func()) {
 	r.wait = func(epoll int, events []unix.EpollEvent, _ time.Duration) (int, bool) {
 		if do(); interrupted {
 			return 0, true
@@ -74,7 +74,7 @@ func (r *waitingRig) returns(interrupted bool, do func()) {
 
 // While the leader keeps its processor, events do not wake Go's poller; otherwise they do.
 func TestGate(t *testing.T) {
-	r := newWaitingRig(t, ample())
+	r := newWaiterRig(t, ample())
 	r.event(t)
 	if !r.woken() {
 		t.Error("the gate is closed at first")
@@ -104,7 +104,7 @@ func TestGate(t *testing.T) {
 // An event between an interrupted wait and the opening of the gate is not lost: a gate
 // does not report what it has reported before, and nobody has asked it since.
 func TestEventAfterAnInterruptedWait(t *testing.T) {
-	r := newWaitingRig(t, ample())
+	r := newWaiterRig(t, ample())
 	for range 3 {
 		r.event(t)
 		if !r.woken() {
@@ -138,7 +138,7 @@ func TestWhenTheLeaderKeepsItsProcessor(t *testing.T) {
 		"all processors in use": {fakeBudget(&busy), 0, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newWaitingRig(t, test.budget)
+			r := newWaiterRig(t, test.budget)
 			r.returns(false, func() { r.event(t) })
 			r.gap, r.work = test.gap, test.work
 			if n, _ := r.next(r.gated, r.events[:]); r.keeps != test.want || (n == 1) != test.want {
@@ -155,14 +155,14 @@ func TestWhenTheLeaderKeepsItsProcessor(t *testing.T) {
 // A kept processor is given back when the averages rise or others need it.
 func TestWhenTheLeaderGivesItsProcessorBack(t *testing.T) {
 	used := 1
-	for name, change := range map[string]func(*waitingRig){
-		"a slow client":         func(r *waitingRig) { r.gap = 2 * shortGap },
-		"many events at once":   func(r *waitingRig) { r.work = 2 * shortWork },
-		"all processors in use": func(r *waitingRig) { used, r.budget.looked = 2, time.Time{} },
+	for name, change := range map[string]func(*waiterRig){
+		"a slow client":         func(r *waiterRig) { r.gap = 2 * shortGap },
+		"many events at once":   func(r *waiterRig) { r.work = 2 * shortWork },
+		"all processors in use": func(r *waiterRig) { used, r.budget.looked = 2, time.Time{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			used = 1
-			r := newWaitingRig(t, fakeBudget(&used))
+			r := newWaiterRig(t, fakeBudget(&used))
 			r.returns(false, func() { r.event(t) })
 			r.mustNext(t, 1)
 			if !r.keeps {
@@ -182,7 +182,7 @@ func TestWhenTheLeaderGivesItsProcessorBack(t *testing.T) {
 }
 
 // The averages follow how long the leader waits, and how long it does not.
-func TestWaitingAverages(t *testing.T) {
+func TestWaiterAverages(t *testing.T) {
 	const us = time.Microsecond
 	for name, test := range map[string]struct {
 		pause     time.Duration // before all else
@@ -198,7 +198,7 @@ func TestWaitingAverages(t *testing.T) {
 		"long after it":              {time.Hour, 80 * us, 10 * us, 40, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWaiting(nil)
+			w := newWaiter(nil)
 			w.began(w.since)
 			now := w.since.Add(test.pause)
 			w.ended(now)
@@ -219,7 +219,7 @@ func TestWaitingAverages(t *testing.T) {
 // thread wait in Go's poller. Otherwise events of the rest of the process would wait
 // for the monitor thread, for up to 10 ms.
 func TestLeaderYieldsBeforeItKeepsItsProcessor(t *testing.T) {
-	r := newWaitingRig(t, ample())
+	r := newWaiterRig(t, ample())
 	runtime.GOMAXPROCS(1)
 	var ran atomic.Bool
 	for range 2 { // the scheduler looks elsewhere first in every 61st turn

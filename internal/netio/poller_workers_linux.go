@@ -68,7 +68,7 @@ func (p *Poller[T]) startLocked() (err error) {
 	return nil
 }
 
-// openEpoll returns a new instance, and its gate for waiting.
+// openEpoll returns a new instance, with an open gate.
 func openEpoll[T any]() (_ *epoll[T], gate syscall.RawConn, err error) {
 	e := &epoll[T]{}
 	defer func() {
@@ -110,7 +110,7 @@ func (e *epoll[T]) close() {
 func (p *Poller[T]) lead(e *epoll[T], gate syscall.RawConn, w *worker[T]) {
 	defer p.endIdle(e)
 	defer w.run.End()
-	wait := newWaiting(p.budget)
+	wait := newWaiter(p.budget)
 	defer wait.end()
 	n := 0
 	poll := func(uintptr) {

@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// ProcessorBudget bounds how many goroutines of the process keep their processor
-// (GOMAXPROCS has their number) while they wait in a system call that Go's scheduler
-// does not know of: at most half of the processors, and none while all are in use. A
-// nil budget allows none. Any number of goroutines may use it.
+// ProcessorBudget bounds how many goroutines keep their processor (GOMAXPROCS is the number
+// of processors) while they wait in a system call without the scheduler's knowledge. These
+// are at most half of the processors, and none while all processors are in use. A process
+// has one budget; nil allows none. Any number of goroutines may use it.
 type ProcessorBudget struct {
-	used func() (int, bool) // returns how many processors are in use or wanted; set once, as is all
+	used func() (n int, known bool) // returns how many processors are in use or needed; set once
 
 	mu     sync.Mutex // guards the fields below, and calls of used
 	kept   int
@@ -30,8 +30,8 @@ const (
 // NewProcessorBudget returns the budget of a process.
 func NewProcessorBudget() *ProcessorBudget { return &ProcessorBudget{used: processorsInUse()} }
 
-// take reports whether the caller may keep its processor while it waits. If so, it calls
-// put afterwards.
+// take reports whether the caller may keep its processor while it waits. If so, the caller
+// must call put afterwards.
 func (b *ProcessorBudget) take(now time.Time) bool {
 	if b == nil {
 		return false
@@ -46,14 +46,14 @@ func (b *ProcessorBudget) take(now time.Time) bool {
 	return true
 }
 
-// put gives a processor back.
+// put ends what take has allowed.
 func (b *ProcessorBudget) put() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.kept--
 }
 
-// spare reports whether the caller of take may go on to keep its processor.
+// spare reports whether the caller of take may still keep its processor.
 func (b *ProcessorBudget) spare(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -76,7 +76,7 @@ func (b *ProcessorBudget) spareLocked(now time.Time, processors int) bool {
 }
 
 // processorsInUse returns a function that returns how many goroutines run or could run.
-// It is false before Go 1.26, whose runtime does not tell.
+// known is false if the runtime has no such metrics, which Go 1.26 introduced.
 func processorsInUse() func() (int, bool) {
 	samples := []metrics.Sample{{Name: "/sched/goroutines/running:goroutines"}, {Name: "/sched/goroutines/runnable:goroutines"}}
 	return func() (n int, known bool) {
