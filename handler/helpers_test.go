@@ -167,8 +167,8 @@ func newRig(t testing.TB, backends []string, edit ...func(*Options)) *rig {
 		ConnectTimeout: relaytest.Limit,
 		IdleTimeout:    relaytest.Limit,
 		Resolver:       r.resolver,
-		UDP:            dgram.NewEngine(),
-		TCP:            stream.NewEngine(),
+		UDP:            dgram.NewEngine(netio.NewProcessorBudget()),
+		TCP:            stream.NewEngine(netio.NewProcessorBudget()),
 		Log:            zap.New(core),
 	}
 	for _, f := range edit {

@@ -19,7 +19,7 @@ func benchRelay(b *testing.B) (addr string) {
 	b.Helper()
 	server := serveTCP(b, "127.0.0.1:0", echo)
 	service := NewService("bench", upstream.NewPool(backendAddresses(b, server.String()), 0, time.Now()), nil, NewSessionBudget(1, nil))
-	relay := New(service, Options{ConnectTimeout: relaytest.Limit, IdleTimeout: relaytest.Limit, Resolver: newFakeResolver(), TCP: stream.NewEngine(), Log: zap.NewNop()})
+	relay := New(service, Options{ConnectTimeout: relaytest.Limit, IdleTimeout: relaytest.Limit, Resolver: newFakeResolver(), TCP: stream.NewEngine(nil), Log: zap.NewNop()})
 	front := serveTCP(b, "127.0.0.1:0", func(conn *net.TCPConn) { relay.ServeTCP(b.Context(), plainClient(conn)) })
 	return front.String()
 }

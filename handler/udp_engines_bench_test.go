@@ -13,7 +13,7 @@ import (
 // benchEngines runs a benchmark over each engine.
 func benchEngines(b *testing.B, bench func(*testing.B, dgram.Engine)) {
 	b.Run("goroutines", func(b *testing.B) { bench(b, dgram.Goroutines{}) })
-	b.Run("loops", func(b *testing.B) { bench(b, dgram.NewEngine()) })
+	b.Run("loops", func(b *testing.B) { bench(b, dgram.NewEngine(nil)) })
 }
 
 // BenchmarkUDPEcho measures a datagram to a backend on loopback and back, with one

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
+	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/upstream"
 )
@@ -300,7 +301,7 @@ func waitAnswer(found <-chan bool, list ...string) answer {
 // overEngines runs a test over each UDP engine.
 func overEngines(t *testing.T, test func(*testing.T, dgram.Engine)) {
 	t.Run("goroutines", func(t *testing.T) { test(t, dgram.Goroutines{}) })
-	t.Run("loops", func(t *testing.T) { test(t, dgram.NewEngine()) }) // goroutines again on systems without event loops
+	t.Run("loops", func(t *testing.T) { test(t, dgram.NewEngine(netio.NewProcessorBudget())) }) // goroutines again on systems without event loops
 }
 
 // withUDP returns an edit of the options that sets the UDP engine.

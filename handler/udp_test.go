@@ -174,7 +174,7 @@ func TestUDPGroups(t *testing.T) {
 		t.Run("off="+off, func(t *testing.T) {
 			relaytest.NoLeaks(t)
 			t.Setenv("RELAY_DISABLE", off)
-			engine := dgram.NewEngine()
+			engine := dgram.NewEngine(nil)
 			if _, plain := engine.(dgram.Goroutines); strings.Contains(off, "engine") && !plain {
 				t.Fatalf("%T", engine)
 			}

@@ -29,8 +29,9 @@ var services = caddy.NewUsagePool()
 
 // What all relays of the process share.
 var (
-	udpEngine = dgram.NewEngine() // opens the backend sockets of UDP sessions
-	tcpEngine = stream.NewEngine()
+	processors = netio.NewProcessorBudget()
+	udpEngine  = dgram.NewEngine(processors) // opens the backend sockets of UDP sessions
+	tcpEngine  = stream.NewEngine(processors)
 
 	rescueMemory = stream.NewMemory(handler.RescueLimit)     // of the kept bytes of all clients
 	backlogs     = handler.NewBacklogs(handler.BacklogLimit) // bounds the memory of unanswered datagrams

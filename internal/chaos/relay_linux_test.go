@@ -131,7 +131,7 @@ func (c *client) Release() {}
 // overEngines runs a part of a test over each engine.
 func overEngines(t *testing.T, test func(*testing.T, dgram.Engine)) {
 	t.Run("goroutines", func(t *testing.T) { test(t, dgram.Goroutines{}) })
-	t.Run("loops", func(t *testing.T) { test(t, dgram.NewEngine()) })
+	t.Run("loops", func(t *testing.T) { test(t, dgram.NewEngine(nil)) })
 }
 
 // hostOf returns the host of an address with a port.

@@ -47,7 +47,7 @@ func TestRouterWithoutRoute(t *testing.T) {
 			go func() { _, _ = io.Copy(conn, conn); _ = conn.Close() }() // ends with its client
 		}
 	}()
-	for name, engine := range map[string]stream.Engine{"goroutines": nil, "loops": stream.NewEngine()} {
+	for name, engine := range map[string]stream.Engine{"goroutines": nil, "loops": stream.NewEngine(nil)} {
 		t.Run(name, func(t *testing.T) {
 			s := newService(t, dgram.Goroutines{}, func(o *handler.Options) { o.TCP = engine }, behindRouter, withoutRoute, listener.Addr().String())
 			for range 3 {

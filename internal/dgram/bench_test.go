@@ -10,7 +10,7 @@ import (
 // benchEngines runs a benchmark over each engine.
 func benchEngines(b *testing.B, bench func(*testing.B, Engine)) {
 	b.Run("goroutines", func(b *testing.B) { bench(b, Goroutines{}) })
-	b.Run("loops", func(b *testing.B) { bench(b, NewEngine()) })
+	b.Run("loops", func(b *testing.B) { bench(b, NewEngine(nil)) })
 }
 
 // countSink reports each datagram.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/async-relay/caddy-relay/internal/netio"
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
@@ -21,7 +22,7 @@ func overEngines(t *testing.T, test func(*testing.T, Engine)) {
 		})
 	}
 	run("goroutines", Goroutines{})
-	run("loops", NewEngine())
+	run("loops", NewEngine(netio.NewProcessorBudget()))
 }
 
 // stopWithTest makes the event loops of an engine stop as soon as they are idle,

@@ -20,11 +20,11 @@ import (
 // the clients' sockets of [loops.Watch], and another one for the sockets of
 // [loops.WatchBusy]. With more busy goroutines than processors, a goroutine whose
 // sockets are ready waits until another one has nothing to do.
-func NewEngine() Engine {
+func NewEngine(budget *netio.ProcessorBudget) Engine {
 	if netio.Disabled("engine") {
 		return Goroutines{}
 	}
-	return newLoops(max(runtime.GOMAXPROCS(0)/2, 1))
+	return newLoops(max(runtime.GOMAXPROCS(0)/2, 1), budget)
 }
 
 // poller is one event loop.
@@ -52,14 +52,14 @@ type loops struct {
 	features netio.Features
 }
 
-func newLoops(n int) *loops {
+func newLoops(n int, budget *netio.ProcessorBudget) *loops {
 	e := &loops{
 		pollers: make([]*poller, n),
 		busy:    make([]*poller, n),
 		spares:  spares{limit: spareLimit()},
 	}
 	for i := range e.pollers {
-		e.pollers[i], e.busy[i] = netio.NewPoller(1, newRun), netio.NewPoller(1, newRun)
+		e.pollers[i], e.busy[i] = netio.NewPoller(1, budget, newRun), netio.NewPoller(1, budget, newRun)
 	}
 	return e
 }

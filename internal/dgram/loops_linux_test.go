@@ -42,7 +42,7 @@ func pending(t testing.TB, fd int) bool {
 
 // oneLoop returns an engine with one event loop and without spare sockets.
 func oneLoop() *loops {
-	e := newLoops(1)
+	e := newLoops(1, nil)
 	e.spares.limit = 0
 	return e
 }
@@ -52,7 +52,7 @@ func TestLoopsStopAndRestart(t *testing.T) {
 	relaytest.NoLeaks(t)
 	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
 	before := relaytest.OpenDescriptors(t)
-	engine := NewEngine()
+	engine := NewEngine(nil)
 	for range 3 {
 		sockets := make([]Socket, 100)
 		for i := range sockets {

@@ -2,5 +2,7 @@
 
 package dgram
 
+import "github.com/async-relay/caddy-relay/internal/netio"
+
 // NewEngine returns the fastest [Engine] of this system.
-func NewEngine() Engine { return Goroutines{} }
+func NewEngine(*netio.ProcessorBudget) Engine { return Goroutines{} }

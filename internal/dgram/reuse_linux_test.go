@@ -14,7 +14,7 @@ import (
 func stuckLoop(t *testing.T) (e *loops, release func()) {
 	t.Helper()
 	forgetPorts()
-	e = newLoops(1)
+	e = newLoops(1, nil)
 	backend := relaytest.NewUDPBackend(t, relaytest.Echo)
 	stuck := newStuckSink()
 	blocker := openSocket(t, e, backend.Addr, stuck)
@@ -87,7 +87,7 @@ func TestUnusableSpareSocketsAreClosedFirst(t *testing.T) {
 		return
 	}
 	forgetPorts()
-	e := newLoops(1)
+	e := newLoops(1, nil)
 	spare := openSocket(t, e, "127.0.0.1:9", new(collector))
 	restore := relaytest.LimitDescriptors(t, nextDescriptor(t))
 	defer restore()

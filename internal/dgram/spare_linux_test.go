@@ -16,7 +16,7 @@ import (
 // the test, however slow the test is.
 func newUnsweptLoops(t *testing.T, n int) *loops {
 	forgetPorts()
-	e := newLoops(n)
+	e := newLoops(n, nil)
 	e.spares.sweeping = true
 	stopWithTest(t, e)
 	return e
@@ -162,7 +162,7 @@ func TestSpareSocketIsEmptied(t *testing.T) {
 // A socket that had an error is closed: another one may be pending.
 func TestSocketWithErrorIsNotKept(t *testing.T) {
 	forgetPorts()
-	e := newLoops(1)
+	e := newLoops(1, nil)
 	for n := range 10 {
 		sink := closer{socket: make(chan Socket, 1), closed: make(chan string, 1)}
 		socket := openSocket(t, e, deadAddr, sink)
@@ -204,7 +204,7 @@ func TestSpareSocketWithFullQueue(t *testing.T) {
 		relaytest.Check(t, err)
 	}
 	forgetPorts()
-	e := newLoops(1)
+	e := newLoops(1, nil)
 	stuck := newStuckSink() // the loop reads nothing more while it waits here
 	blocker := openSocket(t, e, at, stuck)
 	answer(blocker, "a")
@@ -234,7 +234,7 @@ func TestSpareSocketsAreBounded(t *testing.T) {
 	relaytest.NoLeaks(t)
 	before := relaytest.OpenDescriptors(t)
 	forgetPorts()
-	e := newLoops(1)
+	e := newLoops(1, nil)
 	var list []Socket
 	for range maxSpares + 20 {
 		list = append(list, openSocket(t, e, "127.0.0.1:9", new(collector)))
@@ -282,7 +282,7 @@ func TestSpareSocketsReleaseDescriptors(t *testing.T) {
 	}
 	restore := relaytest.LimitDescriptors(t, 64)
 	forgetPorts()
-	e := newLoops(1)
+	e := newLoops(1, nil)
 	var list []Socket
 	for range 24 {
 		list = append(list, openSocket(t, e, "127.0.0.1:9", new(collector)))
@@ -297,7 +297,7 @@ func TestSpareSocketsReleaseDescriptors(t *testing.T) {
 	restore()
 
 	forgetPorts()
-	e = newLoops(1)
+	e = newLoops(1, nil)
 	evicted := openSocket(t, e, "127.0.0.1:9", new(collector))
 	restore = relaytest.LimitDescriptors(t, nextDescriptor(t))
 	evicted.Close()

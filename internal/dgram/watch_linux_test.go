@@ -14,7 +14,7 @@ import (
 // Without sockets, the loop ends.
 func TestWatch(t *testing.T) {
 	relaytest.NoLeaks(t)
-	e := newLoops(2)
+	e := newLoops(2, nil)
 	e.StopWhenIdle()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	relaytest.Check(t, err)
@@ -66,7 +66,7 @@ func TestWatch(t *testing.T) {
 // ends at once with its last socket after StopWhenIdle.
 func TestWatchBusy(t *testing.T) {
 	relaytest.NoLeaks(t)
-	e := newLoops(1)
+	e := newLoops(1, nil)
 	before := relaytest.OpenDescriptors(t)
 	var sockets [2]*netio.Unpolled
 	var near [2]net.Conn

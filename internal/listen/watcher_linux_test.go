@@ -21,7 +21,7 @@ type watcher struct {
 
 func newWatcher() *watcher {
 	newRun := func() (netio.Run[func()], error) { return watcherRun{}, nil }
-	w := &watcher{usual: netio.NewPoller(1, newRun), busy: netio.NewPoller(1, newRun), parallel: 1}
+	w := &watcher{usual: netio.NewPoller(1, nil, newRun), busy: netio.NewPoller(1, nil, newRun), parallel: 1}
 	w.usual.StopWhenIdle()
 	w.busy.StopWhenIdle()
 	return w

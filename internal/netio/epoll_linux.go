@@ -2,6 +2,7 @@ package netio
 
 import (
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,13 +25,20 @@ func epollCtl(epoll, op, fd int, events Events, token Token) error {
 // epollWaitNonblock returns how many events are ready.
 func epollWaitNonblock(epoll int, events []unix.EpollEvent) int {
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
-		switch errno {
-		case 0:
-			return int(n)
-		case unix.EINTR:
-		default:
-			return 0
+		if n, interrupted := epollWait(epoll, events, 0); !interrupted {
+			return n
 		}
 	}
+}
+
+// epollWait returns how many events are ready. It waits for at most a time of whole
+// milliseconds until there are some, or a signal interrupts it. Go's scheduler does
+// not know that the goroutine waits, but interrupts it to stop the world, and after
+// about 10 ms.
+func epollWait(epoll int, events []unix.EpollEvent, atMost time.Duration) (n int, interrupted bool) {
+	ready, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(atMost.Milliseconds()), 0, 0)
+	if errno != 0 {
+		return 0, errno == unix.EINTR
+	}
+	return int(ready), false
 }

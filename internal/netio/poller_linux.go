@@ -71,14 +71,14 @@ type Run[T any] interface {
 // are owners, and for a linger time after the last one has left. Helpers run while
 // there is too much to do for one goroutine, see poller_workers_linux.go.
 //
-// The leader waits in Go's network poller, which watches the epoll instance like any
-// other descriptor: waking a goroutine is faster than waking a thread that blocks in
-// epoll_wait, and needs no thread.
+// The leader waits in Go's network poller, so waiting needs no thread. While single events
+// follow each other quickly, it waits in epoll_wait(2), see poller_wait_linux.go.
 //
 // All methods may be called by any goroutine.
 type Poller[T any] struct {
 	// Set once.
 	workers  int                    // the most goroutines at a time
+	budget   *ProcessorBudget       // of the process; nil: none
 	newRun   func() (Run[T], error) // called under mu
 	timed    bool                   // turns are timed: there may be helpers, or just one processor
 	helpFrom time.Duration          // the constant; tests set another value
@@ -103,14 +103,15 @@ type slot[T any] struct {
 const lingerTime = time.Second
 
 // NewPoller returns a poller that holds no resources until [Poller.Join]. At most
-// workers goroutines handle events at a time; with more than one, all descriptors must
+// workers goroutines handle events at a time. The leader keeps its processor while it waits
+// for quick events only if budget is not nil and allows it. With more than one worker, all descriptors must
 // be watched with [EdgeTriggered]: events of any other one are handled by several
 // goroutines at once. newRun allocates what a goroutine needs; it must not block and not
 // use the poller. After StopIfIdle, goroutines may still be in their last Turn when the
 // next leader starts.
-func NewPoller[T any](workers int, newRun func() (Run[T], error)) *Poller[T] {
+func NewPoller[T any](workers int, budget *ProcessorBudget, newRun func() (Run[T], error)) *Poller[T] {
 	timed := workers > 1 || runtime.GOMAXPROCS(0) == 1
-	return &Poller[T]{workers: workers, newRun: newRun, timed: timed, helpFrom: helpFrom}
+	return &Poller[T]{workers: workers, budget: budget, newRun: newRun, timed: timed, helpFrom: helpFrom}
 }
 
 // AlwaysHelp makes the goroutines start a helper whenever there are events of two
@@ -252,7 +253,7 @@ func (p *Poller[T]) stopIfIdleLocked() {
 	if p.current == nil || len(p.free) < len(p.slots) {
 		return
 	}
-	_ = p.current.file.Close()
+	p.current.close()
 	p.current = nil
 	if len(p.slots) > maxEvents { // free the table of a burst
 		p.slots, p.free = nil, nil

@@ -52,7 +52,7 @@ func (o *owner) close() {
 // each run that started, and ends for each that ended.
 func newRecorder(turn func([]Ready[*owner])) (p *Poller[*owner], runs, ends chan struct{}) {
 	runs, ends = make(chan struct{}, 10), make(chan struct{}, 10)
-	return NewPoller(1, func() (Run[*owner], error) {
+	return NewPoller(1, nil, func() (Run[*owner], error) {
 		runs <- struct{}{}
 		return &recorder{turn, ends}, nil
 	}), runs, ends
@@ -182,7 +182,7 @@ func TestPollerReportsAgainAfterAChange(t *testing.T) {
 // There is no turn if all events are those of former owners, with or without helpers.
 func TestPollerMakesNoEmptyTurn(t *testing.T) {
 	for _, workers := range []int{1, 2} {
-		p := NewPoller[*owner](workers, nil)
+		p := NewPoller[*owner](workers, nil, nil)
 		p.turn(&epoll[*owner]{}, &worker[*owner]{run: &recorder{turn: func([]Ready[*owner]) { t.Error("an empty turn") }}})
 	}
 }

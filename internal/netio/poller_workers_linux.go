@@ -18,9 +18,10 @@ import (
 
 // epoll is an epoll instance, and the goroutines that handle its events.
 type epoll[T any] struct {
-	number  int // the descriptor
-	file    *os.File
+	gated
+	file    *os.File        // of number; not in Go's poller
 	raw     syscall.RawConn // of file
+	wake    *os.File        // of gate
 	helpers atomic.Int32    // goroutines of help, from before they start
 	calls   atomic.Int32    // those of them that wait for a processor
 	idle    []*worker[T]    // what helpers have left; guarded by Poller.mu
@@ -52,44 +53,74 @@ const (
 )
 
 // startLocked opens an epoll instance and starts its leader.
-func (p *Poller[T]) startLocked() error {
+func (p *Poller[T]) startLocked() (err error) {
 	run, err := p.newRun()
 	if err != nil {
 		return err
 	}
-	number, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	e, gate, err := openEpoll[T]()
 	if err != nil {
 		run.End()
-		return os.NewSyscallError("epoll_create1", err)
-	}
-	_ = unix.SetNonblock(number, true) // os.NewFile registers only nonblocking descriptors with Go's poller
-	e := &epoll[T]{number: number, file: os.NewFile(uintptr(number), "epoll")}
-	e.raw, err = e.file.SyscallConn()
-	if err == nil {
-		err = CheckPolled(e.file)
-	}
-	if err != nil {
-		run.End()
-		_ = e.file.Close()
 		return err
 	}
 	p.current = e
-	go p.lead(e, &worker[T]{run: run}) // ends when StopIfIdle closes the file
+	go p.lead(e, gate, &worker[T]{run: run}) // ends when StopIfIdle closes the instance
 	return nil
 }
 
+// openEpoll returns a new instance, with an open gate.
+func openEpoll[T any]() (_ *epoll[T], gate syscall.RawConn, err error) {
+	e := &epoll[T]{}
+	defer func() {
+		if err != nil {
+			e.close()
+		}
+	}()
+	if e.number, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("epoll_create1", err)
+	}
+	e.file = os.NewFile(uintptr(e.number), "epoll")
+	if e.gate, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("epoll_create1", err)
+	}
+	_ = unix.SetNonblock(e.gate, true) // os.NewFile registers only nonblocking descriptors with Go's poller
+	e.wake = os.NewFile(uintptr(e.gate), "epoll gate")
+	if err = CheckPolled(e.wake); err != nil {
+		return nil, nil, err
+	}
+	if err = e.open(unix.EPOLL_CTL_ADD); err != nil {
+		return nil, nil, err
+	}
+	if e.raw, err = e.file.SyscallConn(); err == nil {
+		gate, err = e.wake.SyscallConn()
+	}
+	return e, gate, err
+}
+
+// close closes what is open.
+func (e *epoll[T]) close() {
+	for _, f := range []*os.File{e.file, e.wake} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
 // lead handles events until the instance is closed.
-func (p *Poller[T]) lead(e *epoll[T], w *worker[T]) {
+func (p *Poller[T]) lead(e *epoll[T], gate syscall.RawConn, w *worker[T]) {
 	defer p.endIdle(e)
 	defer w.run.End()
+	wait := newWaiter(p.budget)
+	defer wait.end()
 	n := 0
-	poll := func(number uintptr) (done bool) {
-		if n = epollWaitNonblock(int(number), w.events[:]); n == 0 {
+	poll := func(uintptr) {
+		var waited bool
+		if n, waited = wait.next(e.gated, w.events[:]); waited {
 			w.busy = 0
 		}
-		return n > 0
 	}
-	for e.raw.Read(poll) == nil {
+	ready := func(uintptr) bool { return e.raw.Control(poll) == nil && n > 0 }
+	for gate.Read(ready) == nil {
 		w.ready = p.resolve(e, w.events[:n], w.ready)
 		p.turn(e, w)
 	}

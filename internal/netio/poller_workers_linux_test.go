@@ -51,7 +51,7 @@ func newCrew(t *testing.T, workers int, turn func(run int32, ready []Ready[*owne
 	t.Helper()
 	relaytest.NoLeaks(t)
 	c := &crew{}
-	c.Poller = NewPoller(workers, func() (Run[*owner], error) {
+	c.Poller = NewPoller(workers, nil, func() (Run[*owner], error) {
 		return &crewRun{crew: c, number: c.runs.Add(1), turn: turn}, nil
 	})
 	t.Cleanup(c.StopIfIdle)

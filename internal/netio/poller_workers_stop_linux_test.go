@@ -73,7 +73,7 @@ func TestEndMayUseThePoller(t *testing.T) {
 	start := func() (Run[*owner], error) {
 		return &endingRun{func() { p.Owners(); ends <- struct{}{} }}, nil
 	}
-	p = NewPoller(2, start)
+	p = NewPoller(2, nil, start)
 	p.AlwaysHelp()
 	c := &crew{Poller: p}
 	owners := c.join(t, 2)

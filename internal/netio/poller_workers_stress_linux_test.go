@@ -54,7 +54,7 @@ func TestWorkersStress(t *testing.T) {
 			o.mu.Unlock()
 		}
 	}
-	p = NewPoller(workers, func() (Run[*counted], error) {
+	p = NewPoller(workers, nil, func() (Run[*counted], error) {
 		runs.Add(1)
 		return &stressRun{turn, &ends}, nil
 	})

@@ -35,7 +35,7 @@ func (m *loopMover) entry() (*Wheel, *idler) { return m.wheel, &m.idler }
 
 // oneLoop returns an engine whose relays share a loop with one worker.
 func oneLoop(t testing.TB) *loops {
-	engine := newLoops(1, 1)
+	engine := newLoops(1, 1, nil)
 	t.Cleanup(engine.StopWhenIdle)
 	return engine
 }
@@ -43,7 +43,7 @@ func oneLoop(t testing.TB) *loops {
 // sharedLoop returns an engine whose relays share a loop. Its workers share all events
 // that they can.
 func sharedLoop(t testing.TB, workers int) *loops {
-	engine := newLoops(1, workers)
+	engine := newLoops(1, workers, nil)
 	engine.all[0].poller.AlwaysHelp()
 	t.Cleanup(engine.StopWhenIdle)
 	return engine

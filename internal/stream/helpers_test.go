@@ -132,7 +132,7 @@ type namedEngine struct {
 
 // engines returns new engines; none if there are no event loops.
 func engines() []namedEngine {
-	list := []namedEngine{{"loops", NewEngine()}, {"scattered loops", newScattered()}}
+	list := []namedEngine{{"loops", NewEngine(netio.NewProcessorBudget())}, {"scattered loops", newScattered()}}
 	return slices.DeleteFunc(list, func(e namedEngine) bool { return e.Engine == nil })
 }
 

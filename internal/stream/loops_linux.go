@@ -41,20 +41,20 @@ func (w *watched) handle(netio.Token, netio.Events, *workspace) { w.readable() }
 
 // NewEngine returns an engine with event loops, or nil if RELAY_DISABLE has
 // engine. It runs no goroutine while it has no relays.
-func NewEngine() Engine {
+func NewEngine(budget *netio.ProcessorBudget) Engine {
 	if netio.Disabled("engine") {
 		return nil
 	}
 	processors := runtime.GOMAXPROCS(0)
-	return newLoops((processors+loopWorkers-1)/loopWorkers, min(processors, loopWorkers))
+	return newLoops((processors+loopWorkers-1)/loopWorkers, min(processors, loopWorkers), budget)
 }
 
 // newLoops returns an engine with n event loops of workers goroutines each, at most.
-func newLoops(n, workers int) *loops {
+func newLoops(n, workers int, budget *netio.ProcessorBudget) *loops {
 	e := &loops{all: make([]*loop, n)}
 	for i := range e.all {
 		l := &loop{}
-		l.poller = netio.NewPoller(workers, func() (netio.Run[member], error) { return l.newRun(), nil })
+		l.poller = netio.NewPoller(workers, budget, func() (netio.Run[member], error) { return l.newRun(), nil })
 		e.all[i] = l
 	}
 	return e

@@ -15,11 +15,11 @@ import (
 
 func TestNewEngine(t *testing.T) {
 	t.Setenv("RELAY_DISABLE", "splice, engine")
-	if engine := NewEngine(); engine != nil {
+	if engine := NewEngine(nil); engine != nil {
 		t.Errorf("got %T although engines are disabled", engine)
 	}
 	t.Setenv("RELAY_DISABLE", "")
-	engine, ok := NewEngine().(*loops)
+	engine, ok := NewEngine(nil).(*loops)
 	if want := (runtime.GOMAXPROCS(0) + loopWorkers - 1) / loopWorkers; !ok || len(engine.all) != want {
 		t.Errorf("got %+v, want %d loops", engine, want)
 	}
@@ -62,7 +62,7 @@ func TestLoopStopsAndStarts(t *testing.T) {
 	engine := sharedLoop(t, workers)
 	l := engine.all[0]
 	var started, ended atomic.Int32
-	l.poller = netio.NewPoller(workers, func() (netio.Run[member], error) {
+	l.poller = netio.NewPoller(workers, nil, func() (netio.Run[member], error) {
 		started.Add(1)
 		return &countedRun{*l.newRun(), &ended}, nil
 	})

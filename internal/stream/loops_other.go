@@ -2,5 +2,7 @@
 
 package stream
 
+import "github.com/async-relay/caddy-relay/internal/netio"
+
 // NewEngine returns nil: event loops exist on Linux only. Relays use goroutines.
-func NewEngine() Engine { return nil }
+func NewEngine(*netio.ProcessorBudget) Engine { return nil }

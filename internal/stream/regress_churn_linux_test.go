@@ -17,7 +17,7 @@ import (
 // watches sockets whose descriptors are in use again. Each ends once, no event
 // reaches another relay, and no descriptor is left.
 func TestChurnOfDuplicatedClients(t *testing.T) {
-	engine := NewEngine()
+	engine := NewEngine(nil)
 	if engine == nil {
 		t.Skip("event loops are switched off")
 	}

@@ -10,12 +10,12 @@ import (
 // goroutine of its own, a few at a time: so events of one relay are handled at the same
 // time, and in any order. It is nil if there are no event loops.
 func newScattered() Engine {
-	if NewEngine() == nil {
+	if NewEngine(nil) == nil {
 		return nil
 	}
-	engine := newLoops(1, 1)
+	engine := newLoops(1, 1, nil)
 	l := engine.all[0]
-	l.poller = netio.NewPoller(1, func() (netio.Run[member], error) { return newScatteredRun(l), nil })
+	l.poller = netio.NewPoller(1, nil, func() (netio.Run[member], error) { return newScatteredRun(l), nil })
 	return engine
 }
 
