@@ -2,6 +2,7 @@ package netio
 
 import (
 	"os"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -25,20 +26,25 @@ func epollCtl(epoll, op, fd int, events Events, token Token) error {
 // epollWaitNonblock returns how many events are ready.
 func epollWaitNonblock(epoll int, events []unix.EpollEvent) int {
 	for {
-		if n, interrupted := epollWait(epoll, events, 0); !interrupted {
+		if n, errno := epollWait(epoll, events, 0); errno != unix.EINTR {
 			return n
 		}
 	}
 }
 
-// epollWait returns how many events are ready. It waits for at most a time of whole
-// milliseconds until there are some, or a signal interrupts it. Go's scheduler does
-// not know that the goroutine waits, but interrupts it to stop the world, and after
-// about 10 ms.
-func epollWait(epoll int, events []unix.EpollEvent, atMost time.Duration) (n int, interrupted bool) {
+// epollWaitFor returns how many events are ready. It blocks until there are some, for at
+// most a time of whole milliseconds, or until a signal interrupts it. Go's scheduler does
+// not know that the goroutine waits. It sends a signal to stop the world, and after about
+// 10 ms.
+func epollWaitFor(epoll int, events []unix.EpollEvent, atMost time.Duration) int {
+	n, _ := epollWait(epoll, events, atMost)
+	return n
+}
+
+func epollWait(epoll int, events []unix.EpollEvent, atMost time.Duration) (n int, errno syscall.Errno) {
 	ready, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(atMost.Milliseconds()), 0, 0)
 	if errno != 0 {
-		return 0, errno == unix.EINTR
+		return 0, errno
 	}
-	return int(ready), false
+	return int(ready), 0
 }

@@ -204,6 +204,11 @@ func (p *Poller[T]) Leave(at Slot) {
 	if at == NoSlot {
 		return
 	}
+	p.leave(at).close()
+}
+
+// leave frees a slot, and returns what must be closed, or nil.
+func (p *Poller[T]) leave(at Slot) *epoll[T] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var none T
@@ -214,11 +219,12 @@ func (p *Poller[T]) Leave(at Slot) {
 	switch {
 	case len(p.free) < len(p.slots):
 	case p.hasty:
-		p.stopIfIdleLocked()
+		return p.stopIfIdleLocked()
 	case !p.lingering:
 		p.lingering = true
 		time.AfterFunc(lingerTime, p.StopIfIdle)
 	}
+	return nil
 }
 
 // Owners returns how many slots have an owner.
@@ -232,30 +238,34 @@ func (p *Poller[T]) Owners() int {
 // the linger time. The next Join starts a leader.
 func (p *Poller[T]) StopIfIdle() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.lingering = false
-	p.stopIfIdleLocked()
+	ended := p.stopIfIdleLocked()
+	p.mu.Unlock()
+	ended.close()
 }
 
 // StopWhenIdle ends the goroutines, now and later, as soon as there are no owners,
 // without the linger time. Tests use it to check that nothing is left running.
 func (p *Poller[T]) StopWhenIdle() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.hasty = true
-	p.stopIfIdleLocked()
+	ended := p.stopIfIdleLocked()
+	p.mu.Unlock()
+	ended.close()
 }
 
-// stopIfIdleLocked ends the goroutines if there are no owners. The kernel forgets the
-// events of the closed epoll instance. Those that were harvested before reach no owner of
-// the next one, see resolve.
-func (p *Poller[T]) stopIfIdleLocked() {
-	if p.current == nil || len(p.free) < len(p.slots) {
-		return
+// stopIfIdleLocked ends the instance if there are no owners, and returns it, or nil. The
+// caller must close it, without the lock: that may wait for the leader, for maxKept. The
+// kernel forgets the events of the closed instance. Those that were harvested before reach
+// no owner of the next one, see resolve.
+func (p *Poller[T]) stopIfIdleLocked() *epoll[T] {
+	ended := p.current
+	if ended == nil || len(p.free) < len(p.slots) {
+		return nil
 	}
-	p.current.close()
 	p.current = nil
 	if len(p.slots) > maxEvents { // free the table of a burst
 		p.slots, p.free = nil, nil
 	}
+	return ended
 }

@@ -24,8 +24,10 @@ import (
 //	      or all processors are in use
 type waiter struct {
 	budget *ProcessorBudget
-	// wait is epollWait. Tests set another function.
-	wait func(epoll int, events []unix.EpollEvent, atMost time.Duration) (n int, interrupted bool)
+
+	// Tests set other functions.
+	wait func(epoll int, events []unix.EpollEvent, atMost time.Duration) (n int) // epollWaitFor
+	now  func() time.Time                                                        // time.Now
 
 	keeps bool      // it has a processor of the budget, and the gate is closed
 	idle  bool      // the latest wait has not ended
@@ -61,7 +63,7 @@ func (g gated) open(op int) error {
 }
 
 func newWaiter(budget *ProcessorBudget) *waiter {
-	return &waiter{budget: budget, wait: epollWait, since: time.Now(), gap: maxKept}
+	return &waiter{budget: budget, wait: epollWaitFor, now: time.Now, since: time.Now(), gap: maxKept}
 }
 
 // next returns how many events it has put into events. After none, the caller waits for
@@ -73,12 +75,12 @@ func (w *waiter) next(g gated, events []unix.EpollEvent) (n int, waited bool) {
 	n = epollWaitNonblock(g.number, events)
 	switch {
 	case n > 0 && w.idle:
-		w.ended(time.Now())
+		w.ended(w.now())
 		return n, true
 	case n > 0:
 		return n, false
 	case !w.idle:
-		w.began(time.Now())
+		w.began(w.now())
 		if w.quick() && w.keep(g) {
 			return w.nextKept(g, events)
 		}
@@ -89,23 +91,20 @@ func (w *waiter) next(g gated, events []unix.EpollEvent) (n int, waited bool) {
 // nextKept is next while the leader keeps its processor. With no events, it has given the
 // processor back.
 func (w *waiter) nextKept(g gated, events []unix.EpollEvent) (n int, waited bool) {
-	began := time.Now()
-	n, interrupted := w.wait(g.number, events, maxKept)
-	now := time.Now()
-	switch {
-	case now.Sub(began) > realWait:
-		if !w.idle {
-			w.began(began)
-		}
-		if n > 0 || !interrupted {
+	began := w.now()
+	n = w.wait(g.number, events, maxKept)
+	now := w.now()
+	waited = n == 0 || now.Sub(began) > realWait
+	if waited && !w.idle {
+		w.began(began)
+	}
+	if n > 0 {
+		if w.idle {
 			w.ended(now)
 		}
-		waited = true
-	case n > 0:
-		w.idle = false
-	}
-	if n > 0 && w.quick() && w.budget.spare(now) {
-		return n, waited
+		if w.quick() && w.budget.spare(now) {
+			return n, waited
+		}
 	}
 	w.giveBack(g)
 	if n == 0 {

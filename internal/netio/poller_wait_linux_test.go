@@ -11,9 +11,11 @@ import (
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
 
-// waiterRig is a waiter whose gate is watched as by Go's poller.
+// waiterRig is a waiter whose gate is watched as by Go's poller. Its time stands still, but
+// for waits with a processor.
 type waiterRig struct {
 	*waiter
+	clock time.Time
 	gated
 	outer  int    // an epoll instance
 	socket [2]int // events of the first are waited for
@@ -24,6 +26,8 @@ func newWaiterRig(t *testing.T, budget *ProcessorBudget) *waiterRig {
 	t.Helper()
 	old := runtime.GOMAXPROCS(2)
 	r := &waiterRig{waiter: newWaiter(budget)}
+	r.clock = r.since
+	r.waiter.now = func() time.Time { return r.clock }
 	for _, fd := range []*int{&r.number, &r.gate, &r.outer} {
 		var err error
 		*fd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -62,13 +66,18 @@ func (r *waiterRig) mustNext(t *testing.T, want int) {
 	}
 }
 
-// returns makes the next waits with a processor return this after what do does.
-func (r *waiterRig) returns(interrupted bool, do func()) {
-	r.wait = func(epoll int, events []unix.EpollEvent, _ time.Duration) (int, bool) {
-		if do(); interrupted {
-			return 0, true
+// returns makes the next waits with a processor return this after what do does, and take
+// longer than realWait.
+func (r *waiterRig) returns(t *testing.T, interrupted bool, do func()) {
+	r.wait = func(epoll int, events []unix.EpollEvent, atMost time.Duration) int {
+		if atMost != maxKept {
+			t.Errorf("a wait of up to %v, want %v", atMost, maxKept)
 		}
-		return epollWait(epoll, events, 0)
+		r.clock = r.clock.Add(2 * realWait)
+		if do(); interrupted {
+			return 0
+		}
+		return epollWaitNonblock(epoll, events)
 	}
 }
 
@@ -80,7 +89,7 @@ func TestGate(t *testing.T) {
 		t.Error("the gate is closed at first")
 	}
 	r.mustNext(t, 1)
-	r.returns(false, func() {
+	r.returns(t, false, func() {
 		if r.event(t); r.woken() {
 			t.Error("the event has also woken Go's poller")
 		}
@@ -89,7 +98,7 @@ func TestGate(t *testing.T) {
 	if !r.keeps {
 		t.Fatal("the leader has not kept its processor")
 	}
-	r.returns(false, func() {})
+	r.returns(t, false, func() {})
 	r.mustNext(t, 0)
 	if r.keeps || r.budget.kept != 0 {
 		t.Fatal("the leader has kept its processor after a wait without an event")
@@ -111,7 +120,7 @@ func TestEventAfterAnInterruptedWait(t *testing.T) {
 			t.Fatal("not woken")
 		}
 		r.mustNext(t, 1)
-		r.returns(true, func() { r.event(t) })
+		r.returns(t, true, func() { r.event(t) })
 		r.mustNext(t, 1)
 		if r.keeps {
 			t.Error("the leader has kept its processor after a signal")
@@ -139,7 +148,7 @@ func TestWhenTheLeaderKeepsItsProcessor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newWaiterRig(t, test.budget)
-			r.returns(false, func() { r.event(t) })
+			r.returns(t, false, func() { r.event(t) })
 			r.gap, r.work = test.gap, test.work
 			if n, _ := r.next(r.gated, r.events[:]); r.keeps != test.want || (n == 1) != test.want {
 				t.Errorf("keeps its processor: %v, %d events", r.keeps, n)
@@ -163,7 +172,7 @@ func TestWhenTheLeaderGivesItsProcessorBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			used = 1
 			r := newWaiterRig(t, fakeBudget(&used))
-			r.returns(false, func() { r.event(t) })
+			r.returns(t, false, func() { r.event(t) })
 			r.mustNext(t, 1)
 			if !r.keeps {
 				t.Fatal("the leader has not kept its processor")
@@ -215,6 +224,52 @@ func TestWaiterAverages(t *testing.T) {
 	}
 }
 
+// A wait that a signal ends at once goes on in Go's poller. Both are one wait, and no work.
+func TestWaiterAveragesOfAWaitInTwoParts(t *testing.T) {
+	r := newWaiterRig(t, ample())
+	r.returns(t, false, func() { r.event(t) })
+	r.mustNext(t, 1)
+	r.returns(t, true, func() { r.clock = r.clock.Add(-2 * realWait) })
+	n, waited := r.next(r.gated, r.events[:])
+	if n != 0 || !waited || !r.idle || r.keeps {
+		t.Fatalf("%d events, waited %v, idle %v, keeps its processor %v", n, waited, r.idle, r.keeps)
+	}
+	work := r.work
+	r.clock = r.clock.Add(time.Hour)
+	r.mustNext(t, 0) // Go's poller may wake it for nothing
+	r.event(t)
+	r.mustNext(t, 1)
+	if r.work != work || r.gap < maxKept/8 || r.idle {
+		t.Errorf("work %v, want %v; gap %v; idle %v", r.work, work, r.gap, r.idle)
+	}
+}
+
+// A wait that begins without a processor of the budget and goes on with one is one wait.
+func TestWaiterAveragesOfTheFirstWait(t *testing.T) {
+	r := newWaiterRig(t, ample())
+	r.returns(t, false, func() { r.event(t) })
+	r.work = 32 * time.Microsecond
+	r.mustNext(t, 1)
+	if r.work != 28*time.Microsecond || r.gap != 2*realWait/8 {
+		t.Errorf("work %v, gap %v", r.work, r.gap)
+	}
+}
+
+// A wait with a processor is reported as one, so that the poller does not yield.
+func TestWaiterReportsAWait(t *testing.T) {
+	r := newWaiterRig(t, ample())
+	r.returns(t, false, func() { r.event(t) })
+	for range 2 { // the second time, it keeps its processor already
+		if n, waited := r.next(r.gated, r.events[:]); n != 1 || !waited || r.idle {
+			t.Errorf("%d events, waited %v, idle %v", n, waited, r.idle)
+		}
+	}
+	r.returns(t, false, func() { r.event(t); r.clock = r.clock.Add(-realWait) })
+	if n, waited := r.next(r.gated, r.events[:]); n != 1 || waited {
+		t.Errorf("%d events, waited %v although they were ready", n, waited)
+	}
+}
+
 // Before it keeps its processor the leader yields, so that the scheduler makes another
 // thread wait in Go's poller. Otherwise events of the rest of the process would wait
 // for the monitor thread, for up to 10 ms.
@@ -225,6 +280,7 @@ func TestLeaderYieldsBeforeItKeepsItsProcessor(t *testing.T) {
 	for range 2 { // the scheduler looks elsewhere first in every 61st turn
 		go ran.Store(true)
 		r.budget.kept = -1 // as if there were more processors
+		r.budget.looked = r.since
 		if !r.keep(r.gated) {
 			t.Fatal("the leader may not keep its processor")
 		}
@@ -275,4 +331,41 @@ func TestQuickEventsWhileSignalsInterrupt(t *testing.T) {
 	if p.budget.kept != 0 {
 		t.Error("a processor was not given back")
 	}
+}
+
+// A poller that is stopped while its leader waits with a processor can be used at once:
+// its lock is not held until that wait ends.
+func TestStopWhileTheLeaderKeepsItsProcessor(t *testing.T) {
+	relaytest.NoLeaks(t)
+	p, runs, ends := newRecorder(func([]Ready[*owner]) {})
+	first := newOwner(t, p, Readable|EdgeTriggered)
+	relaytest.Receive(t, "the start", runs)
+	p.mu.Lock()
+	stuck := p.current
+	p.mu.Unlock()
+	inside, release := make(chan struct{}), make(chan struct{})
+	gate, err := stuck.wake.SyscallConn()
+	relaytest.Check(t, err)
+	go func() { // close waits for it, as for a leader in next
+		_ = gate.Control(func(uintptr) { close(inside); <-release })
+	}()
+	relaytest.Receive(t, "the reference", inside)
+	p.Leave(first.slot)
+	first.close()
+	stopped := make(chan struct{})
+	go func() { p.StopIfIdle(); close(stopped) }()
+	relaytest.Eventually(t, "the end of the instance", func() bool {
+		if !p.mu.TryLock() {
+			return false
+		}
+		defer p.mu.Unlock()
+		return p.current != stuck
+	})
+	second := newOwner(t, p, Readable|EdgeTriggered)
+	close(release)
+	relaytest.Receive(t, "the return of StopIfIdle", stopped)
+	p.Leave(second.slot)
+	second.close()
+	p.StopIfIdle()
+	relaytest.Receive(t, "the end", ends)
 }

@@ -97,8 +97,11 @@ func openEpoll[T any]() (_ *epoll[T], gate syscall.RawConn, err error) {
 	return e, gate, err
 }
 
-// close closes what is open.
+// close ends the goroutines and closes what is open. It does nothing for nil.
 func (e *epoll[T]) close() {
+	if e == nil {
+		return
+	}
 	for _, f := range []*os.File{e.file, e.wake} {
 		if f != nil {
 			_ = f.Close()

@@ -1,8 +1,10 @@
 package netio
 
 import (
+	"os"
 	"runtime"
 	"runtime/metrics"
+	"strings"
 	"sync"
 	"time"
 )
@@ -12,12 +14,14 @@ import (
 // are at most half of the processors, and none while all processors are in use. A process
 // has one budget; nil allows none. Any number of goroutines may use it.
 type ProcessorBudget struct {
-	used func() (n int, known bool) // returns how many processors are in use or needed; set once
+	used func() (n int, quick bool) // returns how many processors are in use or needed, and whether that took little time; set once
 
-	mu     sync.Mutex // guards the fields below, and calls of used
-	kept   int
-	looked time.Time // when used was called last
-	pause  time.Time // until then no processor may be kept
+	mu      sync.Mutex // guards the fields below; held for no blocking call
+	kept    int
+	most    int       // that may be kept, as of looked
+	looked  time.Time // when used was called last
+	looking bool      // used is being called
+	pause   time.Time // until then no processor may be kept
 }
 
 const (
@@ -27,19 +31,25 @@ const (
 	crowdedPause = 50 * time.Millisecond
 )
 
-// NewProcessorBudget returns the budget of a process.
-func NewProcessorBudget() *ProcessorBudget { return &ProcessorBudget{used: processorsInUse()} }
+// NewProcessorBudget returns the budget of a process. It is nil if the scheduler does not
+// interrupt goroutines (asyncpreemptoff=1 in GODEBUG): to stop the world, it would then
+// wait for those that keep their processor.
+func NewProcessorBudget() *ProcessorBudget {
+	if strings.Contains(os.Getenv("GODEBUG"), "asyncpreemptoff=1") {
+		return nil
+	}
+	return &ProcessorBudget{used: processorsInUse()}
+}
 
 // take reports whether the caller may keep its processor while it waits. If so, the caller
 // must call put afterwards.
 func (b *ProcessorBudget) take(now time.Time) bool {
-	if b == nil {
+	if b == nil || !b.look(now) {
 		return false
 	}
-	processors := runtime.GOMAXPROCS(0)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.kept >= processors/2 || !b.spareLocked(now, processors) {
+	if b.kept >= b.most {
 		return false
 	}
 	b.kept++
@@ -54,39 +64,73 @@ func (b *ProcessorBudget) put() {
 }
 
 // spare reports whether the caller of take may still keep its processor.
-func (b *ProcessorBudget) spare(now time.Time) bool {
+func (b *ProcessorBudget) spare(now time.Time) bool { return b.look(now) }
+
+// look reports whether processors may be kept. It finds out once in lookEvery.
+func (b *ProcessorBudget) look(now time.Time) bool {
+	b.mu.Lock()
+	switch {
+	case b.looking || now.Before(b.pause):
+		b.mu.Unlock()
+		return false
+	case now.Sub(b.looked) < lookEvery:
+		b.mu.Unlock()
+		return true
+	}
+	b.looking = true
+	b.mu.Unlock()
+
+	used, quick := b.used()
+	processors := runtime.GOMAXPROCS(0)
+
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return now.Sub(b.looked) < lookEvery || b.spareLocked(now, runtime.GOMAXPROCS(0))
-}
-
-func (b *ProcessorBudget) spareLocked(now time.Time, processors int) bool {
-	if now.Before(b.pause) {
+	b.looking, b.looked, b.most = false, now, processors/2
+	if !quick || used >= processors || b.kept > b.most {
+		b.pause = now.Add(crowdedPause)
 		return false
 	}
-	if now.Sub(b.looked) < lookEvery {
-		return true
-	}
-	b.looked = now
-	if n, known := b.used(); known && n < processors {
-		return true
-	}
-	b.pause = now.Add(crowdedPause)
-	return false
+	return true
 }
 
-// processorsInUse returns a function that returns how many goroutines run or could run.
-// known is false if the runtime has no such metrics, which Go 1.26 introduced.
-func processorsInUse() func() (int, bool) {
-	samples := []metrics.Sample{{Name: "/sched/goroutines/running:goroutines"}, {Name: "/sched/goroutines/runnable:goroutines"}}
-	return func() (n int, known bool) {
+// processorsInUse returns a function that returns how many goroutines run or could run,
+// or are in system calls that the scheduler knows of. These have a processor at first, and
+// need one at their end. Those that never leave theirs, such as the one that waits for
+// signals, do not count. The function must not be called concurrently. It is not quick if
+// it has waited for another reader of the metrics.
+func processorsInUse() func() (n int, quick bool) {
+	const slow = 200 * time.Microsecond
+	samples := []metrics.Sample{
+		{Name: "/sched/goroutines/running:goroutines"},
+		{Name: "/sched/goroutines/runnable:goroutines"},
+		{Name: "/sched/goroutines/not-in-go:goroutines"}, // also those without a processor
+	}
+	var never lowest
+	return func() (n int, quick bool) {
+		began := time.Now()
 		metrics.Read(samples)
 		for _, s := range samples {
-			if s.Value.Kind() != metrics.KindUint64 {
-				return 0, false
-			}
 			n += int(s.Value.Uint64())
 		}
-		return n, true
+		n -= never.with(int(samples[2].Value.Uint64()), began)
+		return n, time.Since(began) < slow
 	}
+}
+
+// lowest is the lowest of the values of the last one to two minutes.
+type lowest struct {
+	since        time.Time
+	now, earlier int // since then, and in the minute before
+}
+
+// with returns the lowest value, with one more.
+func (l *lowest) with(n int, at time.Time) int {
+	switch {
+	case l.since.IsZero():
+		l.since, l.now, l.earlier = at, n, n
+	case at.Sub(l.since) >= time.Minute:
+		l.since, l.now, l.earlier = at, n, l.now
+	}
+	l.now = min(l.now, n)
+	return min(l.now, l.earlier)
 }

@@ -2,6 +2,9 @@ package netio
 
 import (
 	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -67,8 +70,9 @@ func TestProcessorBudgetOfABusyProcess(t *testing.T) {
 	}
 }
 
-// Where it is not known what is in use, no processor is kept, nor without a budget.
-func TestProcessorBudgetOfAnUnknownProcess(t *testing.T) {
+// No processor is kept if it takes long to find out how many are in use, nor without a
+// budget.
+func TestProcessorBudgetOfASlowProcess(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	b := &ProcessorBudget{used: func() (int, bool) { return 0, false }}
 	if b.take(time.Now()) || (*ProcessorBudget)(nil).take(time.Now()) {
@@ -76,26 +80,108 @@ func TestProcessorBudgetOfAnUnknownProcess(t *testing.T) {
 	}
 }
 
-// Running goroutines count, and those that wait for a processor.
+// While one goroutine finds out how many are in use, the others do not wait for it.
+func TestProcessorBudgetWhileInUseIsRead(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8))
+	var b *ProcessorBudget
+	now, read := time.Now(), 0
+	b = &ProcessorBudget{used: func() (int, bool) {
+		if read++; read == 1 && b.take(now) {
+			t.Error("a processor may be kept")
+		}
+		return 0, true
+	}}
+	if !b.take(now) || read != 1 {
+		t.Errorf("none may be kept, after %d reads", read)
+	}
+}
+
+// Fewer processors than before are enough for fewer kept ones.
+func TestProcessorBudgetWithFewerProcessors(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	b, now := ample(), time.Now()
+	if !b.take(now) || !b.take(now) {
+		t.Fatal("two of four may be kept")
+	}
+	runtime.GOMAXPROCS(2)
+	if now = now.Add(lookEvery); b.spare(now) {
+		t.Error("two of two processors may be kept")
+	}
+	b.put()
+	if now = now.Add(crowdedPause); !b.spare(now) {
+		t.Error("one of two may not be kept")
+	}
+}
+
+// Without signals, the world could not be stopped while a processor is kept.
+func TestNoProcessorBudgetWithoutPreemption(t *testing.T) {
+	if NewProcessorBudget() == nil {
+		t.Error("no budget")
+	}
+	t.Setenv("GODEBUG", "x=1,asyncpreemptoff=1")
+	if NewProcessorBudget() != nil {
+		t.Error("a budget")
+	}
+}
+
+// The lowest value counts for at least a minute, and at most two.
+func TestLowest(t *testing.T) {
+	var l lowest
+	now := time.Now()
+	for i, step := range []struct {
+		after   time.Duration
+		n, want int
+	}{
+		{0, 5, 5}, {time.Second, 3, 3}, {time.Second, 4, 3}, {57 * time.Second, 4, 3},
+		{time.Second, 4, 3}, {59 * time.Second, 4, 3},
+		{time.Second, 6, 4}, {time.Second, 2, 2}, {time.Minute, 7, 2}, {time.Minute, 7, 7},
+	} {
+		now = now.Add(step.after)
+		if got := l.with(step.n, now); got != step.want {
+			t.Errorf("step %d: %d, want %d", i, got, step.want)
+		}
+	}
+}
+
+// Goroutines count that run, that wait for a processor, and that are in a system call.
 func TestProcessorsInUse(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	relaytest.NoLeaks(t)
 	used := processorsInUse()
-	if n, known := used(); !known || n < 1 {
-		t.Fatalf("%d in use, known: %v", n, known)
+	if n, _ := used(); n < 1 {
+		t.Errorf("%d in use, and this goroutine runs", n)
 	}
-	stop := make(chan struct{})
-	defer close(stop)
-	const busy = 5
-	for range busy {
-		go func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+	const each = 5
+	var pipe [2]int
+	relaytest.Check(t, syscall.Pipe(pipe[:]))
+	var stop atomic.Bool
+	var all sync.WaitGroup
+	defer func() {
+		stop.Store(true)
+		syscall.Close(pipe[1]) // ends the reads
+		all.Wait()
+		syscall.Close(pipe[0])
+	}()
+	for range each {
+		all.Go(func() {
+			var buf [1]byte
+			_, _ = syscall.Read(pipe[0], buf[:])
+		})
+	}
+	relaytest.Eventually(t, "those in a system call to be counted", func() bool {
+		for range 100 { // until none is on its way there
+			if n, _ := used(); n <= each {
+				return false
 			}
-		}()
+			runtime.Gosched()
+		}
+		return true
+	})
+	for range each {
+		all.Go(func() {
+			for !stop.Load() {
+			}
+		})
 	}
-	relaytest.Eventually(t, "all of them to be counted", func() bool { n, _ := used(); return n > busy })
+	relaytest.Eventually(t, "all of them to be counted", func() bool { n, _ := used(); return n > 2*each })
 }
