@@ -47,6 +47,17 @@ func TestTurnIsBoundedInCalls(t *testing.T) {
 	w.pipe.close()
 }
 
+// The first pieces of a direction are small, so that the kernel does not make the receive
+// buffer of a client that soon stops reading as large as it may be.
+func TestPiecesOfAYoungFlow(t *testing.T) {
+	for moved, want := range map[int64]int{0: youngPiece, youngFlow - 1: youngPiece, youngFlow: maxPiece, 1 << 40: maxPiece} {
+		flow := transfer{counter: counter{sum: moved}}
+		if got := flow.maxPiece(); got != want {
+			t.Errorf("%d bytes after %d, want %d", got, moved, want)
+		}
+	}
+}
+
 // A turn is bounded in bytes, and less so on a loop that carries no small messages.
 func TestTurnIsBoundedInBytes(t *testing.T) {
 	for name, test := range map[string]struct{ calm, least, most int }{

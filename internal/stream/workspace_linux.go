@@ -23,8 +23,13 @@ const (
 	calmEvents = 256
 )
 
-// maxPiece bounds what is spliced at once.
-const maxPiece = pipeSize
+// What is spliced at once is bounded by maxPiece, and by youngPiece for the first youngFlow
+// bytes of a direction.
+const (
+	maxPiece   = pipeSize
+	youngPiece = 256 << 10
+	youngFlow  = 32 << 20
+)
 
 // nextEvent is called before each event.
 func (w *workspace) nextEvent() {
