@@ -24,11 +24,12 @@ const (
 )
 
 // What is spliced at once is bounded by maxPiece, and by youngPiece for the first youngFlow
-// bytes of a direction.
+// bytes of a direction. That is more than the 4 MiB that the kernel holds for a client that
+// never reads (tcp_wmem).
 const (
 	maxPiece   = pipeSize
 	youngPiece = 256 << 10
-	youngFlow  = 32 << 20
+	youngFlow  = 8 << 20
 )
 
 // nextEvent is called before each event.
