@@ -41,7 +41,7 @@ const (
 //
 // The kernel makes a receive buffer as large as what is read in one round trip time. A
 // client that stops reading mostly does so early, and the backend then fills that buffer:
-// with large pieces from the start, 27 MB for each such client instead of 11 MB. 40 of them
+// with large pieces from the start, 27 MB for each such client instead of 12 MB. 40 of them
 // took so much of the kernel's TCP memory that it no longer enlarged the buffers of others.
 func (t *transfer) maxPiece() int {
 	if t.sum < youngFlow {
