@@ -21,8 +21,8 @@ func (r *results) describe(b *bench) {
 		fmt.Sprintf("%s, `%s`", time.Now().UTC().Format("2006-01-02"), commandLine()),
 		fmt.Sprintf("Linux %s, %s, %d cores, %s", kernel(), runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
 		fmt.Sprintf("median of %d rounds of %v", b.rounds, b.window),
+		b.network.fact(),
 	}
-	facts = append(facts, b.network.fact())
 	if b.built != "" {
 		facts = append(facts, "this relay at "+b.built)
 	}

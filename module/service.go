@@ -29,7 +29,7 @@ var services = caddy.NewUsagePool()
 
 // What all relays of the process share.
 var (
-	processors = netio.NewProcessorBudget()
+	processors = netio.NewProcessorBudget()  // of the loops of both engines
 	udpEngine  = dgram.NewEngine(processors) // opens the backend sockets of UDP sessions
 	tcpEngine  = stream.NewEngine(processors)
 

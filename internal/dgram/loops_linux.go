@@ -20,6 +20,8 @@ import (
 // the clients' sockets of [loops.Watch], and another one for the sockets of
 // [loops.WatchBusy]. With more busy goroutines than processors, a goroutine whose
 // sockets are ready waits until another one has nothing to do.
+//
+// budget is the process's; nil: no loop keeps its processor while it waits.
 func NewEngine(budget *netio.ProcessorBudget) Engine {
 	if netio.Disabled("engine") {
 		return Goroutines{}

@@ -66,6 +66,22 @@ func (r *waiterRig) mustNext(t *testing.T, want int) {
 	}
 }
 
+// mustKeep waits for an event, with a processor.
+func (r *waiterRig) mustKeep(t *testing.T) {
+	t.Helper()
+	if r.mustNext(t, 1); !r.keeps {
+		t.Fatal("the leader has not kept its processor")
+	}
+}
+
+// mustBeOpen makes an event that the gate must report.
+func (r *waiterRig) mustBeOpen(t *testing.T) {
+	t.Helper()
+	if r.event(t); !r.woken() {
+		t.Error("the gate is closed")
+	}
+}
+
 // returns makes the next waits with a processor return this after what do does, and take
 // longer than realWait.
 func (r *waiterRig) returns(t *testing.T, interrupted bool, do func()) {
@@ -94,24 +110,18 @@ func TestGate(t *testing.T) {
 			t.Error("the event has also woken Go's poller")
 		}
 	})
-	r.mustNext(t, 1)
-	if !r.keeps {
-		t.Fatal("the leader has not kept its processor")
-	}
+	r.mustKeep(t)
 	r.returns(t, false, func() {})
 	r.mustNext(t, 0)
 	if r.keeps || r.budget.kept != 0 {
 		t.Fatal("the leader has kept its processor after a wait without an event")
 	}
-	r.event(t)
-	if !r.woken() {
-		t.Error("the gate is still closed")
-	}
+	r.mustBeOpen(t)
 	r.mustNext(t, 1)
 }
 
-// An event between an interrupted wait and the opening of the gate is not lost: a gate
-// does not report what it has reported before, and nobody has asked it since.
+// An event between an interrupted wait and the opening of the gate is not lost. The kernel
+// does not report it: the gate has been in its list of ready descriptors since the first event.
 func TestEventAfterAnInterruptedWait(t *testing.T) {
 	r := newWaiterRig(t, ample())
 	for range 3 {
@@ -173,19 +183,13 @@ func TestWhenTheLeaderGivesItsProcessorBack(t *testing.T) {
 			used = 1
 			r := newWaiterRig(t, fakeBudget(&used))
 			r.returns(t, false, func() { r.event(t) })
-			r.mustNext(t, 1)
-			if !r.keeps {
-				t.Fatal("the leader has not kept its processor")
-			}
+			r.mustKeep(t)
 			change(r)
 			r.mustNext(t, 1)
 			if r.keeps || r.budget.kept != 0 {
 				t.Error("the leader still keeps its processor")
 			}
-			r.event(t)
-			if !r.woken() {
-				t.Error("the gate is still closed")
-			}
+			r.mustBeOpen(t)
 		})
 	}
 }
@@ -224,7 +228,8 @@ func TestWaiterAverages(t *testing.T) {
 	}
 }
 
-// A wait that a signal ends at once goes on in Go's poller. Both are one wait, and no work.
+// After a signal, the leader continues to wait in Go's poller. The averages count one wait
+// for both parts, and no work.
 func TestWaiterAveragesOfAWaitInTwoParts(t *testing.T) {
 	r := newWaiterRig(t, ample())
 	r.returns(t, false, func() { r.event(t) })
@@ -244,7 +249,7 @@ func TestWaiterAveragesOfAWaitInTwoParts(t *testing.T) {
 	}
 }
 
-// A wait that begins without a processor of the budget and goes on with one is one wait.
+// The averages count one wait if the leader takes a processor of the budget at its begin.
 func TestWaiterAveragesOfTheFirstWait(t *testing.T) {
 	r := newWaiterRig(t, ample())
 	r.returns(t, false, func() { r.event(t) })

@@ -44,7 +44,7 @@ func NewProcessorBudget() *ProcessorBudget {
 // take reports whether the caller may keep its processor while it waits. If so, the caller
 // must call put afterwards.
 func (b *ProcessorBudget) take(now time.Time) bool {
-	if b == nil || !b.look(now) {
+	if b == nil || !b.spare(now) {
 		return false
 	}
 	b.mu.Lock()
@@ -63,11 +63,9 @@ func (b *ProcessorBudget) put() {
 	b.kept--
 }
 
-// spare reports whether the caller of take may still keep its processor.
-func (b *ProcessorBudget) spare(now time.Time) bool { return b.look(now) }
-
-// look reports whether processors may be kept. It finds out once in lookEvery.
-func (b *ProcessorBudget) look(now time.Time) bool {
+// spare reports whether processors may be kept, also by those that take has allowed to
+// keep one. It calls used once in lookEvery.
+func (b *ProcessorBudget) spare(now time.Time) bool {
 	b.mu.Lock()
 	switch {
 	case b.looking || now.Before(b.pause):

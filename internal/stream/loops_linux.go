@@ -40,7 +40,8 @@ type watched struct{ readable func() }
 func (w *watched) handle(netio.Token, netio.Events, *workspace) { w.readable() }
 
 // NewEngine returns an engine with event loops, or nil if RELAY_DISABLE has
-// engine. It runs no goroutine while it has no relays.
+// engine. It runs no goroutine while it has no relays. budget is the process's; nil: no
+// loop keeps its processor while it waits.
 func NewEngine(budget *netio.ProcessorBudget) Engine {
 	if netio.Disabled("engine") {
 		return nil
