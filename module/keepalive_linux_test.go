@@ -27,6 +27,7 @@ func TestKeepAlive(t *testing.T) {
 			{"", 15 * time.Second, 0},
 			{"keepalive 10m", 10 * time.Minute, 5 * time.Minute},
 			{"keepalive off", 0, 0},
+			{"keepalive off\nrescue 16KiB", 0, 0}, // the client becomes a connection of package net
 		} {
 			t.Run(test.option, func(t *testing.T) {
 				addr, backends := startRelay(t, test.option)
@@ -66,7 +67,7 @@ func keepAliveDue(t *testing.T, local, remote net.Addr) (due time.Duration, foun
 		case "00":
 			return 0, true
 		case "02": // keep-alive
-			return time.Duration(ticks) * 10 * time.Millisecond, true
+			return time.Duration(max(ticks, 1)) * 10 * time.Millisecond, true // 0: it is due now
 		}
 	}
 	return 0, false

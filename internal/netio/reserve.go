@@ -133,7 +133,7 @@ func LeaveReserve(conn *net.TCPConn) (out *net.TCPConn, ok bool) {
 		return conn, false
 	}
 	defer file.Close()
-	other, err := net.FileConn(file) // another duplicate
+	other, err := fileConn(file) // another duplicate
 	if err != nil {
 		return conn, false
 	}
@@ -149,7 +149,7 @@ func LeaveReserve(conn *net.TCPConn) (out *net.TCPConn, ok bool) {
 // file. The new descriptor is not in the reserve.
 func connOf(file *os.File) (net.Conn, error) {
 	defer file.Close()
-	conn, err := net.FileConn(file) // a duplicate
+	conn, err := fileConn(file) // a duplicate
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +166,7 @@ func connOf(file *os.File) (net.Conn, error) {
 	}
 	defer moved.Close()
 	_ = file.Close()
-	if conn, err = net.FileConn(moved); err != nil {
+	if conn, err = fileConn(moved); err != nil {
 		return nil, err
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok && InReserve(tcp) {

@@ -30,7 +30,11 @@ func SetKeepAlive(fd int, interval time.Duration) {
 // already, as connections within this machine are. Otherwise the descriptor
 // becomes writable when it is established or has failed, see [SocketError].
 // The socket does not block and sends small segments at once (TCP_NODELAY).
-func ConnectTCPNonblock(addr netip.AddrPort) (fd int, done bool, err error) {
+//
+// sendsFirst: the caller has bytes to send when the connection is established. The
+// acknowledgement of the handshake is then sent with them (TCP_QUICKACK of tcp(7)), as by
+// tcp-smart-connect of haproxy. Without such bytes it would be sent 200 ms later.
+func ConnectTCPNonblock(addr netip.AddrPort, sendsFirst bool) (fd int, done bool, err error) {
 	peer, err := peerSockaddr(addr)
 	if err != nil {
 		return -1, false, err
@@ -45,6 +49,9 @@ func ConnectTCPNonblock(addr netip.AddrPort) (fd int, done bool, err error) {
 		return -1, false, os.NewSyscallError("socket", ErrReserved)
 	}
 	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if sendsFirst {
+		SetOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+	}
 	for calls := range 2 { // the second call returns the result of the first
 		err = peer.connectNonblock(fd)
 		switch err {

@@ -33,7 +33,7 @@ func silentListener(t testing.TB) (addr netip.AddrPort, wake func()) {
 	listener, addr := tcpListener(t)
 	relaytest.SetBacklog(t, listener, 0)
 	for done := true; done; {
-		fd, established, err := ConnectTCPNonblock(addr)
+		fd, established, err := ConnectTCPNonblock(addr, false)
 		relaytest.Check(t, err)
 		t.Cleanup(func() { CloseDescriptor(fd) })
 		done = established
@@ -61,7 +61,7 @@ func awaitReadable(t testing.TB, fd int) {
 
 func TestConnectTCPNonblock(t *testing.T) {
 	listener, addr := tcpListener(t)
-	fd, done, err := ConnectTCPNonblock(addr)
+	fd, done, err := ConnectTCPNonblock(addr, false)
 	if err != nil || !done {
 		t.Fatalf("over loopback: done is %v, error %v", done, err)
 	}
@@ -83,7 +83,7 @@ func TestConnectTCPNonblock(t *testing.T) {
 	}
 
 	silent, _ := silentListener(t)
-	fd, done, err = ConnectTCPNonblock(silent)
+	fd, done, err = ConnectTCPNonblock(silent, false)
 	if err != nil || done {
 		t.Fatalf("to a silent server: done is %v, error %v", done, err)
 	}
@@ -92,13 +92,48 @@ func TestConnectTCPNonblock(t *testing.T) {
 	relaytest.Check(t, listener.Close())
 	mapped := netip.AddrPortFrom(netip.MustParseAddr("::ffff:127.0.0.1"), addr.Port())
 	for _, dead := range []netip.AddrPort{addr, mapped} {
-		if fd, _, err := ConnectTCPNonblock(dead); !errors.Is(err, syscall.ECONNREFUSED) {
+		if fd, _, err := ConnectTCPNonblock(dead, false); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("%s: descriptor %d, error %v", dead, fd, err)
 		}
 	}
-	if _, _, err := ConnectTCPNonblock(netip.MustParseAddrPort("[fe80::1%no-such-interface]:80")); err == nil {
+	if _, _, err := ConnectTCPNonblock(netip.MustParseAddrPort("[fe80::1%no-such-interface]:80"), false); err == nil {
 		t.Error("connected through an interface that does not exist")
 	}
+}
+
+// The acknowledgement of the handshake is sent with the first bytes if the caller has some,
+// and else at once: a server that speaks first waits for it.
+func TestConnectAcknowledgesWithTheFirstBytes(t *testing.T) {
+	_, addr := tcpListener(t)
+	for _, sendsFirst := range []bool{false, true} {
+		fd, done, err := ConnectTCPNonblock(addr, sendsFirst)
+		if err != nil || !done {
+			t.Fatalf("over loopback: done is %v, error %v", done, err)
+		}
+		defer CloseDescriptor(fd)
+		want := uint32(2) // a SYN and an acknowledgement
+		if sendsFirst {
+			want = 1
+		}
+		if got := segmentsSent(t, fd); got != want {
+			t.Errorf("sendsFirst is %v: sent %d segments to connect, want %d", sendsFirst, got, want)
+		}
+		_, errno := WriteNonblock(fd, []byte("first"))
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		if got := segmentsSent(t, fd); got != want+1 {
+			t.Errorf("sendsFirst is %v: sent %d segments with the first bytes, want %d", sendsFirst, got, want+1)
+		}
+	}
+}
+
+// segmentsSent returns how many segments a TCP socket has sent.
+func segmentsSent(t testing.TB, fd int) uint32 {
+	t.Helper()
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	relaytest.Check(t, err)
+	return info.Segs_out
 }
 
 // A socket may connect to itself where no process listens. It does not count as a
@@ -136,13 +171,13 @@ func TestAwaitConnect(t *testing.T) {
 	relaytest.NoLeaks(t)
 	t.Run("established before", func(t *testing.T) {
 		listener, addr := tcpListener(t)
-		fd, _, err := ConnectTCPNonblock(addr)
+		fd, _, err := ConnectTCPNonblock(addr, false)
 		relaytest.Check(t, err)
 		wantConnection(t, listener, fd)
 	})
 	t.Run("established later", func(t *testing.T) {
 		silent, wake := silentListener(t)
-		fd, done, err := ConnectTCPNonblock(silent)
+		fd, done, err := ConnectTCPNonblock(silent, false)
 		if err != nil || done {
 			t.Fatalf("done is %v, error %v", done, err)
 		}
@@ -156,7 +191,7 @@ func TestAwaitConnect(t *testing.T) {
 	})
 	t.Run("failed", func(t *testing.T) {
 		listener, addr := tcpListener(t)
-		fd, _, err := ConnectTCPNonblock(addr)
+		fd, _, err := ConnectTCPNonblock(addr, false)
 		relaytest.Check(t, err)
 		peer, err := listener.Accept()
 		relaytest.Check(t, err)
@@ -181,7 +216,7 @@ func TestAwaitConnect(t *testing.T) {
 	t.Run("context", func(t *testing.T) {
 		silent, _ := silentListener(t)
 		for _, pause := range []time.Duration{0, 20 * time.Millisecond} {
-			fd, done, err := ConnectTCPNonblock(silent)
+			fd, done, err := ConnectTCPNonblock(silent, false)
 			if err != nil || done {
 				t.Fatalf("done is %v, error %v", done, err)
 			}
@@ -459,5 +494,37 @@ func TestQueues(t *testing.T) {
 	}
 	if _, ok := UnreadFD(-1); ok {
 		t.Error("a descriptor that is none has a queue")
+	}
+}
+
+// Package net sets its own keep-alive on a socket that becomes one of its connections. That
+// of the socket is kept.
+func TestKeepAliveSurvivesAnotherForm(t *testing.T) {
+	for _, want := range []time.Duration{0, 7 * time.Second} {
+		for _, form := range []string{"ConnOf", "AwaitConnect"} {
+			near, _ := descriptorPair(t)
+			fd, errno := duplicate(uintptr(near)) // which the form takes over
+			if errno != 0 {
+				t.Fatal(errno)
+			}
+			SetKeepAlive(fd, want)
+			var conn net.Conn
+			var err error
+			if form == "ConnOf" {
+				conn, err = ConnOf(fd)
+			} else {
+				conn, err = AwaitConnect(t.Context(), fd)
+			}
+			relaytest.Check(t, err)
+			defer conn.Close()
+			withDescriptor(conn.(*net.TCPConn), func(fd int) {
+				on, _ := Option(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+				idle, _ := Option(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+				interval, _ := Option(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)
+				if seconds := int(want / time.Second); (on != 0) != (want > 0) || want > 0 && (idle != seconds || interval != seconds) {
+					t.Errorf("%s of a socket with %v: %d, after %d s, every %d s", form, want, on, idle, interval)
+				}
+			})
+		}
 	}
 }

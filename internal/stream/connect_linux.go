@@ -14,10 +14,7 @@ import (
 // Connect implements [Connector].
 func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	defer m.guard()
-	fd, done, err := netio.ConnectTCPNonblock(addr)
-	if err == nil && keepAlive > 0 {
-		netio.SetKeepAlive(fd, keepAlive)
-	}
+	fd, done, err := netio.ConnectTCPNonblock(addr, m.hasBytes())
 	w := &workspace{buf: netio.GetBuffer()}
 	defer w.buf.Free()
 	m.mu.Lock()
@@ -33,6 +30,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 		return
 	}
 	m.sockets[BackendSide] = socket{fd: fd}
+	m.keepAlive = keepAlive
 	if done {
 		m.carryLocked(m.rules.Connected(), w)
 		return
@@ -50,6 +48,13 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 		return
 	}
 	m.connecting = time.AfterFunc(again, m.connectIsSlow)
+}
+
+// hasBytes reports whether there is something to send to the backend.
+func (m *loopMover) hasBytes() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ends.flows[ClientSide].holds() || !m.ends.over && some(netio.UnreadFD(m.sockets[ClientSide].fd))
 }
 
 // connectEventLocked handles an event of the connection that is under way.
@@ -98,6 +103,7 @@ func (m *loopMover) HandOver() {
 
 func (m *loopMover) handOverLocked() {
 	m.connecting = nil
+	m.setKeepAliveLocked()
 	fd := m.sockets[BackendSide].fd
 	m.releaseBackendLocked()
 	m.rules.ConnectSlow(Pending{
@@ -114,4 +120,5 @@ func (m *loopMover) releaseBackendLocked() {
 		m.loop.poller.Unwatch(s.token, s.fd)
 	}
 	*s = socket{fd: -1}
+	m.keepAlive = 0
 }

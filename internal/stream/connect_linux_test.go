@@ -85,7 +85,7 @@ func accept(t testing.TB, listener net.Listener) *net.TCPConn {
 // connectTo returns a connection that is established.
 func connectTo(t testing.TB, listener net.Listener) (fd int, backend *net.TCPConn) {
 	t.Helper()
-	fd, done, err := netio.ConnectTCPNonblock(addrPort(listener))
+	fd, done, err := netio.ConnectTCPNonblock(addrPort(listener), false)
 	relaytest.Check(t, err)
 	if !done {
 		t.Fatal("a connection over loopback is under way")

@@ -231,6 +231,9 @@ func (m *goroutineMover) expireIfIdle() {
 	}
 }
 
+// grown implements [wheelOwner]. It is not called: the relay was not added as young.
+func (m *goroutineMover) grown() {}
+
 // expire ends the relay, which is idle.
 func (m *goroutineMover) expire() {
 	defer m.guard()

@@ -161,7 +161,7 @@ func newSilentServer(t testing.TB) *silentServer {
 		}
 	})
 	for {
-		fd, done, err := netio.ConnectTCPNonblock(addr)
+		fd, done, err := netio.ConnectTCPNonblock(addr, false)
 		relaytest.Check(t, err)
 		s.fill = append(s.fill, fd)
 		if !done {

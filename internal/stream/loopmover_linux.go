@@ -20,11 +20,12 @@ type loopMover struct {
 
 	mu         sync.Mutex // guards the fields below
 	ends       ends
-	sockets    [2]socket   // by side
-	flows      [2]transfer // by source
-	connecting *time.Timer // fires when a connection to the backend is slow; nil: none is under way
-	acks       *ackWait    // nil: no reset waits for an acknowledgement
-	slot       netio.Slot  // in the loop's poller
+	sockets    [2]socket     // by side
+	flows      [2]transfer   // by source
+	connecting *time.Timer   // fires when a connection to the backend is slow; nil: none is under way
+	acks       *ackWait      // nil: no reset waits for an acknowledgement
+	keepAlive  time.Duration // still to be set on the backend's socket; 0: none
+	slot       netio.Slot    // in the loop's poller
 }
 
 // socket is one of the two sockets of a relay. Events are edge-triggered: what
@@ -104,7 +105,12 @@ func (m *loopMover) Carry(backend net.Conn, totals Totals) {
 func (m *loopMover) carryLocked(totals Totals, w *workspace) {
 	m.sockets[BackendSide].writable = true
 	m.flows[ClientSide].total, m.flows[BackendSide].total = totals.Up, totals.Down
-	m.wheel.add(&m.idler)
+	if m.keepAlive >= leastKeepAlive*m.wheel.tick {
+		m.wheel.addYoung(&m.idler)
+	} else {
+		m.setKeepAliveLocked()
+		m.wheel.add(&m.idler)
+	}
 	m.moveLocked(w)
 	if m.ends.over {
 		return
@@ -114,6 +120,28 @@ func (m *loopMover) carryLocked(totals Totals, w *workspace) {
 		return
 	}
 	m.continueLocked()
+}
+
+// leastKeepAlive is the shortest keep-alive, in ticks of the wheel, that is set only when
+// the relay is one to two ticks old. It takes four system calls, 1.7 % of the CPU time of a
+// connection with one message and its answer.
+const leastKeepAlive = 8
+
+// setKeepAliveLocked sets what is still to be set on the backend's socket.
+func (m *loopMover) setKeepAliveLocked() {
+	if m.keepAlive > 0 {
+		netio.SetKeepAlive(m.sockets[BackendSide].fd, m.keepAlive)
+	}
+	m.keepAlive = 0
+}
+
+// grown implements [wheelOwner].
+func (m *loopMover) grown() {
+	m.mu.Lock()
+	defer m.unlock()
+	if !m.ends.over {
+		m.setKeepAliveLocked()
+	}
 }
 
 // watchLocked makes the loop report events of sockets that it does not watch yet.

@@ -25,6 +25,9 @@ const (
 // Wheel ends relays that were idle for a timeout, which all of them share. A relay
 // is checked when its timeout would expire had it been idle all the time, so that
 // moving bytes costs one atomic store. A timer runs while the wheel has relays.
+//
+// It also calls the relays that were added as young once they are one to two ticks old.
+// What a relay does then costs a short one nothing.
 type Wheel struct {
 	timeout time.Duration // set once, as are tick and epoch
 	tick    time.Duration
@@ -41,15 +44,24 @@ type Wheel struct {
 // idler is a relay's entry in a Wheel.
 type idler struct {
 	used  atomic.Int64 // when bytes last moved, in nanoseconds after the wheel's epoch
-	owner interface{ expireIfIdle() }
+	owner wheelOwner
 
-	prev, next *idler // guarded by Wheel.mu, as is slot
-	slot       int    // noSlot: in no slot
+	prev, next *idler // guarded by Wheel.mu, as are slot and young
+	slot       int32  // noSlot: in no slot
+	young      bool   // grown will be called
+}
+
+// wheelOwner is a relay in a Wheel.
+type wheelOwner interface {
+	// expireIfIdle ends the relay if it is still idle, or puts it back.
+	expireIfIdle()
+	// grown is called once if the relay was added as young and did not leave.
+	grown()
 }
 
 const noSlot = -1
 
-func newIdler(owner interface{ expireIfIdle() }) idler { return idler{owner: owner, slot: noSlot} }
+func newIdler(owner wheelOwner) idler { return idler{owner: owner, slot: noSlot} }
 
 // NewWheel returns a wheel for relays with this idle timeout. It runs no
 // goroutine while it has no relays.
@@ -69,6 +81,12 @@ func (w *Wheel) isIdle(i *idler) bool { return w.now()-i.used.Load() >= int64(w.
 func (w *Wheel) add(i *idler) {
 	w.touch(i)
 	w.putBack(i)
+}
+
+// addYoung is add for a relay whose grown is to be called.
+func (w *Wheel) addYoung(i *idler) {
+	i.young = true // no other goroutine uses it yet
+	w.add(i)
 }
 
 // putBack puts a relay into the wheel again that due has removed and that has
@@ -116,11 +134,15 @@ func (w *Wheel) countDownLocked() {
 }
 
 // placeLocked puts a relay into the slot of the tick at which its timeout
-// expires, or into the last slot if that is further away.
+// expires, or into the last slot if that is further away. A young one is looked at
+// before.
 func (w *Wheel) placeLocked(i *idler) {
 	due := (i.used.Load()+int64(w.timeout))/int64(w.tick) + 1
 	due = min(max(due, w.at+1), w.at+wheelSlots+1)
-	i.slot = int(due % int64(len(w.slots)))
+	if i.young {
+		due = min(due, w.at+2)
+	}
+	i.slot = int32(due % int64(len(w.slots)))
 	head := w.slots[i.slot]
 	i.prev, i.next = nil, head
 	if head != nil {
@@ -144,24 +166,28 @@ func (w *Wheel) unlinkLocked(i *idler) {
 // turn is called by the timer. It calls the owners without the lock, because they
 // take their own locks.
 func (w *Wheel) turn() {
-	for _, i := range w.due() {
+	idle, grown := w.due()
+	for _, i := range idle {
 		i.owner.expireIfIdle()
+	}
+	for _, i := range grown {
+		i.owner.grown()
 	}
 }
 
 // due removes the idle relays from the slots of the ticks that have passed and
-// returns them. Relays that were not idle move to a later slot. A late turn
-// returns none.
-func (w *Wheel) due() (idle []*idler) {
+// returns them. Relays that were not idle move to a later slot; those of them that were
+// young are returned too. A late turn returns none.
+func (w *Wheel) due() (idle, grown []*idler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.count == 0 {
-		return nil
+		return nil, nil
 	}
 	now := w.now()
 	if now-w.next >= int64(lateTurn) {
 		w.turnAfterLocked(now, catchUp)
-		return nil
+		return nil, nil
 	}
 	for last := now / int64(w.tick); w.at < last; {
 		w.at++
@@ -173,6 +199,10 @@ func (w *Wheel) due() (idle []*idler) {
 				idle = append(idle, i)
 				w.countDownLocked()
 			} else {
+				if i.young {
+					i.young = false
+					grown = append(grown, i)
+				}
 				w.placeLocked(i)
 			}
 			i = next
@@ -181,5 +211,5 @@ func (w *Wheel) due() (idle []*idler) {
 	if w.count > 0 {
 		w.turnAfterLocked(now, w.tick)
 	}
-	return idle
+	return idle, grown
 }

@@ -8,15 +8,16 @@ import (
 	"time"
 )
 
-// spoke is a relay as a wheel sees it. It keeps when it was ended, and may say
-// that bytes have moved just then.
+// spoke is a relay as a wheel sees it. It keeps when it was ended and when grown was
+// called, and may say that bytes have moved just then.
 type spoke struct {
 	idler
 	wheel *Wheel
 	busy  bool // ends only at the second look
 
-	mu    sync.Mutex // guards ended
-	ended []time.Time
+	mu     sync.Mutex // guards the fields below
+	ended  []time.Time
+	grewAt []time.Time
 }
 
 func newSpoke(w *Wheel) *spoke {
@@ -34,6 +35,12 @@ func (s *spoke) expireIfIdle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = append(s.ended, time.Now())
+}
+
+func (s *spoke) grown() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grewAt = append(s.grewAt, time.Now())
 }
 
 // wants checks that it was ended once, idle since then, neither early nor more
@@ -175,4 +182,45 @@ func TestWheelChains(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Relays that were added as young are called once, one to two ticks later, or a tick after
+// that if the wheel did not turn before. They end like all others.
+func TestWheelCallsTheYoung(t *testing.T) {
+	for _, timeout := range []time.Duration{10 * time.Millisecond, time.Second, 5 * time.Minute, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			w := NewWheel(timeout)
+			var spokes [100]*spoke
+			var added [len(spokes)]time.Time
+			for i := range spokes {
+				spokes[i], added[i] = newSpoke(w), time.Now()
+				if i%3 == 0 {
+					w.add(&spokes[i].idler)
+				} else {
+					w.addYoung(&spokes[i].idler)
+				}
+				time.Sleep(time.Duration(rand.Int64N(int64(w.tick))))
+				if i%3 == 2 {
+					w.remove(&spokes[i].idler)
+				}
+			}
+			time.Sleep(timeout + 3*w.tick)
+			synctest.Wait()
+			for i, s := range spokes {
+				if want := i%3 == 1; len(s.grewAt) > 1 || want != (len(s.grewAt) == 1) {
+					t.Errorf("timeout %v: called %d times, want %v", timeout, len(s.grewAt), want)
+				}
+				if len(s.grewAt) == 1 {
+					if age := s.grewAt[0].Sub(added[i]); age < w.tick || age > 3*w.tick {
+						t.Errorf("timeout %v, tick %v: called at an age of %v", timeout, w.tick, age)
+					}
+				}
+				if i%3 != 2 {
+					s.wants(t, added[i])
+				} else if len(s.ended) != 0 {
+					t.Error("one that was taken out is ended")
+				}
+			}
+		})
+	}
 }
