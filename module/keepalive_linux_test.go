@@ -30,8 +30,11 @@ func TestKeepAlive(t *testing.T) {
 			{"keepalive off\nrescue 16KiB", 0, 0}, // the client becomes a connection of package net
 		} {
 			t.Run(test.option, func(t *testing.T) {
-				addr, backends := startRelay(t, test.option)
+				addr, backends := startRelay(t, "idle_timeout 30s\n"+test.option)
 				client, backend := relayed(t, addr, backends)
+				if test.longest == 0 {
+					time.Sleep(400 * time.Millisecond) // by then, a timer towards the backend would run
+				}
 				for name, relaysEnd := range map[string][2]net.Addr{
 					"client":  {client.RemoteAddr(), client.LocalAddr()},
 					"backend": {backend.RemoteAddr(), backend.LocalAddr()},

@@ -11,17 +11,20 @@ import (
 // fileConn is [net.FileConn], but leaves the keep-alive of a TCP socket as it is. Package
 // net sets its own default.
 func fileConn(file *os.File) (net.Conn, error) {
-	var kept [len(keepAliveOptions)]int
+	var values [len(keepAliveOptions)]int
+	var errnos [len(keepAliveOptions)]syscall.Errno
 	withDescriptor(file, func(fd int) {
 		for i, o := range keepAliveOptions {
-			kept[i], _ = Option(fd, o.level, o.name)
+			values[i], errnos[i] = Option(fd, o.level, o.name)
 		}
 	})
 	conn, err := net.FileConn(file)
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		withDescriptor(tcp, func(fd int) {
 			for i, o := range keepAliveOptions {
-				SetOption(fd, o.level, o.name, kept[i])
+				if errnos[i] == 0 {
+					SetOption(fd, o.level, o.name, values[i])
+				}
 			}
 		})
 	}

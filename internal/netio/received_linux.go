@@ -6,7 +6,7 @@ import "net/netip"
 // one, closes it at once, and never blocks. It tells the origin of a [Local] error
 // of package net, which does not say when the error occurred.
 func SendsSYN(addr netip.AddrPort) bool {
-	fd, _, err := ConnectTCPNonblock(addr, false)
+	fd, _, err := ConnectTCPNonblock(addr)
 	if err != nil {
 		return Classify(err) == Remote
 	}

@@ -51,14 +51,14 @@ func TestReserve(t *testing.T) {
 	defer client.Close()
 	toDetach, err := net.Dial("tcp", at.String())
 	relaytest.Check(t, err)
-	pending, _, err := ConnectTCPNonblock(at, false)
+	pending, _, err := ConnectTCPNonblock(at)
 	relaytest.Check(t, err)
 
 	fill(t, forUDP)
 	if HasDescriptor() {
 		t.Error("HasDescriptor found one")
 	}
-	wantReserved(t, "ConnectTCPNonblock", func() error { _, _, err := ConnectTCPNonblock(at, false); return err })
+	wantReserved(t, "ConnectTCPNonblock", func() error { _, _, err := ConnectTCPNonblock(at); return err })
 	wantReserved(t, "NewPipe", func() error { _, err := NewPipe(4096); return err })
 	wantReserved(t, "a dial", func() error {
 		_, err := (&net.Dialer{Control: AvoidReserve}).Dial("tcp", at.String())

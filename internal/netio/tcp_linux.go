@@ -20,21 +20,29 @@ func SetKeepAlive(fd int, interval time.Duration) {
 		return
 	}
 	seconds := int(interval / time.Second)
-	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds)
+	SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)        // first: the next call counts from the latest segment,
+	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds) // but this one would count from now
 	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds)
 	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes)
-	SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 }
+
+// delayAck makes the kernel delay the next acknowledgement until there are bytes to send with
+// it, for at most 200 ms (TCP_QUICKACK of tcp(7)).
+func delayAck(fd int) { SetOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) }
+
+// SetQuickAck undoes the delay of acknowledgements, and sends one that is delayed.
+func SetQuickAck(fd int) { SetOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) }
 
 // ConnectTCPNonblock starts a connection. If done is true it is established
 // already, as connections within this machine are. Otherwise the descriptor
 // becomes writable when it is established or has failed, see [SocketError].
 // The socket does not block and sends small segments at once (TCP_NODELAY).
 //
-// sendsFirst: the caller has bytes to send when the connection is established. The
-// acknowledgement of the handshake is then sent with them (TCP_QUICKACK of tcp(7)), as by
-// tcp-smart-connect of haproxy. Without such bytes it would be sent 200 ms later.
-func ConnectTCPNonblock(addr netip.AddrPort, sendsFirst bool) (fd int, done bool, err error) {
+// The acknowledgement of the handshake is delayed, so that it can be sent with the first
+// bytes, as by tcp-smart-connect of haproxy. Once the caller has written what it has, it must
+// call [SetQuickAck], which sends the acknowledgement if it was not sent yet: a peer that
+// speaks first waits for it, and others accept no bytes before it.
+func ConnectTCPNonblock(addr netip.AddrPort) (fd int, done bool, err error) {
 	peer, err := peerSockaddr(addr)
 	if err != nil {
 		return -1, false, err
@@ -49,9 +57,7 @@ func ConnectTCPNonblock(addr netip.AddrPort, sendsFirst bool) (fd int, done bool
 		return -1, false, os.NewSyscallError("socket", ErrReserved)
 	}
 	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	if sendsFirst {
-		SetOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
-	}
+	delayAck(fd)
 	for calls := range 2 { // the second call returns the result of the first
 		err = peer.connectNonblock(fd)
 		switch err {

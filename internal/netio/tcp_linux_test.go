@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -33,8 +36,9 @@ func silentListener(t testing.TB) (addr netip.AddrPort, wake func()) {
 	listener, addr := tcpListener(t)
 	relaytest.SetBacklog(t, listener, 0)
 	for done := true; done; {
-		fd, established, err := ConnectTCPNonblock(addr, false)
+		fd, established, err := ConnectTCPNonblock(addr)
 		relaytest.Check(t, err)
+		SetQuickAck(fd)
 		t.Cleanup(func() { CloseDescriptor(fd) })
 		done = established
 	}
@@ -61,11 +65,12 @@ func awaitReadable(t testing.TB, fd int) {
 
 func TestConnectTCPNonblock(t *testing.T) {
 	listener, addr := tcpListener(t)
-	fd, done, err := ConnectTCPNonblock(addr, false)
+	fd, done, err := ConnectTCPNonblock(addr)
 	if err != nil || !done {
 		t.Fatalf("over loopback: done is %v, error %v", done, err)
 	}
 	defer CloseDescriptor(fd)
+	SetQuickAck(fd)
 	peer, err := listener.Accept()
 	relaytest.Check(t, err)
 	defer peer.Close()
@@ -83,7 +88,7 @@ func TestConnectTCPNonblock(t *testing.T) {
 	}
 
 	silent, _ := silentListener(t)
-	fd, done, err = ConnectTCPNonblock(silent, false)
+	fd, done, err = ConnectTCPNonblock(silent)
 	if err != nil || done {
 		t.Fatalf("to a silent server: done is %v, error %v", done, err)
 	}
@@ -92,39 +97,41 @@ func TestConnectTCPNonblock(t *testing.T) {
 	relaytest.Check(t, listener.Close())
 	mapped := netip.AddrPortFrom(netip.MustParseAddr("::ffff:127.0.0.1"), addr.Port())
 	for _, dead := range []netip.AddrPort{addr, mapped} {
-		if fd, _, err := ConnectTCPNonblock(dead, false); !errors.Is(err, syscall.ECONNREFUSED) {
+		if fd, _, err := ConnectTCPNonblock(dead); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("%s: descriptor %d, error %v", dead, fd, err)
 		}
 	}
-	if _, _, err := ConnectTCPNonblock(netip.MustParseAddrPort("[fe80::1%no-such-interface]:80"), false); err == nil {
+	if _, _, err := ConnectTCPNonblock(netip.MustParseAddrPort("[fe80::1%no-such-interface]:80")); err == nil {
 		t.Error("connected through an interface that does not exist")
 	}
 }
 
-// The acknowledgement of the handshake is sent with the first bytes if the caller has some,
-// and else at once: a server that speaks first waits for it.
-func TestConnectAcknowledgesWithTheFirstBytes(t *testing.T) {
+// The acknowledgement of the handshake is sent with the first bytes, or by SetQuickAck.
+func TestConnectDelaysTheAcknowledgement(t *testing.T) {
 	_, addr := tcpListener(t)
-	for _, sendsFirst := range []bool{false, true} {
-		fd, done, err := ConnectTCPNonblock(addr, sendsFirst)
-		if err != nil || !done {
-			t.Fatalf("over loopback: done is %v, error %v", done, err)
-		}
-		defer CloseDescriptor(fd)
-		want := uint32(2) // a SYN and an acknowledgement
-		if sendsFirst {
-			want = 1
-		}
-		if got := segmentsSent(t, fd); got != want {
-			t.Errorf("sendsFirst is %v: sent %d segments to connect, want %d", sendsFirst, got, want)
-		}
-		_, errno := WriteNonblock(fd, []byte("first"))
-		if errno != 0 {
-			t.Fatal(errno)
-		}
-		if got := segmentsSent(t, fd); got != want+1 {
-			t.Errorf("sendsFirst is %v: sent %d segments with the first bytes, want %d", sendsFirst, got, want+1)
-		}
+	for quickAck, want := range map[bool]uint32{false: 2, true: 3} {
+		relaytest.Eventually(t, "a round that is quicker than the delay of the kernel", func() bool {
+			began := time.Now()
+			fd, done, err := ConnectTCPNonblock(addr)
+			if err != nil || !done {
+				t.Fatalf("over loopback: done is %v, error %v", done, err)
+			}
+			defer CloseDescriptor(fd)
+			connect := segmentsSent(t, fd)
+			if quickAck {
+				SetQuickAck(fd)
+			}
+			if _, errno := WriteNonblock(fd, []byte("first")); errno != 0 {
+				t.Fatal(errno)
+			}
+			SetQuickAck(fd) // does nothing: nothing is left to acknowledge
+			all := segmentsSent(t, fd)
+			quick := time.Since(began) < 100*time.Millisecond
+			if quick && (connect != 1 || all != want) {
+				t.Errorf("SetQuickAck first: %v: sent %d segments to connect, %d in all, want 1, %d", quickAck, connect, all, want)
+			}
+			return quick
+		})
 	}
 }
 
@@ -171,13 +178,13 @@ func TestAwaitConnect(t *testing.T) {
 	relaytest.NoLeaks(t)
 	t.Run("established before", func(t *testing.T) {
 		listener, addr := tcpListener(t)
-		fd, _, err := ConnectTCPNonblock(addr, false)
+		fd, _, err := ConnectTCPNonblock(addr)
 		relaytest.Check(t, err)
 		wantConnection(t, listener, fd)
 	})
 	t.Run("established later", func(t *testing.T) {
 		silent, wake := silentListener(t)
-		fd, done, err := ConnectTCPNonblock(silent, false)
+		fd, done, err := ConnectTCPNonblock(silent)
 		if err != nil || done {
 			t.Fatalf("done is %v, error %v", done, err)
 		}
@@ -191,7 +198,7 @@ func TestAwaitConnect(t *testing.T) {
 	})
 	t.Run("failed", func(t *testing.T) {
 		listener, addr := tcpListener(t)
-		fd, _, err := ConnectTCPNonblock(addr, false)
+		fd, _, err := ConnectTCPNonblock(addr)
 		relaytest.Check(t, err)
 		peer, err := listener.Accept()
 		relaytest.Check(t, err)
@@ -216,7 +223,7 @@ func TestAwaitConnect(t *testing.T) {
 	t.Run("context", func(t *testing.T) {
 		silent, _ := silentListener(t)
 		for _, pause := range []time.Duration{0, 20 * time.Millisecond} {
-			fd, done, err := ConnectTCPNonblock(silent, false)
+			fd, done, err := ConnectTCPNonblock(silent)
 			if err != nil || done {
 				t.Fatalf("done is %v, error %v", done, err)
 			}
@@ -499,18 +506,18 @@ func TestQueues(t *testing.T) {
 
 // Package net sets its own keep-alive on a socket that becomes one of its connections. That
 // of the socket is kept.
-func TestKeepAliveSurvivesAnotherForm(t *testing.T) {
+func TestConnOfKeepsTheKeepAlive(t *testing.T) {
 	for _, want := range []time.Duration{0, 7 * time.Second} {
-		for _, form := range []string{"ConnOf", "AwaitConnect"} {
+		for _, function := range []string{"ConnOf", "AwaitConnect"} {
 			near, _ := descriptorPair(t)
-			fd, errno := duplicate(uintptr(near)) // which the form takes over
+			fd, errno := duplicate(uintptr(near)) // which the function takes over
 			if errno != 0 {
 				t.Fatal(errno)
 			}
 			SetKeepAlive(fd, want)
 			var conn net.Conn
 			var err error
-			if form == "ConnOf" {
+			if function == "ConnOf" {
 				conn, err = ConnOf(fd)
 			} else {
 				conn, err = AwaitConnect(t.Context(), fd)
@@ -521,10 +528,35 @@ func TestKeepAliveSurvivesAnotherForm(t *testing.T) {
 				on, _ := Option(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
 				idle, _ := Option(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
 				interval, _ := Option(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)
-				if seconds := int(want / time.Second); (on != 0) != (want > 0) || want > 0 && (idle != seconds || interval != seconds) {
-					t.Errorf("%s of a socket with %v: %d, after %d s, every %d s", form, want, on, idle, interval)
+				probes, _ := Option(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT)
+				if seconds := int(want / time.Second); (on != 0) != (want > 0) || want > 0 && (idle != seconds || interval != seconds || probes != keepAliveProbes) {
+					t.Errorf("%s of a socket with %v: %d, after %d s, every %d s, %d times", function, want, on, idle, interval, probes)
 				}
 			})
 		}
+	}
+}
+
+// The first probe is due when the connection has been idle for the interval, also if it has
+// been idle for a part of that already.
+func TestKeepAliveCountsFromTheLatestSegment(t *testing.T) {
+	const interval, idle = 10 * time.Second, 300 * time.Millisecond
+	fd, _ := descriptorPair(t)
+	time.Sleep(idle)
+	SetKeepAlive(fd, interval)
+	own, err := LocalAddr(fd)
+	relaytest.Check(t, err)
+	table, err := os.ReadFile("/proc/self/net/tcp")
+	relaytest.Check(t, err)
+	// The line of a socket has its own port, the peer's, and a keep-alive timer (02) with the
+	// time until it is due, in hundredths of a second: proc_net_tcp.txt of the kernel.
+	line := regexp.MustCompile(fmt.Sprintf(`: \w+:%04X \S+ 01 \S+ 02:(\w+) `, own.Port())).FindSubmatch(table)
+	if line == nil {
+		t.Fatalf("no keep-alive timer of port %d in:\n%s", own.Port(), table)
+	}
+	due, err := strconv.ParseInt(string(line[1]), 16, 64)
+	relaytest.Check(t, err)
+	if left := time.Duration(due) * 10 * time.Millisecond; left > interval-idle/2 {
+		t.Errorf("the first probe is due in %v, after %v without a segment", left, idle)
 	}
 }

@@ -35,8 +35,8 @@ func wantKeepAlive(t testing.TB, when string, fd int, want time.Duration) {
 	}
 }
 
-// The keep-alive of the backend's connection is set when the relay is no longer young. It is
-// set at once if the wheel turns too slowly for that, and if the connection is handed over.
+// The keep-alive of the backend's connection is deferred. It is set at once if the wheel turns
+// too slowly or too quickly for that, and if the connection is handed over.
 func TestKeepAliveOfABackend(t *testing.T) {
 	relaytest.NoLeaks(t)
 	engine := oneLoop(t)
@@ -44,24 +44,44 @@ func TestKeepAliveOfABackend(t *testing.T) {
 	backends := listen(t, "127.0.0.1:0")
 	tick := NewWheel(longIdle).tick.Truncate(time.Second)
 	for _, test := range []struct {
-		name        string
-		keepAlive   time.Duration
-		atOnce, old time.Duration
+		name              string
+		idle, keepAlive   time.Duration
+		atOnce, afterward time.Duration
 	}{
-		{"later", 10 * tick, 0, 10 * tick},
-		{"at once", tick, tick, tick},
-		{"none", 0, 0, 0},
+		{"deferred", longIdle, 10 * tick, 0, 10 * tick},
+		{"slow wheel", longIdle, tick, tick, tick},
+		{"quick wheel", 20 * time.Second, 15 * time.Second, 15 * time.Second, 15 * time.Second},
+		{"none", longIdle, 0, 0, 0},
 	} {
 		r := newConnectRig(t, engine)
+		r.m.wheel = NewWheel(test.idle)
 		r.m.Connect(addrPort(backends), test.keepAlive)
 		relaytest.Receive(t, "the connection", r.connected)
-		wantKeepAlive(t, test.name+", young", r.backendFD(), test.atOnce)
-		r.m.grown()
-		wantKeepAlive(t, test.name+", grown", r.backendFD(), test.old)
+		wantKeepAlive(t, test.name+", at once", r.backendFD(), test.atOnce)
+		r.m.doDeferred()
+		wantKeepAlive(t, test.name+", afterwards", r.backendFD(), test.afterward)
 		r.m.Cut(Shutdown)
 		r.end()
-		r.m.grown() // does nothing
 	}
+
+	t.Run("ended before", func(t *testing.T) {
+		r := newConnectRig(t, engine)
+		r.m.Connect(addrPort(backends), 10*tick)
+		relaytest.Receive(t, "the connection", r.connected)
+		was := r.backendFD()
+		other, _ := connectTo(t, backends)
+		defer netio.CloseDescriptor(other)
+		r.m.Cut(Shutdown)
+		r.end()
+		same, err := unix.FcntlInt(uintptr(other), unix.F_DUPFD_CLOEXEC, was)
+		relaytest.Check(t, err)
+		defer netio.CloseDescriptor(same)
+		if same != was {
+			t.Skip("another goroutine has the number of the closed socket")
+		}
+		r.m.doDeferred()
+		wantKeepAlive(t, "another socket with the number of the closed one", was, 0)
+	})
 
 	t.Run("handed over", func(t *testing.T) {
 		r := newConnectRig(t, engine)
@@ -77,22 +97,58 @@ func TestKeepAliveOfABackend(t *testing.T) {
 
 	t.Run("of another connection", func(t *testing.T) {
 		r := newConnectRig(t, engine)
-		dead := listen(t, "127.0.0.1:0")
-		relaytest.Check(t, dead.Close())
-		r.m.Connect(addrPort(dead), 10*tick)
+		backends := listen(t, "127.0.0.1:0")
+		fd, backend := connectTo(t, backends)
+		resetNow(t, backend)
+		relaytest.Eventually(t, "the reset", func() bool { return netio.PeerStateOfFD(fd).Failed })
+		r.m.mu.Lock()
+		r.awaitLocked(fd)
+		r.m.keepAlive = 10 * tick
+		r.m.mu.Unlock()
 		relaytest.Receive(t, "the failure", r.failed)
 		conn, err := (&net.Dialer{KeepAlive: -1}).Dial("tcp", backends.Addr().String())
 		relaytest.Check(t, err)
 		r.m.Carry(conn, r.totals())
-		r.m.grown() // which must leave alone what another package has dialled
+		r.m.doDeferred() // which must leave alone what another package has dialled
 		wantKeepAlive(t, "dialled elsewhere", r.backendFD(), 0)
 		r.m.Cut(Shutdown)
 		r.end()
 	})
 }
 
-// The acknowledgement of a backend's handshake travels with the first bytes of the client,
-// if they are there. Otherwise it is sent at once: the backend may speak first.
+// wantSent checks how many segments a TCP socket has sent.
+func wantSent(t testing.TB, fd int, want uint32) {
+	t.Helper()
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	relaytest.Check(t, err)
+	if info.Segs_out != want {
+		t.Errorf("sent %d segments, want %d", info.Segs_out, want)
+	}
+}
+
+// The acknowledgement of a backend's handshake does not wait for bytes on a connection that is
+// handed over.
+func TestAcknowledgementOfASlowConnection(t *testing.T) {
+	relaytest.NoLeaks(t)
+	r := newConnectRig(t, oneLoop(t))
+	backends := listen(t, "127.0.0.1:0")
+	fd, done, err := netio.ConnectTCPNonblock(addrPort(backends))
+	if err != nil || !done {
+		t.Fatalf("done is %v, error %v", done, err)
+	}
+	r.m.mu.Lock()
+	r.m.sockets[BackendSide] = socket{fd: fd}
+	r.m.connecting = time.AfterFunc(time.Hour, func() {})
+	r.m.mu.Unlock()
+	r.m.HandOver()
+	wantSent(t, fd, 2) // a SYN, and the acknowledgement
+	r.carry(relaytest.Receive(t, "the connection", r.slow))
+	r.m.Cut(Shutdown)
+	r.end()
+}
+
+// The acknowledgement of a backend's handshake is sent with the first bytes of the client, if
+// they are there. Otherwise it is sent at once: the backend may speak first.
 func TestFirstBytesTravelWithTheAcknowledgement(t *testing.T) {
 	relaytest.NoLeaks(t)
 	engine := oneLoop(t)
@@ -100,11 +156,10 @@ func TestFirstBytesTravelWithTheAcknowledgement(t *testing.T) {
 	backends := listen(t, "127.0.0.1:0")
 	for _, test := range []struct {
 		name, header, says string
-		sent               uint32 // segments when Connect has returned
 	}{
-		{"a client that has sent", "", "question", 2}, // a SYN, and the bytes
-		{"a header", "header", "", 2},
-		{"nothing to send", "", "", 2}, // a SYN, and the acknowledgement
+		{"a client that has sent", "", "question"},
+		{"a header", "header", ""},
+		{"nothing to send", "", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			near, far := tcpPair(t, 0)
@@ -116,11 +171,7 @@ func TestFirstBytesTravelWithTheAcknowledgement(t *testing.T) {
 			waitAcknowledged(t, r.client)
 			r.m.Connect(addrPort(backends), 0)
 			relaytest.Receive(t, "the connection", r.connected)
-			info, err := unix.GetsockoptTCPInfo(r.backendFD(), unix.IPPROTO_TCP, unix.TCP_INFO)
-			relaytest.Check(t, err)
-			if info.Segs_out != test.sent {
-				t.Errorf("sent %d segments, want %d", info.Segs_out, test.sent)
-			}
+			wantSent(t, r.backendFD(), 2) // a SYN, and the acknowledgement, with the bytes if there are any
 			backend := accept(t, backends)
 			hear(t, backend, test.header+test.says)
 			say(t, backend, "greeting")

@@ -14,7 +14,7 @@ import (
 // Connect implements [Connector].
 func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	defer m.guard()
-	fd, done, err := netio.ConnectTCPNonblock(addr, m.hasBytes())
+	fd, done, err := netio.ConnectTCPNonblock(addr)
 	w := &workspace{buf: netio.GetBuffer()}
 	defer w.buf.Free()
 	m.mu.Lock()
@@ -32,7 +32,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	m.sockets[BackendSide] = socket{fd: fd}
 	m.keepAlive = keepAlive
 	if done {
-		m.carryLocked(m.rules.Connected(), w)
+		m.connectedLocked(w)
 		return
 	}
 	m.sockets[BackendSide].watchOut = true
@@ -50,11 +50,12 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 	m.connecting = time.AfterFunc(again, m.connectIsSlow)
 }
 
-// hasBytes reports whether there is something to send to the backend.
-func (m *loopMover) hasBytes() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.ends.flows[ClientSide].holds() || !m.ends.over && some(netio.UnreadFD(m.sockets[ClientSide].fd))
+// connectedLocked is called when the connection is established.
+func (m *loopMover) connectedLocked(w *workspace) {
+	m.carryLocked(m.rules.Connected(), w)
+	if !m.ends.over {
+		netio.SetQuickAck(m.sockets[BackendSide].fd) // the first bytes were written, if there are any
+	}
 }
 
 // connectEventLocked handles an event of the connection that is under way.
@@ -67,7 +68,7 @@ func (m *loopMover) connectEventLocked(events netio.Events, w *workspace) {
 	m.connecting.Stop()
 	m.connecting = nil
 	if errno == 0 {
-		m.carryLocked(m.rules.Connected(), w)
+		m.connectedLocked(w)
 		return
 	}
 	m.releaseBackendLocked()
@@ -103,8 +104,9 @@ func (m *loopMover) HandOver() {
 
 func (m *loopMover) handOverLocked() {
 	m.connecting = nil
-	m.setKeepAliveLocked()
 	fd := m.sockets[BackendSide].fd
+	m.setBackendKeepAliveLocked()
+	netio.SetQuickAck(fd)
 	m.releaseBackendLocked()
 	m.rules.ConnectSlow(Pending{
 		await: func(ctx context.Context) (net.Conn, error) { return netio.AwaitConnect(ctx, fd) },

@@ -85,11 +85,12 @@ func accept(t testing.TB, listener net.Listener) *net.TCPConn {
 // connectTo returns a connection that is established.
 func connectTo(t testing.TB, listener net.Listener) (fd int, backend *net.TCPConn) {
 	t.Helper()
-	fd, done, err := netio.ConnectTCPNonblock(addrPort(listener), false)
+	fd, done, err := netio.ConnectTCPNonblock(addrPort(listener))
 	relaytest.Check(t, err)
 	if !done {
 		t.Fatal("a connection over loopback is under way")
 	}
+	netio.SetQuickAck(fd)
 	return fd, accept(t, listener)
 }
 

@@ -231,8 +231,8 @@ func (m *goroutineMover) expireIfIdle() {
 	}
 }
 
-// grown implements [wheelOwner]. It is not called: the relay was not added as young.
-func (m *goroutineMover) grown() {}
+// doDeferred implements [wheelOwner]. It is not called: the relay defers nothing.
+func (m *goroutineMover) doDeferred() {}
 
 // expire ends the relay, which is idle.
 func (m *goroutineMover) expire() {

@@ -161,8 +161,9 @@ func newSilentServer(t testing.TB) *silentServer {
 		}
 	})
 	for {
-		fd, done, err := netio.ConnectTCPNonblock(addr, false)
+		fd, done, err := netio.ConnectTCPNonblock(addr)
 		relaytest.Check(t, err)
+		netio.SetQuickAck(fd)
 		s.fill = append(s.fill, fd)
 		if !done {
 			return s

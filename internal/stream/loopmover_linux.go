@@ -105,10 +105,10 @@ func (m *loopMover) Carry(backend net.Conn, totals Totals) {
 func (m *loopMover) carryLocked(totals Totals, w *workspace) {
 	m.sockets[BackendSide].writable = true
 	m.flows[ClientSide].total, m.flows[BackendSide].total = totals.Up, totals.Down
-	if m.keepAlive >= leastKeepAlive*m.wheel.tick {
-		m.wheel.addYoung(&m.idler)
+	if m.defersKeepAliveLocked() {
+		m.wheel.addDeferring(&m.idler)
 	} else {
-		m.setKeepAliveLocked()
+		m.setBackendKeepAliveLocked()
 		m.wheel.add(&m.idler)
 	}
 	m.moveLocked(w)
@@ -122,25 +122,31 @@ func (m *loopMover) carryLocked(totals Totals, w *workspace) {
 	m.continueLocked()
 }
 
-// leastKeepAlive is the shortest keep-alive, in ticks of the wheel, that is set only when
-// the relay is one to two ticks old. It takes four system calls, 1.7 % of the CPU time of a
-// connection with one message and its answer.
-const leastKeepAlive = 8
-
-// setKeepAliveLocked sets what is still to be set on the backend's socket.
-func (m *loopMover) setKeepAliveLocked() {
+// setBackendKeepAliveLocked sets the keep-alive that is still to be set.
+func (m *loopMover) setBackendKeepAliveLocked() {
 	if m.keepAlive > 0 {
 		netio.SetKeepAlive(m.sockets[BackendSide].fd, m.keepAlive)
 	}
 	m.keepAlive = 0
 }
 
-// grown implements [wheelOwner].
-func (m *loopMover) grown() {
+// defersKeepAliveLocked reports whether the keep-alive can wait until the wheel calls
+// doDeferred. It takes four system calls, 1.7 % of the CPU time of a connection with one
+// message and its answer.
+func (m *loopMover) defersKeepAliveLocked() bool {
+	const (
+		leastTick  = 100 * time.Millisecond // with less, most connections would be called
+		leastTicks = 8                      // with less, the first probe could be late
+	)
+	return m.wheel.tick >= leastTick && m.keepAlive >= leastTicks*m.wheel.tick
+}
+
+// doDeferred implements [wheelOwner].
+func (m *loopMover) doDeferred() {
 	m.mu.Lock()
 	defer m.unlock()
 	if !m.ends.over {
-		m.setKeepAliveLocked()
+		m.setBackendKeepAliveLocked()
 	}
 }
 

@@ -26,8 +26,8 @@ const (
 // is checked when its timeout would expire had it been idle all the time, so that
 // moving bytes costs one atomic store. A timer runs while the wheel has relays.
 //
-// It also calls the relays that were added as young once they are one to two ticks old.
-// What a relay does then costs a short one nothing.
+// A relay may defer work that one which ends soon does not need. The wheel has it done one to
+// two ticks after the relay was added, or later while its turns are late.
 type Wheel struct {
 	timeout time.Duration // set once, as are tick and epoch
 	tick    time.Duration
@@ -46,17 +46,17 @@ type idler struct {
 	used  atomic.Int64 // when bytes last moved, in nanoseconds after the wheel's epoch
 	owner wheelOwner
 
-	prev, next *idler // guarded by Wheel.mu, as are slot and young
+	prev, next *idler // guarded by Wheel.mu, as are slot and defers
 	slot       int32  // noSlot: in no slot
-	young      bool   // grown will be called
+	defers     bool   // doDeferred will be called
 }
 
 // wheelOwner is a relay in a Wheel.
 type wheelOwner interface {
 	// expireIfIdle ends the relay if it is still idle, or puts it back.
 	expireIfIdle()
-	// grown is called once if the relay was added as young and did not leave.
-	grown()
+	// doDeferred does what the relay has deferred. The relay may have ended meanwhile.
+	doDeferred()
 }
 
 const noSlot = -1
@@ -83,9 +83,9 @@ func (w *Wheel) add(i *idler) {
 	w.putBack(i)
 }
 
-// addYoung is add for a relay whose grown is to be called.
-func (w *Wheel) addYoung(i *idler) {
-	i.young = true // no other goroutine uses it yet
+// addDeferring is add for a relay that has deferred work. It was in no wheel before.
+func (w *Wheel) addDeferring(i *idler) {
+	i.defers = true
 	w.add(i)
 }
 
@@ -134,14 +134,15 @@ func (w *Wheel) countDownLocked() {
 }
 
 // placeLocked puts a relay into the slot of the tick at which its timeout
-// expires, or into the last slot if that is further away. A young one is looked at
-// before.
+// expires, or into the last slot if that is further away. With deferred work, it is the
+// slot of that if it is earlier.
 func (w *Wheel) placeLocked(i *idler) {
-	due := (i.used.Load()+int64(w.timeout))/int64(w.tick) + 1
-	due = min(max(due, w.at+1), w.at+wheelSlots+1)
-	if i.young {
-		due = min(due, w.at+2)
+	used := i.used.Load()
+	due := (used+int64(w.timeout))/int64(w.tick) + 1
+	if i.defers {
+		due = min(due, used/int64(w.tick)+2)
 	}
+	due = min(max(due, w.at+1), w.at+wheelSlots+1)
 	i.slot = int32(due % int64(len(w.slots)))
 	head := w.slots[i.slot]
 	i.prev, i.next = nil, head
@@ -166,30 +167,36 @@ func (w *Wheel) unlinkLocked(i *idler) {
 // turn is called by the timer. It calls the owners without the lock, because they
 // take their own locks.
 func (w *Wheel) turn() {
-	idle, grown := w.due()
+	idle, deferring := w.due()
 	for _, i := range idle {
 		i.owner.expireIfIdle()
 	}
-	for _, i := range grown {
-		i.owner.grown()
+	for _, i := range deferring {
+		i.owner.doDeferred()
 	}
 }
 
-// due removes the idle relays from the slots of the ticks that have passed and
-// returns them. Relays that were not idle move to a later slot; those of them that were
-// young are returned too. A late turn returns none.
-func (w *Wheel) due() (idle, grown []*idler) {
+// due removes the idle relays from the slots of the ticks that have passed and returns
+// them. Relays that were not idle move to a later slot; those with deferred work are
+// returned too. A late turn moves none, and returns no idle ones.
+func (w *Wheel) due() (idle, deferring []*idler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.count == 0 {
 		return nil, nil
 	}
 	now := w.now()
+	last := now / int64(w.tick)
 	if now-w.next >= int64(lateTurn) {
 		w.turnAfterLocked(now, catchUp)
-		return nil, nil
+		for at := w.at + 1; at <= min(last, w.at+int64(len(w.slots))); at++ {
+			for i := w.slots[at%int64(len(w.slots))]; i != nil; i = i.next {
+				deferring = i.takeDeferred(deferring)
+			}
+		}
+		return nil, deferring
 	}
-	for last := now / int64(w.tick); w.at < last; {
+	for w.at < last {
 		w.at++
 		slot := int(w.at % int64(len(w.slots)))
 		for i := w.slots[slot]; i != nil; {
@@ -199,10 +206,7 @@ func (w *Wheel) due() (idle, grown []*idler) {
 				idle = append(idle, i)
 				w.countDownLocked()
 			} else {
-				if i.young {
-					i.young = false
-					grown = append(grown, i)
-				}
+				deferring = i.takeDeferred(deferring)
 				w.placeLocked(i)
 			}
 			i = next
@@ -211,5 +215,15 @@ func (w *Wheel) due() (idle, grown []*idler) {
 	if w.count > 0 {
 		w.turnAfterLocked(now, w.tick)
 	}
-	return idle, grown
+	return idle, deferring
+}
+
+// takeDeferred adds a relay to those whose deferred work is due, if it has any. The caller
+// holds the lock of the wheel.
+func (i *idler) takeDeferred(deferring []*idler) []*idler {
+	if i.defers {
+		i.defers = false
+		deferring = append(deferring, i)
+	}
+	return deferring
 }

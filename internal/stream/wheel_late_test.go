@@ -38,3 +38,34 @@ func TestLateTurnOfTheWheel(t *testing.T) {
 		})
 	}
 }
+
+// A late turn has deferred work done: all turns may be late for a while.
+func TestLateTurnDoesDeferredWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWheel(time.Minute)
+		s, other := newSpoke(w), newSpoke(w)
+		w.addDeferring(&s.idler)
+		w.add(&other.idler)
+		added := time.Now()
+		w.mu.Lock()
+		w.timer.Stop()
+		w.mu.Unlock()
+		for range 3 {
+			time.Sleep(3 * w.tick)
+			w.mu.Lock()
+			w.next = w.now() - int64(lateTurn)
+			w.mu.Unlock()
+			w.turn()
+		}
+		if len(s.called) != 1 || time.Since(s.called[0]) < 5*w.tick {
+			t.Errorf("called at %v, want once, in the first turn", s.called)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		s.wants(t, added)
+		other.wants(t, added)
+		if len(s.called) != 1 || len(other.called) != 0 {
+			t.Errorf("called %d times, the other one %d times", len(s.called), len(other.called))
+		}
+	})
+}

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// spoke is a relay as a wheel sees it. It keeps when it was ended and when grown was
-// called, and may say that bytes have moved just then.
+// spoke is a relay as a wheel sees it. It keeps when it was ended and when doDeferred
+// was called, and may say that bytes have moved just then.
 type spoke struct {
 	idler
 	wheel *Wheel
@@ -17,7 +17,7 @@ type spoke struct {
 
 	mu     sync.Mutex // guards the fields below
 	ended  []time.Time
-	grewAt []time.Time
+	called []time.Time // doDeferred
 }
 
 func newSpoke(w *Wheel) *spoke {
@@ -37,10 +37,10 @@ func (s *spoke) expireIfIdle() {
 	s.ended = append(s.ended, time.Now())
 }
 
-func (s *spoke) grown() {
+func (s *spoke) doDeferred() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.grewAt = append(s.grewAt, time.Now())
+	s.called = append(s.called, time.Now())
 }
 
 // wants checks that it was ended once, idle since then, neither early nor more
@@ -184,9 +184,9 @@ func TestWheelChains(t *testing.T) {
 	})
 }
 
-// Relays that were added as young are called once, one to two ticks later, or a tick after
-// that if the wheel did not turn before. They end like all others.
-func TestWheelCallsTheYoung(t *testing.T) {
+// Deferred work is done once, one to two ticks after a relay was added, and not for one that
+// was removed before. Such relays end like all others.
+func TestWheelDoesDeferredWork(t *testing.T) {
 	for _, timeout := range []time.Duration{10 * time.Millisecond, time.Second, 5 * time.Minute, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			w := NewWheel(timeout)
@@ -197,7 +197,7 @@ func TestWheelCallsTheYoung(t *testing.T) {
 				if i%3 == 0 {
 					w.add(&spokes[i].idler)
 				} else {
-					w.addYoung(&spokes[i].idler)
+					w.addDeferring(&spokes[i].idler)
 				}
 				time.Sleep(time.Duration(rand.Int64N(int64(w.tick))))
 				if i%3 == 2 {
@@ -207,11 +207,11 @@ func TestWheelCallsTheYoung(t *testing.T) {
 			time.Sleep(timeout + 3*w.tick)
 			synctest.Wait()
 			for i, s := range spokes {
-				if want := i%3 == 1; len(s.grewAt) > 1 || want != (len(s.grewAt) == 1) {
-					t.Errorf("timeout %v: called %d times, want %v", timeout, len(s.grewAt), want)
+				if want := i%3 == 1; len(s.called) > 1 || want != (len(s.called) == 1) {
+					t.Errorf("timeout %v: called %d times, want %v", timeout, len(s.called), want)
 				}
-				if len(s.grewAt) == 1 {
-					if age := s.grewAt[0].Sub(added[i]); age < w.tick || age > 3*w.tick {
+				if len(s.called) == 1 {
+					if age := s.called[0].Sub(added[i]); age < w.tick || age > 3*w.tick {
 						t.Errorf("timeout %v, tick %v: called at an age of %v", timeout, w.tick, age)
 					}
 				}
