@@ -83,10 +83,10 @@ func (s *service) echoTCP(t *testing.T, text string) {
 	relaytest.Check(t, err)
 	socket := far.(*net.TCPConn)
 	client := stream.Client{Conn: socket, CloseWrite: socket.CloseWrite, Socket: socket, Detach: func() (int, error) { return netio.Detach(socket) }}
-	go s.relay.ServeTCP(t.Context(), client) // ends with the client
 	_ = near.SetDeadline(time.Now().Add(relaytest.Limit))
 	_, err = near.Write([]byte(text))
 	relaytest.Check(t, err)
+	go s.relay.ServeTCP(t.Context(), client) // ends with the client
 	got := make([]byte, len(text))
 	if _, err := io.ReadFull(near, got); err != nil {
 		t.Fatalf("read: %v", err)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -117,4 +118,20 @@ func (h *Host) LinkBehind(t testing.TB, router *Host, prefix string, mtu int) {
 	h.run(t, "ip", "link", "set", "eth0", "up")
 	h.run(t, "ip", "route", "add", "default", "via", at.Addr().String())
 	run(t, "ip", "route", "add", network, "via", router.link.Addr().String())
+}
+
+// ProxySYNs makes the host's packet filter answer the SYNs that come over its link to a TCP
+// port, see SYNPROXY of iptables-extensions(8). It asks the port only when a client has
+// acknowledged the answer, whose window is 0.
+func (h *Host) ProxySYNs(t testing.TB, port uint16) {
+	t.Helper()
+	to := []string{"-i", "eth0", "-p", "tcp", "--dport", strconv.Itoa(int(port))}
+	for _, rule := range [][]string{
+		slices.Concat([]string{"-t", "raw", "-A", "PREROUTING"}, to, []string{"--syn", "-j", "CT", "--notrack"}),
+		slices.Concat([]string{"-A", "INPUT"}, to, []string{"-m", "conntrack", "--ctstate", "INVALID,UNTRACKED", "-j", "SYNPROXY", "--mss", "1460"}),
+		{"-A", "INPUT", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP"},
+	} {
+		h.run(t, append([]string{"iptables", "-w"}, rule...)...)
+	}
+	h.Set(t, "net/netfilter/nf_conntrack_tcp_loose", "0") // else an acknowledgement does not reach the rule
 }
