@@ -28,7 +28,7 @@ func goals(rows []row) []aim {
 		{row: connect, key: "cpu", than: nginx, ratio: 0.95,
 			why: "90 % of it is spent in the kernel: 28 % for shutdown and close, 21 % for two writes, 19 % for connecting, which nginx makes too. Two setsockopt(2) and getsockname(2), which it does not make, take 1.4 %, Go's scheduler, allocation and garbage collection 3 %. Runs of the same program gave 0.91x to 0.93x"},
 		{row: connect, key: "p99", than: nginx, ratio: 1.00,
-			why: "one goroutine serves the clients that come at once, nginx has two processes. More goroutines cost 11 to 21 % more CPU, and to answer before accepting and closing changed nothing. Runs of nearly the same program gave 0.91x to 1.02x"},
+			why: "one goroutine serves the clients that come at once, nginx has two processes. More goroutines cost 11 to 21 % more CPU, and answering clients before accepting and closing others changed nothing. Runs of nearly the same program gave 0.91x to 1.02x"},
 		{row: one, key: "cpu", than: nginx, ratio: 1.05,
 			why: "the relay's thread sleeps after each message and is woken by the next one, as nginx's. Runs of nearly the same program gave 0.90x to 1.02x"},
 		{row: full, key: "rate", than: nginx, ratio: 1.00, atLeast: true,

@@ -33,7 +33,7 @@ func TestKeepAlive(t *testing.T) {
 				addr, backends := startRelay(t, "idle_timeout 30s\n"+test.option)
 				client, backend := relayed(t, addr, backends)
 				if test.longest == 0 {
-					time.Sleep(400 * time.Millisecond) // by then, a timer towards the backend would run
+					time.Sleep(700 * time.Millisecond) // by then, a timer towards the backend would run
 				}
 				for name, relaysEnd := range map[string][2]net.Addr{
 					"client":  {client.RemoteAddr(), client.LocalAddr()},

@@ -70,15 +70,25 @@ func TestRouterWithoutRoute(t *testing.T) {
 	}
 }
 
-// echoTCP relays one TCP client, which sends text and expects it back.
+// echoTCP relays one TCP client, which has sent text and expects it back.
 func (s *service) echoTCP(t *testing.T, text string) {
+	t.Helper()
+	near := s.clientTCP(t, text, false)
+	got := make([]byte, len(text))
+	if _, err := io.ReadFull(near, got); err != nil || string(got) != text {
+		t.Fatalf("read %q, %v", got, err)
+	}
+}
+
+// clientTCP relays one TCP client, which has sent text before, and a FIN if it has finished.
+func (s *service) clientTCP(t *testing.T, text string, finished bool) net.Conn {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	relaytest.Check(t, err)
 	defer listener.Close()
 	near, err := net.Dial("tcp", listener.Addr().String())
 	relaytest.Check(t, err)
-	defer near.Close()
+	t.Cleanup(func() { _ = near.Close() })
 	far, err := listener.Accept()
 	relaytest.Check(t, err)
 	socket := far.(*net.TCPConn)
@@ -86,9 +96,9 @@ func (s *service) echoTCP(t *testing.T, text string) {
 	_ = near.SetDeadline(time.Now().Add(relaytest.Limit))
 	_, err = near.Write([]byte(text))
 	relaytest.Check(t, err)
-	go s.relay.ServeTCP(t.Context(), client) // ends with the client
-	got := make([]byte, len(text))
-	if _, err := io.ReadFull(near, got); err != nil {
-		t.Fatalf("read: %v", err)
+	if finished {
+		relaytest.Check(t, near.(*net.TCPConn).CloseWrite())
 	}
+	go s.relay.ServeTCP(t.Context(), client) // ends with the client
+	return near
 }

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/async-relay/caddy-relay/handler"
@@ -14,8 +15,8 @@ import (
 )
 
 // A SYN proxy in front of a backend answers with a window of 0, so the first bytes cannot be
-// sent with the acknowledgement of the handshake. A client that has sent some already is
-// served all the same.
+// sent with the acknowledgement of the handshake, nor can a FIN. A client that has sent some
+// already, or a FIN, is served all the same.
 func TestBackendBehindASYNProxy(t *testing.T) {
 	if !lab.InNamespace(t) {
 		return
@@ -40,8 +41,12 @@ func TestBackendBehindASYNProxy(t *testing.T) {
 	for name, engine := range map[string]stream.Engine{"goroutines": nil, "loops": stream.NewEngine(nil)} {
 		t.Run(name, func(t *testing.T) {
 			s := newService(t, dgram.Goroutines{}, func(o *handler.Options) { o.TCP = engine }, listener.Addr().String())
-			for range 3 {
-				s.echoTCP(t, "x")
+			for _, text := range []string{"", "x", strings.Repeat("x", 64<<10)} {
+				s.echoTCP(t, text)
+				got, err := io.ReadAll(s.clientTCP(t, text, true))
+				if err != nil || string(got) != text {
+					t.Errorf("a client that has sent %d bytes and a FIN got %d, %v", len(text), len(got), err)
+				}
 			}
 		})
 	}

@@ -12,17 +12,18 @@ import (
 // net sets its own default.
 func fileConn(file *os.File) (net.Conn, error) {
 	var values [len(keepAliveOptions)]int
-	var errnos [len(keepAliveOptions)]syscall.Errno
+	var known [len(keepAliveOptions)]bool
 	withDescriptor(file, func(fd int) {
 		for i, o := range keepAliveOptions {
-			values[i], errnos[i] = Option(fd, o.level, o.name)
+			value, errno := Option(fd, o.level, o.name)
+			values[i], known[i] = value, errno == 0
 		}
 	})
 	conn, err := net.FileConn(file)
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		withDescriptor(tcp, func(fd int) {
 			for i, o := range keepAliveOptions {
-				if errnos[i] == 0 {
+				if known[i] {
 					SetOption(fd, o.level, o.name, values[i])
 				}
 			}

@@ -10,6 +10,7 @@ func SendsSYN(addr netip.AddrPort) bool {
 	if err != nil {
 		return Classify(err) == Remote
 	}
+	SetQuickAck(fd)
 	CloseDescriptor(fd)
 	return true
 }

@@ -20,8 +20,10 @@ func SetKeepAlive(fd int, interval time.Duration) {
 		return
 	}
 	seconds := int(interval / time.Second)
-	SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)        // first: the next call counts from the latest segment,
-	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds) // but this one would count from now
+	// SO_KEEPALIVE first: it counts from now, and then TCP_KEEPIDLE from the latest segment that
+	// was received.
+	SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds)
 	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds)
 	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes)
 }
@@ -30,7 +32,8 @@ func SetKeepAlive(fd int, interval time.Duration) {
 // it, for at most 200 ms (TCP_QUICKACK of tcp(7)).
 func delayAck(fd int) { SetOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) }
 
-// SetQuickAck undoes the delay of acknowledgements, and sends one that is delayed.
+// SetQuickAck ends the delay of acknowledgements, and sends one that is delayed. It does
+// nothing after [FinishWriting].
 func SetQuickAck(fd int) { SetOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) }
 
 // ConnectTCPNonblock starts a connection. If done is true it is established
@@ -39,9 +42,9 @@ func SetQuickAck(fd int) { SetOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
 // The socket does not block and sends small segments at once (TCP_NODELAY).
 //
 // The acknowledgement of the handshake is delayed, so that it can be sent with the first
-// bytes, as by tcp-smart-connect of haproxy. Once the caller has written what it has, it must
-// call [SetQuickAck], which sends the acknowledgement if it was not sent yet: a peer that
-// speaks first waits for it, and others accept no bytes before it.
+// bytes, as by tcp-smart-connect of haproxy. The caller must call [SetQuickAck] when it has
+// written what it has, which sends the acknowledgement if it was not sent yet: the peer may
+// speak first, or be behind a SYN proxy, which accepts no bytes before it.
 func ConnectTCPNonblock(addr netip.AddrPort) (fd int, done bool, err error) {
 	peer, err := peerSockaddr(addr)
 	if err != nil {

@@ -116,68 +116,113 @@ func TestKeepAliveOfABackend(t *testing.T) {
 	})
 }
 
-// wantSent checks how many segments a TCP socket has sent.
-func wantSent(t testing.TB, fd int, want uint32) {
+// wantSegments checks how many segments a connection has sent. It repeats round, which returns
+// the number, until that took less time than the kernel delays an acknowledgement.
+func wantSegments(t testing.TB, want uint32, round func() (got uint32)) {
+	t.Helper()
+	var got uint32
+	relaytest.Eventually(t, "a quick round", func() bool {
+		began := time.Now()
+		got = round()
+		return time.Since(began) < 100*time.Millisecond
+	})
+	if got != want {
+		t.Errorf("sent %d segments, want %d", got, want)
+	}
+}
+
+func segmentsSent(t testing.TB, fd int) uint32 {
 	t.Helper()
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	relaytest.Check(t, err)
-	if info.Segs_out != want {
-		t.Errorf("sent %d segments, want %d", info.Segs_out, want)
-	}
-}
-
-// The acknowledgement of a backend's handshake does not wait for bytes on a connection that is
-// handed over.
-func TestAcknowledgementOfASlowConnection(t *testing.T) {
-	relaytest.NoLeaks(t)
-	r := newConnectRig(t, oneLoop(t))
-	backends := listen(t, "127.0.0.1:0")
-	fd, done, err := netio.ConnectTCPNonblock(addrPort(backends))
-	if err != nil || !done {
-		t.Fatalf("done is %v, error %v", done, err)
-	}
-	r.m.mu.Lock()
-	r.m.sockets[BackendSide] = socket{fd: fd}
-	r.m.connecting = time.AfterFunc(time.Hour, func() {})
-	r.m.mu.Unlock()
-	r.m.HandOver()
-	wantSent(t, fd, 2) // a SYN, and the acknowledgement
-	r.carry(relaytest.Receive(t, "the connection", r.slow))
-	r.m.Cut(Shutdown)
-	r.end()
+	return info.Segs_out
 }
 
 // The acknowledgement of a backend's handshake is sent with the first bytes of the client, if
-// they are there. Otherwise it is sent at once: the backend may speak first.
-func TestFirstBytesTravelWithTheAcknowledgement(t *testing.T) {
+// they are there. Otherwise it is sent at once: the backend may speak first. It is sent before
+// a FIN.
+func TestAcknowledgementOfABackend(t *testing.T) {
+	relaytest.NoLeaks(t)
+	engine := oneLoop(t)
+	keepRunning(t, engine.all[0])
+	for _, test := range []struct {
+		name, header, says string
+		finishes           bool
+		want               uint32 // segments when Connect has returned
+	}{
+		{"a client that has sent", "", "question", false, 2}, // a SYN, and the bytes
+		{"a header", "header", "", false, 2},
+		{"nothing to send", "", "", false, 2}, // a SYN, and the acknowledgement
+		{"a FIN", "", "", true, 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			wantSegments(t, test.want, func() uint32 {
+				backends := listen(t, "127.0.0.1:0")
+				near, far := tcpPair(t, 0)
+				r := &connectRig{recorder: newRecorder(t), client: near}
+				client := plainClient(far)
+				client.Early, client.HeaderLen = []byte(test.header), len(test.header)
+				r.m = engine.NewMover(client, r, NewWheel(longIdle)).(*loopMover)
+				say(t, near, test.says)
+				if test.finishes {
+					relaytest.Check(t, near.CloseWrite())
+				}
+				waitAcknowledged(t, near)
+				r.m.Connect(addrPort(backends), 0)
+				sent := segmentsSent(t, r.backendFD())
+				relaytest.Receive(t, "the connection", r.connected)
+				backend := accept(t, backends)
+				hear(t, backend, test.header+test.says)
+				say(t, backend, "greeting")
+				hear(t, near, "greeting")
+				r.m.Cut(Shutdown)
+				r.end()
+				return sent
+			})
+		})
+	}
+}
+
+// The acknowledgement does not wait for bytes on a connection that is handed over. While the
+// loop waits for a connection, it is delayed only if the client has sent something.
+func TestAcknowledgementOfASlowConnection(t *testing.T) {
 	relaytest.NoLeaks(t)
 	engine := oneLoop(t)
 	keepRunning(t, engine.all[0])
 	backends := listen(t, "127.0.0.1:0")
-	for _, test := range []struct {
-		name, header, says string
-	}{
-		{"a client that has sent", "", "question"},
-		{"a header", "header", ""},
-		{"nothing to send", "", ""},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			near, far := tcpPair(t, 0)
-			r := &connectRig{recorder: newRecorder(t), client: near}
-			client := plainClient(far)
-			client.Early, client.HeaderLen = []byte(test.header), len(test.header)
-			r.m = engine.NewMover(client, r, NewWheel(longIdle)).(*loopMover)
-			say(t, r.client, test.says)
-			waitAcknowledged(t, r.client)
-			r.m.Connect(addrPort(backends), 0)
-			relaytest.Receive(t, "the connection", r.connected)
-			wantSent(t, r.backendFD(), 2) // a SYN, and the acknowledgement, with the bytes if there are any
-			backend := accept(t, backends)
-			hear(t, backend, test.header+test.says)
-			say(t, backend, "greeting")
-			hear(t, r.client, "greeting")
-			r.m.Cut(Shutdown)
-			r.end()
-		})
+	wantSegments(t, 2, func() uint32 { // a SYN, and the acknowledgement
+		r := newConnectRig(t, engine)
+		fd, done, err := netio.ConnectTCPNonblock(addrPort(backends))
+		if err != nil || !done {
+			t.Fatalf("done is %v, error %v", done, err)
+		}
+		r.m.mu.Lock()
+		r.m.sockets[BackendSide] = socket{fd: fd}
+		r.m.connecting = time.AfterFunc(time.Hour, func() {})
+		r.m.ackDelayed = true
+		r.m.mu.Unlock()
+		r.m.HandOver()
+		sent := segmentsSent(t, fd)
+		r.carry(relaytest.Receive(t, "the connection", r.slow))
+		r.m.Cut(Shutdown)
+		r.end()
+		return sent
+	})
+
+	silent := newSilentServer(t)
+	for _, says := range []string{"", "question"} {
+		r := newConnectRig(t, engine)
+		r.inWaits = func(bool) time.Duration { return time.Hour }
+		say(t, r.client, says)
+		waitAcknowledged(t, r.client)
+		r.m.Connect(silent.addr, 0)
+		r.m.mu.Lock()
+		delayed := r.m.ackDelayed
+		r.m.mu.Unlock()
+		if delayed != (says != "") {
+			t.Errorf("a client that has sent %q: delayed is %v", says, delayed)
+		}
+		r.m.Cut(Shutdown)
+		r.end()
 	}
 }

@@ -30,10 +30,13 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 		return
 	}
 	m.sockets[BackendSide] = socket{fd: fd}
-	m.keepAlive = keepAlive
+	m.keepAlive, m.ackDelayed = keepAlive, true
 	if done {
 		m.connectedLocked(w)
 		return
+	}
+	if !m.ends.flows[ClientSide].holds() && !some(netio.UnreadFD(m.sockets[ClientSide].fd)) {
+		m.sendAckLocked() // the backend may speak first, and the loop may be late
 	}
 	m.sockets[BackendSide].watchOut = true
 	if err := m.watchLocked(BackendSide); err != nil {
@@ -54,8 +57,17 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 func (m *loopMover) connectedLocked(w *workspace) {
 	m.carryLocked(m.rules.Connected(), w)
 	if !m.ends.over {
-		netio.SetQuickAck(m.sockets[BackendSide].fd) // the first bytes were written, if there are any
+		m.sendAckLocked() // with the first write, the kernel may have sent it already
 	}
+}
+
+// sendAckLocked makes the kernel send the acknowledgement of the backend's handshake, now or
+// when the backend answers, unless it was sent with the first bytes.
+func (m *loopMover) sendAckLocked() {
+	if m.ackDelayed {
+		netio.SetQuickAck(m.sockets[BackendSide].fd)
+	}
+	m.ackDelayed = false
 }
 
 // connectEventLocked handles an event of the connection that is under way.
@@ -106,7 +118,7 @@ func (m *loopMover) handOverLocked() {
 	m.connecting = nil
 	fd := m.sockets[BackendSide].fd
 	m.setBackendKeepAliveLocked()
-	netio.SetQuickAck(fd)
+	m.sendAckLocked()
 	m.releaseBackendLocked()
 	m.rules.ConnectSlow(Pending{
 		await: func(ctx context.Context) (net.Conn, error) { return netio.AwaitConnect(ctx, fd) },
@@ -122,5 +134,5 @@ func (m *loopMover) releaseBackendLocked() {
 		m.loop.poller.Unwatch(s.token, s.fd)
 	}
 	*s = socket{fd: -1}
-	m.keepAlive = 0
+	m.keepAlive, m.ackDelayed = 0, false
 }

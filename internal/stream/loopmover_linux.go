@@ -25,6 +25,7 @@ type loopMover struct {
 	connecting *time.Timer   // fires when a connection to the backend is slow; nil: none is under way
 	acks       *ackWait      // nil: no reset waits for an acknowledgement
 	keepAlive  time.Duration // still to be set on the backend's socket; 0: none
+	ackDelayed bool          // the kernel delays the acknowledgement of the backend's handshake
 	slot       netio.Slot    // in the loop's poller
 }
 
@@ -135,8 +136,8 @@ func (m *loopMover) setBackendKeepAliveLocked() {
 // message and its answer.
 func (m *loopMover) defersKeepAliveLocked() bool {
 	const (
-		leastTick  = 100 * time.Millisecond // with less, most connections would be called
-		leastTicks = 8                      // with less, the first probe could be late
+		leastTick  = 100 * time.Millisecond // below it, doDeferred would be called for most connections
+		leastTicks = 8                      // below it, the first probe could be late
 	)
 	return m.wheel.tick >= leastTick && m.keepAlive >= leastTicks*m.wheel.tick
 }
@@ -320,6 +321,9 @@ func (m *loopMover) dropHeldLocked() {
 
 // finishLocked sends a FIN to a side.
 func (m *loopMover) finishLocked(side Side) {
+	if side == BackendSide {
+		m.sendAckLocked() // before: a SYN proxy takes no FIN for it, and the kernel sends none afterwards
+	}
 	if errno := netio.FinishWriting(m.sockets[side].fd); errno != 0 {
 		m.writeFailedLocked(side, errno)
 	}

@@ -26,8 +26,8 @@ const (
 // is checked when its timeout would expire had it been idle all the time, so that
 // moving bytes costs one atomic store. A timer runs while the wheel has relays.
 //
-// A relay may defer work that one which ends soon does not need. The wheel has it done one to
-// two ticks after the relay was added, or later while its turns are late.
+// A relay may defer work that short relays do not need. The wheel calls its doDeferred one to
+// three ticks after it was added, or later while turns are late.
 type Wheel struct {
 	timeout time.Duration // set once, as are tick and epoch
 	tick    time.Duration
@@ -83,7 +83,9 @@ func (w *Wheel) add(i *idler) {
 	w.putBack(i)
 }
 
-// addDeferring is add for a relay that has deferred work. It was in no wheel before.
+// addDeferring is add for a relay that has deferred work.
+//
+// Precondition: the relay was in no wheel before, so defers needs no lock.
 func (w *Wheel) addDeferring(i *idler) {
 	i.defers = true
 	w.add(i)
@@ -134,8 +136,8 @@ func (w *Wheel) countDownLocked() {
 }
 
 // placeLocked puts a relay into the slot of the tick at which its timeout
-// expires, or into the last slot if that is further away. With deferred work, it is the
-// slot of that if it is earlier.
+// expires, or into the last slot if that is further away. A relay with deferred work goes
+// into the slot of that work if it is earlier.
 func (w *Wheel) placeLocked(i *idler) {
 	used := i.used.Load()
 	due := (used+int64(w.timeout))/int64(w.tick) + 1
@@ -178,7 +180,7 @@ func (w *Wheel) turn() {
 
 // due removes the idle relays from the slots of the ticks that have passed and returns
 // them. Relays that were not idle move to a later slot; those with deferred work are
-// returned too. A late turn moves none, and returns no idle ones.
+// returned too. A late turn moves no relays and returns only those with deferred work.
 func (w *Wheel) due() (idle, deferring []*idler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

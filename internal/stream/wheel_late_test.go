@@ -39,7 +39,7 @@ func TestLateTurnOfTheWheel(t *testing.T) {
 	}
 }
 
-// A late turn has deferred work done: all turns may be late for a while.
+// A late turn does deferred work too: all turns may be late for a while.
 func TestLateTurnDoesDeferredWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := NewWheel(time.Minute)
@@ -66,6 +66,36 @@ func TestLateTurnDoesDeferredWork(t *testing.T) {
 		other.wants(t, added)
 		if len(s.called) != 1 || len(other.called) != 0 {
 			t.Errorf("called %d times, the other one %d times", len(s.called), len(other.called))
+		}
+	})
+}
+
+// A relay that is put back keeps its deferred work, and a turn that is late by more than all
+// slots does it.
+func TestDeferredWorkIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWheel(10 * time.Millisecond)
+		s := newSpoke(w)
+		w.addDeferring(&s.idler)
+		w.mu.Lock()
+		w.timer.Stop()
+		w.unlinkLocked(&s.idler) // as due does with an idle relay
+		w.countDownLocked()
+		w.mu.Unlock()
+		w.touch(&s.idler)
+		w.putBack(&s.idler)
+		w.mu.Lock()
+		w.timer.Stop()
+		w.mu.Unlock()
+		time.Sleep(3 * wheelSlots * w.tick)
+		w.turn()
+		if len(s.called) != 1 || len(s.ended) != 0 {
+			t.Errorf("called %d times, ended %d times, want 1, 0", len(s.called), len(s.ended))
+		}
+		time.Sleep(2 * catchUp)
+		synctest.Wait()
+		if len(s.called) != 1 || len(s.ended) != 1 {
+			t.Errorf("called %d times, ended %d times, want 1, 1", len(s.called), len(s.ended))
 		}
 	})
 }

@@ -184,7 +184,7 @@ func TestWheelChains(t *testing.T) {
 	})
 }
 
-// Deferred work is done once, one to two ticks after a relay was added, and not for one that
+// Deferred work is done once, one to three ticks after a relay was added, and not for one that
 // was removed before. Such relays end like all others.
 func TestWheelDoesDeferredWork(t *testing.T) {
 	for _, timeout := range []time.Duration{10 * time.Millisecond, time.Second, 5 * time.Minute, time.Hour} {

@@ -121,8 +121,8 @@ func (h *Host) LinkBehind(t testing.TB, router *Host, prefix string, mtu int) {
 }
 
 // ProxySYNs makes the host's packet filter answer the SYNs that come over its link to a TCP
-// port, see SYNPROXY of iptables-extensions(8). It asks the port only when a client has
-// acknowledged the answer, whose window is 0.
+// port, see SYNPROXY of iptables-extensions(8). The filter connects to the port only when a
+// client has acknowledged the answer, whose window is 0.
 func (h *Host) ProxySYNs(t testing.TB, port uint16) {
 	t.Helper()
 	to := []string{"-i", "eth0", "-p", "tcp", "--dport", strconv.Itoa(int(port))}
