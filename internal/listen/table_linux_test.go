@@ -41,7 +41,9 @@ func TestWideningManyAddresses(t *testing.T) {
 					reads++
 				}
 			}
-			if most := 2 + int(time.Since(began)/maxTableAge); reads > most {
+			// Sockets of other processes that are closed meanwhile may hide one of these in
+			// the table, which is read again then.
+			if most := 10 + int(time.Since(began)/maxTableAge); reads > most {
 				t.Errorf("%d reads, want at most %d", reads, most)
 			}
 		})

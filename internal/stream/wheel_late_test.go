@@ -57,15 +57,18 @@ func TestLateTurnDoesDeferredWork(t *testing.T) {
 			w.mu.Unlock()
 			w.turn()
 		}
+		s.mu.Lock()
 		if len(s.called) != 1 || time.Since(s.called[0]) < 5*w.tick {
 			t.Errorf("called at %v, want once, in the first turn", s.called)
 		}
+		s.mu.Unlock()
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		s.wants(t, added)
 		other.wants(t, added)
-		if len(s.called) != 1 || len(other.called) != 0 {
-			t.Errorf("called %d times, the other one %d times", len(s.called), len(other.called))
+		called, _ := s.counts()
+		if others, _ := other.counts(); called != 1 || others != 0 {
+			t.Errorf("called %d times, the other one %d times", called, others)
 		}
 	})
 }
@@ -89,13 +92,13 @@ func TestDeferredWorkIsKept(t *testing.T) {
 		w.mu.Unlock()
 		time.Sleep(3 * wheelSlots * w.tick)
 		w.turn()
-		if len(s.called) != 1 || len(s.ended) != 0 {
-			t.Errorf("called %d times, ended %d times, want 1, 0", len(s.called), len(s.ended))
+		if called, ended := s.counts(); called != 1 || ended != 0 {
+			t.Errorf("called %d times, ended %d times, want 1, 0", called, ended)
 		}
 		time.Sleep(2 * catchUp)
 		synctest.Wait()
-		if len(s.called) != 1 || len(s.ended) != 1 {
-			t.Errorf("called %d times, ended %d times, want 1, 1", len(s.called), len(s.ended))
+		if called, ended := s.counts(); called != 1 || ended != 1 {
+			t.Errorf("called %d times, ended %d times, want 1, 1", called, ended)
 		}
 	})
 }

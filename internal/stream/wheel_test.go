@@ -43,6 +43,13 @@ func (s *spoke) doDeferred() {
 	s.called = append(s.called, time.Now())
 }
 
+// counts returns how often doDeferred was called and how often it was ended.
+func (s *spoke) counts() (called, ended int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.called), len(s.ended)
+}
+
 // wants checks that it was ended once, idle since then, neither early nor more
 // than two ticks late.
 func (s *spoke) wants(t *testing.T, used time.Time) {
