@@ -38,15 +38,7 @@ func TestRouterWithoutRoute(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	relaytest.Check(t, err)
 	t.Cleanup(func() { _ = listener.Close() })
-	go func() { // ends when the listener is closed
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(conn, conn); _ = conn.Close() }() // ends with its client
-		}
-	}()
+	go serveEcho(listener) // ends when the listener is closed
 	for name, engine := range map[string]stream.Engine{"goroutines": nil, "loops": stream.NewEngine(nil)} {
 		t.Run(name, func(t *testing.T) {
 			s := newService(t, dgram.Goroutines{}, func(o *handler.Options) { o.TCP = engine }, behindRouter, withoutRoute, listener.Addr().String())
@@ -67,6 +59,17 @@ func TestRouterWithoutRoute(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// serveEcho is a TCP backend that sends back what it gets.
+func serveEcho(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() { _, _ = io.Copy(conn, conn); _ = conn.Close() }() // ends with its client
 	}
 }
 

@@ -28,15 +28,7 @@ func TestBackendBehindASYNProxy(t *testing.T) {
 	relaytest.Check(t, far.Do(func() { listener, err = net.Listen("tcp", "10.40.0.2:0") }))
 	relaytest.Check(t, err)
 	defer listener.Close()
-	go func() { // ends when the listener is closed
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(conn, conn); _ = conn.Close() }() // ends with its client
-		}
-	}()
+	go serveEcho(listener) // ends when the listener is closed
 	far.ProxySYNs(t, netip.MustParseAddrPort(listener.Addr().String()).Port())
 	for name, engine := range map[string]stream.Engine{"goroutines": nil, "loops": stream.NewEngine(nil)} {
 		t.Run(name, func(t *testing.T) {

@@ -37,3 +37,10 @@ func Reset(conn net.Conn) {
 	}
 	_ = conn.Close()
 }
+
+// withDescriptor calls f with the descriptor of a file or socket; ok is false if it is
+// closed.
+func withDescriptor(of syscall.Conn, f func(fd int)) (ok bool) {
+	raw, err := of.SyscallConn()
+	return err == nil && raw.Control(func(fd uintptr) { f(int(fd)) }) == nil
+}

@@ -39,13 +39,6 @@ func poll(fd int, events int16) bool {
 // control calls f with the descriptor of a plain socket; ok is false if conn is
 // none or is closed.
 func control(conn net.Conn, f func(fd int)) (ok bool) {
-	sc, is := conn.(syscall.Conn)
-	if !is {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	return raw.Control(func(fd uintptr) { f(int(fd)) }) == nil
+	socket, is := conn.(syscall.Conn)
+	return is && withDescriptor(socket, f)
 }

@@ -99,11 +99,7 @@ func InReserve(socket syscall.Conn) (in bool) {
 	if first, _ := reserved(); first == math.MaxInt {
 		return false
 	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return false
-	}
-	_ = raw.Control(func(fd uintptr) { in = Reserved(int(fd)) })
+	withDescriptor(socket, func(fd int) { in = Reserved(fd) })
 	return in
 }
 

@@ -12,22 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SetKeepAlive switches TCP keep-alive on, with interval as the idle time and as
-// the interval of probes, or off if it is 0. It never blocks.
-func SetKeepAlive(fd int, interval time.Duration) {
-	if interval == 0 {
-		SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0)
-		return
-	}
-	seconds := int(interval / time.Second)
-	// SO_KEEPALIVE first: it counts from now, and then TCP_KEEPIDLE from the latest segment that
-	// was received.
-	SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds)
-	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds)
-	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes)
-}
-
 // delayAck makes the kernel delay the next acknowledgement until there are bytes to send with
 // it, for at most 200 ms (TCP_QUICKACK of tcp(7)).
 func delayAck(fd int) { SetOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) }

@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
-	"regexp"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -110,14 +107,14 @@ func TestConnectTCPNonblock(t *testing.T) {
 func TestConnectDelaysTheAcknowledgement(t *testing.T) {
 	_, addr := tcpListener(t)
 	for quickAck, want := range map[bool]uint32{false: 2, true: 3} {
-		relaytest.Eventually(t, "a round that is quicker than the delay of the kernel", func() bool {
-			began := time.Now()
+		var connect, all uint32
+		relaytest.QuickRound(t, func() {
 			fd, done, err := ConnectTCPNonblock(addr)
 			if err != nil || !done {
 				t.Fatalf("over loopback: done is %v, error %v", done, err)
 			}
 			defer CloseDescriptor(fd)
-			connect := segmentsSent(t, fd)
+			connect = relaytest.SegmentsSent(t, fd)
 			if quickAck {
 				SetQuickAck(fd)
 			}
@@ -125,22 +122,12 @@ func TestConnectDelaysTheAcknowledgement(t *testing.T) {
 				t.Fatal(errno)
 			}
 			SetQuickAck(fd) // does nothing: nothing is left to acknowledge
-			all := segmentsSent(t, fd)
-			quick := time.Since(began) < 100*time.Millisecond
-			if quick && (connect != 1 || all != want) {
-				t.Errorf("SetQuickAck first: %v: sent %d segments to connect, %d in all, want 1, %d", quickAck, connect, all, want)
-			}
-			return quick
+			all = relaytest.SegmentsSent(t, fd)
 		})
+		if connect != 1 || all != want {
+			t.Errorf("SetQuickAck first: %v: sent %d segments to connect, %d in all, want 1, %d", quickAck, connect, all, want)
+		}
 	}
-}
-
-// segmentsSent returns how many segments a TCP socket has sent.
-func segmentsSent(t testing.TB, fd int) uint32 {
-	t.Helper()
-	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	relaytest.Check(t, err)
-	return info.Segs_out
 }
 
 // A socket may connect to itself where no process listens. It does not count as a
@@ -501,62 +488,5 @@ func TestQueues(t *testing.T) {
 	}
 	if _, ok := UnreadFD(-1); ok {
 		t.Error("a descriptor that is none has a queue")
-	}
-}
-
-// Package net sets its own keep-alive on a socket that becomes one of its connections. That
-// of the socket is kept.
-func TestConnOfKeepsTheKeepAlive(t *testing.T) {
-	for _, want := range []time.Duration{0, 7 * time.Second} {
-		for _, function := range []string{"ConnOf", "AwaitConnect"} {
-			near, _ := descriptorPair(t)
-			fd, errno := duplicate(uintptr(near)) // which the function takes over
-			if errno != 0 {
-				t.Fatal(errno)
-			}
-			SetKeepAlive(fd, want)
-			var conn net.Conn
-			var err error
-			if function == "ConnOf" {
-				conn, err = ConnOf(fd)
-			} else {
-				conn, err = AwaitConnect(t.Context(), fd)
-			}
-			relaytest.Check(t, err)
-			defer conn.Close()
-			withDescriptor(conn.(*net.TCPConn), func(fd int) {
-				on, _ := Option(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
-				idle, _ := Option(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
-				interval, _ := Option(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)
-				probes, _ := Option(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT)
-				if seconds := int(want / time.Second); (on != 0) != (want > 0) || want > 0 && (idle != seconds || interval != seconds || probes != keepAliveProbes) {
-					t.Errorf("%s of a socket with %v: %d, after %d s, every %d s, %d times", function, want, on, idle, interval, probes)
-				}
-			})
-		}
-	}
-}
-
-// The first probe is due when the connection has been idle for the interval, also if it has
-// been idle for a part of that already.
-func TestKeepAliveCountsFromTheLatestSegment(t *testing.T) {
-	const interval, idle = 10 * time.Second, 300 * time.Millisecond
-	fd, _ := descriptorPair(t)
-	time.Sleep(idle)
-	SetKeepAlive(fd, interval)
-	own, err := LocalAddr(fd)
-	relaytest.Check(t, err)
-	table, err := os.ReadFile("/proc/self/net/tcp")
-	relaytest.Check(t, err)
-	// The line of a socket has its own port, the peer's, and a keep-alive timer (02) with the
-	// time until it is due, in hundredths of a second: proc_net_tcp.txt of the kernel.
-	line := regexp.MustCompile(fmt.Sprintf(`: \w+:%04X \S+ 01 \S+ 02:(\w+) `, own.Port())).FindSubmatch(table)
-	if line == nil {
-		t.Fatalf("no keep-alive timer of port %d in:\n%s", own.Port(), table)
-	}
-	due, err := strconv.ParseInt(string(line[1]), 16, 64)
-	relaytest.Check(t, err)
-	if left := time.Duration(due) * 10 * time.Millisecond; left > interval-idle/2 {
-		t.Errorf("the first probe is due in %v, after %v without a segment", left, idle)
 	}
 }

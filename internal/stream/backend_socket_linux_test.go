@@ -116,26 +116,14 @@ func TestKeepAliveOfABackend(t *testing.T) {
 	})
 }
 
-// wantSegments checks how many segments a connection has sent. It repeats round, which returns
-// the number, until that took less time than the kernel delays an acknowledgement.
+// wantSegments checks how many segments a connection has sent when round returns the number.
 func wantSegments(t testing.TB, want uint32, round func() (got uint32)) {
 	t.Helper()
 	var got uint32
-	relaytest.Eventually(t, "a quick round", func() bool {
-		began := time.Now()
-		got = round()
-		return time.Since(began) < 100*time.Millisecond
-	})
+	relaytest.QuickRound(t, func() { got = round() })
 	if got != want {
 		t.Errorf("sent %d segments, want %d", got, want)
 	}
-}
-
-func segmentsSent(t testing.TB, fd int) uint32 {
-	t.Helper()
-	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	relaytest.Check(t, err)
-	return info.Segs_out
 }
 
 // The acknowledgement of a backend's handshake is sent with the first bytes of the client, if
@@ -169,7 +157,7 @@ func TestAcknowledgementOfABackend(t *testing.T) {
 				}
 				waitAcknowledged(t, near)
 				r.m.Connect(addrPort(backends), 0)
-				sent := segmentsSent(t, r.backendFD())
+				sent := relaytest.SegmentsSent(t, r.backendFD())
 				relaytest.Receive(t, "the connection", r.connected)
 				backend := accept(t, backends)
 				hear(t, backend, test.header+test.says)
@@ -202,7 +190,7 @@ func TestAcknowledgementOfASlowConnection(t *testing.T) {
 		r.m.ackDelayed = true
 		r.m.mu.Unlock()
 		r.m.HandOver()
-		sent := segmentsSent(t, fd)
+		sent := relaytest.SegmentsSent(t, fd)
 		r.carry(relaytest.Receive(t, "the connection", r.slow))
 		r.m.Cut(Shutdown)
 		r.end()

@@ -6,6 +6,21 @@ import (
 	"time"
 )
 
+// turnLate turns a wheel as if it was late.
+func turnLate(w *Wheel) {
+	w.mu.Lock()
+	w.next = w.now() - int64(lateTurn)
+	w.mu.Unlock()
+	w.turn()
+}
+
+// stopTurning makes a wheel turn only when the test does it.
+func stopTurning(w *Wheel) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer.Stop()
+}
+
 // A turn that comes late, as after a process was stopped, ends no relay. Relays
 // whose bytes are moved before the next turn stay; the idle ones end then.
 func TestLateTurnOfTheWheel(t *testing.T) {
@@ -16,10 +31,7 @@ func TestLateTurnOfTheWheel(t *testing.T) {
 			w.add(&used.idler)
 			w.add(&idle.idler)
 			time.Sleep(timeout + w.tick/2) // between two turns, before the one that ends the relays
-			w.mu.Lock()
-			w.next = w.now() - int64(lateTurn)
-			w.mu.Unlock()
-			w.turn()
+			turnLate(w)
 			time.Sleep(catchUp - time.Millisecond)
 			synctest.Wait()
 			if len(used.ended)+len(idle.ended) != 0 {
@@ -47,15 +59,10 @@ func TestLateTurnDoesDeferredWork(t *testing.T) {
 		w.addDeferring(&s.idler)
 		w.add(&other.idler)
 		added := time.Now()
-		w.mu.Lock()
-		w.timer.Stop()
-		w.mu.Unlock()
+		stopTurning(w)
 		for range 3 {
 			time.Sleep(3 * w.tick)
-			w.mu.Lock()
-			w.next = w.now() - int64(lateTurn)
-			w.mu.Unlock()
-			w.turn()
+			turnLate(w)
 		}
 		s.mu.Lock()
 		if len(s.called) != 1 || time.Since(s.called[0]) < 5*w.tick {
@@ -80,16 +87,10 @@ func TestDeferredWorkIsKept(t *testing.T) {
 		w := NewWheel(10 * time.Millisecond)
 		s := newSpoke(w)
 		w.addDeferring(&s.idler)
-		w.mu.Lock()
-		w.timer.Stop()
-		w.unlinkLocked(&s.idler) // as due does with an idle relay
-		w.countDownLocked()
-		w.mu.Unlock()
+		w.remove(&s.idler) // as due does with an idle relay
 		w.touch(&s.idler)
 		w.putBack(&s.idler)
-		w.mu.Lock()
-		w.timer.Stop()
-		w.mu.Unlock()
+		stopTurning(w)
 		time.Sleep(3 * wheelSlots * w.tick)
 		w.turn()
 		if called, ended := s.counts(); called != 1 || ended != 0 {

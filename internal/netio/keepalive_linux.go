@@ -3,10 +3,26 @@ package netio
 import (
 	"net"
 	"os"
-	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// SetKeepAlive switches TCP keep-alive on, with interval as the idle time and as
+// the interval of probes, or off if it is 0. It never blocks.
+func SetKeepAlive(fd int, interval time.Duration) {
+	if interval == 0 {
+		SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0)
+		return
+	}
+	seconds := int(interval / time.Second)
+	// SO_KEEPALIVE first: it counts from now, and then TCP_KEEPIDLE from the latest segment that
+	// was received.
+	SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds)
+	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds)
+	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes)
+}
 
 // fileConn is [net.FileConn], but leaves the keep-alive of a TCP socket as it is. Package
 // net sets its own default.
@@ -38,11 +54,4 @@ var keepAliveOptions = [...]struct{ level, name int }{
 	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT},
 	{unix.SOL_SOCKET, unix.SO_KEEPALIVE},
-}
-
-// withDescriptor calls f with the descriptor of an open file or socket.
-func withDescriptor(of syscall.Conn, f func(fd int)) {
-	if raw, err := of.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { f(int(fd)) })
-	}
 }
