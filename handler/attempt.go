@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/dial"
@@ -81,6 +82,16 @@ type startedAttempt struct {
 	dialFirst dial.Func // returns the result for the first address
 	unused    func()    // closes the connection that dialFirst waits for; nil: there is none, or dialFirst was called
 	wait      *slowWait // since the connection is slow; nil: it is not yet
+}
+
+// startedAttempts are attempts that nothing refers to any more: most clients have one, for the
+// time of a connect.
+var startedAttempts = sync.Pool{New: func() any { return new(startedAttempt) }}
+
+// free makes the attempt available to another client. Nothing may refer to it any more.
+func (a *startedAttempt) free() {
+	*a = startedAttempt{}
+	startedAttempts.Put(a)
 }
 
 // end is called at the end of the attempt. A drill or a limit may have failed it

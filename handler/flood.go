@@ -67,8 +67,13 @@ type floods [floodKinds]loglimit.Limiter
 // note counts an event and logs it, at once or later. A line has the fields of
 // the latest event in it.
 func (f *floods) note(log *zap.Logger, kind flood, fields ...zap.Field) {
+	f.noteAbout(nil, log, kind, fields...)
+}
+
+// noteAbout is note with the fields of an object, see [loglimit.Limiter.LogAbout].
+func (f *floods) noteAbout(about zapcore.ObjectMarshaler, log *zap.Logger, kind flood, fields ...zap.Field) {
 	line := floodLines[kind]
-	f[kind].Log(log, line.level, line.message, 1, fields...)
+	f[kind].LogAbout(about, log, line.level, line.message, 1, fields...)
 }
 
 // total returns how many events of a kind there were since the service started.

@@ -59,7 +59,7 @@ func TestRelayConnectsDuringADemotion(t *testing.T) {
 	mover := &cutMover{cut: make(chan stream.Reason, 1)}
 	relay := &tcpRelay{relay: r.relay, client: server.listener.Addr(), local: server.listener.Addr()}
 	relay.setMover(mover)
-	relay.found(outcome{attempt: a, addr: a.Backend.IP})
+	relay.found(outcome{attempt: a, addr: a.Backend.IP}, time.Now())
 	if got := relaytest.Receive(t, "a cut", mover.cut); got != backendDown {
 		t.Errorf("cut for %q", got)
 	}

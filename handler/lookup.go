@@ -22,8 +22,8 @@ const (
 // known returns the addresses of a backend if they are available without
 // waiting.
 func (r *Relay) known(b *upstream.Backend) ([]netip.Addr, bool) {
-	if b.IP.IsValid() {
-		return []netip.Addr{b.IP}, true
+	if addrs := b.Literal(); addrs != nil {
+		return addrs, true
 	}
 	return r.opts.Resolver.Cached(b.Host)
 }
@@ -55,8 +55,8 @@ func notMade(err error) bool {
 
 // resolve returns the addresses of a backend in the order to try them.
 func (r *Relay) resolve(ctx context.Context, b *upstream.Backend, n upstream.Network, q query) (addrs []netip.Addr, err error) {
-	if b.IP.IsValid() {
-		return q.choose([]netip.Addr{b.IP}, b, n)
+	if addrs := b.Literal(); addrs != nil {
+		return q.choose(addrs, b, n)
 	}
 	if addrs, err = r.lookUp(ctx, b.Host, q); err != nil {
 		return nil, err

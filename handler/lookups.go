@@ -182,7 +182,7 @@ func (s *session) resolved(w *lookupWaiter, addrs []netip.Addr, err error) {
 	if err == nil {
 		addrs, err = w.query.choose(s.newestLocked(w.backend, addrs), w.backend, upstream.UDP)
 	}
-	s.resolvedLocked(addrs, err)
+	s.resolvedLocked(addrs, time.Now(), err)
 }
 
 // panicked logs a panic and ends the session.

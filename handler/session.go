@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/async-relay/caddy-relay/internal/dgram"
 	"github.com/async-relay/caddy-relay/internal/dial"
@@ -99,7 +100,7 @@ type sessionAttempts struct {
 	lookup       *lookupWaiter // the wait for a lookup; nil: none
 	waitingSince time.Time     // when waiting became true
 	replyTimer   *time.Timer   // calls checkReplyTimeout; nil until first needed
-	refusedUntil time.Time     // the end of phase refused
+	refusedUntil time.Duration // the end of phase refused, after sessions.epoch
 	lastErr      error         // why the latest attempt failed; the error of the refusal
 }
 
@@ -107,11 +108,11 @@ type sessionAttempts struct {
 // socket. It ignores what it receives once the session has another socket.
 type backendSocket struct {
 	session       *session
-	conn          dgram.Socket // guarded by session.mu, as are the fields below
-	used          bool         // a datagram was sent
-	drill         *drill       // until its end, nothing is sent; nil: none
-	opened        time.Time    // when the socket was opened; zero: when the attempt began
-	rejectedSince time.Time    // when a send was first rejected after the last one that succeeded; zero: it was not
+	conn          dgram.Socket  // guarded by session.mu, as are the fields below
+	used          bool          // a datagram was sent
+	drill         *drill        // until its end, nothing is sent; nil: none
+	opened        time.Duration // when the socket was opened, after sessions.epoch, as rejectedSince; 0: when the attempt began
+	rejectedSince time.Duration // when a send was first rejected after the last one that succeeded; 0: it was not
 }
 
 // sharedReplier is a Replier with a reference count. The session and each call
@@ -137,7 +138,9 @@ func (r *sharedReplier) dropReference() {
 }
 
 func newSession(key Key, r *Relay, ticket ticket) *session {
-	return &session{key: key, relay: r, ticket: ticket, began: time.Now(), phase: refused}
+	s := &session{key: key, relay: r, ticket: ticket, began: time.Now(), phase: refused}
+	s.used.Store(int64(s.sinceEpoch(s.began)))
+	return s
 }
 
 func (s *session) lock() { s.mu.Lock() }
@@ -171,14 +174,28 @@ func (s *session) guard() {
 
 // note counts and logs an event that clients can cause any number of times.
 func (s *session) note(kind flood, more ...zap.Field) {
-	s.relay.service.floods.note(s.relay.log, kind, append(more, zap.Stringer("network", upstream.UDP), zap.Stringer("client", &s.key.Client))...)
+	s.relay.service.floods.noteAbout(s, s.relay.log, kind, more...)
+}
+
+// MarshalLogObject implements [zapcore.ObjectMarshaler]: it adds the fields that lines about
+// a session have in common.
+func (s *session) MarshalLogObject(line zapcore.ObjectEncoder) error {
+	line.AddString("network", upstream.UDP.String())
+	line.AddString("client", s.key.Client.String())
+	return nil
 }
 
 // touch restarts the idle timeout.
 func (s *session) touch() (now time.Time) {
 	now = time.Now()
-	s.used.Store(int64(now.Sub(s.relay.service.sessions.epoch)))
+	s.used.Store(int64(s.sinceEpoch(now)))
 	return now
+}
+
+// sinceEpoch returns a time in the form in which a session keeps most times, which takes a
+// third of the memory.
+func (s *session) sinceEpoch(now time.Time) time.Duration {
+	return now.Sub(s.relay.service.sessions.epoch)
 }
 
 // idleFor returns how long no datagram was sent or received.
@@ -216,7 +233,7 @@ func (s *session) deliver(datagrams [][]byte, client Replier) (taken bool) {
 		switch {
 		case s.phase == open:
 			n = s.forwardLocked(datagrams, now)
-		case s.phase == refused && now.Before(s.refusedUntil):
+		case s.phase == refused && s.sinceEpoch(now) < s.refusedUntil:
 			s.dropLocked(dropped, datagrams[0])
 		case !s.backlog.add(datagrams[0], s.relay.opts.Backlogs.since(now)):
 			s.dropLocked(queueFull, datagrams[0])

@@ -61,7 +61,7 @@ func (s *session) nextBackendLocked() {
 func (s *session) refuseLocked(why error) {
 	s.stopAttemptLocked()
 	s.forgetHoldLocked()
-	s.phase, s.refusedUntil = refused, time.Now().Add(refusedFor)
+	s.phase, s.refusedUntil = refused, s.sinceEpoch(time.Now())+refusedFor
 	s.waiting, s.requests, s.answers = false, 0, 0
 	s.clearBacklogLocked()
 	s.drillRefusedLocked()
@@ -75,15 +75,18 @@ func (s *session) startAttemptLocked(a upstream.Attempt, q query) {
 	s.phase, s.attempt, s.waiting, s.evictions = searching, a, true, 0
 	if q.how == cached || a.Backend.IP.IsValid() {
 		if addrs, ok := s.relay.known(a.Backend); ok {
-			s.resolvedLocked(q.choose(addrs, a.Backend, upstream.UDP))
+			addrs, err := q.choose(addrs, a.Backend, upstream.UDP)
+			s.resolvedLocked(addrs, a.Began, err)
 			return
 		}
 	}
 	s.lookup = s.relay.startLookup(s, a.Backend, q)
 }
 
-func (s *session) resolvedLocked(addrs []netip.Addr, err error) {
-	s.addrs, s.at, s.failed, s.since = addrs, 0, nil, time.Now()
+// resolvedLocked continues an attempt with the addresses that it has to try, which were known
+// at a time.
+func (s *session) resolvedLocked(addrs []netip.Addr, since time.Time, err error) {
+	s.addrs, s.at, s.failed, s.since = addrs, 0, nil, since
 	if err != nil {
 		s.attemptFailedLocked(err)
 		return
@@ -124,7 +127,7 @@ func (s *session) openNowLocked() {
 			}
 			b.conn = conn
 			if s.at > 0 {
-				b.opened = time.Now()
+				b.opened = s.sinceEpoch(time.Now())
 			}
 			s.socket, s.phase = b, open
 			s.relay.service.sessions.setSocket(s, true)

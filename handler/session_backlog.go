@@ -55,6 +55,6 @@ func (s *session) oldestLocked() (arrived time.Duration, ok bool) {
 func (s *session) cancelRoundLocked() {
 	s.stopAttemptLocked()
 	s.forgetHoldLocked()
-	s.phase, s.refusedUntil, s.lastErr = refused, time.Time{}, nil
+	s.phase, s.refusedUntil, s.lastErr = refused, 0, nil
 	s.waiting, s.requests, s.answers = false, 0, 0
 }

@@ -53,8 +53,8 @@ func (s *session) failIfSilentLocked(b *backendSocket, err error) {
 		return
 	}
 	silentSince := s.since
-	if b.opened.After(silentSince) {
-		silentSince = b.opened
+	if opened := s.relay.service.sessions.epoch.Add(b.opened); opened.After(silentSince) {
+		silentSince = opened
 	}
 	now := time.Now()
 	u := &unreachable{err: err, due: silentSince.Add(unreachableAfter)}

@@ -95,8 +95,8 @@ func (s *session) sendLocked(datagrams [][]byte, allAnswered bool) (sent int, er
 		if !b.used {
 			b.used = true // written once only: the other direction reads the same cache line
 		}
-		if !b.rejectedSince.IsZero() {
-			b.rejectedSince = time.Time{}
+		if b.rejectedSince != 0 {
+			b.rejectedSince = 0
 		}
 	}
 	return sent, err
@@ -114,10 +114,11 @@ func (s *session) datagramLostLocked(err error) bool {
 	if !b.used || dgram.SocketFailed(err) {
 		return false
 	}
-	if b.rejectedSince.IsZero() {
-		b.rejectedSince = time.Now()
+	now := s.sinceEpoch(time.Now())
+	if b.rejectedSince == 0 {
+		b.rejectedSince = max(now, 1) // which is not 0
 	}
-	return time.Since(b.rejectedSince) < s.relay.opts.ConnectTimeout
+	return now-b.rejectedSince < s.relay.opts.ConnectTimeout
 }
 
 // addHeadersLocked returns the datagrams with the PROXY protocol header in front

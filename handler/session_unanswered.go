@@ -70,7 +70,7 @@ func (s *session) checkTaken(t *taken) {
 	case now.Sub(t.due) >= lateTimer, s.extras.unreachable != nil: // an error may be unread, or is about to count
 		t.due = now.Add(catchUp)
 		t.timer.Reset(catchUp)
-	case s.socket.drilled(), !s.socket.rejectedSince.IsZero(), lastUsed.Sub(t.began) < takenAtLeast:
+	case s.socket.drilled(), s.socket.rejectedSince != 0, lastUsed.Sub(t.began) < takenAtLeast:
 		t.began, t.due = now, now.Add(takenFor)
 		t.timer.Reset(takenFor)
 	default:

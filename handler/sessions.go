@@ -105,7 +105,6 @@ func (t *sessions) tryGet(key Key, r *Relay, mayExceed bool) (s, victim *session
 		return nil, victim, "", errBudgetUsed
 	}
 	s = newSession(key, r, ticket)
-	s.touch()
 	t.byKey[key], s.listed = s, true
 	t.enqueueLocked(s)
 	return s, victim, "", nil

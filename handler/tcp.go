@@ -224,7 +224,8 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 	defer t.guard()
 	r := t.relay
 	now := time.Now()
-	a := &startedAttempt{ctx: ctx, walk: r.walk(upstream.TCP), since: now}
+	a := startedAttempts.Get().(*startedAttempt)
+	*a = startedAttempt{ctx: ctx, walk: r.walk(upstream.TCP), since: now}
 	var known bool
 	if a.attempt, known = a.walk.Next(now); known {
 		a.addrs, known = r.known(a.attempt.Backend)
@@ -239,10 +240,11 @@ func (t *tcpRelay) connect(ctx context.Context, m stream.Connector) {
 		go t.serve(ctx, nil) // ends when a backend was found, or none
 		return
 	}
+	addr := netip.AddrPortFrom(a.addrs[0], port)
 	t.mu.Lock()
-	t.first = a
+	t.first = a // the mover's from now on
 	t.mu.Unlock()
-	m.Connect(netip.AddrPortFrom(a.addrs[0], port), r.opts.KeepAlive)
+	m.Connect(addr, r.opts.KeepAlive)
 }
 
 // portOf returns the port of a backend for this client.
@@ -268,10 +270,12 @@ func (t *tcpRelay) takeFirst() *startedAttempt {
 // Connected implements [stream.Rules].
 func (t *tcpRelay) Connected() stream.Totals {
 	a := t.takeFirst()
-	o := outcome{attempt: a.attempt, addr: a.addrs[0], port: t.portOf(a.attempt.Backend), tried: a.addrs, since: a.since, took: time.Since(a.attempt.Began)}
+	now := time.Now()
+	o := outcome{attempt: a.attempt, addr: a.addrs[0], port: t.portOf(a.attempt.Backend), tried: a.addrs, since: a.since, took: now.Sub(a.attempt.Began)}
 	t.note(o)
-	t.relay.recordSuccess(&a.walk, o, upstream.TCP, t.client, time.Now(), false)
-	return t.found(o)
+	t.relay.recordSuccess(&a.walk, o, upstream.TCP, t.client, now, false)
+	a.free()
+	return t.found(o, now)
 }
 
 // ConnectFailed implements [stream.Rules]. The attempt continues in the attempt
@@ -339,7 +343,7 @@ func (t *tcpRelay) serve(ctx context.Context, from *startedAttempt) {
 		t.refuse(err)
 		return
 	}
-	totals := t.found(o)
+	totals := t.found(o, time.Now())
 	if o.drill.resets() {
 		o.drill.reset.Add(1)
 		_ = o.conn.Close()
@@ -351,7 +355,7 @@ func (t *tcpRelay) serve(ctx context.Context, from *startedAttempt) {
 
 // found records the backend that serves the client, and returns its counters. A
 // relay that was cut meanwhile has ended without a backend, so nothing is counted.
-func (t *tcpRelay) found(o outcome) stream.Totals {
+func (t *tcpRelay) found(o outcome, now time.Time) stream.Totals {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
@@ -361,7 +365,7 @@ func (t *tcpRelay) found(o outcome) stream.Totals {
 	t.tally, t.dialled = t.relay.service.tallies.get(t.backend, upstream.TCP), o.took
 	t.countSameHostLocked(t.address)
 	t.tally.enter()
-	t.tally.connects.observe(o.took, time.Now())
+	t.tally.connects.observe(o.took, now)
 	if t.relay.mustLeave(o.attempt) {
 		go t.cut(backendDown) // not here: the mover may hold its lock
 	}

@@ -25,7 +25,7 @@ func TestCutBeforeFoundLeavesNoActiveRelay(t *testing.T) {
 	o, err := relay.find(context.Background(), nil)
 	relaytest.Check(t, err)
 	relay.cut(stream.Shutdown)
-	relay.mover.Carry(o.conn, relay.found(o))
+	relay.mover.Carry(o.conn, relay.found(o, time.Now()))
 	wantEnding(t, "the client", near, "RST")
 	if use := r.service.Stats(time.Now()).Backends[0].Use[upstream.TCP]; use.Active != 0 {
 		t.Errorf("%d relays are active", use.Active)

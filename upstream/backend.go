@@ -41,7 +41,8 @@ func (a *Address) PortFor(addressed uint16) uint16 { return cmp.Or(a.Port, addre
 // Backend is one element of a [Pool], which creates it. It remains valid after a
 // reload removed it from the queue.
 type Backend struct {
-	Address // set once
+	Address              // set once
+	literal []netip.Addr // IP where that is valid; set once
 
 	configured int   // index in the configuration; guarded by Pool.mu
 	rank       int64 // 0: stands as configured; else the number of its last demotion; guarded by Pool.mu
@@ -83,11 +84,18 @@ type Failure struct {
 
 func newBackend(a Address) *Backend {
 	b := &Backend{Address: a}
+	if a.IP.IsValid() {
+		b.literal = []netip.Addr{a.IP}
+	}
 	for n := range b.health {
 		b.health[n].replaceDemoted()
 	}
 	return b
 }
+
+// Literal returns the addresses of a backend that needs no lookup, that is IP, or none. It
+// does not allocate. The caller must not modify them.
+func (b *Backend) Literal() []netip.Addr { return b.literal }
 
 func (h *health) load() word { return word(h.bits.Load()) }
 

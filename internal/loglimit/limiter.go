@@ -2,6 +2,7 @@
 package loglimit
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -31,15 +32,22 @@ type line struct {
 	level   zapcore.Level
 	message string
 	fields  []zap.Field
+	about   zapcore.ObjectMarshaler // nil: none
 }
 
 // Log counts n events. If they are logged together with others, the line is that
 // of the latest call.
 func (l *Limiter) Log(log *zap.Logger, level zapcore.Level, message string, n uint64, fields ...zap.Field) {
+	l.LogAbout(nil, log, level, message, n, fields...)
+}
+
+// LogAbout is Log with the fields of an object behind the others. They are asked for
+// when a line is written, so an event without other fields allocates nothing.
+func (l *Limiter) LogAbout(about zapcore.ObjectMarshaler, log *zap.Logger, level zapcore.Level, message string, n uint64, fields ...zap.Field) {
 	l.mu.Lock()
 	l.total += n
 	l.pending += n
-	l.latest = line{log, level, message, fields}
+	l.latest = line{log, level, message, fields, about}
 	first := l.timer == nil
 	if first && !l.closed {
 		l.timer = time.AfterFunc(Interval, l.endInterval)
@@ -103,7 +111,10 @@ func (l *Limiter) write() {
 		return
 	}
 	if entry := latest.log.Check(latest.level, latest.message); entry != nil {
-		fields := latest.fields
-		entry.Write(append(fields[:len(fields):len(fields)], zap.Uint64("count", count))...)
+		fields := slices.Clip(latest.fields)
+		if latest.about != nil {
+			fields = append(fields, zap.Inline(latest.about))
+		}
+		entry.Write(append(fields, zap.Uint64("count", count))...)
 	}
 }

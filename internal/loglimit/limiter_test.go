@@ -1,12 +1,14 @@
 package loglimit
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 )
 
@@ -71,5 +73,38 @@ func TestLevel(t *testing.T) {
 	l.Close()
 	if l.Total() != 1 || logs.Len() != 0 {
 		t.Errorf("total %d, %d lines", l.Total(), logs.Len())
+	}
+}
+
+// about is an object with one field.
+type about struct{ name string }
+
+func (a *about) MarshalLogObject(line zapcore.ObjectEncoder) error {
+	line.AddString("name", a.name)
+	return nil
+}
+
+// The fields of an object stand in each line. Until then, an event allocates nothing.
+func TestLogAbout(t *testing.T) {
+	core, logs := observer.New(zap.InfoLevel)
+	log := zap.New(core)
+	var l Limiter
+	l.LogAbout(&about{"first"}, log, zap.WarnLevel, "event", 1, zap.Int("number", 1))
+	last := &about{"last"}
+	if n := testing.AllocsPerRun(100, func() { l.LogAbout(last, log, zap.WarnLevel, "event", 1) }); n > 0 {
+		t.Errorf("%v allocations for an event that is not logged at once", n)
+	}
+	l.Close()
+	want := []map[string]any{
+		{"number": int64(1), "name": "first", "count": uint64(1)},
+		{"name": "last", "count": uint64(101)}, // AllocsPerRun makes one more call
+	}
+	for i, entry := range logs.All() {
+		if got := entry.ContextMap(); i >= len(want) || !maps.Equal(got, want[i]) {
+			t.Errorf("line %d has %v", i, got)
+		}
+	}
+	if logs.Len() != len(want) {
+		t.Errorf("%d lines, want %d", logs.Len(), len(want))
 	}
 }

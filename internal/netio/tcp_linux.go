@@ -23,7 +23,8 @@ func SetQuickAck(fd int) { SetOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
 // ConnectTCPNonblock starts a connection. If done is true it is established
 // already, as connections within this machine are. Otherwise the descriptor
 // becomes writable when it is established or has failed, see [SocketError].
-// The socket does not block and sends small segments at once (TCP_NODELAY).
+// The socket does not block. It delays a small segment while another one is not
+// acknowledged, until the caller calls [SetNoDelay].
 //
 // The acknowledgement of the handshake is delayed, so that it can be sent with the first
 // bytes, as by tcp-smart-connect of haproxy. The caller must call [SetQuickAck] when it has
@@ -43,7 +44,6 @@ func ConnectTCPNonblock(addr netip.AddrPort) (fd int, done bool, err error) {
 		CloseDescriptor(fd)
 		return -1, false, os.NewSyscallError("socket", ErrReserved)
 	}
-	SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	delayAck(fd)
 	for calls := range 2 { // the second call returns the result of the first
 		err = peer.connectNonblock(fd)

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -213,4 +214,64 @@ func TestAcknowledgementOfASlowConnection(t *testing.T) {
 		r.m.Cut(Shutdown)
 		r.end()
 	}
+}
+
+// Nagle's algorithm is switched off for the backend before a second write, and before a first
+// one of several segments, of which the last could be delayed. It is off on connections that
+// are handed over.
+func TestNagleOfABackend(t *testing.T) {
+	relaytest.NoLeaks(t)
+	engine := oneLoop(t)
+	keepRunning(t, engine.all[0])
+	backends := listen(t, "127.0.0.1:0")
+	noDelay := func(fd int) bool {
+		on, errno := netio.Option(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY)
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		return on != 0
+	}
+	for _, test := range []struct {
+		name   string
+		writes []int
+		want   []bool // TCP_NODELAY after each of them
+	}{
+		{"small ones", []int{1, 1, 1}, []bool{false, true, true}},
+		{"one segment", []int{oneSegment, 1}, []bool{false, true}},
+		{"more than one segment", []int{oneSegment + 1}, []bool{true}},
+	} {
+		r := newConnectRig(t, engine)
+		say(t, r.client, strings.Repeat("x", test.writes[0]))
+		waitAcknowledged(t, r.client)
+		r.m.Connect(addrPort(backends), 0)
+		relaytest.Receive(t, "the connection", r.connected)
+		backend := accept(t, backends)
+		for i, n := range test.writes {
+			if i > 0 {
+				say(t, r.client, strings.Repeat("x", n))
+			}
+			hear(t, backend, strings.Repeat("x", n))
+			say(t, backend, "answer")
+			hear(t, r.client, "answer")
+			if got := noDelay(r.backendFD()); got != test.want[i] {
+				t.Errorf("%s: TCP_NODELAY is %v after write %d, want %v", test.name, got, i+1, test.want[i])
+			}
+		}
+		r.m.Cut(Shutdown)
+		r.end()
+	}
+
+	t.Run("handed over", func(t *testing.T) {
+		r := newConnectRig(t, engine)
+		silent := newSilentServer(t)
+		r.m.Connect(silent.addr, 0)
+		pending := relaytest.Receive(t, "the slow connection", r.slow)
+		silent.accept()
+		r.carry(pending)
+		if !noDelay(r.backendFD()) {
+			t.Error("TCP_NODELAY is off")
+		}
+		r.m.Cut(Shutdown)
+		r.end()
+	})
 }

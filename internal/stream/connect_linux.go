@@ -30,7 +30,7 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 		return
 	}
 	m.sockets[BackendSide] = socket{fd: fd}
-	m.keepAlive, m.ackDelayed = keepAlive, true
+	m.keepAlive, m.ackDelayed, m.nagle = keepAlive, true, nagleIdle
 	if done {
 		m.connectedLocked(w)
 		return
@@ -134,5 +134,5 @@ func (m *loopMover) releaseBackendLocked() {
 		m.loop.poller.Unwatch(s.token, s.fd)
 	}
 	*s = socket{fd: -1}
-	m.keepAlive, m.ackDelayed = 0, false
+	m.keepAlive, m.ackDelayed, m.nagle = 0, false, nagleOff
 }

@@ -26,6 +26,7 @@ type loopMover struct {
 	acks       *ackWait      // nil: no reset waits for an acknowledgement
 	keepAlive  time.Duration // still to be set on the backend's socket; 0: none
 	ackDelayed bool          // the kernel delays the acknowledgement of the backend's handshake
+	nagle      nagle         // of the backend's socket
 	slot       netio.Slot    // in the loop's poller
 }
 
@@ -129,6 +130,34 @@ func (m *loopMover) setBackendKeepAliveLocked() {
 		netio.SetKeepAlive(m.sockets[BackendSide].fd, m.keepAlive)
 	}
 	m.keepAlive = 0
+}
+
+// nagle is what the backend's socket does with a small segment while another one is not
+// acknowledged (Nagle's algorithm, see TCP_NODELAY of tcp(7)).
+//
+// A write that is one segment, and the first of its connection, is sent at once anyway. Many
+// connections have no other, so TCP_NODELAY is set before the second write.
+type nagle uint8
+
+const (
+	nagleOff  nagle = iota // sends it at once
+	nagleIdle              // delays it; nothing was written yet
+	nagleUsed              // delays it; one segment was written
+)
+
+// oneSegment is how much any path carries in one segment: RFC 9293 3.7.1, less its options.
+const oneSegment = 500
+
+// beforeWriteLocked is called before each write of bytes to a side, of which there are n.
+func (m *loopMover) beforeWriteLocked(side Side, n int) {
+	switch {
+	case m.nagle == nagleOff || side == ClientSide:
+	case m.nagle == nagleIdle && n <= oneSegment:
+		m.nagle = nagleUsed
+	default:
+		netio.SetNoDelay(m.sockets[BackendSide].fd)
+		m.nagle = nagleOff
+	}
 }
 
 // defersKeepAliveLocked reports whether the keep-alive can wait until the wheel calls
