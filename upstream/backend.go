@@ -93,8 +93,8 @@ func newBackend(a Address) *Backend {
 	return b
 }
 
-// Literal returns the addresses of a backend that needs no lookup, that is IP, or none. It
-// does not allocate. The caller must not modify them.
+// Literal returns the addresses of a pool's backend that needs no lookup, that is IP, or none.
+// It does not allocate. The caller must not modify them.
 func (b *Backend) Literal() []netip.Addr { return b.literal }
 
 func (h *health) load() word { return word(h.bits.Load()) }

@@ -85,7 +85,9 @@ func (a *about) MarshalLogObject(line zapcore.ObjectEncoder) error {
 }
 
 // The fields of an object stand in each line. Until then, an event allocates nothing.
-func TestLogAbout(t *testing.T) {
+func TestLogAbout(t *testing.T) { synctest.Test(t, testLogAbout) }
+
+func testLogAbout(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	log := zap.New(core)
 	var l Limiter

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"net"
-	"strings"
 	"testing"
 	"time"
 
@@ -216,49 +215,70 @@ func TestAcknowledgementOfASlowConnection(t *testing.T) {
 	}
 }
 
-// Nagle's algorithm is switched off for the backend before a second write, and before a first
-// one of several segments, of which the last could be delayed. It is off on connections that
-// are handed over.
+// noDelay returns TCP_NODELAY of a socket.
+func noDelay(t testing.TB, fd int) bool {
+	t.Helper()
+	on, errno := netio.Option(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	return on != 0
+}
+
+// Nagle's algorithm is switched off for the backend before the second write, which may follow
+// bytes that were there before the connection, or a connect that the loop has waited for. It is
+// off on connections that are handed over.
 func TestNagleOfABackend(t *testing.T) {
 	relaytest.NoLeaks(t)
 	engine := oneLoop(t)
 	keepRunning(t, engine.all[0])
 	backends := listen(t, "127.0.0.1:0")
-	noDelay := func(fd int) bool {
-		on, errno := netio.Option(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY)
-		if errno != 0 {
-			t.Fatal(errno)
-		}
-		return on != 0
-	}
 	for _, test := range []struct {
-		name   string
-		writes []int
-		want   []bool // TCP_NODELAY after each of them
+		name, header string
+		slow         bool
+		writes       int
+		want         bool
 	}{
-		{"small ones", []int{1, 1, 1}, []bool{false, true, true}},
-		{"one segment", []int{oneSegment, 1}, []bool{false, true}},
-		{"more than one segment", []int{oneSegment + 1}, []bool{true}},
+		{"first write", "", false, 1, false},
+		{"second write", "", false, 2, true},
+		{"third write", "", false, 3, true},
+		{"a header", "header", false, 0, false},
+		{"a write after a header", "header", false, 1, true},
+		{"first write after a slow connect", "", true, 1, false},
+		{"second write after a slow connect", "", true, 2, true},
+		{"a write after a header and a slow connect", "header", true, 1, true},
 	} {
-		r := newConnectRig(t, engine)
-		say(t, r.client, strings.Repeat("x", test.writes[0]))
-		waitAcknowledged(t, r.client)
-		r.m.Connect(addrPort(backends), 0)
-		relaytest.Receive(t, "the connection", r.connected)
-		backend := accept(t, backends)
-		for i, n := range test.writes {
-			if i > 0 {
-				say(t, r.client, strings.Repeat("x", n))
+		t.Run(test.name, func(t *testing.T) {
+			near, far := tcpPair(t, 0)
+			r := &connectRig{recorder: newRecorder(t), client: near}
+			client := plainClient(far)
+			client.Early, client.HeaderLen = []byte(test.header), len(test.header)
+			r.m = engine.NewMover(client, r, NewWheel(longIdle)).(*loopMover)
+			defer r.m.Cut(Shutdown)
+			var backend net.Conn
+			if test.slow {
+				silent := newSilentServer(t)
+				r.inWaits = func(bool) time.Duration { return time.Hour }
+				r.m.Connect(silent.addr, 0)
+				backend = silent.accept()
+			} else {
+				r.m.Connect(addrPort(backends), 0)
+				backend = accept(t, backends)
 			}
-			hear(t, backend, strings.Repeat("x", n))
+			relaytest.Receive(t, "the connection", r.connected)
+			hear(t, backend, test.header)
+			for range test.writes {
+				say(t, r.client, "question")
+				hear(t, backend, "question")
+			}
 			say(t, backend, "answer")
 			hear(t, r.client, "answer")
-			if got := noDelay(r.backendFD()); got != test.want[i] {
-				t.Errorf("%s: TCP_NODELAY is %v after write %d, want %v", test.name, got, i+1, test.want[i])
+			if got := noDelay(t, r.backendFD()); got != test.want {
+				t.Errorf("TCP_NODELAY is %v, want %v", got, test.want)
 			}
-		}
-		r.m.Cut(Shutdown)
-		r.end()
+			r.m.Cut(Shutdown)
+			r.end()
+		})
 	}
 
 	t.Run("handed over", func(t *testing.T) {
@@ -268,7 +288,7 @@ func TestNagleOfABackend(t *testing.T) {
 		pending := relaytest.Receive(t, "the slow connection", r.slow)
 		silent.accept()
 		r.carry(pending)
-		if !noDelay(r.backendFD()) {
+		if !noDelay(t, r.backendFD()) {
 			t.Error("TCP_NODELAY is off")
 		}
 		r.m.Cut(Shutdown)

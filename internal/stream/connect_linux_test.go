@@ -64,6 +64,7 @@ func (r *connectRig) carryTo(addr netip.AddrPort) {
 func (r *connectRig) awaitLocked(fd int) {
 	r.t.Helper()
 	r.m.sockets[BackendSide] = socket{fd: fd, watchOut: true}
+	r.m.nagle = nagleIdle
 	relaytest.Check(r.t, r.m.watchLocked(BackendSide))
 	r.waited = true
 	r.m.connecting = time.AfterFunc(time.Hour, r.m.connectIsSlow)

@@ -150,7 +150,7 @@ func (m *loopMover) writeLocked(source Side, bytes []byte) {
 	n := 0
 	if to.writable {
 		var errno syscall.Errno
-		m.beforeWriteLocked(source.other(), len(bytes))
+		m.beforeWriteLocked(source.other())
 		n, errno = netio.WriteNonblock(to.fd, bytes)
 		if errno != 0 && errno != syscall.EAGAIN {
 			m.writeFailedLocked(source.other(), errno)
@@ -217,7 +217,6 @@ func (m *loopMover) spliceLocked(source Side, p *pipe, limit int) (n int) {
 func (m *loopMover) emptyPipeLocked(source Side, p *pipe, n int) {
 	t, to := &m.flows[source], &m.sockets[source.other()]
 	p.bytes = n
-	m.beforeWriteLocked(source.other(), n)
 	for p.bytes > 0 {
 		n, errno := netio.SpliceNonblock(p.Read, to.fd, p.bytes)
 		switch {
@@ -258,7 +257,7 @@ func cannotSplice(errno syscall.Errno) bool {
 func (m *loopMover) flushLocked(source Side) {
 	t, to := &m.flows[source], &m.sockets[source.other()]
 	for len(t.held) > 0 {
-		m.beforeWriteLocked(source.other(), len(t.held))
+		m.beforeWriteLocked(source.other())
 		n, errno := netio.WriteNonblock(to.fd, t.held)
 		switch {
 		case errno == syscall.EAGAIN:

@@ -132,27 +132,25 @@ func (m *loopMover) setBackendKeepAliveLocked() {
 	m.keepAlive = 0
 }
 
-// nagle is what the backend's socket does with a small segment while another one is not
-// acknowledged (Nagle's algorithm, see TCP_NODELAY of tcp(7)).
+// nagle is what the backend's socket does with a small segment while an earlier small one is
+// not acknowledged: Nagle's algorithm, see TCP_NODELAY of tcp(7).
 //
-// A write that is one segment, and the first of its connection, is sent at once anyway. Many
-// connections have no other, so TCP_NODELAY is set before the second write.
+// The first write of a connection is sent at once anyway, and many connections have no other.
+// So TCP_NODELAY is set before the second one.
 type nagle uint8
 
 const (
 	nagleOff  nagle = iota // sends it at once
 	nagleIdle              // delays it; nothing was written yet
-	nagleUsed              // delays it; one segment was written
+	nagleUsed              // delays it; there was one write
 )
 
-// oneSegment is how much any path carries in one segment: RFC 9293 3.7.1, less its options.
-const oneSegment = 500
-
-// beforeWriteLocked is called before each write of bytes to a side, of which there are n.
-func (m *loopMover) beforeWriteLocked(side Side, n int) {
+// beforeWriteLocked is called before each write to a side. Splicing needs no call: it begins
+// after several writes.
+func (m *loopMover) beforeWriteLocked(side Side) {
 	switch {
 	case m.nagle == nagleOff || side == ClientSide:
-	case m.nagle == nagleIdle && n <= oneSegment:
+	case m.nagle == nagleIdle:
 		m.nagle = nagleUsed
 	default:
 		netio.SetNoDelay(m.sockets[BackendSide].fd)
