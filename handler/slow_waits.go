@@ -49,14 +49,16 @@ type demotionWait struct {
 type slowWait struct {
 	in      *slowWaits
 	demoted <-chan struct{}
-	stop    func() bool // ends the wait for the end of the client's context
+	stop    func() bool // ends the wait for the end of the client's context; nil: it has none
 }
 
 // enter has the attempt loop take over the attempt of a relay when its backend is
 // demoted or its context ends. The caller holds the lock of the relay.
 func (s *slowWaits) enter(t *tcpRelay, a *startedAttempt) *slowWait {
 	w := &slowWait{in: s, demoted: a.attempt.Demoted()}
-	w.stop = context.AfterFunc(a.ctx, t.handOver)
+	if a.ctx.Done() != nil { // clients of relay+tcp/ have no context that ends
+		w.stop = context.AfterFunc(a.ctx, t.handOver)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wait := s.waits[w.demoted]
@@ -82,7 +84,9 @@ func (s *slowWaits) enter(t *tcpRelay, a *startedAttempt) *slowWait {
 
 // leave ends the wait of a relay. The caller holds the lock of the relay's mover.
 func (w *slowWait) leave(t *tcpRelay) {
-	w.stop()
+	if w.stop != nil {
+		w.stop()
+	}
 	w.in.mu.Lock()
 	defer w.in.mu.Unlock()
 	wait := w.in.waits[w.demoted]
