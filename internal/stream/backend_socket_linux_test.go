@@ -171,47 +171,41 @@ func TestAcknowledgementOfABackend(t *testing.T) {
 	}
 }
 
-// The acknowledgement does not wait for bytes on a connection that is handed over. While the
-// loop waits for a connection, it is delayed only if the client has sent something.
+// The acknowledgement does not wait for bytes on a connection that the loop has waited for, or
+// that is handed over.
 func TestAcknowledgementOfASlowConnection(t *testing.T) {
 	relaytest.NoLeaks(t)
 	engine := oneLoop(t)
 	keepRunning(t, engine.all[0])
 	backends := listen(t, "127.0.0.1:0")
-	wantSegments(t, 2, func() uint32 { // a SYN, and the acknowledgement
-		r := newConnectRig(t, engine)
-		fd, done, err := netio.ConnectTCPNonblock(addrPort(backends))
-		if err != nil || !done {
-			t.Fatalf("done is %v, error %v", done, err)
-		}
-		r.m.mu.Lock()
-		r.m.sockets[BackendSide] = socket{fd: fd}
-		r.m.connecting = time.AfterFunc(time.Hour, func() {})
-		r.m.ackDelayed = true
-		r.m.mu.Unlock()
-		r.m.HandOver()
-		sent := relaytest.SegmentsSent(t, fd)
-		r.carry(relaytest.Receive(t, "the connection", r.slow))
-		r.m.Cut(Shutdown)
-		r.end()
-		return sent
-	})
-
-	silent := newSilentServer(t)
-	for _, says := range []string{"", "question"} {
-		r := newConnectRig(t, engine)
-		r.inWaits = func(bool) time.Duration { return time.Hour }
-		say(t, r.client, says)
-		waitAcknowledged(t, r.client)
-		r.m.Connect(silent.addr, 0)
-		r.m.mu.Lock()
-		delayed := r.m.ackDelayed
-		r.m.mu.Unlock()
-		if delayed != (says != "") {
-			t.Errorf("a client that has sent %q: delayed is %v", says, delayed)
-		}
-		r.m.Cut(Shutdown)
-		r.end()
+	for _, handedOver := range []bool{false, true} {
+		wantSegments(t, 2, func() (sent uint32) { // a SYN, and the acknowledgement
+			r := newConnectRig(t, engine)
+			fd, done, err := netio.ConnectTCPNonblock(addrPort(backends))
+			if err != nil || !done {
+				t.Fatalf("done is %v, error %v", done, err)
+			}
+			r.m.mu.Lock()
+			r.m.ackDelayed = true
+			if handedOver {
+				r.m.sockets[BackendSide] = socket{fd: fd}
+				r.m.connecting = time.AfterFunc(time.Hour, func() {})
+			} else {
+				r.awaitLocked(fd)
+			}
+			r.m.mu.Unlock()
+			if handedOver {
+				r.m.HandOver()
+				sent = relaytest.SegmentsSent(t, fd)
+				r.carry(relaytest.Receive(t, "the connection", r.slow))
+			} else {
+				relaytest.Receive(t, "the connection", r.connected)
+				sent = relaytest.SegmentsSent(t, r.backendFD())
+			}
+			r.m.Cut(Shutdown)
+			r.end()
+			return sent
+		})
 	}
 }
 

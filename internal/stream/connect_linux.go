@@ -35,9 +35,6 @@ func (m *loopMover) Connect(addr netip.AddrPort, keepAlive time.Duration) {
 		m.connectedLocked(w)
 		return
 	}
-	if !m.ends.flows[ClientSide].holds() && !some(netio.UnreadFD(m.sockets[ClientSide].fd)) {
-		m.sendAckLocked() // the backend may speak first, and the loop may be late
-	}
 	m.sockets[BackendSide].watchOut = true
 	if err := m.watchLocked(BackendSide); err != nil {
 		m.releaseBackendLocked()
