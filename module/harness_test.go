@@ -163,24 +163,33 @@ func (s *server) post(path, contentType string, body []byte) error {
 
 // request makes a request to the admin API and returns the response. Each reload
 // replaces the listener of the admin API and resets the connections in its queue.
-// Such a request was not handled, so it is repeated.
+// Such a request was not handled, so it is repeated. So is one that has reached a process that
+// was replaced.
 func (s *server) request(path, contentType string, body []byte) (text []byte, err error) {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	var answer *http.Response
-	for range 20 {
-		if answer, err = client.Post("http://"+s.admin+path, contentType, bytes.NewReader(body)); err == nil {
+	for range 100 {
+		var again bool
+		if text, again, err = s.requestOnce(path, contentType, body); !again {
 			break
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
+	return text, err
+}
+
+// requestOnce is request without a repetition. again reports that the request did not reach
+// the process that has the listening sockets.
+func (s *server) requestOnce(path, contentType string, body []byte) (text []byte, again bool, err error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, err := client.Post("http://"+s.admin+path, contentType, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, true, err
 	}
 	defer answer.Body.Close()
 	text, err = io.ReadAll(answer.Body)
 	if err == nil && answer.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s: %s", answer.Status, text)
 	}
-	return text, err
+	return text, answer.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(text), "repeat the request"), err
 }
 
 // lines returns the lines of the relay's log with that message.
