@@ -44,7 +44,7 @@ func goals(rows []row) []aim {
 		{row: fair, key: "p50", than: nginx, ratio: 1.10},
 		{row: fair, key: "p90", than: nginx, ratio: 1.10},
 		{row: connect + ", to a backend 20 ms away", key: "cpu", thanRow: connect, ratio: 1.10,
-			why: "128 connections are open at a time, not 8, so what a connection needs has left the processor's caches: close(2) takes 16 µs instead of 12. The relay's thread sleeps more often. Runs of nearly the same program gave 1.06x to 1.20x, nginx's own ratio in them was 1.07x to 1.17x"},
+			why: "128 connections are open at a time, not 8, so what a connection needs has left the processor's caches: close(2) takes 16 µs instead of 12. The relay's thread sleeps more often. Runs of nearly the same program gave 1.06x to 1.26x, nginx's own ratio in them was 0.96x to 1.17x"},
 	}
 	for _, key := range []string{"start", "start cpu", "start memory", "reload", "reload cpu", "reload memory"} {
 		all = append(all, aim{row: loads, key: key, than: proxy, ratio: 2})
