@@ -26,7 +26,7 @@ func goals(rows []row) []aim {
 		{row: udp, key: "cpu", than: nginx, ratio: 0.90,
 			why: "87 % of it is spent in the kernel, 71 % for two sendto(2), which nginx makes too. Runs of nearly the same program gave 0.83x to 0.91x"},
 		{row: connect, key: "cpu", than: nginx, ratio: 0.95,
-			why: "90 % of it is spent in the kernel: 28 % for shutdown and close, 21 % for two writes, 19 % for connecting, which nginx makes too. setsockopt(2) and getsockname(2) take 2.4 %, Go's scheduler, allocation and garbage collection 3 %. Runs of nearly the same program gave 0.90x to 0.93x"},
+			why: "90 % of it is spent in the kernel: 29 % for shutdown and close, 24 % for two writes, 14 % for connecting, which nginx makes too. setsockopt(2) and getsockname(2) take 2.4 %, as Go's scheduler, allocation and garbage collection. Runs of nearly the same program gave 0.90x to 0.93x"},
 		{row: connect, key: "p99", than: nginx, ratio: 1.00,
 			why: "one goroutine serves the clients that come at once, nginx has two processes. More goroutines cost 11 to 21 % more CPU, and answering clients before accepting and closing others changed nothing. Without garbage collection it is 0.95x: each cycle takes some milliseconds of both cores. Runs of nearly the same program gave 0.93x to 1.04x"},
 		{row: one, key: "cpu", than: nginx, ratio: 1.05,

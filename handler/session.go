@@ -200,7 +200,7 @@ func (s *session) sinceEpoch(now time.Time) time.Duration {
 
 // idleFor returns how long no datagram was sent or received.
 func (s *session) idleFor() time.Duration {
-	return time.Since(s.relay.service.sessions.epoch) - time.Duration(s.used.Load())
+	return s.sinceEpoch(time.Now()) - time.Duration(s.used.Load())
 }
 
 // deliver handles datagrams from the client. It returns false, and does nothing,

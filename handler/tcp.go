@@ -353,7 +353,7 @@ func (t *tcpRelay) serve(ctx context.Context, from *startedAttempt) {
 	t.mover.Carry(o.conn, totals)
 }
 
-// found records the backend that serves the client, and returns its counters. A
+// found records the backend that serves the client from now on, and returns its counters. A
 // relay that was cut meanwhile has ended without a backend, so nothing is counted.
 func (t *tcpRelay) found(o outcome, now time.Time) stream.Totals {
 	t.mu.Lock()

@@ -166,7 +166,7 @@ func (s *server) post(path, contentType string, body []byte) error {
 // Such a request was not handled, so it is repeated. So is one that has reached a process that
 // was replaced.
 func (s *server) request(path, contentType string, body []byte) (text []byte, err error) {
-	for range 100 {
+	for range 20 {
 		var again bool
 		if text, again, err = s.requestOnce(path, contentType, body); !again {
 			break

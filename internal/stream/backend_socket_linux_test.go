@@ -146,23 +146,19 @@ func TestAcknowledgementOfABackend(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			wantSegments(t, test.want, func() uint32 {
 				backends := listen(t, "127.0.0.1:0")
-				near, far := tcpPair(t, 0)
-				r := &connectRig{recorder: newRecorder(t), client: near}
-				client := plainClient(far)
-				client.Early, client.HeaderLen = []byte(test.header), len(test.header)
-				r.m = engine.NewMover(client, r, NewWheel(longIdle)).(*loopMover)
-				say(t, near, test.says)
+				r := newHeaderRig(t, engine, test.header)
+				say(t, r.client, test.says)
 				if test.finishes {
-					relaytest.Check(t, near.CloseWrite())
+					relaytest.Check(t, r.client.CloseWrite())
 				}
-				waitAcknowledged(t, near)
+				waitAcknowledged(t, r.client)
 				r.m.Connect(addrPort(backends), 0)
 				sent := relaytest.SegmentsSent(t, r.backendFD())
 				relaytest.Receive(t, "the connection", r.connected)
 				backend := accept(t, backends)
 				hear(t, backend, test.header+test.says)
 				say(t, backend, "greeting")
-				hear(t, near, "greeting")
+				hear(t, r.client, "greeting")
 				r.m.Cut(Shutdown)
 				r.end()
 				return sent
@@ -243,12 +239,7 @@ func TestNagleOfABackend(t *testing.T) {
 		{"a write after a header and a slow connect", "header", true, 1, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			near, far := tcpPair(t, 0)
-			r := &connectRig{recorder: newRecorder(t), client: near}
-			client := plainClient(far)
-			client.Early, client.HeaderLen = []byte(test.header), len(test.header)
-			r.m = engine.NewMover(client, r, NewWheel(longIdle)).(*loopMover)
-			defer r.m.Cut(Shutdown)
+			r := newHeaderRig(t, engine, test.header)
 			var backend net.Conn
 			if test.slow {
 				silent := newSilentServer(t)

@@ -22,9 +22,16 @@ type connectRig struct {
 
 func newConnectRig(t testing.TB, engine *loops) *connectRig {
 	t.Helper()
+	return newHeaderRig(t, engine, "")
+}
+
+// newHeaderRig is newConnectRig with a PROXY protocol header for the backend.
+func newHeaderRig(t testing.TB, engine *loops, header string) *connectRig {
+	t.Helper()
 	near, far := tcpPair(t, 0)
 	r := &connectRig{recorder: newRecorder(t), client: near}
 	client := plainClient(far)
+	client.Early, client.HeaderLen = []byte(header), len(header)
 	r.m = engine.NewMover(client, r, NewWheel(longIdle)).(*loopMover)
 	t.Cleanup(func() { r.m.Cut(Shutdown) })
 	return r
