@@ -2,6 +2,7 @@ package module_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -218,15 +219,19 @@ func TestListenerBecomesCaddys(t *testing.T) {
 	site := fmt.Sprintf("http://:%d {\n respond site\n }", port)
 	for range 2 {
 		relaytest.Check(t, s.reloadWithSite("", site))
-		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		http.DefaultClient.CloseIdleConnections()
+		// Caddy closes the listener of a site after the reload that removes it, and resets
+		// the clients that it had accepted.
+		relaytest.Eventually(t, "the site to serve", func() bool {
+			response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+			if err != nil {
+				return false
+			}
+			defer http.DefaultClient.CloseIdleConnections()
+			defer response.Body.Close()
+			text, err := io.ReadAll(response.Body)
+			return err == nil && string(text) == "site"
+		})
 		s.mustReload(relays)
-		// Caddy closes the listener of the site after the reload, and resets the clients
-		// that it had accepted.
 		relaytest.Eventually(t, "the relay to serve", func() bool { return serves(fmt.Sprintf("127.0.0.1:%d", port), "a x") })
 	}
 }

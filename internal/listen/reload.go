@@ -38,7 +38,7 @@ func (s *Sockets) AddConfig(ctx context.Context, log *zap.Logger) {
 		return
 	}
 	s.configs[ctx] = log
-	if len(s.configs) == 2 {
+	if s.reloading() { // again with each config: sockets may have been opened since the last one
 		for _, network := range []string{"tcp", "udp"} {
 			for _, socket := range s.opened(network) {
 				setShared(socket, true)

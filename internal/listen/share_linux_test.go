@@ -234,22 +234,33 @@ func TestPortIsExclusive(t *testing.T) {
 	}
 }
 
-// While a config changes to one of Caddy's own networks, Caddy can bind the port.
+// While a config changes to one of Caddy's own networks, Caddy can bind the port, also
+// if the config before that has not ended yet.
 func TestCaddyBindsInReload(t *testing.T) {
-	relaytest.NoLeaks(t)
-	s := NewSockets()
-	addConfig(t, s)
-	tcp, udp := freeAddr(t, ""), freeAddr(t, "")
-	openTCP(t, s, tcp)
-	openUDP(t, s, udp)
-	end := addConfig(t, s)
-	for network, at := range map[string]netip.AddrPort{"tcp": tcp, "udp": udp} {
-		if bound := bindAll(network, at.Port()); len(bound) != 3 {
-			t.Errorf("%s: only %v can be bound", network, bound)
-		}
+	for _, before := range []int{0, 1, 2} {
+		t.Run(fmt.Sprintf("%d configs before", before), func(t *testing.T) {
+			relaytest.NoLeaks(t)
+			s := NewSockets()
+			var ends []context.CancelFunc
+			for range before {
+				ends = append(ends, addConfig(t, s))
+			}
+			addConfig(t, s)
+			tcp, udp := freeAddr(t, ""), freeAddr(t, "")
+			openTCP(t, s, tcp)
+			openUDP(t, s, udp)
+			ends = append(ends, addConfig(t, s))
+			for network, at := range map[string]netip.AddrPort{"tcp": tcp, "udp": udp} {
+				if bound := bindAll(network, at.Port()); len(bound) != 3 {
+					t.Errorf("%s: only %v can be bound", network, bound)
+				}
+			}
+			for _, end := range ends {
+				end()
+			}
+			waitForReload(t, s)
+		})
 	}
-	end()
-	waitForReload(t, s)
 }
 
 // A config may list overlapping addresses of one of our networks. Each client goes
