@@ -1,9 +1,11 @@
 package module
 
 import (
+	"context"
 	"net/netip"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -85,21 +87,49 @@ const startPollInterval = 10 * time.Millisecond
 // emit emits an event in the current config, which may be a later one than that
 // of the event: Caddy emits no event in a config that has ended. While Caddy
 // starts, emit waits, because the subscribers' app may not have started. It
-// drops the event if no config has the service any more.
+// drops the event if no config has the service any more. If the config ends before all
+// subscribers have the event, those of the next config get it: a subscriber may get it
+// twice, but it is not lost.
 func (s *service) emit(e handler.Event) {
+	for s.emitOnce(e) {
+	}
+}
+
+// emitOnce does the work of emit with one config. It reports whether that has ended before
+// all subscribers had the event.
+func (s *service) emitOnce(e handler.Event) (ended bool) {
 	current := s.current.Load()
 	for ; current != nil && caddy.ActiveContext().Context == nil; current = s.current.Load() {
 		time.Sleep(startPollInterval)
 	}
 	if current == nil {
-		return
+		return false
 	}
+	ctx := current.ctx
+	emission := &emission{Context: ctx.Context}
+	ctx.Context = emission
 	defer func() {
 		if p := recover(); p != nil {
 			current.log.Error("event subscriber panicked", zap.String("service", s.Name), zap.String("event", string(e.Type)), zap.Any("error", p), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
-	current.events.Emit(current.ctx, string(e.Type), eventData(s.Name, e))
+	current.events.Emit(ctx, string(e.Type), eventData(s.Name, e))
+	return emission.ended.Load()
+}
+
+// emission is the context with which an event is emitted. Caddy looks whether it has ended
+// before it calls each subscriber.
+type emission struct {
+	context.Context
+	ended atomic.Bool // it had, when Caddy looked
+}
+
+// Done implements context.Context.
+func (e *emission) Done() <-chan struct{} {
+	if e.Err() != nil {
+		e.ended.Store(true)
+	}
+	return e.Context.Done()
 }
 
 func hookEvent(service string, e handler.Event) hook.Event {

@@ -217,3 +217,19 @@ func TestEventsWhileCaddyStarts(t *testing.T) {
 		}
 	}
 }
+
+// If a config ends before all of its subscribers have an event, those of the next config get
+// it.
+func TestEventWhoseConfigEnds(t *testing.T) {
+	gate := make(chan struct{})
+	resetReceived(t, gate)
+	at, dead := freeAddr(t), freeAddr(t)
+	service := serviceAt(at)
+	config := func(more string) string { return block("TCP/"+at, dead+" {\n name "+service+"\n "+more+"\n }") }
+	s := startWith(t, "events {\n on backend_failed relay_test\n on backend_failed relay_test\n }", config(""))
+	turnedAway(t, at)
+	receiveEvents(t, 1) // by the first subscriber, which has not returned yet
+	s.mustReload(config("cooldown 1s"))
+	close(gate)
+	receiveEvents(t, 3) // by both subscribers of the other config
+}

@@ -40,7 +40,7 @@ func TestProcessWithHangingStorage(t *testing.T) {
 	began := time.Now()
 	r.start()
 	t.Logf("the start took %v", time.Since(began))
-	if lines := r.lines("memory unusable, starting without it"); len(lines) != 1 {
+	if lines := r.awaitLines("memory unusable, starting without it", 1); len(lines) != 1 {
 		t.Errorf("logged %v", lines)
 	}
 	relaytest.Eventually(t, "the first write", func() bool {
