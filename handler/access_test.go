@@ -152,7 +152,7 @@ func TestAccessLogDuringAttempt(t *testing.T) {
 	var lines *observer.ObservedLogs
 	r := newRig(t, []string{"192.0.2.1:1"}, func(o *Options) { lines = accessLog(o) })
 	client := net.TCPAddrFromAddrPort(udpKey(1).Client)
-	relay := &tcpRelay{relay: r.relay, client: client, local: client, began: time.Now()}
+	relay := &tcpRelay{relay: r.relay, client: client, local: client}
 	walk := r.service.Pool.Walk(upstream.TCP)
 	a, _ := walk.Next(time.Now())
 	noted := make(chan struct{})

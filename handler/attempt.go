@@ -81,7 +81,7 @@ type startedAttempt struct {
 	since     time.Time
 	dialFirst dial.Func // returns the result for the first address
 	unused    func()    // closes the connection that dialFirst waits for; nil: there is none, or dialFirst was called
-	wait      *slowWait // since the connection is slow; nil: it is not yet
+	slow      bool      // the connection was not established at once
 }
 
 // startedAttempts are attempts that nothing refers to any more: most clients have one, for the

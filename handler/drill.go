@@ -307,7 +307,7 @@ func (d *drill) countRefused() {
 // noteDrill counts what the outcome of an attempt means for a drill.
 func (t *attempts) noteDrill(o outcome) {
 	if o.err == nil && t.drill != nil && t.drill.backend != o.attempt.Backend {
-		t.drill.served(time.Since(t.of.began))
+		t.drill.served(time.Since(t.of.beganAt()))
 	}
 }
 

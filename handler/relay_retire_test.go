@@ -2,7 +2,6 @@ package handler
 
 import (
 	"testing"
-	"time"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 )
@@ -66,7 +65,7 @@ func TestRetiredRelayServesQueuedClient(t *testing.T) {
 		t.Errorf("a retired relay holds another client: %v", err)
 	}
 	queued := r.service.admission.enqueue(&r.relay.opts, ipOf(far.RemoteAddr())) // there is room already
-	client := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
+	client := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr()}
 	if serve := client.startQueued(t.Context(), plainClient(far), queued, RefusedTooMany); serve != nil {
 		go serve() // ends with the relay
 	}

@@ -28,7 +28,6 @@ type Service struct {
 	floods    floods
 	ends      endNotifier
 	judges    judges
-	slowWaits slowWaits
 	holds     holds
 	checker   atomic.Pointer[healthChecker] // that runs; nil: none
 	drains    drainLimits

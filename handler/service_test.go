@@ -156,7 +156,7 @@ func TestCutBeforeTheMoverIsSet(t *testing.T) {
 	relaytest.NoLeaks(t)
 	r := newRig(t, []string{"192.0.2.1:80"})
 	client, far := relaytest.TCPPair(t)
-	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
+	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr()}
 	if r.service.enter(relay, false) != nil {
 		t.Fatal("not admitted")
 	}
@@ -176,7 +176,7 @@ func TestCutSurvivesAPanic(t *testing.T) {
 	r := newRig(t, []string{server.String()})
 	for range 3 {
 		_, far := relaytest.TCPPair(t)
-		r.serve(t.Context(), stream.Client{Conn: panickingConn{Conn: far, close: true}, CloseWrite: far.CloseWrite, Socket: far})
+		r.serve(t.Context(), stream.Client{Conn: panickingConn{Conn: far, close: true}, CloseWriter: far, Socket: far})
 		relaytest.Receive(t, "a connection", conns)
 	}
 	r.waitLinked(3)

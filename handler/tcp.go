@@ -24,8 +24,8 @@ import (
 type tcpRelay struct {
 	relay  *Relay // set once, as are client, local, began and ticket
 	client net.Addr
-	local  net.Addr // the listener's address
-	began  time.Time
+	local  net.Addr      // the listener's address
+	began  time.Duration // after sessions.epoch, which takes less memory than a time
 	ticket ticket
 	ended  bool // Ended was called; guarded by mu, here to save memory, as is sameHost
 	// sameHost is how much the relay counts as one between addresses of one machine.
@@ -37,8 +37,7 @@ type tcpRelay struct {
 	mover   stream.Mover      // nil before setMover
 	first   *startedAttempt   // that the mover makes on an event loop; nil: none
 	search  *search           // for a backend; nil: there is none
-	cutBy   stream.Reason     // "": the relay was not cut
-	err     error             // why there is no backend
+	err     error             // why there is no backend; a cutError of a relay that was cut; nil: neither
 	backend *upstream.Backend // that serves the client; nil: none yet
 	address netip.AddrPort    // of the backend
 	tally   *tally            // of the backend
@@ -87,7 +86,7 @@ func (r *Relay) recoverClient(client stream.Client) {
 // the client was refused or is served on an event loop, or else one that serves it
 // and returns at the end of its relay.
 func (r *Relay) startTCP(ctx context.Context, client stream.Client) (serve func(), taken bool) {
-	t := &tcpRelay{relay: r, client: client.Conn.RemoteAddr(), local: client.Conn.LocalAddr(), began: time.Now()}
+	t := &tcpRelay{relay: r, client: client.Conn.RemoteAddr(), local: client.Conn.LocalAddr(), began: time.Since(r.service.sessions.epoch)}
 	admission := &r.service.admission
 	place, refusal := admission.admit(&r.opts, ipOf(t.client))
 	if refusal == "" {
@@ -191,7 +190,7 @@ func (t *tcpRelay) newConnector(client stream.Client) stream.Connector {
 		return nil
 	}
 	mover := r.opts.TCP.NewMover(client, t, r.wheel)
-	if mover == nil && client.Detach != nil && client.InReserve() && r.service.sessions.budget.FreeDescriptor() {
+	if mover == nil && client.Detacher != nil && client.InReserve() && r.service.sessions.budget.FreeDescriptor() {
 		mover = r.opts.TCP.NewMover(client, t, r.wheel)
 	}
 	return mover
@@ -202,12 +201,15 @@ func (t *tcpRelay) newConnector(client stream.Client) stream.Connector {
 func (t *tcpRelay) setMover(m stream.Mover) {
 	t.mu.Lock()
 	t.mover = m
-	reason := t.cutBy
+	cut, was := t.err.(cutError)
 	t.mu.Unlock()
-	if reason != "" {
-		m.Cut(reason)
+	if was {
+		m.Cut(cut.reason)
 	}
 }
+
+// beganAt returns when the client arrived.
+func (t *tcpRelay) beganAt() time.Time { return t.relay.service.sessions.epoch.Add(t.began) }
 
 // guard is deferred by what runs for the relay outside its mover: a panic ends
 // this relay and no other.
@@ -255,15 +257,12 @@ func (t *tcpRelay) portOf(b *upstream.Backend) uint16 {
 	return b.PortFor(addrPortOf(t.local).Port())
 }
 
-// takeFirst returns the attempt that the mover has made, and ends the wait for it.
+// takeFirst returns the attempt that the mover has made.
 func (t *tcpRelay) takeFirst() *startedAttempt {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	a := t.first
 	t.first = nil
-	t.mu.Unlock()
-	if a != nil && a.wait != nil {
-		a.wait.leave(t)
-	}
 	return a
 }
 
@@ -291,27 +290,43 @@ func (t *tcpRelay) ConnectFailed(err error) {
 	go t.serve(a.ctx, a) // ends when a backend was found, or none
 }
 
-// ConnectWaits implements [stream.Rules]. The connection stays on the event loop
-// while nothing has to run in parallel with it: see [slowWaits].
+// ConnectWaits implements [stream.Rules]. The connection of a backend that is far away or
+// silent stays on the event loop until the attempt loop has something to do for the client:
+// the next address or a hedged attempt is due, connect_timeout expires, other clients have
+// demoted the backend, the client has left, or its context has ended. The last three are
+// noticed within watchEvery.
 func (t *tcpRelay) ConnectWaits(clientReset bool) (again time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.first
-	if clientReset {
-		return 0
-	}
-	if a.wait == nil {
-		if t.relay.service.drills.active.Load() > 0 {
-			return 0
-		}
-		a.wait = t.relay.service.slowWaits.enter(t, a)
-	}
+	began := !a.slow
+	a.slow = true
 	select {
-	case <-a.attempt.Demoted(): // perhaps before enter
+	case <-a.attempt.Demoted():
 		return 0
 	default:
 	}
+	if clientReset || a.ctx.Err() != nil || began && t.relay.service.drills.active.Load() > 0 {
+		return 0
+	}
 	return min(time.Until(a.parallel(&t.relay.opts)), watchEvery)
+}
+
+// parallel returns when the attempt loop has to do something in parallel with the
+// connection to the first address, or to end it.
+func (a *startedAttempt) parallel(opts *Options) time.Time {
+	after := opts.ConnectTimeout
+	if opts.Hedge > 0 {
+		after = min(after, opts.Hedge)
+	}
+	due := a.attempt.Began.Add(after)
+	if n := len(a.addrs); n > 1 {
+		timeout := a.attempt.Began.Add(opts.ConnectTimeout).Sub(a.since)
+		if next := a.since.Add(dial.Delay(timeout, n)); next.Before(due) {
+			due = next
+		}
+	}
+	return due
 }
 
 // ConnectSlow implements [stream.Rules]. The attempt continues in the attempt
@@ -375,7 +390,7 @@ func (t *tcpRelay) found(o outcome, now time.Time) stream.Totals {
 // cut ends the relay, or the search for its backend.
 func (t *tcpRelay) cut(reason stream.Reason) {
 	t.mu.Lock()
-	t.cutBy = reason
+	t.err = cutError{reason}
 	search, mover := t.search, t.mover
 	t.mu.Unlock()
 	if search != nil {
@@ -394,7 +409,6 @@ func (t *tcpRelay) Panicked(value any) {
 // Ended implements [stream.Rules].
 func (t *tcpRelay) Ended(end stream.End) {
 	defer t.relay.service.leave(t) // also if logging panics
-	t.takeFirst()                  // of a relay that was cut while it connected
 	t.mu.Lock()
 	t.ended = true
 	t.leaveLoopsLocked()

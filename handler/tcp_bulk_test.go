@@ -22,7 +22,7 @@ func TestBulkInBothDirections(t *testing.T) {
 	}{
 		{"plain sockets", plainClient},
 		{"wrapped client", func(conn *net.TCPConn) stream.Client {
-			return stream.Client{Conn: wrapped{conn}, CloseWrite: conn.CloseWrite, Socket: conn}
+			return stream.Client{Conn: wrapped{conn}, CloseWriter: conn, Socket: conn}
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -17,7 +17,7 @@ func TestCutBeforeFoundLeavesNoActiveRelay(t *testing.T) {
 	server := serveTCP(t, "127.0.0.1:0", echo)
 	r := newRig(t, []string{server.String()}, func(o *Options) { o.TCP = nil })
 	near, far := relaytest.TCPPair(t)
-	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
+	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr()}
 	if r.service.enter(relay, false) != nil {
 		t.Fatal("not admitted")
 	}
@@ -42,7 +42,7 @@ func TestSearchThatWasCutIsNoRefusal(t *testing.T) {
 	silent := newSilentTCP(t, lo(t, 1)+":0")
 	r := newRig(t, []string{silent.String()}, func(o *Options) { o.TCP = nil })
 	near, far := relaytest.TCPPair(t)
-	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr(), began: time.Now()}
+	relay := &tcpRelay{relay: r.relay, client: far.RemoteAddr(), local: far.LocalAddr()}
 	if r.service.enter(relay, false) != nil {
 		t.Fatal("not admitted")
 	}

@@ -162,10 +162,15 @@ func (r *rig) client() (conn *net.TCPConn, done <-chan struct{}) {
 // plainClient returns a client without a wrapper around its socket.
 func plainClient(conn *net.TCPConn) stream.Client {
 	return stream.Client{
-		Conn: conn, CloseWrite: conn.CloseWrite, Socket: conn,
-		Detach: func() (int, error) { return netio.Detach(conn) },
+		Conn: conn, CloseWriter: conn, Socket: conn,
+		Detacher: detached{conn},
 	}
 }
+
+// detached is a client whose connection the relay closes.
+type detached struct{ conn *net.TCPConn }
+
+func (d detached) Detach() (fd int, err error) { return netio.Detach(d.conn) }
 
 // serve calls ServeTCP for a client. done is closed at the end of the relay.
 func (r *rig) serve(ctx context.Context, c stream.Client) (done <-chan struct{}) {

@@ -56,7 +56,7 @@ func (t *tcpRelay) logEnd(end stream.End) {
 			zap.Stringer("client", t.client),
 			zap.String("backend", t.backend.Text),
 			zap.Stringer("address", t.address),
-			zap.Duration("duration", time.Since(t.began)),
+			zap.Duration("duration", time.Since(t.beganAt())),
 			zap.Int64("bytes_up", end.BytesUp),
 			zap.Int64("bytes_down", end.BytesDown),
 			zap.String("reason", string(end.Reason)))
@@ -67,12 +67,12 @@ func (t *tcpRelay) logEnd(end stream.End) {
 // if neither the client nor an operator has ended the search.
 func (t *tcpRelay) logRefused(reason stream.Reason, err error) {
 	r, network := t.relay, zap.Stringer("network", upstream.TCP)
-	if err == nil {
+	if _, cut := err.(cutError); cut || err == nil {
 		err = cutError{reason}
 	}
 	t.log(record{why: reason, err: err})
 	if reason != stream.RefusedNoBackend {
-		r.log.Debug("relay ended", network, zap.Stringer("client", t.client), zap.Duration("duration", time.Since(t.began)), zap.String("reason", string(reason)), zap.Error(err))
+		r.log.Debug("relay ended", network, zap.Stringer("client", t.client), zap.Duration("duration", time.Since(t.beganAt())), zap.String("reason", string(reason)), zap.Error(err))
 		return
 	}
 	if dial.Class(err) == netio.Exhausted {
@@ -84,7 +84,7 @@ func (t *tcpRelay) logRefused(reason stream.Reason, err error) {
 // log writes the relay's line of the access log, if there is one.
 func (t *tcpRelay) log(a record) {
 	if t.relay.logs(upstream.TCP) {
-		a.network, a.client, a.local, a.began = upstream.TCP, t.client, t.local, t.began
+		a.network, a.client, a.local, a.began = upstream.TCP, t.client, t.local, t.beganAt()
 		t.mu.Lock() // an attempt of a relay that was cut may still end
 		if t.notes != nil {
 			a.tried, a.held = t.notes.tried, t.notes.held

@@ -72,7 +72,7 @@ func TestPanicEndsOneRelay(t *testing.T) {
 
 			conn := test.conn
 			conn.Conn = far
-			done := r.serve(context.Background(), stream.Client{Conn: conn, CloseWrite: far.CloseWrite, Socket: far})
+			done := r.serve(context.Background(), stream.Client{Conn: conn, CloseWriter: far, Socket: far})
 			backend := relaytest.Receive(t, "a connection at the backend", conns)
 			if conn.write {
 				relaytest.Write(t, backend, "hello")

@@ -18,10 +18,10 @@ func (t *tcpRelay) find(ctx context.Context, from *startedAttempt) (outcome, err
 	defer cancel(nil)
 	t.mu.Lock()
 	t.search = &search{cancel: cancel}
-	reason := t.cutBy
+	cut, was := t.err.(cutError)
 	t.mu.Unlock()
-	if reason != "" {
-		cancel(cutError{reason})
+	if was {
+		cancel(cut)
 	}
 	o, err := t.findHeld(ctx, from)
 	t.mu.Lock()

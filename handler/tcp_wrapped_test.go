@@ -60,7 +60,7 @@ func TestWrappedClientResets(t *testing.T) {
 	server, conns := acceptTCP(t, "127.0.0.1:0")
 	r := newRig(t, []string{server.String()})
 	near, far := relaytest.TCPPair(t)
-	r.serve(context.Background(), stream.Client{Conn: wrapped{far}, CloseWrite: far.CloseWrite, Socket: far})
+	r.serve(context.Background(), stream.Client{Conn: wrapped{far}, CloseWriter: far, Socket: far})
 	backend := relaytest.Receive(t, "a connection at the backend", conns)
 	relaytest.Check(t, backend.CloseWrite())
 	wantEnding(t, "the client", near, "FIN")
@@ -70,7 +70,7 @@ func TestWrappedClientResets(t *testing.T) {
 	wantEnding(t, "the backend", backend, "RST")
 
 	near, far = relaytest.TCPPair(t)
-	r.serve(context.Background(), stream.Client{Conn: wrapped{far}, CloseWrite: far.CloseWrite, Socket: far})
+	r.serve(context.Background(), stream.Client{Conn: wrapped{far}, CloseWriter: far, Socket: far})
 	backend = relaytest.Receive(t, "a connection at the backend", conns)
 	relaytest.Write(t, backend, "hello")
 	relaytest.WantRead(t, near, "hello")
@@ -91,7 +91,7 @@ func tlsRelay(t *testing.T, edit ...func(*Options)) (r *rig, client *tls.Conn, s
 	go func() { handshaken <- tlsServer.Handshake() }()
 	relaytest.Check(t, client.Handshake())
 	relaytest.Check(t, relaytest.Receive(t, "a handshake", handshaken))
-	done = r.serve(context.Background(), stream.Client{Conn: tlsServer, CloseWrite: tlsServer.CloseWrite, Socket: far})
+	done = r.serve(context.Background(), stream.Client{Conn: tlsServer, CloseWriter: tlsServer, Socket: far})
 	backend = relaytest.Receive(t, "a connection at the backend", conns)
 	r.line("connected") // or a reset could still fail the attempt
 	return r, client, near, backend, done

@@ -24,7 +24,7 @@ func clientOf(cx *layer4.Connection) stream.Client {
 		client.Early = slices.Clone(cx.MatchingBytes())
 		return client
 	}
-	return stream.Client{Conn: cx, CloseWrite: closeWriteOf(cx), Socket: socketOf(cx)}
+	return stream.Client{Conn: cx, CloseWriter: closeWriterOf(cx), Socket: socketOf(cx)}
 }
 
 // plainClient returns the client for a socket that nothing wraps. It reports false
@@ -32,22 +32,25 @@ func clientOf(cx *layer4.Connection) stream.Client {
 func plainClient(conn net.Conn) (client stream.Client, ok bool) {
 	switch c := conn.(type) {
 	case *net.TCPConn:
-		return stream.Client{
-			Conn: c, CloseWrite: c.CloseWrite, Socket: c,
-			Detach: func() (int, error) { return netio.Duplicate(c) }, // a duplicate, because the listener closes the original
-		}, true
+		return stream.Client{Conn: c, CloseWriter: c, Socket: c, Detacher: duplicated{c}}, true
 	case detachable:
-		return stream.Client{Conn: c, CloseWrite: c.CloseWrite, Socket: c, Detach: c.Detach}, true
+		return stream.Client{Conn: c, CloseWriter: c, Socket: c, Detacher: c}, true
 	}
 	return stream.Client{}, false
 }
+
+// duplicated is a client whose listener closes its connection.
+type duplicated struct{ conn *net.TCPConn }
+
+// Detach implements [stream.Detacher].
+func (d duplicated) Detach() (fd int, err error) { return netio.Duplicate(d.conn) }
 
 // detachable is a client of relay+tcp/ on systems where [listen.TCPConn] gives up
 // its descriptor.
 type detachable interface {
 	net.Conn
-	Detach() (fd int, err error)
-	CloseWrite() error
+	stream.Detacher
+	stream.CloseWriter
 }
 
 // unwrap returns the connection that conn wraps, or nil if conn does not reveal
@@ -79,13 +82,13 @@ func socketOf(conn net.Conn) net.Conn {
 	return nil
 }
 
-// closeWriteOf returns the CloseWrite method of the outermost layer that has one,
-// or nil. That layer knows how to half-close: TLS sends close_notify first.
-// Layers above it do not alter what is written, so they can be skipped.
-func closeWriteOf(conn net.Conn) func() error {
+// closeWriterOf returns the outermost layer that has a CloseWrite method, or nil. That
+// layer knows how to half-close: TLS sends close_notify first. Layers above it do not
+// alter what is written, so they can be skipped.
+func closeWriterOf(conn net.Conn) stream.CloseWriter {
 	for conn != nil {
-		if half, ok := conn.(interface{ CloseWrite() error }); ok {
-			return half.CloseWrite
+		if half, ok := conn.(stream.CloseWriter); ok {
+			return half
 		}
 		conn = unwrap(conn)
 	}

@@ -40,10 +40,6 @@ var (
 // sessionBudget bounds the UDP sessions of all services of the process.
 var sessionBudget = handler.NewSessionBudget(netio.SessionLimit(), udpEngine)
 
-// growDescriptorTable grows the kernel's table of descriptors, once per process. It
-// does not wait.
-var growDescriptorTable = sync.OnceFunc(func() { go netio.GrowDescriptorTable() })
-
 // service is the state of a service. The handlers of its name in all loaded
 // configs share it. It stays in services until its last relay has ended, also
 // after the last config that had it.
@@ -180,7 +176,7 @@ func (s *service) applySettings(set *settings) (sum reloadSummary, ended []*foll
 		close(s.applied)
 	}
 	if len(s.running) == 1 {
-		growDescriptorTable()
+		prepare()
 		set.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
 		return reloadSummary{}, ended
 	}

@@ -41,7 +41,7 @@ func (a Attempt) Second() bool { return a.second }
 
 // Demoted returns a channel that is closed when failures of any client demote the
 // backend after the attempt began. A client that still waits for the backend then
-// starts an attempt on the next one at once.
+// starts an attempt on the next one.
 func (a Attempt) Demoted() <-chan struct{} { return a.demoted }
 
 // Recovers reports whether the backend is down and a success of this attempt would

@@ -83,6 +83,12 @@ func (s *service) echoTCP(t *testing.T, text string) {
 	}
 }
 
+// detached is a client whose connection the relay closes.
+type detached struct{ conn *net.TCPConn }
+
+// Detach implements [stream.Detacher].
+func (d detached) Detach() (fd int, err error) { return netio.Detach(d.conn) }
+
 // clientTCP relays one TCP client, which has sent text before, and a FIN if it has finished.
 func (s *service) clientTCP(t *testing.T, text string, finished bool) net.Conn {
 	t.Helper()
@@ -95,7 +101,7 @@ func (s *service) clientTCP(t *testing.T, text string, finished bool) net.Conn {
 	far, err := listener.Accept()
 	relaytest.Check(t, err)
 	socket := far.(*net.TCPConn)
-	client := stream.Client{Conn: socket, CloseWrite: socket.CloseWrite, Socket: socket, Detach: func() (int, error) { return netio.Detach(socket) }}
+	client := stream.Client{Conn: socket, CloseWriter: socket, Socket: socket, Detacher: detached{socket}}
 	_ = near.SetDeadline(time.Now().Add(relaytest.Limit))
 	_, err = near.Write([]byte(text))
 	relaytest.Check(t, err)

@@ -188,7 +188,7 @@ func (a *descriptorAcceptor) acceptQueued() (client net.Conn, err error) {
 
 // client returns the client that a call has accepted.
 func (a *descriptorAcceptor) client(call *acceptCall) *TCPConn {
-	c := &TCPConn{fd: call.fd, remote: tcpAddr(call.client), local: a.addr}
+	c := &TCPConn{fd: int32(call.fd), remote: tcpAddr(call.client), local: a.addr}
 	if a.addr.IP.IsUnspecified() {
 		if local, err := netio.LocalAddr(call.fd); err == nil {
 			c.local = tcpAddr(local)

@@ -67,7 +67,7 @@ func TestAcceptedOptions(t *testing.T) {
 	if flags, err = unix.FcntlInt(uintptr(c.fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
 		t.Errorf("not close-on-exec: %v", err)
 	}
-	if on, err := unix.GetsockoptInt(c.fd, syscall.IPPROTO_TCP, unix.TCP_NODELAY); err != nil || on == 0 {
+	if on, err := unix.GetsockoptInt(int(c.fd), syscall.IPPROTO_TCP, unix.TCP_NODELAY); err != nil || on == 0 {
 		t.Errorf("no TCP_NODELAY: %v", err)
 	}
 	conn, err := c.Net()

@@ -106,7 +106,7 @@ func TestAcceptLeavesReserve(t *testing.T) {
 					case *net.TCPConn:
 						reserved = netio.InReserve(conn)
 					case *TCPConn: // Net would need another descriptor
-						reserved = netio.Reserved(conn.fd)
+						reserved = netio.Reserved(int(conn.fd))
 					}
 					if reserved {
 						t.Errorf("a client %T has a reserved descriptor", conn)

@@ -131,7 +131,7 @@ func TestTCPWatchedReserve(t *testing.T) {
 		}
 		for range all {
 			conn := relaytest.Receive(t, "a client", taken)
-			if netio.Reserved(conn.(*TCPConn).fd) {
+			if netio.Reserved(int(conn.(*TCPConn).fd)) {
 				t.Error("a client has a reserved descriptor")
 			}
 			conn.Close()

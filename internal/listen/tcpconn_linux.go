@@ -17,13 +17,15 @@ import (
 type TCPConn struct {
 	local, remote *net.TCPAddr // not changed
 
-	mu            sync.Mutex // guards the fields below; never held during a wait
-	fd            int        // in connBare
-	state         connState
-	conn          *net.TCPConn // in connWrapped
-	readDeadline  time.Time    // kept for conn
-	writeDeadline time.Time
+	mu        sync.Mutex // guards the fields below; never held during a wait
+	fd        int32      // in connBare
+	state     connState
+	conn      *net.TCPConn // in connWrapped
+	deadlines *deadlines   // kept for conn; nil: none was set
 }
+
+// deadlines are those of reads and of writes. Most clients of a relay have none.
+type deadlines struct{ read, write time.Time }
 
 // connState is the state of a [TCPConn].
 //
@@ -54,17 +56,15 @@ func (c *TCPConn) Net() (*net.TCPConn, error) {
 	case connClosed:
 		return nil, net.ErrClosed
 	}
-	conn, err := netio.ConnOf(c.fd)
+	conn, err := netio.ConnOf(int(c.fd))
 	if err != nil {
 		c.state = connClosed
 		return nil, err
 	}
 	c.conn, c.state = conn.(*net.TCPConn), connWrapped
-	if !c.readDeadline.IsZero() {
-		_ = c.conn.SetReadDeadline(c.readDeadline)
-	}
-	if !c.writeDeadline.IsZero() {
-		_ = c.conn.SetWriteDeadline(c.writeDeadline)
+	if d := c.deadlines; d != nil {
+		_ = c.conn.SetReadDeadline(d.read)
+		_ = c.conn.SetWriteDeadline(d.write)
 	}
 	return c.conn, nil
 }
@@ -81,9 +81,9 @@ func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	case c.state == connClosed:
 		return net.ErrClosed
 	case !config.Enable:
-		netio.SetKeepAlive(c.fd, 0)
+		netio.SetKeepAlive(int(c.fd), 0)
 	default:
-		netio.SetKeepAlive(c.fd, config.Idle)
+		netio.SetKeepAlive(int(c.fd), config.Idle)
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func (c *TCPConn) Detach() (fd int, err error) {
 	case connClosed:
 		return -1, net.ErrClosed
 	default:
-		fd = c.fd
+		fd = int(c.fd)
 	}
 	c.state = connClosed
 	return fd, nil
@@ -110,12 +110,14 @@ func (c *TCPConn) Detach() (fd int, err error) {
 
 // leaveReserve gives a client that was just accepted another descriptor if its one
 // is in the reserve (see [netio.Reserved]). It returns false if there is none.
-func (c *TCPConn) leaveReserve() (ok bool) {
+func (c *TCPConn) leaveReserve() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state == connBare {
-		c.fd, ok = netio.LeaveReserveNonblock(c.fd)
+	if c.state != connBare {
+		return false
 	}
+	fd, ok := netio.LeaveReserveNonblock(int(c.fd))
+	c.fd = int32(fd)
 	return ok
 }
 
@@ -140,10 +142,10 @@ func (c *TCPConn) readNonblock(b []byte) (n int, err error, done bool) {
 	if c.state != connBare || len(b) == 0 {
 		return 0, nil, false
 	}
-	if !c.readDeadline.IsZero() && !time.Now().Before(c.readDeadline) {
+	if d := c.deadlines; d != nil && !d.read.IsZero() && !time.Now().Before(d.read) {
 		return 0, os.ErrDeadlineExceeded, true
 	}
-	n, errno := netio.ReadNonblock(c.fd, b)
+	n, errno := netio.ReadNonblock(int(c.fd), b)
 	switch {
 	case errno == syscall.EAGAIN:
 		return 0, nil, false
@@ -197,7 +199,7 @@ func (c *TCPConn) resetOnClose() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state == connBare {
-		netio.ResetOnClose(c.fd)
+		netio.ResetOnClose(int(c.fd))
 	}
 	return c.state == connBare
 }
@@ -231,7 +233,7 @@ func (c *TCPConn) Close() error {
 	c.state = connClosed
 	switch state {
 	case connBare:
-		netio.CloseDescriptor(c.fd)
+		netio.CloseDescriptor(int(c.fd))
 	case connWrapped:
 		return c.conn.Close()
 	}
@@ -244,6 +246,14 @@ func (c *TCPConn) LocalAddr() net.Addr { return c.local }
 // RemoteAddr implements net.Conn.
 func (c *TCPConn) RemoteAddr() net.Addr { return c.remote }
 
+// deadlinesLocked returns the deadlines, to be changed.
+func (c *TCPConn) deadlinesLocked() *deadlines {
+	if c.deadlines == nil {
+		c.deadlines = new(deadlines)
+	}
+	return c.deadlines
+}
+
 // SetDeadline implements net.Conn.
 func (c *TCPConn) SetDeadline(t time.Time) error {
 	_ = c.SetReadDeadline(t)
@@ -255,7 +265,7 @@ func (c *TCPConn) SetDeadline(t time.Time) error {
 func (c *TCPConn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.readDeadline = t
+	c.deadlinesLocked().read = t
 	if c.state == connWrapped {
 		return c.conn.SetReadDeadline(t)
 	}
@@ -266,7 +276,7 @@ func (c *TCPConn) SetReadDeadline(t time.Time) error {
 func (c *TCPConn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.writeDeadline = t
+	c.deadlinesLocked().write = t
 	if c.state == connWrapped {
 		return c.conn.SetWriteDeadline(t)
 	}

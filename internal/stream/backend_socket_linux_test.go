@@ -191,7 +191,8 @@ func TestAcknowledgementOfASlowConnection(t *testing.T) {
 			}
 			r.m.mu.Unlock()
 			if handedOver {
-				r.m.HandOver()
+				r.inWaits = func(bool) time.Duration { return 0 }
+				r.m.connectIsSlow()
 				sent = relaytest.SegmentsSent(t, fd)
 				r.carry(relaytest.Receive(t, "the connection", r.slow))
 			} else {

@@ -21,18 +21,31 @@ type Client struct {
 	// Finished: the client has sent a FIN, and the backend was sent one. Early is
 	// empty then.
 	Finished bool
-	// CloseWrite sends the end of the stream, a FIN, while Conn can still be
+	// CloseWriter sends the end of the stream, a FIN, while Conn can still be
 	// read. It is nil where Conn cannot be half-closed; then the end of the
 	// backend's stream ends the relay.
-	CloseWrite func() error
+	CloseWriter CloseWriter
 	// Socket is the plain socket that Conn uses, which is Conn itself where
 	// nothing wraps it. It is the one that is reset. It is nil where it cannot be
 	// reached; then a reset becomes a close of Conn.
 	Socket net.Conn
-	// Detach returns a nonblocking descriptor of the client's socket, which the
-	// caller closes. Conn keeps its addresses only. It is nil where Conn is not a
-	// plain socket.
-	Detach func() (fd int, err error)
+	// Detacher gives up the client's socket. It is nil where Conn is not a plain
+	// socket.
+	Detacher Detacher
+}
+
+// CloseWriter can end the stream that it sends. It is an interface and not a function, as is
+// [Detacher], because a method value would be an allocation for each client.
+type CloseWriter interface {
+	// CloseWrite sends the end of the stream.
+	CloseWrite() error
+}
+
+// Detacher can give up its descriptor.
+type Detacher interface {
+	// Detach returns a nonblocking descriptor of the socket, which the caller
+	// closes. Only the addresses of the connection can be used afterwards.
+	Detach() (fd int, err error)
 }
 
 // SetKeepAlive sets the idle time and interval of TCP keep-alive probes to the
@@ -54,10 +67,10 @@ func (c Client) InReserve() bool {
 }
 
 // Reset closes the client so that it sees a RST, if it has a plain socket. It
-// does nothing to a client that [Client.Detach] was called for.
+// does nothing to a client whose socket was detached.
 func (c Client) Reset() {
-	if c.Detach != nil {
-		if fd, err := c.Detach(); err == nil {
+	if c.Detacher != nil {
+		if fd, err := c.Detacher.Detach(); err == nil {
 			netio.ResetDescriptor(fd)
 			_ = c.Conn.Close() // ends a Read that waits on a descriptor of Conn's own
 			return

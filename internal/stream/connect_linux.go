@@ -100,17 +100,7 @@ func (m *loopMover) connectIsSlow() {
 	m.handOverLocked()
 }
 
-// HandOver implements [Connector].
-func (m *loopMover) HandOver() {
-	m.mu.Lock()
-	defer m.unlock()
-	if m.ends.over || m.connecting == nil {
-		return
-	}
-	m.connecting.Stop()
-	m.handOverLocked()
-}
-
+// handOverLocked hands a slow connection over.
 func (m *loopMover) handOverLocked() {
 	m.connecting = nil
 	fd := m.sockets[BackendSide].fd

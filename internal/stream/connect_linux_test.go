@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -232,8 +233,7 @@ func TestSlowConnect(t *testing.T) {
 }
 
 // A slow connection stays on the loop as long as the rules say, and moves bytes once
-// it is established. HandOver ends the wait at once. The rules are told of a client
-// that was reset.
+// it is established. The rules are told of a client that was reset.
 func TestSlowConnectStays(t *testing.T) {
 	for _, end := range []string{"established", "handed over", "client reset"} {
 		t.Run(end, func(t *testing.T) {
@@ -241,14 +241,15 @@ func TestSlowConnectStays(t *testing.T) {
 			r := newConnectRig(t, oneLoop(t))
 			silent := newSilentServer(t)
 			calls := make(chan bool, 100)
+			var stay atomic.Bool
+			stay.Store(true)
 			r.inWaits = func(clientReset bool) time.Duration {
 				calls <- clientReset
-				if clientReset {
+				if clientReset || !stay.Load() {
 					return 0
 				}
 				return time.Millisecond
 			}
-			r.m.HandOver() // does nothing: there is no connection
 			say(t, r.client, "early ")
 			r.m.Connect(silent.addr, 0)
 			for range 3 {
@@ -270,11 +271,9 @@ func TestSlowConnectStays(t *testing.T) {
 				if len(r.slow) > 0 {
 					t.Error("the connection was handed over")
 				}
-				r.m.HandOver() // does nothing
 			case "handed over":
-				r.m.HandOver()
+				stay.Store(false)
 				pending := relaytest.Receive(t, "the slow connection", r.slow)
-				r.m.HandOver() // does nothing
 				backend := silent.accept()
 				r.carry(pending)
 				hear(t, backend, "early ")

@@ -78,13 +78,19 @@ type ends struct {
 	flows  [2]flow // by source
 	lost   [2]loss // by side
 	over   bool
-	reason Reason // of the end so far; final once over
-
-	// How a relay ended that was over before both directions had.
-	abrupt  bool    // by a cut: both sides are reset
-	orderly bool    // by its idle timeout, or because a side cannot be half-closed
-	owed    [2]bool // by side: bytes for it are left; set with orderly
+	early  early   // how it was over before both directions had ended
+	owed   [2]bool // by side: bytes for it are left; set with orderly
+	reason Reason  // of the end so far; final once over
 }
+
+// early is how a relay was over before both directions had ended.
+type early uint8
+
+const (
+	notEarly early = iota
+	orderly        // by its idle timeout, or because a side cannot be half-closed
+	abrupt         // by a cut: both sides are reset
+)
 
 // startFinished begins with a client that has sent a FIN, which was passed on. It
 // precedes all other inputs.
@@ -202,7 +208,7 @@ func (e *ends) expire(owed [2]bool) output {
 	if e.reason != ClientReset && e.reason != BackendReset {
 		e.reason = IdleTimeout
 	}
-	e.orderly, e.owed = true, owed
+	e.early, e.owed = orderly, owed
 	return e.close()
 }
 
@@ -214,7 +220,7 @@ func (e *ends) cannotFinish(owed [2]bool) output {
 	if e.over {
 		return 0
 	}
-	e.orderly, e.owed = true, owed
+	e.early, e.owed = orderly, owed
 	return e.close()
 }
 
@@ -223,7 +229,7 @@ func (e *ends) cut(reason Reason) output {
 	if e.over {
 		return 0
 	}
-	e.reason, e.abrupt = reason, true
+	e.reason, e.early = reason, abrupt
 	return e.close()
 }
 
@@ -239,11 +245,11 @@ const (
 // closing returns how to close a side of a relay that is over.
 func (e *ends) closing(side Side) closing {
 	switch inflow := e.flows[side.other()]; {
-	case e.abrupt:
+	case e.early == abrupt:
 		return closeWithRST
 	case inflow == finished:
 		return closeFinished
-	case e.orderly && inflow == flowing && !e.owed[side]:
+	case e.early == orderly && inflow == flowing && !e.owed[side]:
 		return closeWithFIN
 	default:
 		return closeWithRST

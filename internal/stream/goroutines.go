@@ -205,17 +205,14 @@ func (m *goroutineMover) do(source Side, out output) {
 // cannot be half-closed, and ErrDeadlineExceeded if it is not reading: TLS waits
 // five seconds to send its close_notify, and sends nothing after that.
 func (m *goroutineMover) finish(side Side) error {
-	closeWrite := m.client.CloseWrite
+	end := m.client.CloseWriter
 	if side == BackendSide {
-		closeWrite = nil
-		if half, ok := m.backend.(interface{ CloseWrite() error }); ok {
-			closeWrite = half.CloseWrite
-		}
+		end, _ = m.backend.(CloseWriter)
 	}
-	if closeWrite == nil {
+	if end == nil {
 		return errors.ErrUnsupported
 	}
-	return closeWrite()
+	return end.CloseWrite()
 }
 
 // expireIfIdle is called by the wheel.
@@ -306,7 +303,7 @@ func closeConn(how closing, conn net.Conn, reset func()) {
 	case closeWithFIN:
 		if plain, ok := conn.(interface {
 			syscall.Conn
-			CloseWrite() error
+			CloseWriter
 		}); ok {
 			_ = plain.CloseWrite()
 		}

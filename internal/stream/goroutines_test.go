@@ -55,7 +55,7 @@ func TestPanicsOfAWrappedClient(t *testing.T) {
 			r := newRig(t, kind{new: NewMover}, setup{delay: true, client: func(conn *net.TCPConn) Client {
 				b := test.brittle
 				b.Conn = conn
-				return Client{Conn: b, CloseWrite: conn.CloseWrite, Socket: conn}
+				return Client{Conn: b, CloseWriter: conn, Socket: conn}
 			}})
 			r.mayPanic.Store(true)
 			if test.brittle.write {
@@ -95,7 +95,7 @@ func TestCloseOfAWrappedClientPanics(t *testing.T) {
 		t.Run(string(by), func(t *testing.T) {
 			relaytest.NoLeaks(t)
 			s := setup{delay: true, client: func(conn *net.TCPConn) Client {
-				return Client{Conn: brittle{Conn: conn, close: true}, CloseWrite: conn.CloseWrite, Socket: conn}
+				return Client{Conn: brittle{Conn: conn, close: true}, CloseWriter: conn, Socket: conn}
 			}}
 			r := newRig(t, kind{new: NewMover}, s)
 			r.mayPanic.Store(true)
@@ -137,7 +137,7 @@ func TestCloseWriteOfAWrappedClientPanics(t *testing.T) {
 	for _, last := range []bool{false, true} {
 		relaytest.NoLeaks(t)
 		r := newRig(t, kind{new: NewMover}, setup{client: func(conn *net.TCPConn) Client {
-			return Client{Conn: struct{ net.Conn }{conn}, CloseWrite: func() error { panic("close panics") }, Socket: conn}
+			return Client{Conn: struct{ net.Conn }{conn}, CloseWriter: closeWriteFunc(func() error { panic("close panics") }), Socket: conn}
 		}})
 		r.mayPanic.Store(true)
 		if last {

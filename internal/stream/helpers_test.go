@@ -161,15 +161,25 @@ type setup struct {
 
 func plainClient(conn *net.TCPConn) Client {
 	return Client{
-		Conn: conn, CloseWrite: conn.CloseWrite, Socket: conn,
-		Detach: func() (int, error) { return netio.Detach(conn) },
+		Conn: conn, CloseWriter: conn, Socket: conn,
+		Detacher: detachFunc(func() (int, error) { return netio.Detach(conn) }),
 	}
 }
+
+// detachFunc is a [Detacher] made of a function.
+type detachFunc func() (fd int, err error)
+
+func (f detachFunc) Detach() (fd int, err error) { return f() }
+
+// closeWriteFunc is a [CloseWriter] made of a function.
+type closeWriteFunc func() error
+
+func (f closeWriteFunc) CloseWrite() error { return f() }
 
 // wrappedClient returns a client that is no plain socket for the mover, as behind
 // a layer4 handler.
 func wrappedClient(conn *net.TCPConn) Client {
-	return Client{Conn: struct{ net.Conn }{conn}, CloseWrite: conn.CloseWrite, Socket: conn}
+	return Client{Conn: struct{ net.Conn }{conn}, CloseWriter: conn, Socket: conn}
 }
 
 // newRig starts a relay.

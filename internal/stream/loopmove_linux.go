@@ -21,7 +21,7 @@ type transfer struct {
 	noSplice bool          // splice(2) does not work on these sockets
 	bulk     uint8         // how many reads in a row were large, at most largeReads
 	small    uint8         // how many were small, at most smallReads
-	spliced  int           // bytes spliced since the source had nothing to read
+	spliced  uint16        // bytes spliced since the source had nothing to read, at most largeRead
 }
 
 // A direction is copied until largeReads reads in a row have filled at least
@@ -191,7 +191,7 @@ func (m *loopMover) spliceLocked(source Side, p *pipe, limit int) (n int) {
 	switch {
 	case n > 0:
 		m.emptyPipeLocked(source, p, n) // first: a panic before it would leave the bytes to another relay
-		t.spliced += n
+		t.spliced = uint16(min(int(t.spliced)+n, largeRead))
 		m.wheel.touch(&m.idler)
 		return n
 	case errno == syscall.EAGAIN:

@@ -74,10 +74,10 @@ func (e *loops) nextLoop() *loop { return e.all[e.next.Add(1)%uint32(len(e.all))
 
 // NewMover implements [Engine].
 func (e *loops) NewMover(client Client, rules Rules, wheel *Wheel) Connector {
-	if client.Detach == nil {
+	if client.Detacher == nil {
 		return nil
 	}
-	fd, err := client.Detach()
+	fd, err := client.Detacher.Detach()
 	if err != nil {
 		return nil
 	}

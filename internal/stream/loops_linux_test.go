@@ -28,13 +28,13 @@ func TestNewEngine(t *testing.T) {
 // A client whose descriptor is not available gets no mover, and is unchanged.
 func TestClientThatCannotBeDetached(t *testing.T) {
 	relaytest.NoLeaks(t)
-	for name, detach := range map[string]func() (int, error){
+	for name, detach := range map[string]Detacher{
 		"not a plain socket": nil,
-		"no descriptor":      func() (int, error) { return -1, unix.EMFILE },
+		"no descriptor":      detachFunc(func() (int, error) { return -1, unix.EMFILE }),
 	} {
 		near, far := tcpPair(t, 0)
 		client := plainClient(far)
-		client.Detach = detach
+		client.Detacher = detach
 		if m := oneLoop(t).NewMover(client, newRecorder(t), NewWheel(longIdle)); m != nil {
 			t.Errorf("%s: got a mover", name)
 		}

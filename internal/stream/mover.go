@@ -24,8 +24,7 @@ type Rules interface {
 	// ConnectSlow.
 	ConnectWaits(clientReset bool) (again time.Duration)
 	// ConnectSlow hands over this connection, which is not established, because of
-	// the result of ConnectWaits or because of [Connector.HandOver]. The mover then
-	// waits for Carry or Cut.
+	// the result of ConnectWaits. The mover then waits for Carry or Cut.
 	ConnectSlow(pending Pending)
 	// Ended reports the end of the relay, exactly once. Both connections are
 	// closed, or are closed by the caller after it returns.
@@ -73,9 +72,6 @@ type Connector interface {
 	// called at most once, and not after Carry. keepAlive is the idle time and
 	// interval of TCP keep-alive probes; 0 sends none.
 	Connect(addr netip.AddrPort, keepAlive time.Duration)
-	// HandOver ends the wait for this connection: the mover calls
-	// [Rules.ConnectSlow]. It does nothing if the mover waits for none.
-	HandOver()
 }
 
 // Engine makes movers that run on event loops.

@@ -50,7 +50,7 @@ func TestChurnOfDuplicatedClients(t *testing.T) {
 				backendNear, backend := pair()
 				pairing.Unlock()
 				rules := newRecorder(t)
-				m := engine.NewMover(Client{Conn: clientFar, Detach: func() (int, error) { return netio.Duplicate(clientFar) }}, rules, wheel)
+				m := engine.NewMover(Client{Conn: clientFar, Detacher: detachFunc(func() (int, error) { return netio.Duplicate(clientFar) })}, rules, wheel)
 				if random.IntN(2) == 0 {
 					_, _ = client.Write([]byte("ping"))
 				}

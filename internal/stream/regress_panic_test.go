@@ -13,7 +13,7 @@ func TestPanicOfTheLastFIN(t *testing.T) {
 			relaytest.NoLeaks(t)
 			r := newRig(t, kind{name: "goroutines", new: NewMover}, setup{delay: true})
 			client := wrappedClient(r.clientFar)
-			client.CloseWrite = func() error { panic("CloseWrite") }
+			client.CloseWriter = closeWriteFunc(func() error { panic("CloseWrite") })
 			r.mayPanic.Store(true)
 			r.mover = NewMover(client, r, NewWheel(longIdle))
 			r.start()

@@ -97,7 +97,7 @@ func TestUnixClientThatCloses(t *testing.T) {
 	far, err := listener.Accept()
 	relaytest.Check(t, err)
 	r := newRig(t, kind{name: "goroutines", new: NewMover}, setup{delay: true})
-	r.mover = NewMover(Client{Conn: far, Socket: far, CloseWrite: far.(*net.UnixConn).CloseWrite}, r, NewWheel(longIdle))
+	r.mover = NewMover(Client{Conn: far, Socket: far, CloseWriter: far.(*net.UnixConn)}, r, NewWheel(longIdle))
 	r.start()
 	say(t, near, "request")
 	relaytest.Check(t, near.Close())
@@ -113,7 +113,7 @@ func TestCloseNotifyThatTimesOut(t *testing.T) {
 	relaytest.NoLeaks(t)
 	r := newRig(t, kind{name: "goroutines", new: NewMover}, setup{delay: true})
 	client := wrappedClient(r.clientFar)
-	client.CloseWrite = func() error { return &net.OpError{Op: "write", Net: "tcp", Err: os.ErrDeadlineExceeded} }
+	client.CloseWriter = closeWriteFunc(func() error { return &net.OpError{Op: "write", Net: "tcp", Err: os.ErrDeadlineExceeded} })
 	r.mover = NewMover(client, r, NewWheel(longIdle))
 	r.start()
 	answer := text(1_000_000)
@@ -132,7 +132,7 @@ func TestIdleEndOfASocketOfItsOwnType(t *testing.T) {
 	relaytest.NoLeaks(t)
 	r := newRig(t, kind{name: "goroutines", new: NewMover}, setup{delay: true})
 	client := struct{ *net.TCPConn }{r.clientFar}
-	r.mover = NewMover(Client{Conn: client, Socket: client, CloseWrite: client.CloseWrite}, r, NewWheel(longIdle))
+	r.mover = NewMover(Client{Conn: client, Socket: client, CloseWriter: client}, r, NewWheel(longIdle))
 	r.start()
 	sendUntilFull(t, r.client) // no Write runs at the end: it would take the error of a RST
 	r.expire()

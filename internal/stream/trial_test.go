@@ -381,7 +381,7 @@ func TestTrialIsIdle(t *testing.T) {
 func TestTrialPanics(t *testing.T) {
 	relaytest.NoLeaks(t)
 	r := newTrialRig(t, nil, trialSetup{client: func(conn *net.TCPConn) Client {
-		return Client{Conn: panickingConn{conn}, CloseWrite: conn.CloseWrite, Socket: conn}
+		return Client{Conn: panickingConn{conn}, CloseWriter: conn, Socket: conn}
 	}})
 	r.mayPanic.Store(true)
 	_, done := r.try(t.Context())
