@@ -16,7 +16,7 @@ import (
 )
 
 // watchEvery is the interval of the checks whether a client that waits for a
-// backend has left.
+// backend has left and, on an event loop, whether the backend was demoted.
 const watchEvery = 100 * time.Millisecond
 
 var (
@@ -92,6 +92,23 @@ var startedAttempts = sync.Pool{New: func() any { return new(startedAttempt) }}
 func (a *startedAttempt) free() {
 	*a = startedAttempt{}
 	startedAttempts.Put(a)
+}
+
+// parallel returns when the attempt loop has to do something in parallel with the
+// connection to the first address, or to end it.
+func (a *startedAttempt) parallel(opts *Options) time.Time {
+	after := opts.ConnectTimeout
+	if opts.Hedge > 0 {
+		after = min(after, opts.Hedge)
+	}
+	due := a.attempt.Began.Add(after)
+	if n := len(a.addrs); n > 1 {
+		timeout := a.attempt.Began.Add(opts.ConnectTimeout).Sub(a.since)
+		if next := a.since.Add(dial.Delay(timeout, n)); next.Before(due) {
+			due = next
+		}
+	}
+	return due
 }
 
 // end is called at the end of the attempt. A drill or a limit may have failed it

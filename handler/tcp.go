@@ -37,7 +37,7 @@ type tcpRelay struct {
 	mover   stream.Mover      // nil before setMover
 	first   *startedAttempt   // that the mover makes on an event loop; nil: none
 	search  *search           // for a backend; nil: there is none
-	err     error             // why there is no backend; a cutError of a relay that was cut; nil: neither
+	err     error             // why there is no backend, or a cutError if the relay was cut; nil: none of these
 	backend *upstream.Backend // that serves the client; nil: none yet
 	address netip.AddrPort    // of the backend
 	tally   *tally            // of the backend
@@ -299,34 +299,17 @@ func (t *tcpRelay) ConnectWaits(clientReset bool) (again time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.first
-	began := !a.slow
+	first := !a.slow
 	a.slow = true
 	select {
 	case <-a.attempt.Demoted():
 		return 0
 	default:
 	}
-	if clientReset || a.ctx.Err() != nil || began && t.relay.service.drills.active.Load() > 0 {
+	if clientReset || a.ctx.Err() != nil || first && t.relay.service.drills.active.Load() > 0 {
 		return 0
 	}
 	return min(time.Until(a.parallel(&t.relay.opts)), watchEvery)
-}
-
-// parallel returns when the attempt loop has to do something in parallel with the
-// connection to the first address, or to end it.
-func (a *startedAttempt) parallel(opts *Options) time.Time {
-	after := opts.ConnectTimeout
-	if opts.Hedge > 0 {
-		after = min(after, opts.Hedge)
-	}
-	due := a.attempt.Began.Add(after)
-	if n := len(a.addrs); n > 1 {
-		timeout := a.attempt.Began.Add(opts.ConnectTimeout).Sub(a.since)
-		if next := a.since.Add(dial.Delay(timeout, n)); next.Before(due) {
-			due = next
-		}
-	}
-	return due
 }
 
 // ConnectSlow implements [stream.Rules]. The attempt continues in the attempt
@@ -390,7 +373,9 @@ func (t *tcpRelay) found(o outcome, now time.Time) stream.Totals {
 // cut ends the relay, or the search for its backend.
 func (t *tcpRelay) cut(reason stream.Reason) {
 	t.mu.Lock()
-	t.err = cutError{reason}
+	if t.err == nil { // of a relay that was refused, the end may still be reported
+		t.err = cutError{reason}
+	}
 	search, mover := t.search, t.mover
 	t.mu.Unlock()
 	if search != nil {
@@ -424,7 +409,7 @@ func (t *tcpRelay) Ended(end stream.End) {
 	t.logEnd(end)
 }
 
-// cutError is the error of a search that was cut.
+// cutError is the error of a relay that was cut, and of its search.
 type cutError struct{ reason stream.Reason }
 
 // Error implements error.

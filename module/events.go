@@ -81,12 +81,13 @@ func (l *earlyEvents) take(pass func(handler.Event)) {
 	l.events, l.taken = nil, true
 }
 
-// startPollInterval is how often emit checks whether Caddy has started.
+// startPollInterval is how often emit checks whether Caddy has started, or has cleaned up a
+// config that has ended.
 const startPollInterval = 10 * time.Millisecond
 
 // emit emits an event in the current config, which may be a later one than that
 // of the event: Caddy emits no event in a config that has ended. While Caddy
-// starts, emit waits, because the subscribers' app may not have started. It
+// starts or ends a config, emit waits, because the subscribers' app may not have started. It
 // drops the event if no config has the service any more. If the config ends before all
 // subscribers have the event, those of the next config get it: a subscriber may get it
 // twice, but it is not lost.
@@ -99,7 +100,7 @@ func (s *service) emit(e handler.Event) {
 // all subscribers had the event.
 func (s *service) emitOnce(e handler.Event) (ended bool) {
 	current := s.current.Load()
-	for ; current != nil && caddy.ActiveContext().Context == nil; current = s.current.Load() {
+	for ; current != nil && (caddy.ActiveContext().Context == nil || current.ctx.Err() != nil); current = s.current.Load() {
 		time.Sleep(startPollInterval)
 	}
 	if current == nil {

@@ -72,6 +72,7 @@ func runAsyncRelay(flags caddycmd.Flags, files *yamlfile.Files, log func() *zap.
 	}
 	f.SetFinish(func(config []byte) ([]byte, error) { return withProcessSettings(config, level) })
 	caddy.TrapSignals()
+	limitMemory()
 	caddy.SetLastConfig(f.path, "async-relay", f.reloadOnSignal)
 	content, err := os.ReadFile(f.path)
 	if err != nil {

@@ -95,6 +95,7 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 		return fmt.Errorf("another Caddy has its admin API at %s: give this one an address of its own, such as --address localhost:2020", address)
 	}
 	caddy.TrapSignals()
+	limitMemory()
 	if err := caddy.Load(config, true); err != nil {
 		return err
 	}
