@@ -2,8 +2,11 @@ package handler
 
 import (
 	"context"
+	"net"
 	"testing"
 	"time"
+
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
 	"github.com/async-relay/caddy-relay/internal/stream"
@@ -60,4 +63,26 @@ func TestSearchThatWasCutIsNoRefusal(t *testing.T) {
 	wantEnding(t, "the client", near, "RST")
 	r.wantReasons(stream.Shutdown)
 	r.wantLines("client refused", 0)
+}
+
+// slowMover takes its time to end a relay.
+type slowMover struct{ stream.Mover }
+
+func (slowMover) Cut(stream.Reason) {}
+
+// A relay that was refused and is cut before its end is reported has the error of its search
+// in the logs.
+func TestCutAfterRefusal(t *testing.T) {
+	var lines *observer.ObservedLogs
+	r := newRig(t, []string{"192.0.2.1:80"}, func(o *Options) { lines = accessLog(o) })
+	client := net.TCPAddrFromAddrPort(udpKey(1).Client)
+	relay := &tcpRelay{relay: r.relay, client: client, local: client}
+	if r.service.enter(relay, false) != nil {
+		t.Fatal("not admitted")
+	}
+	relay.setMover(slowMover{})
+	relay.refuse(errRefused)
+	relay.cut(stream.Shutdown)
+	relay.Ended(stream.End{Reason: stream.RefusedNoBackend})
+	wantAccess(t, lines, map[string]any{"reason": string(stream.RefusedNoBackend), "error": errRefused.Error()})
 }

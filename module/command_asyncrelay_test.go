@@ -91,8 +91,10 @@ func (p *asyncRelayProcess) wantAnswer(want string) {
 func TestAsyncRelayFollowsItsFile(t *testing.T) {
 	a, _ := echoTCP(t, "a")
 	b, _ := echoTCP(t, "b")
+	t.Setenv("AUTOMEMLIMIT", "0.5")
 	p := startAsyncRelay(t, a, "    colour: blue\n", "--reload-delay", "0.1")
 	p.wantAnswer("a x")
+	wantMemoryLimit(t, os.Getenv("CADDY_ADMIN"))
 	p.waitFor(`"field":"colour"`) // a warning of the adapter
 
 	p.write(p.config(b, ""))

@@ -2,6 +2,7 @@ package module_test
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,10 +25,20 @@ func spawnRun(t *testing.T, args ...string) *process {
 	return spawn(t, "caddy", exec.Command(self, append([]string{"relay", "run"}, args...)...))
 }
 
+// wantMemoryLimit checks that a process keeps within the memory of the machine or of its
+// container.
+func wantMemoryLimit(t *testing.T, admin string) {
+	t.Helper()
+	if limit := processMetric(t, admin, "go_gc_gomemlimit_bytes"); runtime.GOOS == "linux" && limit >= math.MaxInt64 {
+		t.Error("there is no memory limit")
+	}
+}
+
 // The command relays TCP and UDP until a signal. Its admin API is at --address.
 func TestRun(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", home)
+	t.Setenv("AUTOMEMLIMIT", "0.5")
 	tcp, _ := echoTCP(t, "a")
 	at, admin := freeAddr(t), freeAddr(t)
 	p := spawnRun(t, "--listen", at, "--to", freeAddr(t)+","+tcp, "--both", "--name", "one line", "--address", "http://"+admin, "--idle-timeout", "10m")
@@ -41,6 +52,7 @@ func TestRun(t *testing.T) {
 	if status != 0 || !strings.Contains(out, tcp) {
 		t.Errorf("status %d, %s%s", status, out, problems)
 	}
+	wantMemoryLimit(t, admin)
 	// A second one would share the address of the admin API without a word.
 	_, problems, status = run(t, []string{"CADDY_ADMIN=" + admin}, "relay", "run", "--listen", freeAddr(t), "--to", tcp)
 	if status != 1 || !strings.Contains(problems, "another Caddy has its admin API at "+admin) {
@@ -62,6 +74,7 @@ func TestRunIsUpgraded(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("upgrades need Linux")
 	}
+	t.Setenv("AUTOMEMLIMIT", "0.5")
 	tcp, _ := echoTCP(t, "a")
 	at, admin := freeAddr(t), freeAddr(t)
 	p := spawnRun(t, "--listen", at, "--to", tcp, "--address", admin)

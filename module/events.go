@@ -88,16 +88,23 @@ const startPollInterval = 10 * time.Millisecond
 // emit emits an event in the current config, which may be a later one than that
 // of the event: Caddy emits no event in a config that has ended. While Caddy
 // starts or ends a config, emit waits, because the subscribers' app may not have started. It
-// drops the event if no config has the service any more. If the config ends before all
-// subscribers have the event, those of the next config get it: a subscriber may get it
-// twice, but it is not lost.
+// drops the event if no config has the service any more. If the config ends meanwhile, the
+// subscribers of the next config get the event, too: a subscriber may get it again, but it is
+// not lost.
 func (s *service) emit(e handler.Event) {
-	for s.emitOnce(e) {
+	for range maxEmissions {
+		if !s.emitOnce(e) {
+			return
+		}
 	}
 }
 
-// emitOnce does the work of emit with one config. It reports whether that has ended before
-// all subscribers had the event.
+// maxEmissions bounds in how many configs an event is emitted: each of them may end while its
+// first subscriber takes its time.
+const maxEmissions = 3
+
+// emitOnce does the work of emit with one config. It reports whether that has ended, so that
+// not all subscribers may have the event.
 func (s *service) emitOnce(e handler.Event) (ended bool) {
 	current := s.current.Load()
 	for ; current != nil && (caddy.ActiveContext().Context == nil || current.ctx.Err() != nil); current = s.current.Load() {
@@ -107,22 +114,22 @@ func (s *service) emitOnce(e handler.Event) (ended bool) {
 		return false
 	}
 	ctx := current.ctx
-	emission := &emission{Context: ctx.Context}
-	ctx.Context = emission
+	emitting := &emission{Context: ctx.Context}
+	ctx.Context = emitting
 	defer func() {
 		if p := recover(); p != nil {
 			current.log.Error("event subscriber panicked", zap.String("service", s.Name), zap.String("event", string(e.Type)), zap.Any("error", p), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
 	current.events.Emit(ctx, string(e.Type), eventData(s.Name, e))
-	return emission.ended.Load()
+	return emitting.ended.Load()
 }
 
 // emission is the context with which an event is emitted. Caddy looks whether it has ended
-// before it calls each subscriber.
+// before it calls each subscriber. A subscriber may look, too.
 type emission struct {
 	context.Context
-	ended atomic.Bool // it had, when Caddy looked
+	ended atomic.Bool // it had when somebody looked
 }
 
 // Done implements context.Context.

@@ -3,7 +3,11 @@ package module_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +32,7 @@ var received struct {
 func init() {
 	caddy.RegisterModule(listener{})
 	caddy.RegisterModule(slowStart{})
+	caddy.RegisterModule(slowEnd{})
 }
 
 func (listener) CaddyModule() caddy.ModuleInfo {
@@ -223,6 +228,8 @@ func TestEventsWhileCaddyStarts(t *testing.T) {
 func TestEventWhoseConfigEnds(t *testing.T) {
 	gate := make(chan struct{})
 	resetReceived(t, gate)
+	open := sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(open)
 	at, dead := freeAddr(t), freeAddr(t)
 	service := serviceAt(at)
 	config := func(more string) string { return block("TCP/"+at, dead+" {\n name "+service+"\n "+more+"\n }") }
@@ -230,6 +237,48 @@ func TestEventWhoseConfigEnds(t *testing.T) {
 	turnedAway(t, at)
 	receiveEvents(t, 1) // by the first subscriber, which has not returned yet
 	s.mustReload(config("cooldown 1s"))
-	close(gate)
+	open()
 	receiveEvents(t, 3) // by both subscribers of the other config
+}
+
+// slowEnd is an app that is cleaned up slowly. It calls the function in atCleanup before.
+type slowEnd struct{ slowStart }
+
+var atCleanup atomic.Pointer[func()]
+
+func (slowEnd) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "relay_test_slow_end", New: func() caddy.Module { return new(slowEnd) }}
+}
+
+func (slowEnd) Cleanup() error {
+	if before := atCleanup.Load(); before != nil {
+		(*before)()
+	}
+	time.Sleep(50 * time.Millisecond)
+	return nil
+}
+
+// An event of a service that a reload removes is dropped when Caddy has cleaned up the config.
+// Until then, it is not emitted again and again.
+func TestEventOfARemovedService(t *testing.T) {
+	for range 10 { // Caddy cleans up in any order
+		gate := make(chan struct{})
+		resetReceived(t, gate)
+		open := sync.OnceFunc(func() { close(gate) })
+		t.Cleanup(open)
+		atCleanup.Store(&open)
+		at, dead := freeAddr(t), freeAddr(t)
+		log := filepath.Join(t.TempDir(), "events")
+		more := fmt.Sprintf("log events {\n include events\n output file %s\n format json\n }\n events {\n on backend_failed relay_test\n on backend_failed relay_test\n }", log)
+		s := startWithApps(t, `"relay_test_slow_end":{}`, more, block("TCP/"+at, dead))
+		turnedAway(t, at)
+		receiveEvents(t, 1) // by the first subscriber, which has not returned yet
+		s.mustReload(block("TCP/"+freeAddr(t), dead))
+		text, err := os.ReadFile(log)
+		relaytest.Check(t, err)
+		if n := strings.Count(string(text), "event handling stopped"); n > 1 {
+			t.Errorf("the event was emitted %d times", n)
+		}
+		relaytest.Check(t, s.stop())
+	}
 }

@@ -15,6 +15,9 @@ import (
 	"github.com/async-relay/caddy-relay/module/api"
 )
 
+// HeapFloorSize is heapFloorSize.
+var HeapFloorSize = heapFloorSize
+
 // ServiceOf returns the state of the service of that name, or nil if there is
 // none.
 func ServiceOf(name string) (found *handler.Service) {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
@@ -84,6 +85,21 @@ func scrapeAt(url string) (scrape, error) {
 		found[name] = value
 	}
 	return found, nil
+}
+
+// processMetric reads a metric of the process at an admin API.
+func processMetric(t *testing.T, admin, name string) (value float64) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, err := client.Get("http://" + admin + "/metrics")
+	relaytest.Check(t, err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	relaytest.Check(t, err)
+	_, rest, _ := strings.Cut(string(text), "\n"+name+" ")
+	_, err = fmt.Sscan(rest, &value)
+	relaytest.Check(t, err)
+	return value
 }
 
 // lacks returns the series that are missing or have another value. wanted names

@@ -1,41 +1,47 @@
 package module_test
 
 import (
-	"fmt"
-	"io"
-	"net/http"
-	"strings"
+	"math"
 	"testing"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
+	"github.com/async-relay/caddy-relay/module"
 )
 
-// A process with a relay collects no garbage below a heap of 32 MB, unless that would be a
-// large part of its memory limit.
+func TestHeapFloorSize(t *testing.T) {
+	const mb = 1 << 20
+	for _, test := range []struct {
+		percent uint64 // GOGC
+		limit   int64
+		want    uint64
+	}{
+		{100, math.MaxInt64, 16 * mb},
+		{100, 256 * mb, 16 * mb},
+		{100, 256*mb - 1, 0},
+		{400, math.MaxInt64, 4 * mb},
+		{50, math.MaxInt64, 16 * mb},
+		{0, math.MaxInt64, 0},
+	} {
+		if got := module.HeapFloorSize(test.percent, test.limit); got != test.want {
+			t.Errorf("%+v: got %d", test, got)
+		}
+	}
+}
+
+// A process with a relay collects no garbage below a heap of 32 MB. With GOGC=off there is no
+// floor.
 func TestHeapFloor(t *testing.T) {
-	for limit, want := range map[string]bool{"256MiB": true, "255MiB": false} {
-		t.Run(limit, func(t *testing.T) {
-			t.Setenv("GOMEMLIMIT", limit)
-			backend, _ := echoTCP(t, "a")
-			p := startProcess(t, block("relay+tcp/"+freeAddr(t), backend), 0)
-			const next = "go_memstats_next_gc_bytes "
-			var at float64
-			has := func() bool {
-				answer, err := http.Get("http://" + p.admin + "/metrics")
-				relaytest.Check(t, err)
-				defer answer.Body.Close()
-				text, err := io.ReadAll(answer.Body)
-				relaytest.Check(t, err)
-				_, value, _ := strings.Cut(string(text), "\n"+next)
-				_, err = fmt.Sscan(value, &at)
-				relaytest.Check(t, err)
-				return at >= 32<<20
-			}
-			if want {
-				relaytest.Eventually(t, "the heap floor to count", has) // a collection has to see it
-			} else if has() {
-				t.Errorf("the next collection is at %.0f bytes", at)
-			}
-		})
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	backend, _ := echoTCP(t, "a")
+	for gogc, want := range map[string]bool{"100": true, "off": false} {
+		t.Setenv("GOGC", gogc)
+		p := startProcess(t, block("relay+tcp/"+freeAddr(t), backend), 0)
+		if want {
+			relaytest.Eventually(t, "the heap floor to count", func() bool { // a collection has to see it
+				return processMetric(t, p.admin, "go_memstats_next_gc_bytes") >= 32<<20
+			})
+		} else if got := processMetric(t, p.admin, "go_memstats_heap_inuse_bytes"); got >= 16<<20 {
+			t.Errorf("%.0f bytes of the heap are in use", got)
+		}
 	}
 }

@@ -12,7 +12,8 @@ import (
 // of a reload. A config may replace a listener by one whose address overlaps it,
 // on our networks or on Caddy's own. Then two sockets of this process hold the
 // port for a moment, and the kernel allows that only if both have SO_REUSEPORT.
-// Caddy's sockets always have the option. Ours have it while two configs are open.
+// Caddy's sockets always have the option. Ours get it with each config that is added
+// while another one is open, and lose it when one is left.
 
 // boundSocket is a socket of our networks.
 type boundSocket interface {

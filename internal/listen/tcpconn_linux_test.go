@@ -41,7 +41,7 @@ func (c *TCPConn) wantState(t testing.TB, want connState) {
 func (c *TCPConn) waitReadable(t testing.TB) {
 	t.Helper()
 	relaytest.Eventually(t, "something to read", func() bool {
-		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, 0)
+		n, _ := unix.Poll([]unix.PollFd{{Fd: c.fd, Events: unix.POLLIN}}, 0)
 		return n > 0
 	})
 }

@@ -78,18 +78,18 @@ type ends struct {
 	flows  [2]flow // by source
 	lost   [2]loss // by side
 	over   bool
-	early  early   // how it was over before both directions had ended
+	manner manner  // of its end
 	owed   [2]bool // by side: bytes for it are left; set with orderly
 	reason Reason  // of the end so far; final once over
 }
 
-// early is how a relay was over before both directions had ended.
-type early uint8
+// manner is how a relay was over.
+type manner uint8
 
 const (
-	notEarly early = iota
-	orderly        // by its idle timeout, or because a side cannot be half-closed
-	abrupt         // by a cut: both sides are reset
+	complete manner = iota // both directions have ended, or one was reset
+	orderly                // before, by its idle timeout or because a side cannot be half-closed
+	abrupt                 // before, by a cut: both sides are reset
 )
 
 // startFinished begins with a client that has sent a FIN, which was passed on. It
@@ -208,7 +208,7 @@ func (e *ends) expire(owed [2]bool) output {
 	if e.reason != ClientReset && e.reason != BackendReset {
 		e.reason = IdleTimeout
 	}
-	e.early, e.owed = orderly, owed
+	e.manner, e.owed = orderly, owed
 	return e.close()
 }
 
@@ -220,7 +220,7 @@ func (e *ends) cannotFinish(owed [2]bool) output {
 	if e.over {
 		return 0
 	}
-	e.early, e.owed = orderly, owed
+	e.manner, e.owed = orderly, owed
 	return e.close()
 }
 
@@ -229,7 +229,7 @@ func (e *ends) cut(reason Reason) output {
 	if e.over {
 		return 0
 	}
-	e.reason, e.early = reason, abrupt
+	e.reason, e.manner = reason, abrupt
 	return e.close()
 }
 
@@ -245,11 +245,11 @@ const (
 // closing returns how to close a side of a relay that is over.
 func (e *ends) closing(side Side) closing {
 	switch inflow := e.flows[side.other()]; {
-	case e.early == abrupt:
+	case e.manner == abrupt:
 		return closeWithRST
 	case inflow == finished:
 		return closeFinished
-	case e.early == orderly && inflow == flowing && !e.owed[side]:
+	case e.manner == orderly && inflow == flowing && !e.owed[side]:
 		return closeWithFIN
 	default:
 		return closeWithRST
