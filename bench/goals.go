@@ -28,7 +28,7 @@ func goals(rows []row) []aim {
 		{row: connect, key: "cpu", than: nginx, ratio: 0.95,
 			why: "90 % of it is spent in the kernel: 29 % for shutdown and close, 24 % for two writes, 14 % for connecting, which nginx makes too. setsockopt(2) and getsockname(2) take 2.4 %, as Go's scheduler, allocation and garbage collection. Runs of nearly the same program gave 0.90x to 0.93x"},
 		{row: connect, key: "p99", than: nginx, ratio: 1.00,
-			why: "one goroutine serves the clients that come at once, nginx has two processes. More goroutines cost 11 to 21 % more CPU, and answering clients before accepting and closing others changed nothing. Without garbage collection it is 0.95x: each cycle takes some milliseconds of both cores. Runs of nearly the same program gave 0.93x to 1.04x"},
+			why: "one goroutine serves the clients that come at once, nginx has two processes. More goroutines cost 11 to 21 % more CPU, and answering clients before accepting and closing others changed nothing. Runs of nearly the same program gave 0.93x to 1.04x before the heap had a floor, and 0.95x and 0.97x with it"},
 		{row: one, key: "cpu", than: nginx, ratio: 1.05,
 			why: "the relay's thread sleeps after each message and is woken by the next one, as nginx's. Runs of nearly the same program gave 0.90x to 1.02x"},
 		{row: full, key: "rate", than: nginx, ratio: 1.00, atLeast: true,
@@ -44,7 +44,7 @@ func goals(rows []row) []aim {
 		{row: fair, key: "p50", than: nginx, ratio: 1.10},
 		{row: fair, key: "p90", than: nginx, ratio: 1.10},
 		{row: connect + ", to a backend 20 ms away", key: "cpu", thanRow: connect, ratio: 1.10,
-			why: "128 connections are open at a time, not 8, so what a connection needs has left the processor's caches: close(2) takes 16 µs instead of 12. The relay's thread sleeps more often. Runs of nearly the same program gave 1.06x to 1.26x, nginx's own ratio in them was 0.96x to 1.17x"},
+			why: "128 connections are open at a time, not 8, so what a connection needs has left the processor's caches: close(2) takes 16 µs instead of 12. The relay's thread sleeps more often. Runs of nearly the same program gave 1.05x to 1.26x, nginx's own ratio in them was 0.96x to 1.17x"},
 	}
 	for _, key := range []string{"start", "start cpu", "start memory", "reload", "reload cpu", "reload memory"} {
 		all = append(all, aim{row: loads, key: key, than: proxy, ratio: 2})

@@ -270,10 +270,11 @@ func TestEventOfARemovedService(t *testing.T) {
 		at, dead := freeAddr(t), freeAddr(t)
 		log := filepath.Join(t.TempDir(), "events")
 		more := fmt.Sprintf("log events {\n include events\n output file %s\n format json\n }\n events {\n on backend_failed relay_test\n on backend_failed relay_test\n }", log)
-		s := startWithApps(t, `"relay_test_slow_end":{}`, more, block("TCP/"+at, dead))
+		named := func(name string) string { return block("TCP/"+at, dead+" {\n name "+name+"\n }") }
+		s := startWithApps(t, `"relay_test_slow_end":{}`, more, named(serviceAt(at)))
 		turnedAway(t, at)
 		receiveEvents(t, 1) // by the first subscriber, which has not returned yet
-		s.mustReload(block("TCP/"+freeAddr(t), dead))
+		s.mustReload(named(serviceAt(at) + "-next"))
 		text, err := os.ReadFile(log)
 		relaytest.Check(t, err)
 		if n := strings.Count(string(text), "event handling stopped"); n > 1 {
