@@ -15,10 +15,10 @@ type reloadSummary struct {
 }
 
 // summarize compares the queue with the order before the reload.
-func (s *service) summarize(before []string) reloadSummary {
+func (s *service) summarize(before, after []string) reloadSummary {
 	sum := reloadSummary{services: 1}
 	sum.relays, sum.sessions = s.Active()
-	change := diffOrder(before, s.Pool.Order())
+	change := diffOrder(before, after)
 	named := func(list []string) (texts []string) {
 		for _, b := range list {
 			texts = append(texts, s.Name+" "+b)

@@ -161,13 +161,12 @@ func (s *service) applySettings(set *settings) (sum reloadSummary, ended []*foll
 		s.cancelLinger()
 		s.removed = nil
 	}
-	before := s.Pool.Order()
 	s.queued.Store(set)
 	s.dns.Store(set.dns)
 	s.shutdown.Store(int64(set.shutdownTimeout))
 	ended = s.restartFollowersLocked(set)
 	s.remembered = nil
-	s.Pool.Update(s.addressesLocked(set), set.cooldown)
+	before, after := s.Pool.Update(s.addressesLocked(set), set.cooldown)
 	s.EndRemoved("reload")
 	s.restartProbesLocked()
 	select {
@@ -177,15 +176,15 @@ func (s *service) applySettings(set *settings) (sum reloadSummary, ended []*foll
 	}
 	if len(s.running) == 1 {
 		prepare()
-		set.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
+		set.log.Info("service started", zap.String("service", s.Name), zap.Strings("order", after))
 		return reloadSummary{}, ended
 	}
-	sum = s.summarize(before)
+	sum = s.summarize(before, after)
 	if sum.queueChanged() {
-		s.Journal.Add(handler.Entry{Kind: handler.KindReload, Order: s.Pool.Order()})
+		s.Journal.Add(handler.Entry{Kind: handler.KindReload, Order: after})
 	}
 	if s.allDrained() {
-		set.log.Warn("all backends are drained, new clients are refused", zap.String("service", s.Name), zap.Strings("order", s.Pool.Order()))
+		set.log.Warn("all backends are drained, new clients are refused", zap.String("service", s.Name), zap.Strings("order", after))
 	}
 	return sum, ended
 }

@@ -192,10 +192,9 @@ func (f *follower) Changed(old, new []resolver.Target, surplus int) {
 	if s.follower(f.name) != f {
 		return // the settings have changed
 	}
-	s.Pool.Update(s.addressesLocked(f.settings), f.settings.cooldown)
+	_, order := s.Pool.Update(s.addressesLocked(f.settings), f.settings.cooldown)
 	s.EndRemoved("dns")
 	change := diffOrder(textsOf(old), textsOf(new))
-	order := s.Pool.Order()
 	s.Journal.Add(handler.Entry{Kind: handler.KindBackends, Backend: f.text(), Cause: change.String(), Order: order})
 	fields := []zap.Field{
 		zap.String("service", s.Name), zap.String("host", f.text()), zap.Strings("added", change.added),

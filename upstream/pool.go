@@ -53,9 +53,13 @@ func NewPool(addresses []Address, cooldown time.Duration, now time.Time) *Pool {
 // state (strikes, down, cooldown, drained, and the place at the end if they were
 // demoted), whatever their new position is. New backends enter at their
 // configured place. Attempts in progress on a removed backend continue.
-func (p *Pool) Update(addresses []Address, cooldown time.Duration) {
+//
+// It returns the order before and after the change, as Order does: an attempt may change it
+// at any other time.
+func (p *Pool) Update(addresses []Address, cooldown time.Duration) (before, after []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	before = p.Order()
 	p.cooldown = cooldown
 	existing := make(map[string]*Backend)
 	for _, b := range p.backends() {
@@ -84,6 +88,7 @@ func (p *Pool) Update(addresses []Address, cooldown time.Duration) {
 	for n := range networks {
 		p.allDown[n].Store(p.allDown[n].Load() && available(order, n) == 0)
 	}
+	return before, p.Order()
 }
 
 // backends returns the current queue, which must not be modified.
