@@ -15,8 +15,11 @@ import (
 	"github.com/async-relay/caddy-relay/module/api"
 )
 
-// HeapFloorSize is heapFloorSize.
-var HeapFloorSize = heapFloorSize
+// These are the functions of the heap floor.
+var (
+	HeapFloorSize = heapFloorSize
+	GCPercent     = gcPercent
+)
 
 // ServiceOf returns the state of the service of that name, or nil if there is
 // none.

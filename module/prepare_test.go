@@ -2,6 +2,7 @@ package module_test
 
 import (
 	"math"
+	"runtime/debug"
 	"testing"
 
 	"github.com/async-relay/caddy-relay/internal/relaytest"
@@ -28,20 +29,24 @@ func TestHeapFloorSize(t *testing.T) {
 	}
 }
 
-// A process with a relay collects no garbage below a heap of 32 MB. With GOGC=off there is no
-// floor.
-func TestHeapFloor(t *testing.T) {
-	t.Setenv("GOMEMLIMIT", "1GiB")
-	backend, _ := echoTCP(t, "a")
-	for gogc, want := range map[string]bool{"100": true, "off": false} {
-		t.Setenv("GOGC", gogc)
-		p := startProcess(t, block("relay+tcp/"+freeAddr(t), backend), 0)
-		if want {
-			relaytest.Eventually(t, "the heap floor to count", func() bool { // a collection has to see it
-				return processMetric(t, p.admin, "go_memstats_next_gc_bytes") >= 32<<20
-			})
-		} else if got := processMetric(t, p.admin, "go_memstats_heap_inuse_bytes"); got >= 16<<20 {
-			t.Errorf("%.0f bytes of the heap are in use", got)
+// GOGC as the program has it now counts.
+func TestGCPercent(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	for set, want := range map[int]uint64{100: 100, 400: 400, -1: 0} {
+		debug.SetGCPercent(set)
+		if got := module.GCPercent(); got != want {
+			t.Errorf("GOGC=%d: got %d", set, got)
 		}
 	}
+}
+
+// A process with a relay collects no garbage below a heap of 32 MB.
+func TestHeapFloor(t *testing.T) {
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	t.Setenv("GOGC", "100")
+	backend, _ := echoTCP(t, "a")
+	p := startProcess(t, block("relay+tcp/"+freeAddr(t), backend), 0)
+	relaytest.Eventually(t, "the heap floor to count", func() bool { // a collection has to see it
+		return processMetric(t, p.admin, "go_memstats_next_gc_bytes") >= 32<<20
+	})
 }
