@@ -42,11 +42,11 @@ func startRelay(t *testing.T, options string) (addr string, backends *net.TCPLis
 	start(t, fmt.Sprintf(`TCP/%s {
 		route {
 			relay %s {
-				name ends
+				name %s
 				%s
 			}
 		}
-	}`, addr, ln.Addr(), options))
+	}`, addr, ln.Addr(), serviceAt(addr), options)) // clients of an earlier service may still be rescued
 	return addr, ln.(*net.TCPListener)
 }
 
