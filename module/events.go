@@ -125,11 +125,11 @@ func (s *service) emitOnce(e handler.Event) (ended bool) {
 	return emitting.ended.Load()
 }
 
-// emission is the context with which an event is emitted. Caddy looks whether it has ended
-// before it calls each subscriber. A subscriber may look, too.
+// emission is the context with which an event is emitted. Caddy calls Done before each
+// subscriber, and calls none once the config has ended. A subscriber may call Done, too.
 type emission struct {
 	context.Context
-	ended atomic.Bool // it had when somebody looked
+	ended atomic.Bool // the config had ended when Caddy or a subscriber called Done
 }
 
 // Done implements context.Context.

@@ -78,6 +78,16 @@ func resetReceived(t *testing.T, gate chan struct{}) {
 	t.Cleanup(func() { set(nil) })
 }
 
+// holdListeners drops the received events and makes listeners wait until open is called,
+// or the test ends.
+func holdListeners(t *testing.T) (open func()) {
+	gate := make(chan struct{})
+	resetReceived(t, gate)
+	open = sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(open)
+	return open
+}
+
 // receiveEvents waits for n events. It returns all of them, and the name and port
 // of each.
 func receiveEvents(t *testing.T, n int) (events []caddy.Event, texts []string) {
@@ -131,10 +141,7 @@ func TestSubscribersReceiveEvents(t *testing.T) {
 // A blocking subscriber delays no client. When it continues, it receives the
 // events in order, also those of a config that has ended in the meantime.
 func TestSubscriberThatBlocks(t *testing.T) {
-	gate := make(chan struct{})
-	resetReceived(t, gate)
-	open := sync.OnceFunc(func() { close(gate) })
-	t.Cleanup(open)
+	open := holdListeners(t)
 	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
 	config := func(idle string) string {
 		return block("TCP/"+at, fmt.Sprintf("%s %s {\n name subscribed\n idle_timeout %s\n }", a.addr, b.addr, idle))
@@ -158,10 +165,7 @@ func TestSubscriberThatBlocks(t *testing.T) {
 // The queue of a subscriber that blocks for ever is bounded, and dropped events
 // are logged.
 func TestSubscriberThatIsStuck(t *testing.T) {
-	gate := make(chan struct{})
-	resetReceived(t, gate)
-	open := sync.OnceFunc(func() { close(gate) })
-	t.Cleanup(open)
+	open := holdListeners(t)
 	a, b, at := newMortal(t), newMortal(t), freeAddr(t)
 	s := startWith(t, subscribed, block("TCP/"+at, fmt.Sprintf("%s %s {\n name subscribed\n }", a.addr, b.addr)))
 	dropped := func() int { return len(s.lines("event dropped: subscribers too slow")) }
@@ -226,10 +230,7 @@ func TestEventsWhileCaddyStarts(t *testing.T) {
 // If a config ends before all of its subscribers have an event, those of the next config get
 // it.
 func TestEventWhoseConfigEnds(t *testing.T) {
-	gate := make(chan struct{})
-	resetReceived(t, gate)
-	open := sync.OnceFunc(func() { close(gate) })
-	t.Cleanup(open)
+	open := holdListeners(t)
 	at, dead := freeAddr(t), freeAddr(t)
 	service := serviceAt(at)
 	config := func(more string) string { return block("TCP/"+at, dead+" {\n name "+service+"\n "+more+"\n }") }
@@ -262,10 +263,7 @@ func (slowEnd) Cleanup() error {
 // Until then, it is not emitted again and again.
 func TestEventOfARemovedService(t *testing.T) {
 	for range 10 { // Caddy cleans up in any order
-		gate := make(chan struct{})
-		resetReceived(t, gate)
-		open := sync.OnceFunc(func() { close(gate) })
-		t.Cleanup(open)
+		open := holdListeners(t)
 		atCleanup.Store(&open)
 		at, dead := freeAddr(t), freeAddr(t)
 		log := filepath.Join(t.TempDir(), "events")

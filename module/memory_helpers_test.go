@@ -3,7 +3,6 @@ package module_test
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -121,10 +120,7 @@ func orderOf(s api.Service) (order []string) {
 
 func (r *rememberer) scrape() string {
 	r.t.Helper()
-	answer, err := http.Get("http://" + r.admin + "/metrics")
+	text, err := readMetrics("http://" + r.admin + "/metrics")
 	relaytest.Check(r.t, err)
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	relaytest.Check(r.t, err)
-	return string(text)
+	return text
 }

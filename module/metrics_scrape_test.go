@@ -52,24 +52,30 @@ func (s *server) tryScrape() (scrape, error) {
 
 var errScrape = errors.New("scrape")
 
-// scrapeAt reads the relay's metrics. It fails if any metric of the process cannot
-// be exported.
-func scrapeAt(url string) (scrape, error) {
+// readMetrics reads all metrics of a process as text. It fails if any of them cannot be
+// exported.
+func readMetrics(url string) (string, error) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	answer, err := client.Get(url)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%w: %s: %s", errScrape, answer.Status, text)
+	}
+	return string(text), err
+}
+
+// scrapeAt reads the relay's metrics, as readMetrics does.
+func scrapeAt(url string) (scrape, error) {
+	text, err := readMetrics(url)
 	if err != nil {
 		return nil, err
 	}
-	if answer.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%w: %s: %s", errScrape, answer.Status, text)
-	}
 	found := make(scrape)
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if !strings.HasPrefix(line, metricPrefix) {
 			continue
 		}
@@ -90,13 +96,9 @@ func scrapeAt(url string) (scrape, error) {
 // processMetric reads a metric of the process at an admin API.
 func processMetric(t *testing.T, admin, name string) (value float64) {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	answer, err := client.Get("http://" + admin + "/metrics")
+	text, err := readMetrics("http://" + admin + "/metrics")
 	relaytest.Check(t, err)
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	relaytest.Check(t, err)
-	_, rest, _ := strings.Cut(string(text), "\n"+name+" ")
+	_, rest, _ := strings.Cut(text, "\n"+name+" ")
 	_, err = fmt.Sscan(rest, &value)
 	relaytest.Check(t, err)
 	return value

@@ -16,7 +16,7 @@ var prepare = sync.OnceFunc(func() {
 	heapFloor()
 })
 
-// heapFloor is memory that nobody uses. It makes garbage collections rarer.
+// heapFloor allocates memory that is never used, so that garbage is collected less often.
 //
 // Go collects whenever the heap is twice as large as what was in use after the last time
 // (GOGC=100). Caddy uses 3 MB, so ten thousand short connections a second lead to some

@@ -14,7 +14,7 @@ type reloadSummary struct {
 	added, removed, moved []string // backends, as "service backend"
 }
 
-// summarize compares the queue with the order before the reload.
+// summarize compares the orders of the queue before and after the reload.
 func (s *service) summarize(before, after []string) reloadSummary {
 	sum := reloadSummary{services: 1}
 	sum.relays, sum.sessions = s.Active()

@@ -24,7 +24,7 @@ type TCPConn struct {
 	deadlines *deadlines   // kept for conn; nil: none was set
 }
 
-// deadlines are those of reads and of writes. Most clients of a relay have none.
+// deadlines are those of reads and of writes. Clients that layer4 does not route have none.
 type deadlines struct{ read, write time.Time }
 
 // connState is the state of a [TCPConn].
